@@ -1,0 +1,107 @@
+"""The errors that we raise on purpose. Anything else that escapes is a bug of ours.
+
+    BackupError              1   base: one clear line for the operator
+    +-- ProfileError         2   the profile breaks a rule
+    +-- UsageError           2   the command line asks for something impossible
+    +-- SourceError          1   nothing that the profile names can be read
+    +-- StoreError           1   the store refused, failed or cannot be reached
+    |   +-- ObjectMissing    1   no such object
+    |   +-- ObjectExists     1   the name is taken; nothing was overwritten
+    |   +-- ObjectChanged    1   the object is no longer the one that was pinned
+    |   +-- CopyRefused      1   the store cannot copy this range on its own side
+    +-- ArchiveError         1   an archive is damaged, or not one of ours
+    +-- RestoreError         1   the target cannot take what was asked for
+    +-- NotifyError          1   a notification could not be delivered
+    +-- ScheduleError        1   the crontab cannot be read or written
+    +-- LockedError         11   another run holds the lock
+    +-- IdentityError       12   wrong or missing key
+    +-- Interrupted      128+n   ended by signal n
+
+The message of each names the place, what was expected and found, and what to do next.
+"""
+
+from __future__ import annotations
+
+import signal
+
+
+class BackupError(Exception):
+    """Base of every error that we raise on purpose; the text is for the operator."""
+
+    exit_code = 1
+
+
+class ProfileError(BackupError):
+    """The profile breaks a rule. Lists every problem, each with file, line and key."""
+
+    exit_code = 2
+
+
+class UsageError(BackupError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class SourceError(BackupError):
+    """Nothing that the profile names as a source can be read."""
+
+
+class StoreError(BackupError):
+    """The store refused, failed or could not be reached."""
+
+
+class ObjectMissing(StoreError):
+    """The store has no object of that name."""
+
+
+class ObjectExists(StoreError):
+    """An object of that name is there already; it was not overwritten."""
+
+
+class ObjectChanged(StoreError):
+    """The object under this name is no longer the one that was looked at before."""
+
+
+class CopyRefused(StoreError):
+    """The store cannot copy this range on its own side; the bytes must be sent."""
+
+
+class ArchiveError(BackupError):
+    """An archive is damaged, incomplete or not one of ours."""
+
+
+class RestoreError(BackupError):
+    """The target of a restore cannot take what was asked for."""
+
+
+class NotifyError(BackupError):
+    """A notification could not be delivered."""
+
+
+class ScheduleError(BackupError):
+    """The crontab could not be read or written."""
+
+
+class LockedError(BackupError):
+    """Another run holds the lock."""
+
+    exit_code = 11
+
+
+class IdentityError(BackupError):
+    """The key to an encrypted archive is wrong or missing."""
+
+    exit_code = 12
+
+
+class Interrupted(BackupError):
+    """The run was ended by a signal.
+
+    Args:
+        signal_number: as in `signal`; the exit code is 128 plus it.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(signal_number).name}")
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,49 @@
+"""Where things lie: the project's own folders and the state directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The folders that a run uses, all absolute."""
+
+    root: Path
+    profiles: Path
+    templates: Path
+    logs: Path
+    state: Path
+
+
+def find_paths(environ: dict[str, str] | None = None) -> Paths:
+    """The project's folders; BACKUP_TASKS_PROFILES, _TEMPLATES, _LOGS and _STATE move them.
+
+    State is kept in /var/lib/backup-tasks for root (FHS) and in
+    $XDG_STATE_HOME/backup-tasks for others (XDG base directories).
+    """
+    env = os.environ if environ is None else environ
+
+    def place(variable: str, default: Path) -> Path:
+        return Path(env[variable]).absolute() if env.get(variable) else default
+
+    return Paths(
+        root=PROJECT_ROOT,
+        profiles=place("BACKUP_TASKS_PROFILES", PROJECT_ROOT / "profiles"),
+        templates=place("BACKUP_TASKS_TEMPLATES", PROJECT_ROOT / "templates"),
+        logs=place("BACKUP_TASKS_LOGS", PROJECT_ROOT / "logs"),
+        state=place("BACKUP_TASKS_STATE", _default_state(env)),
+    )
+
+
+def _default_state(env: os._Environ[str] | dict[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/backup-tasks")
+    # XDG: a value that is not absolute is to be ignored.
+    xdg = env.get("XDG_STATE_HOME", "")
+    base = Path(xdg) if xdg.startswith("/") else Path.home() / ".local" / "state"
+    return base / "backup-tasks"

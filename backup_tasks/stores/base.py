@@ -1,0 +1,124 @@
+"""What every store can do: the Protocol that S3 and directories implement alike.
+
+Names are always relative to the store's prefix and hold no slash, for example
+`2025-06-12_0200-backup.tar.gz`. All sizes and offsets are in bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object as the store listed it.
+
+    Attributes:
+        name: relative to the store's prefix.
+        size: bytes.
+        modified_at: when the store took it, aware (UTC).
+        etag: the store's identity of these very bytes; changes when they are replaced.
+    """
+
+    name: str
+    size: int
+    modified_at: datetime
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A write that was started and neither committed nor aborted.
+
+    Attributes:
+        name: the name that it would have got.
+        upload_id: the store's handle for it.
+        started_at: aware (UTC).
+    """
+
+    name: str
+    upload_id: str
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PartLimits:
+    """What parts a store accepts: bytes of any part but the last, and their number."""
+
+    smallest: int
+    largest: int
+    count: int
+
+
+PartBody = bytes | bytearray | mmap.mmap
+
+
+class ArchiveWriter(Protocol):
+    """One object in the making, out of parts in the order of the calls.
+
+    Nothing is visible under the name before `commit` returns. `send` and `copy` may work
+    in the background; whatever goes wrong there is raised by a later call, at the latest by
+    `commit`. `abort` may be called at any time, also twice, and leaves nothing behind.
+    """
+
+    @property
+    def upload_id(self) -> str:
+        """The store's handle, as `Store.list_unfinished` would show it."""
+
+    def send(self, body: PartBody) -> None:
+        """Append these bytes as a part. The caller must not change `body` afterwards.
+
+        Blocks while as many parts are under way as memory allows.
+        """
+
+    def copy(self, source: StoredObject, start: int, length: int) -> None:
+        """Append a range of another object, copied on the store's side.
+
+        Raises (here or later): CopyRefused, ObjectChanged, ObjectMissing, StoreError.
+        """
+
+    def commit(self) -> StoredObject:
+        """Make the object visible under its name, in one atomic step, whole or not at all.
+
+        Raises: ObjectExists when the name is taken; StoreError.
+        """
+
+    def abort(self) -> None:
+        """Give up: end the background work and remove what was sent."""
+
+
+class Store(Protocol):
+    """A place where archives lie."""
+
+    url: str
+    limits: PartLimits
+    can_copy: bool
+
+    def list(self) -> list[StoredObject]:
+        """Every object directly under the prefix, sorted by name."""
+
+    def stat(self, name: str) -> StoredObject:
+        """The object of that name. Raises ObjectMissing."""
+
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from `start`, of this very object (pinned by its etag).
+
+        Raises: ObjectMissing, ObjectChanged, StoreError (also when fewer bytes come).
+        """
+
+    def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
+        """Start an object under that name, keeping at most about `in_flight_bytes` of
+        sent parts in memory. Raises ObjectExists if the name is already taken.
+        """
+
+    def delete(self, name: str) -> None:
+        """Remove the object; one that is not there is no error."""
+
+    def list_unfinished(self) -> list[Unfinished]:
+        """Writes under the prefix that were never committed or aborted."""
+
+    def end_unfinished(self, upload: Unfinished) -> None:
+        """Remove what such a write left; one that is gone already is no error."""
