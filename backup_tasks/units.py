@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-_SIZES = {
+_SIZES: dict[str, int] = {
     "": 1,
     "b": 1,
     **{unit: 1000**power for power, unit in enumerate(("kb", "mb", "gb", "tb"), start=1)},
@@ -61,7 +61,7 @@ def render_bytes(count: int) -> str:
 def render_seconds(seconds: float) -> str:
     """A duration in its two largest units: "0s", "35s", "2m 5s", "1h 12m", "3d 4h"."""
     whole = max(0, round(seconds))
-    parts = []
+    parts: list[tuple[int, str]] = []
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, whole = divmod(whole, length)
         if count or parts or unit == "s":

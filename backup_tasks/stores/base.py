@@ -97,7 +97,7 @@ class Store(Protocol):
     limits: PartLimits
     can_copy: bool
 
-    def list(self) -> list[StoredObject]:
+    def list_objects(self) -> list[StoredObject]:
         """Every object directly under the prefix, sorted by name."""
 
     def stat(self, name: str) -> StoredObject:
