@@ -1,0 +1,79 @@
+"""The archive's last bytes: an empty gzip member that tells where the manifest lies.
+
+    offset  bytes  meaning
+         0      4  1f 8b 08 04: gzip, deflate, FEXTRA (RFC 1952, 2.3)
+         4      6  no time, no flags, OS 255 (unknown)
+        10      2  XLEN: 54, little-endian
+        12      2  subfield "BT"
+        14      2  its length: 50
+        16      2  format version
+        18      8  manifest: offset in the object
+        26      8  manifest: length
+        34     32  manifest: SHA-256 of that range, as stored
+        66      2  03 00: an empty deflate block
+        68      8  CRC-32 and size of nothing: zeros
+
+It decompresses to nothing, so every reader of gzip passes over it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from backup_tasks.errors import ArchiveError
+
+FORMAT_VERSION = 1
+_LAYOUT = struct.Struct("<4sIBBH2sHHQQ32s2s8s")
+FOOTER_BYTES = _LAYOUT.size
+_MAGIC = b"\x1f\x8b\x08\x04"
+_SUBFIELD = b"BT"
+_SUBFIELD_BYTES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """Where the manifest lies in the object, and the hash of that range."""
+
+    offset: int
+    length: int
+    sha256: bytes
+    version: int = FORMAT_VERSION
+
+
+def encode_footer(footer: Footer) -> bytes:
+    """The `FOOTER_BYTES` bytes that end an archive."""
+    return _LAYOUT.pack(
+        _MAGIC,
+        0,
+        0,
+        255,
+        _SUBFIELD_BYTES + 4,
+        _SUBFIELD,
+        _SUBFIELD_BYTES,
+        footer.version,
+        footer.offset,
+        footer.length,
+        footer.sha256,
+        b"\x03\x00",
+        bytes(8),
+    )
+
+
+def decode_footer(tail: bytes) -> Footer | None:
+    """Read the footer; None when these bytes are no footer of ours.
+
+    Raises ArchiveError for a version that this program does not know.
+    """
+    if len(tail) != FOOTER_BYTES:
+        return None
+    (_, _, _, _, _, _, _, version, offset, length, sha256, _, _) = _LAYOUT.unpack(tail)
+    footer = Footer(offset, length, sha256, version)
+    if encode_footer(footer) != tail:
+        return None
+    if version != FORMAT_VERSION:
+        raise ArchiveError(
+            f"the archive has format {version}, this program reads format {FORMAT_VERSION}; "
+            "update it, or restore with plain tar (docs/recovery.md)"
+        )
+    return footer

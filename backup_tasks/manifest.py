@@ -1,0 +1,235 @@
+"""The manifest: the index of an archive, carried inside it as JSON lines.
+
+Line 1 is the header, then one line a chunk, then one line an entry in the order of the walk.
+docs/format.md lists every key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator
+from typing import IO, Literal
+
+import msgspec
+
+from backup_tasks.errors import ArchiveError
+
+MANIFEST_PATH = ".backup/manifest.jsonl"
+EntryType = Literal["file", "dir", "symlink", "hardlink", "fifo", "char", "block"]
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """Line 1: whose archive this is, and its totals.
+
+    Attributes:
+        started_at, written_at: ISO 8601, UTC, of the run's start and of this manifest.
+        sources: the absolute paths that the profile named.
+        entries, files: numbers; raw_bytes: content bytes of the files.
+        chunks, chunk_bytes: number and stored bytes of the chunks listed.
+        problems: how many source files could not be stored whole.
+        copied_from: the archive whose chunks were copied, or "".
+        copied_bytes: stored bytes that were copied from it.
+    """
+
+    format: int
+    profile: str
+    host: str
+    started_at: str
+    written_at: str
+    tool: str
+    sources: tuple[str, ...]
+    entries: int
+    files: int
+    raw_bytes: int
+    chunks: int
+    chunk_bytes: int
+    problems: int = 0
+    copied_from: str = ""
+    copied_bytes: int = 0
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False):
+    """One gzip member: where it lies in the object, its hash as stored, its raw length."""
+
+    offset: int
+    length: int
+    sha256: str
+    raw: int
+
+
+class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """One file, directory, link or device.
+
+    Attributes:
+        path: relative to /, without a leading slash; `path_b64` instead when it is not UTF-8.
+        size: content bytes of a file.
+        mode: permission bits with setuid, setgid and sticky.
+        link: what a symlink says, or the path that a hardlink joins; `link_b64` as above.
+        rdev: device number of a device node; device: number of the file system it lies on.
+        sha256: of a file's content, hex.
+        chunk, offset: where its tar headers begin: chunk number, and byte in the raw chunk.
+    """
+
+    path: str = ""
+    path_b64: str = ""
+    type: EntryType
+    size: int = 0
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    user: str = ""
+    group: str = ""
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
+    device: int = 0
+    rdev: int = 0
+    link: str = ""
+    link_b64: str = ""
+    sha256: str = ""
+    chunk: int = -1
+    offset: int = 0
+
+    @property
+    def name(self) -> str:
+        """The path as the file system gives it: surrogateescape where it is not UTF-8."""
+        return self.path or _from_base64(self.path_b64)
+
+    @property
+    def link_name(self) -> str:
+        """What the link says, as `name` gives the path."""
+        return self.link or _from_base64(self.link_b64)
+
+    @property
+    def walk_key(self) -> bytes:
+        """Sorts entries as the walk meets them: by the bytes of each name of the path."""
+        return walk_key(self.name)
+
+
+def walk_key(name: str) -> bytes:
+    """Order of a depth-first walk: no byte of a name sorts before the end of a folder's name."""
+    return name.encode("utf-8", "surrogateescape").replace(b"/", b"\0")
+
+
+def name_fields(name: str) -> tuple[str, str]:
+    """A path as (`path`, `path_b64`), of which one is empty."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raw = name.encode("utf-8", "surrogateescape")
+        return "", base64.b64encode(raw).decode("ascii")
+    return name, ""
+
+
+def _from_base64(text: str) -> str:
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ArchiveError(f"the manifest holds a path that is not base64: {text!r}") from error
+    return raw.decode("utf-8", "surrogateescape")
+
+
+_encoder = msgspec.json.Encoder()
+_entry_decoder = msgspec.json.Decoder(Entry)
+_chunk_decoder = msgspec.json.Decoder(Chunk)
+_header_decoder = msgspec.json.Decoder(Header)
+
+
+def encode_line(record: Header | Chunk | Entry) -> bytes:
+    """One line of the manifest, with its newline."""
+    return _encoder.encode(record) + b"\n"
+
+
+def decode_header(line: bytes) -> Header:
+    """Raises ArchiveError for anything but a header."""
+    try:
+        return _header_decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise ArchiveError(f"the manifest's first line is not a header: {error}") from error
+
+
+def decode_entry(line: bytes) -> Entry:
+    """Raises ArchiveError for anything but an entry."""
+    try:
+        return _entry_decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise ArchiveError(f"the manifest holds a line that is no entry: {error}") from error
+
+
+def decode_chunk(line: bytes) -> Chunk:
+    """Raises ArchiveError for anything but a chunk."""
+    try:
+        return _chunk_decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise ArchiveError(f"the manifest holds a line that is no chunk: {error}") from error
+
+
+class Manifest:
+    """A manifest as read back: header and chunks in memory, entries streamed from a file.
+
+    Args:
+        lines: a binary file that holds the manifest, decompressed; it is read by position.
+
+    Raises ArchiveError when the lines do not fit the header's totals or each other.
+    """
+
+    def __init__(self, lines: IO[bytes]) -> None:
+        lines.seek(0)
+        self._lines = lines
+        self.header = decode_header(lines.readline())
+        self.chunks = [decode_chunk(lines.readline()) for _ in range(self.header.chunks)]
+        self._entries_start = lines.tell()
+        self._check_chunks()
+
+    def _check_chunks(self) -> None:
+        end = 0
+        for number, chunk in enumerate(self.chunks):
+            if chunk.offset != end or chunk.length <= 0 or chunk.raw <= 0:
+                raise ArchiveError(f"the manifest's chunk {number} does not follow the one before")
+            end += chunk.length
+        if end != self.header.chunk_bytes:
+            raise ArchiveError("the manifest's chunks do not add up to its header's total")
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry in the order of the walk. One iteration at a time."""
+        for entry, _ in self.entries_with_place():
+            yield entry
+
+    def entries_with_place(self) -> Iterator[tuple[Entry, int]]:
+        """Every entry with the position of its line, for `entry_at`."""
+        place = self._entries_start
+        self._lines.seek(place)
+        count = 0
+        for line in self._lines:
+            entry = decode_entry(line)
+            if not 0 <= entry.chunk < len(self.chunks) or entry.offset < 0 or entry.size < 0:
+                raise ArchiveError(f"the manifest's entry {count} names a chunk that is not there")
+            yield entry, place
+            place += len(line)
+            count += 1
+        if count != self.header.entries:
+            raise ArchiveError(
+                f"the manifest holds {count} entries, its header says {self.header.entries}"
+            )
+
+    def entry_at(self, place: int) -> Entry:
+        """The entry whose line begins at `place`."""
+        self._lines.seek(place)
+        return decode_entry(self._lines.readline())
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._lines.close()
+
+
+def write_manifest(
+    out: IO[bytes], header: Header, chunks: Iterable[Chunk], entries: Iterable[Entry]
+) -> None:
+    """Write the lines of a manifest in their order."""
+    encode = _encoder.encode
+    out.write(encode(header) + b"\n")
+    for chunk in chunks:
+        out.write(encode(chunk) + b"\n")
+    for entry in entries:
+        out.write(encode(entry) + b"\n")

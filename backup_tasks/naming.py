@@ -1,0 +1,48 @@
+"""Names of archives: `2025-06-12_0200-backup.tar.gz`, in the profile's time zone."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, tzinfo
+
+PLAIN_SUFFIX = "-backup.tar.gz"
+ENCRYPTED_SUFFIX = "-backup.tar.gz.age.tar"
+_NAME = re.compile(r"(\d{4}-\d{2}-\d{2}_\d{4})(-backup\.tar\.gz(?:\.age\.tar)?)")
+_FORMAT = "%Y-%m-%d_%H%M"
+
+
+def render_backup_name(taken_at: datetime, zone: tzinfo) -> str:
+    """The object name of a backup started at `taken_at` (aware)."""
+    return taken_at.astimezone(zone).strftime(_FORMAT) + PLAIN_SUFFIX
+
+
+def parse_backup_name(object_name: str, zone: tzinfo) -> datetime | None:
+    """When the backup of that name was taken, aware; None for anything else.
+
+    The hour that is passed twice when summer time ends is read as its first passing.
+    """
+    match = _NAME.fullmatch(object_name)
+    if not match:
+        return None
+    try:
+        return datetime.strptime(match[1], _FORMAT).replace(tzinfo=zone)
+    except ValueError:
+        return None
+
+
+def render_backup_id(object_name: str) -> str:
+    """What an operator types as `--name`: `2025-06-12_0200`."""
+    match = _NAME.fullmatch(object_name)
+    return match[1] if match else object_name
+
+
+def choose_free_name(taken_at: datetime, zone: tzinfo, taken_names: set[str]) -> str:
+    """The name of this minute, or of the first later minute that is still free.
+
+    Two backups within one minute, or within the hour that summer time's end repeats, both
+    get a name; the exact start stands in the manifest.
+    """
+    moment = taken_at.astimezone(UTC)
+    while (name := render_backup_name(moment, zone)) in taken_names:
+        moment += timedelta(minutes=1)
+    return name
