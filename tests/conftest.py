@@ -1,0 +1,75 @@
+"""What tests share: a real S3 server, a bucket for each test, the project's folders."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_tasks.paths import PROJECT_ROOT, Paths
+from tests.s3_server import REGION, S3Server, start_s3_server
+
+
+@dataclass(frozen=True)
+class S3Bucket:
+    """A fresh bucket, and what a client needs to reach it."""
+
+    endpoint: str
+    bucket: str
+    access_key: str
+    secret_key: str
+    client: Any
+    region: str = REGION
+
+    def keys(self) -> list[str]:
+        """The keys of all objects in it, sorted."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the operator's own keys, profiles and proxies out of the tests."""
+    for name in os.environ:
+        if name.startswith(("AWS_", "BACKUP_")) or name.lower() in ("http_proxy", "https_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent/config")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running server for all tests of this process. A test that ends it starts its own."""
+    with start_s3_server(tmp_path_factory.mktemp("s3-server")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _s3_client(s3_server: S3Server) -> Iterator[Any]:
+    client = s3_server.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, _s3_client: Any) -> Iterator[S3Bucket]:
+    """A new, empty bucket; removed with everything in it after the test."""
+    name = f"test-{uuid.uuid4().hex[:16]}"
+    _s3_client.create_bucket(Bucket=name)
+    yield S3Bucket(s3_server.endpoint, name, s3_server.access_key, s3_server.secret_key, _s3_client)
+    _s3_client.delete_bucket(Bucket=name)  # this server removes what is inside as well
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """Folders below the test's own, but the project's templates."""
+    folders = {name: tmp_path / name for name in ("profiles", "logs", "state")}
+    for folder in folders.values():
+        folder.mkdir()
+    return Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
