@@ -1,0 +1,61 @@
+# Everything sets itself up in .venv; `make` alone lists what there is.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(if $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes),$(name))))
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+SOURCES := backup_tasks tests $(wildcard tasks.py demo.py)
+COMPILE := pip-compile --quiet --generate-hashes --strip-extras --no-header --no-config \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint schema requirements clean
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: .venv/.installed ## Make .venv with what the tasks need to run
+
+demo: .venv/.installed-dev ## Back up, list and restore on a real S3 server, in a temporary folder
+	@$(BIN)/python demo.py
+
+test: .venv/.installed-dev ## Run all tests
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/.installed-dev ## Check style and types
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+schema: .venv/.installed-dev ## Write the JSON Schema of a profile, for editors
+	$(BIN)/python -m backup_tasks.profile_schema
+
+requirements: .venv/bin/python ## Pin the newest dependencies anew, with hashes
+	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
+	$(BIN)/python -m venv "$$tools" && "$$tools/bin/pip" install --quiet 'pip-tools>=7.5' && \
+	"$$tools/bin/$(firstword $(COMPILE))" $(wordlist 2,99,$(COMPILE)) --upgrade \
+		--output-file requirements.txt pyproject.toml && \
+	"$$tools/bin/$(firstword $(COMPILE))" $(wordlist 2,99,$(COMPILE)) --upgrade --extra dev \
+		--constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+
+clean: ## Remove .venv and everything that tools left behind
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find backup_tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: requirements.txt .venv/bin/python
+	$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/.installed-dev: requirements-dev.txt .venv/bin/python
+	$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@ .venv/.installed
+
+# Without python3-venv the command leaves a half-made folder behind, so it is removed again.
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; none was found.' \
+		'Install one, or name it: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo 'Python cannot make a virtual environment here.' \
+		'On Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
