@@ -1,0 +1,132 @@
+"""Lay out one archive: entries into chunks, manifest, end and footer, in format 1.
+
+Two kinds of chunks. A packed chunk holds whole entries, up to CHUNK_BYTES. An entry that is
+larger has a chunk for its headers alone, then chunks of its own bytes cut at fixed offsets, so
+that later archives can keep those that did not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import IO
+
+from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_chunk
+from backup_tasks.footer import Footer, encode_footer
+from backup_tasks.manifest import MANIFEST_PATH, Chunk
+from backup_tasks.tarstream import END_MARK, Member, encode_headers, padding_bytes
+from backup_tasks.upload import PartAssembler
+
+Place = tuple[int, int]
+
+
+class ArchiveBuilder:
+    """Appends entries to an archive in the making.
+
+    Args:
+        parts: takes the stored bytes.
+        level: of compression, 0 to 3.
+
+    Attributes:
+        chunks: of every chunk delivered so far.
+    """
+
+    def __init__(self, parts: PartAssembler, level: int) -> None:
+        self._parts = parts
+        self._level = level
+        self._compressor = ChunkCompressor(level, self._deliver)
+        self.chunks: list[Chunk] = []
+        self._submitted = 0
+        self._buffer = self._compressor.take_buffer()
+        self._used = 0
+
+    def _deliver(self, chunk: StoredChunk) -> None:
+        offset = self._parts.offset
+        self.chunks.append(Chunk(offset, len(chunk.stored), chunk.sha256, chunk.raw))
+        self._parts.add(chunk.stored)
+
+    def reserve(self, length: int) -> memoryview:
+        """Room for `length` bytes that stay together in one chunk; `take` makes it final.
+
+        Reserving again without `take` gives the same room anew.
+        """
+        if self._used and self._used + length > CHUNK_BYTES:
+            self.end_chunk()
+        if self._used + length > len(self._buffer):
+            self._buffer = bytearray(length)
+        return memoryview(self._buffer)[self._used : self._used + length]
+
+    def take(self, length: int) -> Place:
+        """Make the first `length` reserved bytes final; returns where they begin."""
+        place = (self._submitted, self._used)
+        self._used += length
+        return place
+
+    def end_chunk(self) -> None:
+        """Close the chunk in the making, if it holds anything."""
+        if self._used:
+            self._compressor.submit(self._buffer, self._used)
+            self._submitted += 1
+            self._buffer = self._compressor.take_buffer()
+            self._used = 0
+
+    def add_headers(self, headers: bytes) -> Place:
+        """Append an entry that has no content."""
+        self.reserve(len(headers))[:] = headers
+        return self.take(len(headers))
+
+    def add_large(self, headers: bytes, size: int, fill: Callable[[memoryview], None]) -> Place:
+        """Append an entry with chunks of its own.
+
+        Args:
+            size: stored bytes, without padding.
+            fill: called with views that together take exactly `size` bytes.
+        """
+        self.end_chunk()
+        place = self.add_headers(headers)
+        self.end_chunk()
+        done = 0
+        while done < size:
+            length = min(CHUNK_BYTES, size - done)
+            padded = length + padding_bytes(length)
+            view = self.reserve(padded)
+            fill(view[:length])
+            view[length:] = bytes(padded - length)
+            self.take(padded)
+            self.end_chunk()
+            done += length
+        return place
+
+    def end_entries(self) -> None:
+        """Close the last chunk and wait until all are delivered."""
+        self.end_chunk()
+        self._compressor.drain()
+
+    def add_manifest(self, lines: IO[bytes], size: int) -> None:
+        """Append the manifest, the end mark and the footer.
+
+        Args:
+            lines: the manifest, read from its front.
+            size: its bytes.
+        """
+        offset = self._parts.offset
+        digest = hashlib.sha256()
+        headers = encode_headers(
+            Member(MANIFEST_PATH.encode(), "file", size=size, stored=size, mode=0o600)
+        )
+        raw = headers + lines.read(CHUNK_BYTES)
+        padding = padding_bytes(size)
+        while raw:
+            following = lines.read(CHUNK_BYTES)
+            stored = compress_chunk(raw if following else raw + bytes(padding), self._level).stored
+            digest.update(stored)
+            self._parts.add(stored)
+            raw = following
+        length = self._parts.offset - offset
+        self._parts.add(compress_chunk(END_MARK, self._level).stored)
+        self._parts.add(encode_footer(Footer(offset, length, digest.digest())))
+        self._parts.flush()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._compressor.close()

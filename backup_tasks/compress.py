@@ -1,0 +1,92 @@
+"""Raw chunks to gzip members, on a pool of threads, in order."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from isal import isal_zlib
+
+# "Chunk" is about 1 MiB raw: smaller members cost size (256 KiB: 0.35 %, 1 MiB: 0.05 %),
+# larger ones make every small change dearer.
+CHUNK_BYTES = 2**20
+_GZIP_WINDOW = 31
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """One gzip member as it will lie in the object, its SHA-256, and its raw length."""
+
+    stored: bytes
+    sha256: str
+    raw: int
+
+
+def compress_chunk(raw: bytes | bytearray | memoryview, level: int) -> StoredChunk:
+    """One complete gzip member (RFC 1952) without name or time, so that equal input gives
+    equal bytes."""
+    stored = isal_zlib.compress(raw, level, _GZIP_WINDOW)
+    return StoredChunk(stored, hashlib.sha256(stored).hexdigest(), len(raw))
+
+
+def decompress_chunk(stored: bytes) -> bytes:
+    """The raw bytes of one member. Raises `isal_zlib.IsalError` for a damaged one."""
+    return isal_zlib.decompress(stored, _GZIP_WINDOW)
+
+
+class ChunkCompressor:
+    """Compresses on all cores and hands the members on in the order they came.
+
+    Args:
+        level: isal's, 0 (fastest) to 3.
+        deliver: called from the thread that submits, once a chunk, in order.
+        workers: threads; isal lets go of the interpreter lock.
+
+    Memory is bounded: about three raw chunks a worker.
+    """
+
+    def __init__(
+        self, level: int, deliver: Callable[[StoredChunk], None], workers: int | None = None
+    ) -> None:
+        self._level = level
+        self._deliver = deliver
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="compress")
+        self._waiting: deque[tuple[Future[StoredChunk], bytearray]] = deque()
+        self._spare: list[bytearray] = []
+
+    def take_buffer(self) -> bytearray:
+        """A buffer of CHUNK_BYTES to fill; kept ones are reused, fresh memory is slow."""
+        return self._spare.pop() if self._spare else bytearray(CHUNK_BYTES)
+
+    def submit(self, buffer: bytearray, length: int) -> None:
+        """Compress the first `length` bytes; the buffer belongs to the pool from now on."""
+        while len(self._waiting) > 2 * self._workers:
+            self._deliver_oldest()
+        future = self._pool.submit(self._compress, buffer, length)
+        self._waiting.append((future, buffer))
+        while self._waiting and self._waiting[0][0].done():
+            self._deliver_oldest()
+
+    def _compress(self, buffer: bytearray, length: int) -> StoredChunk:
+        with memoryview(buffer) as whole, whole[:length] as raw:
+            return compress_chunk(raw, self._level)
+
+    def _deliver_oldest(self) -> None:
+        future, buffer = self._waiting.popleft()
+        self._deliver(future.result())
+        if len(buffer) == CHUNK_BYTES:
+            self._spare.append(buffer)
+
+    def drain(self) -> None:
+        """Deliver everything that was submitted."""
+        while self._waiting:
+            self._deliver_oldest()
+
+    def close(self) -> None:
+        """End the threads; what was not delivered is dropped."""
+        self._pool.shutdown(cancel_futures=True)

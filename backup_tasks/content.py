@@ -1,0 +1,156 @@
+"""Reading one source file that may change, lie or fail while it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_ZEROS = bytes(2**20)
+
+
+class SourceFile:
+    """An open regular file, read once from front to end.
+
+    Holes are not read: `runs` names the parts that hold bytes, `fill` gives only those, one
+    after the other, while the hash covers the whole content with its holes as zeros.
+
+    Raises OSError from the constructor when it cannot be opened or is no regular file (any
+    more): a symlink is not followed, a FIFO does not block.
+
+    Attributes:
+        status: as of the moment of opening.
+        runs: (offset, length) of the bytes that are there; one run unless it is sparse.
+        is_sparse: whether holes are left out.
+        read_bytes: how many bytes `fill` got so far.
+        shortened: the file ended, or could not be read, before its size; zeros stand there.
+        failure: what the system said when reading failed, or "".
+    """
+
+    def __init__(self, name: str, folder: int) -> None:
+        self._descriptor = os.open(name, _OPEN_FILE, dir_fd=folder)
+        try:
+            self.status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(self.status.st_mode):
+                raise OSError(errno.ESTALE, "is no longer a regular file")
+            self.runs = self._find_runs()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        self.is_sparse = self.runs != [(0, self.status.st_size)] and self.status.st_size > 0
+        self.stored_bytes = sum(length for _, length in self.runs)
+        self._pending = [run for run in self.runs if run[1]]
+        self._pending.reverse()
+        self._hash = hashlib.sha256()
+        self._hashed_to = 0
+        self.read_bytes = 0
+        self.shortened = False
+        self.failure = ""
+
+    def _find_runs(self) -> list[tuple[int, int]]:
+        size = self.status.st_size
+        if self.status.st_blocks * 512 >= size:
+            return [(0, size)]
+        runs: list[tuple[int, int]] = []
+        position = 0
+        while position < size:
+            try:
+                start = os.lseek(self._descriptor, position, os.SEEK_DATA)
+                position = os.lseek(self._descriptor, start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # a hole up to the end
+                    break
+                return [(0, size)]
+            runs.append((start, min(position, size) - start))
+        return runs
+
+    def fill(self, view: memoryview) -> None:
+        """Put the next stored bytes into the whole view; zeros where they cannot be had."""
+        done = 0
+        while done < len(view):
+            offset, length = self._pending.pop()
+            wanted = view[done : done + length]
+            self._hash_hole(offset)
+            self._read_at(offset, wanted)
+            self._hash.update(wanted)
+            self._hashed_to = offset + len(wanted)
+            done += len(wanted)
+            if len(wanted) < length:
+                self._pending.append((offset + len(wanted), length - len(wanted)))
+
+    def _read_at(self, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view) and not self.shortened:
+            try:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                self.failure = error.strerror or str(error)
+                self.shortened = True
+                break
+            if count == 0:
+                self.shortened = True
+            done += count
+        self.read_bytes += done
+        if done < len(view):
+            view[done:] = bytes(len(view) - done)
+
+    def _hash_hole(self, up_to: int) -> None:
+        missing = up_to - self._hashed_to
+        while missing > 0:
+            step = min(missing, len(_ZEROS))
+            self._hash.update(memoryview(_ZEROS)[:step])
+            missing -= step
+        self._hashed_to = max(self._hashed_to, up_to)
+
+    def sha256(self) -> str:
+        """Of the content as stored, holes as zeros, hex. Call it after the last `fill`."""
+        self._hash_hole(self.status.st_size)
+        return self._hash.hexdigest()
+
+    def what_changed(self) -> str:
+        """Why the content as read is not the file's content at one moment; "" if it is."""
+        if self.failure:
+            return f"cannot be read: {self.failure}"
+        if self.shortened:
+            return "became shorter while it was read; the rest is zeros"
+        now = os.fstat(self._descriptor)
+        before = self.status
+        if now.st_size != before.st_size:
+            return "changed its size while it was read; stored up to the size at the start"
+        if (now.st_mtime_ns, now.st_ctime_ns) != (before.st_mtime_ns, before.st_ctime_ns):
+            return "changed while it was read"
+        if self._has_more():
+            return f"says it has {before.st_size} bytes but holds more; stored what it says"
+        return ""
+
+    def _has_more(self) -> bool:
+        """Whether bytes follow the size that `stat` told, as in many files of /proc."""
+        with contextlib.suppress(OSError):
+            return bool(os.pread(self._descriptor, 1, self.status.st_size))
+        return False
+
+    def xattrs(self) -> dict[str, bytes]:
+        """Extended attributes, ACLs and capabilities among them."""
+        return read_xattrs(self._descriptor)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_xattrs(place: int | str) -> dict[str, bytes]:
+    """All extended attributes that this user may read, of a descriptor or of a path (a
+    symlink is not followed). Empty where the file system knows none."""
+    found: dict[str, bytes] = {}
+    follow = isinstance(place, int)
+    try:
+        names: Sequence[str] = os.listxattr(place, follow_symlinks=follow)
+    except OSError:
+        return found
+    for name in names:
+        with contextlib.suppress(OSError):
+            found[name] = os.getxattr(place, name, follow_symlinks=follow)
+    return found

@@ -1,0 +1,82 @@
+"""Walking into folders by descriptor, so that no path is ever resolved through a symlink."""
+
+from __future__ import annotations
+
+import os
+import resource
+from types import TracebackType
+from typing import Self
+
+OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FolderStack:
+    """The open folders from a root down to the one that was entered last.
+
+    Entries come in the order of a walk, so the next folder mostly shares all but its last
+    names with the one before, and few folders are opened twice.
+
+    Args:
+        root: an open descriptor; it stays the caller's.
+        flags: how folders are opened; never without O_NOFOLLOW.
+    """
+
+    def __init__(self, root: int, flags: int = OPEN_FOLDER) -> None:
+        self._root = root
+        self._flags = flags
+        self._open: list[tuple[str, int]] = []
+
+    def enter(self, path: str) -> int:
+        """A descriptor of this folder, relative to the root ("" is the root itself).
+
+        It is valid until the next call. Raises OSError: ENOTDIR or ELOOP when a name on
+        the way is a symlink or no folder.
+        """
+        names = path.split("/") if path else []
+        shared = 0
+        for (name, _), wanted in zip(self._open, names, strict=False):
+            if name != wanted:
+                break
+            shared += 1
+        self._close_below(shared)
+        folder = self._open[-1][1] if self._open else self._root
+        for name in names[shared:]:
+            folder = self.open_child(folder, name)
+            self._open.append((name, folder))
+        return folder
+
+    def open_child(self, folder: int, name: str) -> int:
+        """Open one name of a folder as a folder."""
+        return os.open(name, self._flags, dir_fd=folder)
+
+    def forget(self) -> None:
+        """Close every folder but the root."""
+        self._close_below(0)
+
+    def _close_below(self, depth: int) -> None:
+        while len(self._open) > depth:
+            os.close(self._open.pop()[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.forget()
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """ "a/b/c" -> ("a/b", "c")."""
+    parent, _, name = path.rpartition("/")
+    return parent, name
+
+
+def allow_deep_folders() -> None:
+    """Raise the soft limit of open files to the hard one: one descriptor a level of depth."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,327 @@
+"""Walk the sources: what is there, in the order of a depth-first walk.
+
+Each folder's names come sorted as bytes, the folder itself before them. Folders above a source
+are entries too, so that a restored `/home/anna` lies in a `/home` with its true mode and owner.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+from backup_tasks.errors import SourceError
+from backup_tasks.excludes import Excludes
+from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
+from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
+
+_KINDS: dict[int, EntryType] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+}
+
+
+@dataclass(slots=True)
+class SourceNode:
+    """One name on the way to the sources.
+
+    Attributes:
+        names: the names below that lead to sources.
+        whole: everything below belongs to the backup, not just `names`.
+    """
+
+    names: dict[str, SourceNode] = field(default_factory=dict)
+    whole: bool = False
+
+    def add(self, path: str, *, whole: bool) -> None:
+        """Add an absolute path to the tree."""
+        node = self
+        for name in path.split("/"):
+            if name:
+                node = node.names.setdefault(name, SourceNode())
+        node.whole = node.whole or whole
+
+
+def plan_sources(sources: tuple[str, ...]) -> tuple[SourceNode, dict[str, str]]:
+    """The tree of names that leads to the sources.
+
+    A source that is a symlink, or lies behind one, is followed: the link itself and what it
+    leads to both belong to the backup.
+
+    Returns:
+        The tree, and the sources that are not there: path -> reason.
+
+    Raises:
+        SourceError: none of them is there.
+    """
+    root = SourceNode()
+    missing: dict[str, str] = {}
+    for source in sources:
+        try:
+            os.lstat(source)
+            real = os.path.realpath(source, strict=True)
+        except OSError as error:
+            missing[source] = f"source: {error.strerror or error}"
+            continue
+        for link in _links_on_the_way(source):
+            root.add(link, whole=False)
+        root.add(real, whole=True)
+    if len(missing) == len(sources):
+        named = ", ".join(f"{path} ({reason})" for path, reason in missing.items())
+        raise SourceError(f"none of the sources can be read: {named}; check backup.sources")
+    return root, missing
+
+
+def _links_on_the_way(path: str) -> Iterator[str]:
+    names = path.strip("/").split("/")
+    for end in range(1, len(names) + 1):
+        upper = "/" + "/".join(names[:end])
+        if os.path.islink(upper):
+            yield upper
+
+
+@dataclass(frozen=True, slots=True)
+class WalkRules:
+    """What a walk leaves out.
+
+    Attributes:
+        excludes: patterns on paths.
+        exclude_caches: skip the content of folders tagged by CACHEDIR.TAG.
+        exclude_if_present: names whose presence excludes the folder that holds them.
+        one_file_system: stay on the file system of each source.
+    """
+
+    excludes: Excludes
+    exclude_caches: bool = False
+    exclude_if_present: tuple[str, ...] = ()
+    one_file_system: bool = False
+
+
+@dataclass(slots=True)
+class _Level:
+    """One open folder of the walk with the names in it that are still to come."""
+
+    descriptor: int
+    path: str
+    node: SourceNode | None
+    whole: bool
+    device: int
+    names: list[str]
+    statuses: dict[str, os.stat_result]
+
+
+class Walk:
+    """One pass over the sources.
+
+    Args:
+        tree: of `plan_sources`.
+        rules: what is left out.
+        report: called with (path, reason) for everything that should be there but cannot
+            be read.
+
+    Attributes:
+        sockets: number of sockets met; they exist only while a program listens, and are
+            not stored.
+    """
+
+    def __init__(
+        self, tree: SourceNode, rules: WalkRules, report: Callable[[str, str], None]
+    ) -> None:
+        self._tree = tree
+        self._rules = rules
+        self._report = report
+        self._first_links: dict[tuple[int, int], str] = {}
+        self.sockets = 0
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry, `chunk` not yet set."""
+        allow_deep_folders()
+        levels: list[_Level] = []
+        top = os.open("/", OPEN_FOLDER)
+        try:
+            levels.append(self._open_level(top, "", self._tree, os.fstat(top)))
+            while levels:
+                level = levels[-1]
+                if not level.names:
+                    os.close(levels.pop().descriptor)
+                    continue
+                name = level.names.pop()
+                found = self._visit(level, name)
+                if found is None:
+                    continue
+                entry, below = found
+                yield entry
+                if below is not None:
+                    levels.append(below)
+        finally:
+            for level in levels:
+                os.close(level.descriptor)
+
+    def _visit(self, level: _Level, name: str) -> tuple[Entry, _Level | None] | None:
+        path = f"{level.path}/{name}" if level.path else name
+        node = level.node.names.get(name) if level.node else None
+        try:
+            status = level.statuses.pop(name, None) or os.stat(
+                name, dir_fd=level.descriptor, follow_symlinks=False
+            )
+        except OSError as error:
+            self._report(path, error.strerror or str(error))
+            return None
+        is_folder = stat.S_ISDIR(status.st_mode)
+        if (node is None and self._rules.excludes.match(path, is_folder)) or path == MANIFEST_PATH:
+            return None
+        if not is_folder:
+            entry = self._leaf(level, name, path, status)
+            return (entry, None) if entry else None
+        crosses = self._rules.one_file_system and status.st_dev != level.device
+        if crosses and level.whole and node is None:
+            # The mount point itself is kept, so that it is there to mount on again.
+            return entry_of(path, "dir", status), None
+        return self._folder(level, name, path, status, node, crosses)
+
+    def _leaf(self, level: _Level, name: str, path: str, status: os.stat_result) -> Entry | None:
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            self.sockets += 1
+            return None
+        entry = entry_of(path, kind, status)
+        if kind == "symlink":
+            try:
+                target = os.readlink(name, dir_fd=level.descriptor)
+            except OSError as error:
+                self._report(path, error.strerror or str(error))
+                return None
+            entry.link, entry.link_b64 = name_fields(target)
+        elif status.st_nlink > 1:
+            first = self._first_links.setdefault((status.st_dev, status.st_ino), path)
+            if first is not path:
+                entry.type = "hardlink"
+                entry.size = 0
+                entry.link, entry.link_b64 = name_fields(first)
+        return entry
+
+    def _folder(
+        self,
+        level: _Level,
+        name: str,
+        path: str,
+        status: os.stat_result,
+        node: SourceNode | None,
+        crosses: bool,
+    ) -> tuple[Entry, _Level | None]:
+        entry = entry_of(path, "dir", status)
+        whole = (node is not None and node.whole) or (level.whole and not crosses)
+        if not whole and node is None:
+            return entry, None
+        try:
+            descriptor = os.open(name, OPEN_FOLDER, dir_fd=level.descriptor)
+        except OSError as error:
+            self._report(path, error.strerror or str(error))
+            return entry, None
+        try:
+            below = self._open_level(descriptor, path, node, status, whole=whole)
+        except OSError as error:
+            os.close(descriptor)
+            self._report(path, error.strerror or str(error))
+            return entry, None
+        if level.whole and node is None and not crosses:
+            below.device = level.device
+        return entry, below
+
+    def _open_level(
+        self,
+        descriptor: int,
+        path: str,
+        node: SourceNode | None,
+        status: os.stat_result,
+        *,
+        whole: bool | None = None,
+    ) -> _Level:
+        forced = set(node.names) if node else set()
+        is_whole = (node.whole if node else False) if whole is None else whole
+        statuses: dict[str, os.stat_result] = {}
+        names = forced
+        if is_whole:
+            with os.scandir(descriptor) as found:
+                for item in found:
+                    try:
+                        statuses[item.name] = item.stat(follow_symlinks=False)
+                    except OSError as error:
+                        self._report(f"{path}/{item.name}", error.strerror or str(error))
+            names = forced | self._wanted_names(descriptor, statuses)
+        ordered = sorted(names, key=os.fsencode, reverse=True)
+        return _Level(descriptor, path, node, is_whole, status.st_dev, ordered, statuses)
+
+    def _wanted_names(self, descriptor: int, statuses: dict[str, os.stat_result]) -> set[str]:
+        """All names, or of an excluded folder only the tag, so that the reason is kept too."""
+        rules = self._rules
+        for marker in rules.exclude_if_present:
+            if marker in statuses:
+                return {marker}
+        if rules.exclude_caches and "CACHEDIR.TAG" in statuses and _is_cache(descriptor):
+            return {"CACHEDIR.TAG"}
+        return set(statuses)
+
+
+# https://bford.info/cachedir/ : the tag must begin with these bytes.
+_CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+
+def _is_cache(folder: int) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        tag = os.open("CACHEDIR.TAG", flags, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        return os.read(tag, len(_CACHE_SIGNATURE)) == _CACHE_SIGNATURE
+    except OSError:
+        return False
+    finally:
+        os.close(tag)
+
+
+def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:
+    """An entry as `stat` describes it, without link, hash and place."""
+    plain, encoded = name_fields(path)
+    is_device = kind in ("char", "block")
+    return Entry(
+        path=plain,
+        path_b64=encoded,
+        type=kind,
+        size=status.st_size if kind == "file" else 0,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        user=_user_name(status.st_uid),
+        group=_group_name(status.st_gid),
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+        inode=status.st_ino,
+        device=status.st_dev,
+        rdev=status.st_rdev if is_device else 0,
+    )
+
+
+@cache
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
+@cache
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return ""

@@ -1,0 +1,322 @@
+"""Entries as tar headers and back: POSIX.1-2001 pax, as GNU tar, bsdtar and Python read it.
+
+Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; the
+`SCHILY.xattr` keyword as star and GNU tar write it; sparse files as GNU tar's "pax format 1.0".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backup_tasks.errors import ArchiveError
+
+BLOCK_BYTES = 512
+END_MARK = bytes(2 * BLOCK_BYTES)
+
+_TYPE_FLAGS = {
+    "file": b"0",
+    "hardlink": b"1",
+    "symlink": b"2",
+    "char": b"3",
+    "block": b"4",
+    "dir": b"5",
+    "fifo": b"6",
+}
+_TYPES = {flag: kind for kind, flag in _TYPE_FLAGS.items()} | {b"\0": "file", b"7": "file"}
+_PAX_FLAG = b"x"
+_GLOBAL_FLAG = b"g"
+_OCTAL_7 = 8**7
+_OCTAL_11 = 8**11
+_XATTR = b"SCHILY.xattr."
+
+SparseMap = Sequence[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Member:
+    """What the headers of one entry say.
+
+    Attributes:
+        path, link: raw bytes, relative.
+        kind: as `manifest.EntryType`.
+        size: bytes of the file as people see it; stored: bytes that follow in the archive,
+            without padding (less than `size` for a sparse file).
+        mtime_ns: since the epoch, may be negative.
+        xattrs: full name -> value; ACLs and capabilities are among them.
+        sparse: (offset, length) of each run of bytes that is stored; None: all of it is.
+    """
+
+    path: bytes
+    kind: str
+    size: int = 0
+    stored: int = 0
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    user: bytes = b""
+    group: bytes = b""
+    mtime_ns: int = 0
+    link: bytes = b""
+    rdev_major: int = 0
+    rdev_minor: int = 0
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    sparse: SparseMap | None = None
+
+
+def padding_bytes(size: int) -> int:
+    """Zeros that follow `size` bytes of content up to the next block."""
+    return -size % BLOCK_BYTES
+
+
+def encode_headers(member: Member) -> bytes:
+    """The header blocks of an entry: a pax header where one is needed, then the ustar header."""
+    seconds, nanoseconds = divmod(member.mtime_ns, 10**9)
+    records = _pax_records(member, seconds, nanoseconds)
+    path = member.path + b"/" if member.kind == "dir" else member.path
+    if member.sparse is not None:
+        path = _sparse_path(member.path)
+    ustar = _ustar_block(member, path[:100], _TYPE_FLAGS[member.kind], member.stored, seconds)
+    if not records:
+        return ustar
+    body = b"".join(_record(key, value) for key, value in records)
+    leaf = member.path.rsplit(b"/", 1)[-1][:80]
+    extended = Member(b"", "file", mode=0o644)
+    head = _ustar_block(extended, b"./PaxHeaders/" + leaf, _PAX_FLAG, len(body), max(0, seconds))
+    return head + body + bytes(padding_bytes(len(body))) + ustar
+
+
+def encode_sparse_map(sparse: SparseMap) -> bytes:
+    """The map that precedes a sparse file's bytes, padded to whole blocks (GNU pax format 1.0)."""
+    numbers = [len(sparse)]
+    for offset, length in sparse:
+        numbers += (offset, length)
+    text = b"".join(b"%d\n" % number for number in numbers)
+    return text + bytes(padding_bytes(len(text)))
+
+
+def _pax_records(member: Member, seconds: int, nanoseconds: int) -> list[tuple[bytes, bytes]]:
+    records: list[tuple[bytes, bytes]] = []
+    stored_path = member.path + b"/" if member.kind == "dir" else member.path
+    if member.sparse is not None:
+        records += [
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", member.path),
+            (b"GNU.sparse.realsize", b"%d" % member.size),
+        ]
+    elif len(stored_path) > 100:
+        records.append((b"path", stored_path))
+    if len(member.link) > 100:
+        records.append((b"linkpath", member.link))
+    if any(key in (b"path", b"linkpath") and not _is_utf8(value) for key, value in records):
+        records.insert(0, (b"hdrcharset", b"BINARY"))
+    if member.stored >= _OCTAL_11:
+        records.append((b"size", b"%d" % member.stored))
+    if nanoseconds or not 0 <= seconds < _OCTAL_11:
+        records.append((b"mtime", _pax_time(member.mtime_ns)))
+    if member.uid >= _OCTAL_7:
+        records.append((b"uid", b"%d" % member.uid))
+    if member.gid >= _OCTAL_7:
+        records.append((b"gid", b"%d" % member.gid))
+    if len(member.user) > 32:
+        records.append((b"uname", member.user))
+    if len(member.group) > 32:
+        records.append((b"gname", member.group))
+    for name, value in sorted(member.xattrs.items()):
+        records.append((_XATTR + name.encode("utf-8", "surrogateescape"), value))
+    return records
+
+
+def _pax_time(nanoseconds: int) -> bytes:
+    sign = b"-" if nanoseconds < 0 else b""
+    return sign + b"%d.%09d" % divmod(abs(nanoseconds), 10**9)
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _sparse_path(path: bytes) -> bytes:
+    folder, _, leaf = path.rpartition(b"/")
+    return (folder + b"/" if folder else b"") + b"GNUSparseFile.0/" + leaf
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """`LENGTH key=value` and a newline, where LENGTH counts itself too."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    if len(str(length)) > len(str(rest)):
+        length += 1
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def _ustar_block(member: Member, name: bytes, flag: bytes, size: int, seconds: int) -> bytes:
+    clamped = min(max(seconds, 0), _OCTAL_11 - 1)
+    head = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+        name.ljust(100, b"\0"),
+        member.mode,
+        member.uid if member.uid < _OCTAL_7 else 0,
+        member.gid if member.gid < _OCTAL_7 else 0,
+        size if size < _OCTAL_11 else 0,
+        clamped,
+    )
+    tail = b"%s%sustar\00000%s%s%07o\0%07o\0" % (
+        flag,
+        member.link[:100].ljust(100, b"\0"),
+        member.user[:32].ljust(32, b"\0"),
+        member.group[:32].ljust(32, b"\0"),
+        member.rdev_major,
+        member.rdev_minor,
+    )
+    # POSIX: the sum of all bytes, with the checksum's own field taken as eight spaces.
+    checksum = sum(head) + sum(tail) + 8 * 0x20
+    return (b"%s%06o\0 %s" % (head, checksum, tail)).ljust(BLOCK_BYTES, b"\0")
+
+
+def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
+    """Read the headers of one entry that begin at `start`.
+
+    Returns:
+        The member and the position right after its headers (and sparse map), where its
+        stored bytes begin.
+
+    Raises:
+        ArchiveError: there is no sound header here.
+    """
+    pax: dict[bytes, bytes] = {}
+    position = start
+    while True:
+        block = blocks[position : position + BLOCK_BYTES]
+        flag = _check_block(block)
+        position += BLOCK_BYTES
+        if flag not in (_PAX_FLAG, _GLOBAL_FLAG):
+            break
+        size = _octal(block[124:136])
+        if size > len(blocks) - position:
+            raise ArchiveError("a pax header reaches beyond its chunk")
+        if flag == _PAX_FLAG:
+            pax |= _parse_pax(bytes(blocks[position : position + size]))
+        position += size + padding_bytes(size)
+    member = _member_of(block, flag, pax)
+    if b"GNU.sparse.major" in pax:
+        position = _read_sparse(member, pax, blocks, position)
+    return member, position
+
+
+def _check_block(block: memoryview) -> bytes:
+    if len(block) < BLOCK_BYTES:
+        raise ArchiveError("a tar header is cut off")
+    stored = _octal(block[148:156])
+    if sum(block) - sum(block[148:156]) + 8 * 0x20 != stored:
+        raise ArchiveError("a tar header's checksum is wrong")
+    return bytes(block[156:157])
+
+
+def _octal(raw: memoryview) -> int:
+    text = bytes(raw).strip(b"\0 ")
+    try:
+        return int(text, 8) if text else 0
+    except ValueError as error:
+        raise ArchiveError(f"a tar header holds {text!r} for a number") from error
+
+
+def _text(raw: memoryview) -> bytes:
+    return bytes(raw).split(b"\0", 1)[0]
+
+
+def _parse_pax(body: bytes) -> dict[bytes, bytes]:
+    records: dict[bytes, bytes] = {}
+    position = 0
+    while position < len(body):
+        space = body.find(b" ", position, position + 20)
+        digits = body[position:space]
+        end = position + int(digits) if space > 0 and digits.isdigit() else 0
+        key, equals, value = body[space + 1 : end - 1].partition(b"=")
+        if not space < end <= len(body) or not equals or body[end - 1] != 0x0A:
+            raise ArchiveError("a pax header holds a record that cannot be read")
+        records[key] = value
+        position = end
+    return records
+
+
+def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Member:
+    kind = _TYPES.get(flag)
+    if kind is None:
+        raise ArchiveError(f"a tar header has type {flag!r}, which this program never writes")
+
+    def number(key: bytes, first: int, last: int) -> int:
+        try:
+            return int(pax[key]) if key in pax else _octal(block[first:last])
+        except ValueError as error:
+            raise ArchiveError(f"a pax header holds {pax[key]!r} for a number") from error
+
+    size = number(b"size", 124, 136)
+    if size < 0:
+        raise ArchiveError("a tar header holds a negative size")
+    has_content = kind == "file"
+    return Member(
+        path=pax.get(b"path", _text(block[0:100])).rstrip(b"/"),
+        kind=kind,
+        size=size if has_content else 0,
+        stored=size if has_content else 0,
+        mode=_octal(block[100:108]) & 0o7777,
+        uid=number(b"uid", 108, 116),
+        gid=number(b"gid", 116, 124),
+        user=pax.get(b"uname", _text(block[265:297])),
+        group=pax.get(b"gname", _text(block[297:329])),
+        mtime_ns=_parse_time(pax[b"mtime"]) if b"mtime" in pax else _octal(block[136:148]) * 10**9,
+        link=pax.get(b"linkpath", _text(block[157:257])),
+        rdev_major=_octal(block[329:337]),
+        rdev_minor=_octal(block[337:345]),
+        xattrs={
+            key[len(_XATTR) :].decode("utf-8", "surrogateescape"): value
+            for key, value in pax.items()
+            if key.startswith(_XATTR)
+        },
+    )
+
+
+def _parse_time(text: bytes) -> int:
+    whole, _, fraction = text.partition(b".")
+    digits = whole.removeprefix(b"-")
+    if not digits.isdigit() or (fraction and not fraction.isdigit()):
+        raise ArchiveError(f"a pax header holds {text!r} for a time")
+    nanoseconds = int(digits) * 10**9 + int(fraction[:9].ljust(9, b"0"))
+    return -nanoseconds if whole.startswith(b"-") else nanoseconds
+
+
+def _read_sparse(member: Member, pax: dict[bytes, bytes], blocks: memoryview, position: int) -> int:
+    """Take the map from the front of the stored bytes; returns where the bytes begin."""
+    numbers: list[int] = []
+    start = position
+    wanted = 1
+    while len(numbers) < wanted:
+        line = bytes(blocks[position : position + 24]).split(b"\n", 1)[0]
+        if not line.isdigit():
+            raise ArchiveError("a sparse file's map cannot be read")
+        numbers.append(int(line))
+        position += len(line) + 1
+        if len(numbers) == 1:
+            wanted = 1 + 2 * numbers[0]
+    position += padding_bytes(position - start)
+    runs = list(zip(numbers[1::2], numbers[2::2], strict=True))
+    try:
+        member.size = int(pax[b"GNU.sparse.realsize"])
+        member.path = pax[b"GNU.sparse.name"]
+    except (KeyError, ValueError) as error:
+        raise ArchiveError("a sparse file's header lacks its name or size") from error
+    member.stored -= position - start
+    end = 0
+    for offset, length in runs:
+        if offset < end:
+            raise ArchiveError("a sparse file's map runs backwards")
+        end = offset + length
+    if end > member.size or sum(length for _, length in runs) != member.stored:
+        raise ArchiveError("a sparse file's map does not fit its size")
+    member.sparse = runs
+    return position
