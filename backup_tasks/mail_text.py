@@ -1,0 +1,234 @@
+"""What a mail says: a run record, put into words by the templates.
+
+The words stand in templates/ (`backup.subject.j2`, `backup.txt.j2`, `backup.html.j2`), which see
+one name, `mail`: a `MailView`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import traceback
+from dataclasses import dataclass
+from email import policy
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid, parseaddr
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backup_tasks.errors import NotifyError
+from backup_tasks.journal import Problem, Result, RunRecord
+from backup_tasks.naming import ENCRYPTED_SUFFIX, render_backup_id
+from backup_tasks.text import one_line
+from backup_tasks.units import render_bytes, render_count, render_seconds
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from backup_tasks.paths import Paths
+    from backup_tasks.profile_model import Profile
+
+SHOWN_PROBLEMS = 50
+_SUBJECT_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class MailView:
+    """What a template may say; every text is one printable line.
+
+    Attributes:
+        kind: "success", "incomplete" or "failure".
+        is_test: whether it is a sample of `notify-test`.
+        outcome: the end of the subject, for example "done, 120MB in 35s".
+        title: the outcome as a heading.
+        facts: label and value, in the order of reading.
+        skipped: the first SHOWN_PROBLEMS files that were not stored whole.
+        skipped_count: how many there are; skipped_more: how many are not in `skipped`.
+        error: why the run failed, or "".
+        restore_command, plain_command: with and without this project; "" without an archive.
+    """
+
+    kind: Result
+    is_test: bool
+    profile: str
+    host: str
+    outcome: str
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    skipped: tuple[Problem, ...]
+    skipped_count: int
+    skipped_more: int
+    error: str
+    restore_command: str
+    plain_command: str
+    list_command: str
+    log: str
+
+
+def render_mail(
+    record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool = False
+) -> EmailMessage:
+    """The mail that tells of this run: plain text, and the same as HTML.
+
+    Raises:
+        NotifyError: a template cannot be read or filled in, or an address is none.
+    """
+    settings = profile.notify.email
+    if settings is None:
+        raise NotifyError(f"profile {profile.name} has no [notify.email]")
+    view = _view(record, profile, paths, is_test=is_test)
+    subject, text, html = (
+        _fill(paths.templates, f"backup.{part}.j2", view) for part in ("subject", "txt", "html")
+    )
+    message = EmailMessage(policy=policy.SMTP)
+    try:
+        message["From"] = settings.sender
+        message["To"] = ", ".join(settings.to)
+        message["Subject"] = one_line(subject)[:_SUBJECT_LENGTH]
+    except ValueError as error:
+        raise NotifyError(f"notify.email.from or to: {one_line(str(error))}") from None
+    message["Date"] = format_datetime(record.ended_at or record.started_at)
+    # By default the name of this machine would stand in it, after a look-up in the DNS.
+    domain = parseaddr(settings.sender)[1].rpartition("@")[2]
+    message["Message-ID"] = make_msgid(domain=domain if domain.isascii() and domain else "invalid")
+    message["Auto-Submitted"] = "auto-generated"
+    message["X-Backup-Profile"] = one_line(record.profile)
+    message["X-Backup-Result"] = record.result
+    # Every mail server takes quoted-printable: short lines, ASCII only, and commands stay whole.
+    message.set_content(text, cte="quoted-printable")
+    message.add_alternative(html, subtype="html", cte="quoted-printable")
+    return message
+
+
+def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -> MailView:
+    outcome = _render_outcome(record)
+    task = one_line(record.task)
+    shown = record.problems[:SHOWN_PROBLEMS]
+    option = _profile_option(profile, paths)
+    restore = f"invoke restore {option} --name {render_backup_id(record.archive)}"
+    return MailView(
+        kind=record.result,
+        is_test=is_test,
+        profile=one_line(record.profile),
+        host=one_line(record.host),
+        outcome=outcome if record.task == "backup" else f"{task} {outcome}",
+        title=f"{task.capitalize()} {outcome}",
+        facts=tuple(_facts(record, profile)),
+        skipped=tuple(Problem(one_line(one.path), one_line(one.reason)) for one in shown),
+        skipped_count=len(record.problems),
+        skipped_more=len(record.problems) - len(shown),
+        error=one_line(record.error),
+        restore_command=restore if record.archive else "",
+        plain_command=_plain_command(record.archive, profile) if record.archive else "",
+        list_command=f"invoke list {option}",
+        log=one_line(str(paths.logs / "backup.log")),
+    )
+
+
+def _profile_option(profile: Profile, paths: Paths) -> str:
+    """How a command names the profile: by its path when it lies outside `profiles/`."""
+    ours = profile.path.parent == paths.profiles
+    return f"--profile {shlex.quote(one_line(profile.name if ours else str(profile.path)))}"
+
+
+def _render_outcome(record: RunRecord) -> str:
+    if record.result == "failure":
+        return "FAILED"
+    if record.result == "incomplete":
+        return f"done, {render_count(len(record.problems), 'file')} missing"
+    size = f", {render_bytes(record.archive_bytes)}" if record.archive else ""
+    return f"done{size} in {_render_duration(record)}"
+
+
+def _render_duration(record: RunRecord) -> str:
+    ended_at = record.ended_at or record.started_at
+    return render_seconds((ended_at - record.started_at).total_seconds())
+
+
+def _facts(record: RunRecord, profile: Profile) -> list[tuple[str, str]]:
+    about = f" ({profile.description})" if profile.description else ""
+    started = record.started_at.astimezone(profile.tzinfo)
+    facts = [
+        ("Profile", f"{record.profile}{about}"),
+        ("Host", record.host),
+        ("Store", record.store),
+    ]
+    if record.archive:
+        facts += [
+            ("Archive", record.archive),
+            ("Size", _render_size(record)),
+            ("Files", f"{record.files:,}"),
+        ]
+    facts += [
+        ("Started", f"{started:%Y-%m-%d %H:%M:%S %Z}"),
+        ("Duration", _render_duration(record)),
+    ]
+    if record.pruned:
+        facts.append(("Pruned", render_count(len(record.pruned), "older backup")))
+    return [(label, one_line(value)) for label, value in facts]
+
+
+def _render_size(record: RunRecord) -> str:
+    size = f"{render_bytes(record.archive_bytes)}, from {render_bytes(record.raw_bytes)} of files"
+    if record.sent_bytes < record.archive_bytes:
+        size += f"; {render_bytes(record.sent_bytes)} were sent"
+    return size
+
+
+def _plain_command(archive: str, profile: Profile) -> str:
+    """The shell command that unpacks the archive without this project."""
+    store = profile.store
+    unpack = "tar xz"
+    if archive.endswith(ENCRYPTED_SUFFIX):
+        unpack = "tar x --to-command='age -d -i key.txt' | tar xz"
+    if store.kind == "s3":
+        address = shlex.quote(f"s3://{store.bucket}/{store.prefix}{archive}")
+        endpoint = (
+            f" --endpoint-url {shlex.quote(store.endpoint_url)}" if store.endpoint_url else ""
+        )
+        return one_line(f"aws s3 cp {address} -{endpoint} | {unpack}")
+    path = shlex.quote(str(Path(store.directory or "") / archive))
+    if archive.endswith(ENCRYPTED_SUFFIX):
+        return one_line(f"cat {path} | {unpack}")
+    return one_line(f"tar xzf {path}")
+
+
+def _fill(templates: Path, name: str, view: MailView) -> str:
+    """The template filled in. What an operator may change may break in any way, so every error
+    of a template becomes a NotifyError with its file and line."""
+    import jinja2
+
+    try:
+        return _escape_surrogates(_environment(templates).get_template(name).render(mail=view))
+    except jinja2.TemplateNotFound as error:
+        raise NotifyError(f"{templates}/{error.name}: no such template, or not readable") from None
+    except jinja2.TemplateSyntaxError as error:
+        place = f"{templates}/{error.name}:{error.lineno}"
+        raise NotifyError(f"{place}: {one_line(error.message or 'syntax error')}") from None
+    except Exception as error:
+        raise NotifyError(f"{_place_in(templates, name, error)}: {one_line(str(error))}") from None
+
+
+def _environment(templates: Path) -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _place_in(templates: Path, name: str, error: Exception) -> str:
+    """File and line of the template in which the error arose; jinja2 puts them in the trace."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).parent == templates:
+            return f"{frame.filename}:{frame.lineno}"
+    return f"{templates}/{name}"
+
+
+def _escape_surrogates(text: str) -> str:
+    r"""A name that is not UTF-8 must not stop the mail; a template may have brought one in."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
