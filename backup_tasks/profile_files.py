@@ -1,0 +1,159 @@
+"""Profile files: found, read, and merged along `inherit`, each key with the place it came from."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from backup_tasks.errors import ProfileError
+from backup_tasks.paths import Paths
+from backup_tasks.profile_types import PROFILE_NAME
+from backup_tasks.toml_places import KeyPath, TomlError, parse_toml
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line, from 1, of a file."""
+
+    file: Path
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileFile:
+    """One file as it is written.
+
+    Attributes:
+        mode: its permission bits when it was read.
+        values, lines: as `parse_toml` gives them.
+    """
+
+    path: Path
+    mode: int
+    values: dict[str, Any]
+    lines: dict[KeyPath, int]
+
+    def place(self, path: KeyPath) -> Place:
+        """Where this key is written, or the nearest table around it."""
+        return Place(self.path, _nearest(self.lines, path, 1))
+
+
+@dataclass(slots=True)
+class MergedFiles:
+    """A profile's file and all that it inherits from.
+
+    Attributes:
+        files: the profile's own first, then its base, then the base's base.
+        values: the merged keys, without `inherit` and without inherited descriptions.
+    """
+
+    files: list[ProfileFile]
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[KeyPath, Place] = field(default_factory=dict)
+
+    def place(self, path: KeyPath) -> Place:
+        """Where the value that won is written, or the nearest table around it."""
+        return _nearest(self.places, path, Place(self.files[0].path, 1))
+
+
+def show_path(path: Path, paths: Paths) -> str:
+    """The path as people would type it: relative to the project or to where they stand."""
+    for folder in (paths.root, Path.cwd()):
+        if path.is_relative_to(folder):
+            return str(path.relative_to(folder))
+    return str(path)
+
+
+def read_profile_file(path: Path, paths: Paths) -> ProfileFile:
+    """Read one file. Raises ProfileError: unreadable, not UTF-8, not TOML (with the line)."""
+    shown = show_path(path, paths)
+    try:
+        with open(path, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read()
+    except OSError as error:
+        raise ProfileError(f"{shown}: cannot be read: {error.strerror}") from None
+    try:
+        text = content.decode("utf-8-sig")
+        document = parse_toml(text)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ProfileError(f"{shown}:{line}: is not UTF-8 text") from None
+    except TomlError as error:
+        raise ProfileError(f"{shown}:{error.line}: {error.reason}") from None
+    return ProfileFile(path, mode, document.values, document.lines)
+
+
+def read_with_bases(path: Path, paths: Paths, whole: Collection[KeyPath]) -> MergedFiles:
+    """Read a profile and what it inherits from, and merge them.
+
+    Args:
+        whole: keys whose tables replace what they inherit instead of being merged with it.
+
+    Raises ProfileError: as `read_profile_file`; a base that is missing; a loop.
+    """
+    files = [read_profile_file(path, paths)]
+    while base := _find_base(files[-1], paths):
+        known = [file.path.resolve() for file in files]
+        if base.resolve() in known:
+            names = " -> ".join(file.path.stem for file in files) + f" -> {base.stem}"
+            raise _inherit_error(files[-1], f"goes round in a circle: {names}", paths)
+        files.append(read_profile_file(base, paths))
+    merged = MergedFiles(files)
+    for file in reversed(files):
+        _lay_over(merged, file, whole)
+    for key in ("inherit", *(() if "description" in files[0].values else ("description",))):
+        merged.values.pop(key, None)
+    return merged
+
+
+def _find_base(file: ProfileFile, paths: Paths) -> Path | None:
+    name = file.values.get("inherit", "")
+    if name == "":
+        return None
+    if not isinstance(name, str) or not PROFILE_NAME.fullmatch(name):
+        raise _inherit_error(file, 'should be a profile\'s name, such as "base"', paths)
+    for folder in (file.path.parent, paths.profiles):
+        candidate = folder / f"{name}.toml"
+        if candidate.is_file():
+            return candidate
+    raise _inherit_error(file, f'there is no profile "{name}" to inherit from', paths)
+
+
+def _inherit_error(file: ProfileFile, reason: str, paths: Paths) -> ProfileError:
+    place = file.place(("inherit",))
+    return ProfileError(f"{show_path(place.file, paths)}:{place.line}: inherit: {reason}")
+
+
+def _lay_over(merged: MergedFiles, file: ProfileFile, whole: Collection[KeyPath]) -> None:
+    replaced: list[KeyPath] = []
+
+    def lay(under: dict[str, Any], over: Mapping[str, Any], path: KeyPath) -> None:
+        for key, value in over.items():
+            here = (*path, key)
+            old = under.get(key)
+            if isinstance(old, dict) and isinstance(value, dict) and here not in whole:
+                lay(old, value, here)
+            else:
+                replaced.append(here)
+                under[key] = deepcopy(value)
+
+    lay(merged.values, file.values, ())
+    for gone in replaced:
+        for path in [path for path in merged.places if path[: len(gone)] == gone]:
+            del merged.places[path]
+    merged.places |= {path: Place(file.path, line) for path, line in file.lines.items()}
+
+
+def _nearest(lines: Mapping[KeyPath, _T], path: KeyPath, default: _T) -> _T:
+    for length in range(len(path), 0, -1):
+        if path[:length] in lines:
+            return lines[path[:length]]
+    return default

@@ -1,0 +1,295 @@
+"""The model of a profile: every key, its type, its default and its meaning.
+
+docs/profiles.md and profiles/profile.schema.json say the same for people and for editors;
+tests hold them together. All models are frozen, and an unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta, tzinfo
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from backup_tasks import profile_types as types
+from backup_tasks.profile_settings import Settings
+from backup_tasks.secret import Secret
+from backup_tasks.store_url import StoreKind, StoreUrl, parse_store_url
+
+DEFAULT_PORTS = {"starttls": 587, "tls": 465, "none": 25}
+Count = Annotated[int, Field(ge=0)]
+
+
+class BackupSettings(Settings):
+    """[backup]: what is backed up, and how."""
+
+    sources: types.Sources = Field(
+        description="Files and folders to back up: full paths, or ./path for what lies in the "
+        "project's own folder. At least one."
+    )
+    exclude: types.Patterns = Field(
+        default=(), description="What to leave out, as gitignore patterns."
+    )
+    exclude_caches: bool = Field(
+        default=True, description="Leave out folders that hold a valid CACHEDIR.TAG."
+    )
+    exclude_if_present: types.FileNames = Field(
+        default=(), description="Leave out folders that hold a file of one of these names."
+    )
+    one_file_system: bool = Field(
+        default=False, description="Do not enter other file systems mounted below a source."
+    )
+    compression_level: int = Field(
+        default=1, ge=0, le=3, description="0 is the fastest, 3 the smallest."
+    )
+    full_every: types.PositivePeriod = Field(
+        default=timedelta(days=30),
+        description="How often every file is read again, however unchanged it looks.",
+    )
+    timezone: types.ZoneName = Field(
+        default="",
+        description='The time zone of backup names and of days, such as "Europe/Stockholm". '
+        "Empty means the machine's own.",
+    )
+
+
+class StoreSettings(Settings):
+    """[store]: where the archives lie."""
+
+    url: types.StoreAddress = Field(
+        description="s3://bucket/prefix/, file:///folder/, or file:./folder/ for a folder below "
+        "the project's own. Nothing in it is percent-decoded."
+    )
+    region: types.Region = Field(default="", description="S3 only. Empty: as boto3 finds it.")
+    endpoint: types.Endpoint = Field(
+        default="",
+        alias="endpoint_url",
+        description='S3 only. The address of an S3-compatible server, or { env = "NAME" }. '
+        "Empty: AWS.",
+    )
+    storage_class: types.StorageClass = Field(
+        default="STANDARD", description="S3 only. The storage class of new archives."
+    )
+    access_key_id: Secret | None = Field(
+        default=None, description="S3 only. Default: boto3's own chain (environment, files, role)."
+    )
+    secret_access_key: Secret | None = Field(
+        default=None, description="S3 only. Needed with access_key_id."
+    )
+    session_token: Secret | None = Field(
+        default=None, description="S3 only. For temporary keys, together with both others."
+    )
+    max_attempts: int = Field(
+        default=8, ge=1, le=20, description="S3 only. How often a request is tried."
+    )
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto", description="S3 only. Where a request names the bucket."
+    )
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        url = raw.get("url")
+        if isinstance(url, str) and url.startswith("file:"):
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in sorted(known & set(raw) - {"url"}):
+                yield key, f"means something only for s3:// stores, but url is {url}"
+            return
+        pair = ("access_key_id", "secret_access_key")
+        for key, other in (pair, pair[::-1]):
+            if key in raw and other not in raw:
+                yield key, f"needs {other} as well"
+        if "session_token" in raw and not any(key in raw for key in pair):
+            yield "session_token", "needs access_key_id and secret_access_key as well"
+
+    @property
+    def _parts(self) -> StoreUrl:
+        return parse_store_url(self.url, Path("/"))
+
+    @property
+    def kind(self) -> StoreKind:
+        return self._parts.kind
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, or "" for a directory."""
+        return self._parts.bucket
+
+    @property
+    def prefix(self) -> str:
+        """ "" or text that ends with a slash."""
+        return self._parts.prefix
+
+    @property
+    def directory(self) -> Path:
+        """The folder of a directory store, absolute."""
+        return self._parts.directory
+
+    @property
+    def endpoint_url(self) -> str:
+        """The server's address, "" for AWS. Raises ProfileError if `env` gives none."""
+        if isinstance(self.endpoint, str):
+            return self.endpoint
+        text = self.endpoint.reveal()
+        try:
+            return types.checked_endpoint(text)
+        except ValueError as error:
+            raise self.endpoint.problem(str(error)) from None
+
+
+class EncryptionSettings(Settings):
+    """[encryption]: keys of a later version. Today a profile that has this table is refused."""
+
+    recipients: Annotated[tuple[str, ...], BeforeValidator(types.listed)] = Field(
+        default=(), description="Not available yet. Public age keys."
+    )
+    identity_file: str = Field(
+        default="", description="Not available yet. The private age key, only needed to restore."
+    )
+
+
+class ScheduleSettings(Settings):
+    """[schedule]: when cron starts the backup."""
+
+    cron: types.Cron = Field(
+        description='Five fields as in crontab(5), or one of "@hourly", "@daily", "@weekly", '
+        '"@monthly", "@yearly".'
+    )
+
+
+class RetentionSettings(Settings):
+    """[retention]: which backups `prune` keeps. A backup stays as long as one rule keeps it."""
+
+    keep_last: Count = Field(default=0, description="Keep so many of the newest.")
+    keep_within: types.Period = Field(
+        default=timedelta(), description='Keep all that are not older than this, such as "3d".'
+    )
+    keep_daily: Count = Field(default=0, description="Keep the newest of each of so many days.")
+    keep_weekly: Count = Field(default=0, description="Keep the newest of each of so many weeks.")
+    keep_monthly: Count = Field(default=0, description="Keep the newest of so many months.")
+    keep_yearly: Count = Field(default=0, description="Keep the newest of each of so many years.")
+    expire_after: types.WholeDays | None = Field(
+        default=None,
+        description="The age at which an S3 lifecycle rule deletes a backup, in whole days. Only "
+        "`invoke lifecycle` uses it.",
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether any rule keeps something; if none does, nothing is ever pruned."""
+        counts = (
+            self.keep_last,
+            self.keep_daily,
+            self.keep_weekly,
+            self.keep_monthly,
+            self.keep_yearly,
+        )
+        return any(counts) or bool(self.keep_within)
+
+
+class EmailSettings(Settings):
+    """[notify.email]: who gets a mail, and through which server."""
+
+    on: Annotated[tuple[Literal["success", "failure"], ...], BeforeValidator(types.listed)] = Field(
+        default=("success", "failure"),
+        description='After which runs. A run that is done with files missing counts as "failure".',
+    )
+    host: types.Host = Field(description="The SMTP server.")
+    port: int = Field(
+        default=DEFAULT_PORTS["starttls"],
+        ge=1,
+        le=65535,
+        description='Its port. Default: 587 for "starttls", 465 for "tls", 25 for "none".',
+    )
+    security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls",
+        description='"starttls" (refused if the server has none), "tls" from the first byte, or '
+        '"none": not encrypted.',
+    )
+    username: types.Text = Field(default="", description="For servers that want a login.")
+    password: Secret | None = Field(default=None, description="Needed with username.")
+    sender: types.Address = Field(alias="from", description="The sender's address.")
+    to: types.Addresses = Field(description="Who gets it. At least one address.")
+    timeout_seconds: int = Field(
+        default=30, ge=1, le=600, description="How long to wait for each answer of the server."
+    )
+    ca_file: types.OptionalPath = Field(
+        default="", description="Trust this certificate authority as well: a PEM file."
+    )
+
+    @classmethod
+    def complete(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        port = DEFAULT_PORTS.get(str(raw.get("security", "starttls")))
+        return raw if "port" in raw or port is None else {**raw, "port": port}
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if "password" in raw and not raw.get("username"):
+            yield "password", "needs username as well"
+        if raw.get("username") and "password" not in raw:
+            yield "username", "needs password as well"
+        if "password" in raw and raw.get("security") == "none" and not _is_loopback(raw):
+            yield "password", 'would be sent readable to all, as security is "none"; use "starttls"'
+
+
+def _is_loopback(raw: Mapping[str, Any]) -> bool:
+    host = str(raw.get("host", ""))
+    return host in {"localhost", "::1"} or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+
+
+class NotifySettings(Settings):
+    """[notify]: who is told about a run."""
+
+    email: EmailSettings | None = Field(default=None, description="Mails through SMTP.")
+
+
+class Profile(Settings):
+    """One profile, whole and checked.
+
+    Attributes:
+        name: the file's name without `.toml`.
+        path: the file, absolute.
+    """
+
+    name: types.ProfileName
+    path: Path
+    description: types.Text = Field(
+        default="", description="One line for `invoke profiles`. Not inherited."
+    )
+    inherit: types.OptionalName = Field(
+        default="",
+        description="The name of a profile that this one builds on: tables are merged key by key, "
+        "lists and secrets replaced.",
+    )
+    backup: BackupSettings = Field(description="What is backed up, and how.")
+    store: StoreSettings = Field(description="Where the archives lie.")
+    encryption: EncryptionSettings | None = Field(
+        default=None, description="Not available yet: a profile with this table is refused."
+    )
+    schedule: ScheduleSettings | None = Field(
+        default=None, description="When cron starts the backup."
+    )
+    retention: RetentionSettings = Field(
+        default_factory=RetentionSettings, description="Which backups `prune` keeps."
+    )
+    notify: NotifySettings = Field(
+        default_factory=NotifySettings, description="Who is told about a run."
+    )
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        if "encryption" in raw:
+            yield (
+                "encryption",
+                "encryption is not available yet; remove this table to store backups that are "
+                "NOT encrypted",
+            )
+
+    @property
+    def tzinfo(self) -> tzinfo:
+        """The zone of backup names and days, with its daylight saving rules."""
+        from backup_tasks.local_zone import find_zone, local_zone
+
+        return find_zone(self.backup.timezone) if self.backup.timezone else local_zone()

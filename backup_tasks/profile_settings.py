@@ -1,0 +1,68 @@
+"""The base of every table of a profile: frozen, strict, and telling all its problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+
+class Settings(BaseModel):
+    """One table of a profile. Rules that concern several keys are checked together with the
+    keys themselves, so that all problems come at once.
+    """
+
+    # hide_input_in_errors: a value may be a secret that was written under a wrong key.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+    @classmethod
+    def complete(cls, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The table with defaults that depend on other keys."""
+        return raw
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Problems that concern several keys, as (key, what is wrong).
+
+        Gets the table as written, in which any single value may be wrong as well.
+        """
+        del raw
+        yield from ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report_everything(cls, raw: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        if not isinstance(raw, Mapping):
+            return handler(raw)
+        broken = list(cls.rules(raw))
+        problems = [_detail((key,), "rule", reason) for key, reason in broken]
+        try:
+            made = handler(cls.complete(raw))
+        except ValidationError as error:
+            # A key whose use is wrong altogether needs no second complaint.
+            settled = {key for key, _ in broken}
+            problems += [
+                _detail(fault["loc"], fault["type"], fault["msg"], fault.get("ctx"))
+                for fault in error.errors(include_input=False, include_url=False)
+                if fault["loc"][0] not in settled
+            ]
+        else:
+            if not problems:
+                return made
+        raise ValidationError.from_exception_data(cls.__name__, problems, hide_input=True)
+
+
+def _detail(
+    path: tuple[int | str, ...], kind: str, reason: str, context: Mapping[str, Any] | None = None
+) -> InitErrorDetails:
+    # The reason goes in as a value: as a template its braces would be read.
+    error = PydanticCustomError(kind, "{reason}", {**(context or {}), "reason": reason})
+    return InitErrorDetails(type=error, loc=path, input=None)

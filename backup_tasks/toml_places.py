@@ -1,0 +1,151 @@
+"""TOML with the line of every key, so that a problem can be shown where it was written.
+
+tomlkit gives no places. Its parser is driven by a few methods that note where they stand;
+they are private, so a test pins the names and the behaviour that this file leans on.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tomlkit.exceptions import ParseError, TOMLKitError, UnexpectedCharError
+from tomlkit.items import AoT as ArrayOfTables
+from tomlkit.items import Array, InlineTable, Item, Key, Table
+from tomlkit.parser import Parser
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedToml:
+    """A parsed document.
+
+    Attributes:
+        values: plain dicts, lists, str, int, float, bool, dates.
+        lines: path of a table, key or list element -> its line, from 1. The tables that a
+            dotted key or header implies have the line of the first one that does.
+    """
+
+    values: dict[str, Any]
+    lines: dict[KeyPath, int]
+
+
+class TomlError(Exception):
+    """The text is not TOML: the line, from 1, and what is wrong there."""
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(reason)
+        self.line = line
+        self.reason = reason
+
+
+def parse_toml(text: str) -> PlacedToml:
+    """Values and lines of a TOML document. Raises TomlError at its first fault."""
+    parser = _PlacingParser(text)
+    try:
+        values = parser.parse().unwrap()
+    except ParseError as error:
+        raise TomlError(error.line, _reason(error)) from None
+    except TOMLKitError as error:
+        raise TomlError(parser.last_line, _without_place(error)) from None
+    return PlacedToml(values, parser.lines)
+
+
+class _PlacingParser(Parser):
+    """tomlkit's parser, noting the line of every key before it reads the value."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lines: dict[KeyPath, int] = {}
+        self.last_line = 1
+        self._table: KeyPath = ()
+        self._written: set[KeyPath] = set()
+        self._repeatable: set[KeyPath] = set()
+        # For each bracket that is open: the index of the next element, None in an inline table.
+        self._indexes: list[int | None] = []
+
+    def _parse_table(
+        self, parent_name: Key | None = None, parent: Table | None = None
+    ) -> tuple[Key, Table | ArrayOfTables]:
+        is_repeatable, key = self._peek_table()
+        path = _parts(key)
+        if is_repeatable:
+            self._repeatable.add(path)
+        self._note(path)
+        self._table = path
+        return super()._parse_table(parent_name, parent)
+
+    def _parse_key_value(self, parse_comment: bool = False) -> tuple[Key, Item]:
+        with self._state(save_marker=True, restore=True):
+            self.consume(" \t")
+            path = self._table + _parts(self._parse_key())
+        self._note(path)
+        table, self._table = self._table, path
+        try:
+            return super()._parse_key_value(parse_comment)
+        finally:
+            self._table = table
+
+    def _parse_array(self) -> Array:
+        self._indexes.append(0)
+        try:
+            return super()._parse_array()
+        finally:
+            self._indexes.pop()
+
+    def _parse_inline_table(self) -> InlineTable:
+        self._indexes.append(None)
+        try:
+            return super()._parse_inline_table()
+        finally:
+            self._indexes.pop()
+
+    def _parse_value(self) -> Item:
+        index = self._indexes[-1] if self._indexes else None
+        if index is None:
+            return super()._parse_value()
+        self._indexes[-1] = index + 1
+        array, self._table = self._table, (*self._table, index)
+        self.lines[self._table] = self._line()
+        try:
+            return super()._parse_value()
+        finally:
+            self._table = array
+
+    def _note(self, path: KeyPath) -> None:
+        """Remember where this key or table stands. Raises TomlError if it stood before."""
+        line = self._line()
+        prefixes = [path[:length] for length in range(1, len(path))]
+        if path in self._written and not self._repeatable.intersection([*prefixes, path]):
+            name = ".".join(str(part) for part in path)
+            raise TomlError(line, f'"{name}" is written twice; first in line {self.lines[path]}')
+        for prefix in prefixes:
+            self.lines.setdefault(prefix, line)
+        self._written.add(path)
+        self.lines[path] = line
+        self.last_line = line
+
+    def _line(self) -> int:
+        return self._src.count("\n", 0, self._idx) + 1
+
+
+def _parts(key: Key) -> tuple[str, ...]:
+    return tuple(part.key for part in key)
+
+
+def _reason(error: ParseError) -> str:
+    if not isinstance(error, UnexpectedCharError):
+        return _without_place(error)
+    match = re.search(r"character: '(.*)' at line", str(error))
+    found = match[1] if match else ""
+    if found in {r"\n", r"\r", r"\x00"}:
+        return "the line ends too early; a key needs = and a value"
+    hint = "; text needs quotes around it" if found.isalpha() or found in "/~." else ""
+    return f'unexpected "{found}" in column {error.col + 1}{hint}'
+
+
+def _without_place(error: TOMLKitError) -> str:
+    text = re.sub(r" at line \d+ col \d+$", "", str(error))
+    return text[:1].lower() + text[1:]
