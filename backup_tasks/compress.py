@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 from isal import isal_zlib
 
+from backup_tasks.errors import ArchiveError
+
+# isal's stubs do not say that this is an exception class.
+IsalError: type[Exception] = isal_zlib.error  # type: ignore[assignment]
+
 # "Chunk" is about 1 MiB raw: smaller members cost size (256 KiB: 0.35 %, 1 MiB: 0.05 %),
 # larger ones make every small change dearer.
 CHUNK_BYTES = 2**20
@@ -33,9 +38,19 @@ def compress_chunk(raw: bytes | bytearray | memoryview, level: int) -> StoredChu
     return StoredChunk(stored, hashlib.sha256(stored).hexdigest(), len(raw))
 
 
-def decompress_chunk(stored: bytes) -> bytes:
-    """The raw bytes of one member. Raises `isal_zlib.IsalError` for a damaged one."""
-    return isal_zlib.decompress(stored, _GZIP_WINDOW)
+def decompress_chunk(stored: bytes, raw_length: int) -> bytes:
+    """The raw bytes of one member, which must be exactly `raw_length` and use all of `stored`.
+
+    Never makes more than that many bytes, whatever the member claims. Raises ArchiveError.
+    """
+    unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        raw = unpacker.decompress(stored, raw_length + 1)
+    except IsalError as error:
+        raise ArchiveError(f"it cannot be decompressed: {error}") from error
+    if len(raw) != raw_length or not unpacker.eof or unpacker.unused_data:
+        raise ArchiveError(f"it does not hold just the {raw_length} bytes that the manifest says")
+    return raw
 
 
 class ChunkCompressor:

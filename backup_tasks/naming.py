@@ -30,6 +30,11 @@ def parse_backup_name(object_name: str, zone: tzinfo) -> datetime | None:
         return None
 
 
+def is_backup_name(object_name: str) -> bool:
+    """Whether an object of this name is a backup."""
+    return parse_backup_name(object_name, UTC) is not None
+
+
 def render_backup_id(object_name: str) -> str:
     """What an operator types as `--name`: `2025-06-12_0200`."""
     match = _NAME.fullmatch(object_name)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from backup_tasks.errors import SourceError
-from backup_tasks.excludes import Excludes
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
+from backup_tasks.patterns import PathPatterns
 
 _KINDS: dict[int, EntryType] = {
     stat.S_IFREG: "file",
@@ -99,7 +99,7 @@ class WalkRules:
         one_file_system: stay on the file system of each source.
     """
 
-    excludes: Excludes
+    excludes: PathPatterns
     exclude_caches: bool = False
     exclude_if_present: tuple[str, ...] = ()
     one_file_system: bool = False

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 
-class Excludes:
-    """The exclude patterns of a profile, matched against paths relative to /.
+class PathPatterns:
+    """A list of patterns, matched against paths relative to /.
 
     Rules are gitignore's: a slash in front or in the middle anchors a pattern to /, a slash
     at the end matches folders only, `!` takes an earlier match back.
@@ -27,7 +27,7 @@ class Excludes:
             self._prefilter = re.compile("|".join(f"(?:{_unname(s)})" for s in sources))
 
     def match(self, path: str, is_folder: bool) -> bool:
-        """Whether this path (no slash in front) is left out."""
+        """Whether this path (no slash in front) is meant, or lies below a folder that is."""
         if self._prefilter is None:
             return False
         asked = path + "/" if is_folder else path

@@ -1,0 +1,115 @@
+"""Which backups there are: listing them, and choosing one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, tzinfo
+
+from backup_tasks.errors import ArchiveError, StoreError, UsageError
+from backup_tasks.manifest import Header
+from backup_tasks.naming import parse_backup_name, render_backup_id
+from backup_tasks.reader import read_header
+from backup_tasks.stores.base import Store, StoredObject
+
+_REQUESTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One committed archive.
+
+    Attributes:
+        id: what `--name` takes, `2025-06-12_0200`.
+        taken_at: by its name, aware, in the profile's time zone.
+    """
+
+    id: str
+    taken_at: datetime
+    stored: StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class BackupDetails:
+    """A backup with what its own manifest says of it.
+
+    Attributes:
+        header: None for an ordinary .tar.gz without a manifest of ours.
+        trouble: why the header could not be read, or "".
+    """
+
+    backup: Backup
+    header: Header | None
+    trouble: str = ""
+
+
+def find_backups(store: Store, zone: tzinfo) -> list[Backup]:
+    """Every backup in the store, oldest first; other objects are passed over."""
+    found = []
+    for stored in store.list_objects():
+        taken_at = parse_backup_name(stored.name, zone)
+        if taken_at is not None:
+            found.append(Backup(render_backup_id(stored.name), taken_at, stored))
+    return sorted(found, key=lambda backup: backup.stored.name)
+
+
+def read_details(store: Store, backups: Sequence[Backup]) -> list[BackupDetails]:
+    """What each backup's manifest says, read side by side; trouble is told, not raised."""
+
+    def read(backup: Backup) -> BackupDetails:
+        try:
+            return BackupDetails(backup, read_header(store, backup.stored))
+        except (ArchiveError, StoreError) as error:
+            return BackupDetails(backup, None, str(error))
+
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+        return list(pool.map(read, backups))
+
+
+def choose_backup(backups: Sequence[Backup], *, name: str = "", day: str = "") -> Backup:
+    """The backup that is meant: by name, the last of a day, or the newest.
+
+    Args:
+        backups: oldest first.
+        name: an id or a whole object name; day: YYYY-MM-DD. At most one of them.
+
+    Raises UsageError that names the nearest ones when there is no such backup.
+    """
+    if name and day:
+        raise UsageError("give --name or --date, not both")
+    if not backups:
+        raise UsageError("the store holds no backup yet; `invoke backup` makes one")
+    if name:
+        wanted = render_backup_id(name)
+        for backup in reversed(backups):
+            if backup.id == wanted:
+                return backup
+        raise UsageError(f"there is no backup {wanted}; {_nearest(backups, name[:10])}")
+    if day:
+        asked = _parse_day(day)
+        for backup in reversed(backups):
+            if backup.taken_at.date() == asked:
+                return backup
+        raise UsageError(f"there is no backup of {day}; {_nearest(backups, day)}")
+    return backups[-1]
+
+
+def _parse_day(day: str) -> date:
+    try:
+        return date.fromisoformat(day)
+    except ValueError as error:
+        raise UsageError(f"--date {day!r} is no day; write it as 2025-06-12") from error
+
+
+def _nearest(backups: Sequence[Backup], day: str) -> str:
+    try:
+        asked = date.fromisoformat(day)
+    except ValueError:
+        return f"the newest is {backups[-1].id}; `invoke list` shows them all"
+
+    def distance(backup: Backup) -> timedelta:
+        return abs(backup.taken_at.date() - asked)
+
+    nearest = sorted(sorted(backups, key=distance)[:3], key=lambda backup: backup.id)
+    return "the nearest are " + ", ".join(backup.id for backup in nearest)
