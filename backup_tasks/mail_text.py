@@ -38,6 +38,7 @@ class MailView:
     Attributes:
         kind: "success", "incomplete" or "failure".
         is_test: whether it is a sample of `notify-test`.
+        task: what ran: "backup", "prune", ...
         outcome: the end of the subject, for example "done, 120MB in 35s".
         title: the outcome as a heading.
         facts: label and value, in the order of reading.
@@ -49,6 +50,7 @@ class MailView:
 
     kind: Result
     is_test: bool
+    task: str
     profile: str
     host: str
     outcome: str
@@ -108,6 +110,7 @@ def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -
     return MailView(
         kind=record.result,
         is_test=is_test,
+        task=task,
         profile=one_line(record.profile),
         host=one_line(record.host),
         outcome=outcome if record.task == "backup" else f"{task} {outcome}",

@@ -121,6 +121,14 @@ def test_a_failure_tells_the_reason_and_that_the_backups_before_it_are_untouched
         assert "invoke restore" not in part
 
 
+def test_another_task_without_an_archive_says_nothing_of_a_missing_backup() -> None:
+    record = replace(DONE, task="prune", archive="")
+    for part in parts_of(render_mail(record, profile_with(), PATHS)):
+        assert "invoke list --profile prod" in part
+        assert "left no backup" not in part
+        assert "restore" not in part
+
+
 def test_files_missing_are_named_with_their_reasons() -> None:
     for part in parts_of(render_mail(INCOMPLETE, profile_with(), PATHS)):
         assert "Not stored whole (2)" in part
