@@ -1,0 +1,180 @@
+"""A store in a directory: a disk, or something mounted from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreError
+from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
+
+LIMITS = PartLimits(smallest=1, largest=2**62, count=2**31)
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<upload_id>[0-9a-f]{16})\.partial", re.DOTALL)
+_REASONS = {
+    errno.ENOSPC: "disk full; free some space, or keep fewer backups",
+    errno.EDQUOT: "disk quota used up; free some space, or keep fewer backups",
+    errno.EFBIG: "the file system does not take files as large as this",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.EACCES: "no permission; check owner and mode of the folder",
+    errno.EPERM: "no permission; check owner and mode of the folder",
+    errno.EIO: "the disk reports an error; see dmesg",
+    errno.ESTALE: "the network file system lost it; mount it again",
+    errno.EEXIST: "there is something else of that name; check store.url",
+    errno.ENOTDIR: "this is not a folder; check store.url",
+}
+
+
+class DirectoryStore:
+    """Files of one folder; see `base.Store` for the contract.
+
+    Files whose names begin with a dot are never listed. An archive under way is a file
+    `.NAME.ID.partial`, mode 0600, in the same folder.
+    """
+
+    limits = LIMITS
+    can_copy = True
+
+    def __init__(self, folder: Path, url: str = "") -> None:
+        self.folder = folder
+        self.url = url or f"file://{folder}/"
+
+    def list_objects(self) -> list[StoredObject]:
+        found = [stored_object(name, status) for name, status in self._files()]
+        return sorted((one for one in found if one.name[0] != "."), key=lambda one: one.name)
+
+    def stat(self, name: str) -> StoredObject:
+        with explained(self.url, f"look at {name}", name):
+            return stored_object(name, os.stat(self.folder / name))
+
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        with explained(self.url, f"read {source.name}", source.name):
+            descriptor = open_pinned(self.folder, source, self.url)
+            try:
+                content = os.pread(descriptor, length, start)
+                while 0 < len(content) < length:
+                    more = os.pread(descriptor, length - len(content), start + len(content))
+                    if not more:
+                        break
+                    content += more
+            finally:
+                os.close(descriptor)
+        if len(content) != length:
+            raise StoreError(
+                f"{self.url}: {source.name} ends after {start + len(content):,} bytes where "
+                f"{start + length:,} were expected"
+            )
+        return content
+
+    def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
+        del in_flight_bytes  # a part is with the kernel as soon as it is sent
+        from backup_tasks.stores.directory_writer import DirectoryWriter
+
+        self._make_folder()
+        if os.path.lexists(self.folder / name):
+            raise taken(self.url, name)
+        return DirectoryWriter(self.folder, name, secrets.token_hex(8), self.url)
+
+    def delete(self, name: str) -> None:
+        with explained(self.url, f"delete {name}"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def list_unfinished(self) -> list[Unfinished]:
+        """`started_at` is when it was last written to: no file system tells when it was begun."""
+        return [
+            Unfinished(match["name"], match["upload_id"], _modified_at(status))
+            for name, status in self._files()
+            if (match := _PARTIAL.fullmatch(name))
+        ]
+
+    def end_unfinished(self, upload: Unfinished) -> None:
+        with explained(self.url, f"remove what is left of {upload.name}"):
+            partial_path(self.folder, upload.name, upload.upload_id).unlink(missing_ok=True)
+
+    def _files(self) -> list[tuple[str, os.stat_result]]:
+        """Regular files of the folder; a folder that is yet to be made has none."""
+        found = []
+        with explained(self.url, "list the backups"):
+            try:
+                names = os.listdir(self.folder)
+            except FileNotFoundError:
+                self._require_parent()
+                return []
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # deleted in this moment
+                    status = os.lstat(self.folder / name)
+                    if stat.S_ISREG(status.st_mode):
+                        found.append((name, status))
+        return found
+
+    def _make_folder(self) -> None:
+        if os.path.isdir(self.folder):
+            return
+        self._require_parent()
+        with explained(self.url, f"make the folder {self.folder}"):
+            os.mkdir(self.folder, mode=0o700)
+
+    def _require_parent(self) -> None:
+        """Without it a mount point is probably empty, and the backup would fill another disk."""
+        parent = self.folder.parent
+        with explained(self.url, f"look into {parent}"):
+            if not parent.is_dir():
+                raise StoreError(
+                    f"{self.url}: the folder {parent} does not exist; is the disk mounted?"
+                )
+
+
+def stored_object(name: str, status: os.stat_result) -> StoredObject:
+    """A file as the contract describes an object; a replaced file gets another etag."""
+    etag = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
+    return StoredObject(name, status.st_size, _modified_at(status), etag)
+
+
+def open_pinned(folder: Path, source: StoredObject, url: str) -> int:
+    """A descriptor of this very object. Raises ObjectChanged, OSError."""
+    descriptor = os.open(folder / source.name, os.O_RDONLY | os.O_CLOEXEC)
+    if stored_object(source.name, os.fstat(descriptor)).etag != source.etag:
+        os.close(descriptor)
+        raise ObjectChanged(
+            f"{url}: {source.name} was replaced by something else in the meantime; run again"
+        )
+    return descriptor
+
+
+def partial_path(folder: Path, name: str, upload_id: str) -> Path:
+    """Where an archive under way lies."""
+    return folder / f".{name}.{upload_id}.partial"
+
+
+def taken(url: str, name: str) -> ObjectExists:
+    """The error for a name that has an object already."""
+    return ObjectExists(f"{url}: {name} exists already, and nothing is ever overwritten")
+
+
+@contextmanager
+def explained(url: str, doing: str, name: str = "") -> Iterator[None]:
+    """Turn an OSError inside into a StoreError that says what was being done.
+
+    Args:
+        name: of the object, where one is read; if it is missing, ObjectMissing is raised.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        if name:
+            raise ObjectMissing(f"{url}: there is no {name}") from error
+        raise StoreError(f"{url}: could not {doing}: it was removed in the meantime") from error
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise StoreError(f"{url}: could not {doing}: {reason}") from error
+
+
+def _modified_at(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime, UTC)

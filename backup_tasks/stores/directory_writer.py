@@ -1,0 +1,162 @@
+"""One archive on its way into a directory: a hidden file that gets its name at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backup_tasks.errors import StoreError
+from backup_tasks.stores.base import PartBody, StoredObject
+from backup_tasks.stores.directory import (
+    explained,
+    open_pinned,
+    partial_path,
+    stored_object,
+    taken,
+)
+
+_BUFFER_BYTES = 2**20
+# What file systems and old kernels answer when they cannot do it.
+_CANNOT_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+_CANNOT_COPY = {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+
+
+class DirectoryWriter:
+    """See `base.ArchiveWriter` for the contract.
+
+    A crash leaves the hidden file, which `list_unfinished` finds. A crash right after the
+    commit may leave it as a second link to the whole archive; ending it does no harm.
+    """
+
+    def __init__(self, folder: Path, name: str, upload_id: str, url: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._upload_id = upload_id
+        self._url = url
+        self._partial = partial_path(folder, name, upload_id)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with explained(url, f"start {name}"):
+            self._descriptor = os.open(self._partial, flags, 0o600)
+
+    @property
+    def upload_id(self) -> str:
+        return self._upload_id
+
+    def send(self, body: PartBody) -> None:
+        with self._whole_or_nothing(f"write {self._name}"), memoryview(body) as view:
+            self._write(view)
+
+    def copy(self, source: StoredObject, start: int, length: int) -> None:
+        with (
+            self._whole_or_nothing(f"copy from {source.name}"),
+            explained(self._url, f"copy from {source.name}", source.name),
+        ):
+            origin = open_pinned(self._folder, source, self._url)
+            try:
+                copied = self._clone(origin, start, length)
+                self._copy_through_memory(origin, start + copied, length - copied)
+            finally:
+                os.close(origin)
+
+    def commit(self) -> StoredObject:
+        with self._whole_or_nothing(f"complete {self._name}"):
+            # The bytes must be on disk before the name is, or a power cut leaves a name alone.
+            os.fsync(self._descriptor)
+            status = os.fstat(self._descriptor)
+            self._give_name(status)
+            self._partial.unlink(missing_ok=True)
+            _sync_folder(self._folder)
+        self._close()
+        return stored_object(self._name, status)
+
+    def abort(self) -> None:
+        if self._descriptor >= 0:
+            self._close()
+            # The next run finds what cannot be removed now.
+            with contextlib.suppress(OSError):
+                self._partial.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+
+    @contextmanager
+    def _whole_or_nothing(self, doing: str) -> Iterator[None]:
+        """After an error nothing is left behind, and the space is free again."""
+        if self._descriptor < 0:
+            raise StoreError(f"{self._url}: the writing of {self._name} has ended")
+        try:
+            with explained(self._url, doing):
+                yield
+        except StoreError:
+            self.abort()
+            raise
+
+    def _write(self, view: memoryview) -> None:
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def _clone(self, origin: int, start: int, length: int) -> int:
+        """Let the kernel copy, without a second set of blocks where it can. Returns how much."""
+        copied = 0
+        try:
+            while copied < length:
+                count = os.copy_file_range(
+                    origin, self._descriptor, length - copied, offset_src=start + copied
+                )
+                if not count:
+                    break
+                copied += count
+        except OSError as error:
+            if error.errno not in _CANNOT_COPY:
+                raise
+        return copied
+
+    def _copy_through_memory(self, origin: int, start: int, length: int) -> None:
+        while length:
+            content = os.pread(origin, min(length, _BUFFER_BYTES), start)
+            if not content:
+                raise StoreError(f"{self._url}: the range to copy lies beyond the archive's end")
+            self._write(memoryview(content))
+            start, length = start + len(content), length - len(content)
+
+    def _give_name(self, status: os.stat_result) -> None:
+        """Let the final name appear, atomically, unless it is taken."""
+        final = self._folder / self._name
+        try:
+            os.link(self._partial, final, follow_symlinks=False)
+        except FileExistsError:
+            # A network file system whose answer was lost is asked again: the link is ours.
+            if not os.path.samestat(os.lstat(final), status):
+                raise taken(self._url, self._name) from None
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            self._rename(final)
+
+    def _rename(self, final: Path) -> None:
+        """For file systems without links: the lock keeps two of us from taking one name."""
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if os.path.lexists(final):
+                raise taken(self._url, self._name)
+            os.rename(self._partial, final)
+        finally:
+            os.close(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot; they need not
+            raise
+    finally:
+        os.close(descriptor)

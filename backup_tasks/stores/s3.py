@@ -1,0 +1,211 @@
+"""A store in an S3 bucket, on AWS or on any server that speaks S3, through boto3."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from backup_tasks.errors import StoreError
+from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
+from backup_tasks.stores.s3_access import (
+    RUN_KEY,
+    S3Access,
+    bare_etag,
+    changed,
+    end_upload,
+    quoted_etag,
+    refuse_taken_name,
+    repeated,
+)
+from backup_tasks.stores.s3_errors import BODY_FAILURES, Place, explain, explained, status_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from backup_tasks.stores import StoreSettings
+
+MIB = 2**20
+LIMITS = PartLimits(smallest=5 * MIB, largest=5 * 1024 * MIB, count=10_000)
+_CONNECT_SECONDS = 10
+_READ_SECONDS = 60
+_CONNECTIONS = 16
+_PAGE = 1000
+
+
+class S3Store:
+    """Objects directly under a prefix of a bucket; see `base.Store` for the contract.
+
+    The client is made by the first method that needs it; before the first use the bucket is
+    looked at once, for some servers create a missing one when it is written to.
+    """
+
+    limits = LIMITS
+    can_copy = True
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.url = settings.url
+        self.bucket = settings.bucket
+        self.prefix = settings.prefix
+        self._settings = settings
+        self._opening = threading.Lock()
+
+    @property
+    def access(self) -> S3Access:
+        """The client, made now if need be. Raises StoreError, ProfileError (a secret)."""
+        with self._opening:
+            return self._access
+
+    @cached_property
+    def _access(self) -> S3Access:
+        settings = self._settings
+        endpoint = settings.endpoint_url or ""
+        region = settings.region or ""
+        place = Place(self.url, self.bucket, _shown(endpoint), region)
+        client = make_client(settings, endpoint, place)
+        access = S3Access(
+            client,
+            place,
+            self.bucket,
+            self.prefix,
+            settings.storage_class or "STANDARD",
+            settings.max_attempts,
+        )
+        # Not HeadBucket: its errors have no body, so that nobody could tell wrong keys apart.
+        with explained(place, "open the bucket"):
+            client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+        return access
+
+    def list_objects(self) -> list[StoredObject]:
+        access, found = self.access, []
+        with explained(access.place, "list the backups"):
+            pages = access.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket,
+                Prefix=self.prefix,
+                Delimiter="/",
+                PaginationConfig={"PageSize": _PAGE},
+            )
+            for page in pages:
+                for item in page.get("Contents", []):
+                    name = item["Key"].removeprefix(self.prefix)
+                    etag = bare_etag(item["ETag"])
+                    found.append(StoredObject(name, item["Size"], item["LastModified"], etag))
+        # The empty name is a marker that some consoles create for a "folder".
+        return sorted((one for one in found if one.name), key=lambda one: one.name)
+
+    def stat(self, name: str) -> StoredObject:
+        return self.access.head(name)[0]
+
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        if length == 0:  # S3 has no empty range
+            return b""
+        access = self.access
+
+        def read() -> bytes:
+            answer = access.client.get_object(
+                Bucket=self.bucket,
+                Key=access.key(source.name),
+                Range=f"bytes={start}-{start + length - 1}",
+                IfMatch=quoted_etag(source.etag),
+            )
+            with answer["Body"] as body:
+                content = body.read()
+            if len(content) != length:
+                raise OSError(0, f"{len(content):,} instead of {length:,} bytes came")
+            return content
+
+        try:
+            return repeated(read, access.max_attempts, threading.Event())
+        except BODY_FAILURES as error:
+            if status_of(error) == 412:
+                raise changed(self.url, source.name) from error
+            doing = f"read {source.name} at byte {start:,}"
+            raise explain(error, access.place, doing, source.name) from error
+
+    def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
+        from backup_tasks.stores.s3_writer import S3Writer
+
+        access = self.access
+        refuse_taken_name(access, name)
+        run_id = secrets.token_hex(16)
+        options: dict[str, Any] = {"ContentType": _content_type(name)}
+        if access.storage_class != "STANDARD":  # some servers do not know the parameter
+            options["StorageClass"] = access.storage_class
+        with explained(access.place, f"start {name}"):
+            answer = access.client.create_multipart_upload(
+                Bucket=self.bucket, Key=access.key(name), Metadata={RUN_KEY: run_id}, **options
+            )
+        return S3Writer(access, name, answer["UploadId"], run_id, in_flight_bytes)
+
+    def delete(self, name: str) -> None:
+        access = self.access
+        with explained(access.place, f"delete {name}"):
+            access.client.delete_object(Bucket=self.bucket, Key=access.key(name))
+
+    def list_unfinished(self) -> list[Unfinished]:
+        access, found = self.access, []
+        with explained(access.place, "list unfinished uploads"):
+            pages = access.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=self.prefix, PaginationConfig={"PageSize": _PAGE}
+            )
+            for page in pages:
+                for item in page.get("Uploads", []):
+                    name = item["Key"].removeprefix(self.prefix)
+                    found.append(Unfinished(name, item["UploadId"], item["Initiated"]))
+        return [one for one in found if one.name and "/" not in one.name]
+
+    def end_unfinished(self, upload: Unfinished) -> None:
+        end_upload(self.access, upload.name, upload.upload_id)
+
+
+def make_client(settings: StoreSettings, endpoint: str, place: Place) -> S3Client:
+    """A boto3 client as the profile asks for. Raises StoreError, ProfileError (a secret).
+
+    Args:
+        endpoint: "" for AWS.
+    """
+    import boto3
+    from botocore.config import Config
+
+    keys = (settings.access_key_id, settings.secret_access_key, settings.session_token)
+    key_id, secret, token = (key.reveal() if key else None for key in keys)
+    is_tls = not endpoint or endpoint.startswith("https:")
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": settings.max_attempts},
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        tcp_keepalive=True,
+        max_pool_connections=_CONNECTIONS,
+        # boto3's newer defaults break Backblaze B2, Google and older servers.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={
+            "addressing_style": settings.addressing_style,
+            # TLS guards the bytes and Content-MD5 checks them: one more hash only costs time.
+            "payload_signing_enabled": not is_tls,
+        },
+    )
+    try:
+        with explained(place, "prepare the connection"):
+            # A session of its own: boto3's default one is not safe in threads.
+            session = boto3.session.Session(key_id, secret, token, settings.region or None)
+            return session.client("s3", endpoint_url=endpoint or None, config=config)
+    except ValueError:
+        raise StoreError(
+            f"{place.url}: {place.endpoint} is not the address of a server; check "
+            'store.endpoint_url, for example "https://s3.example.com"'
+        ) from None
+
+
+def _shown(endpoint: str) -> str:
+    """The server's address without what may be secret in it."""
+    if not endpoint:
+        return "Amazon S3"
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _content_type(name: str) -> str:
+    return "application/gzip" if name.endswith(".gz") else "application/octet-stream"

@@ -1,0 +1,218 @@
+"""What boto3 raises, told to the operator: one line with the place, the trouble and the remedy.
+
+The server's own text is repeated only where we know nothing better, and never for errors
+about keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import urllib3.exceptions
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
+
+from backup_tasks.errors import ObjectMissing, StoreError
+from backup_tasks.text import one_line
+
+# Whatever a call of a client raises when the store, the network or the keys are at fault.
+FAILURES: Final = (boto.BotoCoreError, boto.ClientError, ResponseParserError)
+# Whatever reading a body raises besides.
+BODY_FAILURES: Final = (*FAILURES, urllib3.exceptions.HTTPError, OSError)
+# Trouble on the way to the server, so that nobody knows whether the request arrived.
+CONNECTION_FAILURES: Final = (boto.HTTPClientError, boto.ConnectionError)
+
+_PERMISSIONS: Final = {
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject",
+    "GetObject": "s3:GetObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "UploadPartCopy": "s3:PutObject and s3:GetObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "DeleteObject": "s3:DeleteObject",
+    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
+    "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+    "GetBucketVersioning": "s3:GetBucketVersioning",
+}
+_WRONG_REGION: Final = {
+    "301",
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "IncorrectEndpoint",
+}
+_REMEDIES: Final = {
+    "InvalidAccessKeyId": "the server does not know this access key; check store.access_key_id, "
+    "or the AWS keys that boto3 found",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key; check "
+    "store.secret_access_key, or the AWS keys that boto3 found",
+    "ExpiredToken": "the temporary keys have expired; get new ones",
+    "ExpiredTokenException": "the temporary keys have expired; get new ones",
+    "TokenRefreshRequired": "the temporary keys have expired; get new ones",
+    "InvalidToken": "the session token is not valid; check store.session_token",
+    "RequestTimeTooSkewed": "this machine's clock and the server's differ too much; set the clock "
+    "(timedatectl set-ntp true)",
+    "InvalidBucketName": "this is not a name that a bucket can have; check store.url",
+    "InvalidStorageClass": "the server does not know this storage class; check store.storage_class",
+    "InvalidObjectState": "the object lies in an archive class; restore it in S3 first "
+    "(aws s3api restore-object)",
+    "NoSuchUpload": "the upload was ended by somebody else, perhaps by a lifecycle rule; run the "
+    "backup again",
+    "BadDigest": "what arrived is not what was sent, even when sent again; check the network and "
+    "this machine's memory",
+    "SlowDown": "the server asks to send less often; try again later",
+    "QuotaExceeded": "the quota of the bucket is used up",
+    "XMinioStorageFull": "the server's disk is full",
+    "InsufficientStorage": "the server's disk is full",
+}
+_SILENT_STATUS: Final = {"400", "401", "403", "405", "500", "501", "502", "503", "504"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request went, for messages; holds no secret.
+
+    Attributes:
+        url: of the store, for example "s3://my-bucket/backups/".
+        endpoint: the server's address, or "Amazon S3".
+        region: as the profile or boto3 chose it, or "".
+    """
+
+    url: str
+    bucket: str
+    endpoint: str
+    region: str
+
+
+@contextmanager
+def explained(place: Place, doing: str, name: str = "") -> Iterator[None]:
+    """Turn what boto3 raises inside into a StoreError that says what was being done.
+
+    Args:
+        doing: ends the sentence "could not ...".
+        name: of the object, where one is concerned; a missing one becomes ObjectMissing.
+    """
+    try:
+        yield
+    except BODY_FAILURES as error:
+        raise explain(error, place, doing, name) from error
+
+
+def explain(error: Exception, place: Place, doing: str, name: str = "") -> StoreError:
+    """One line for the operator about an error of FAILURES or BODY_FAILURES."""
+    if name and is_missing(error):
+        return ObjectMissing(f"{place.url}: there is no {name}")
+    if isinstance(error, boto.ClientError):
+        reason = _refusal(error, place)
+    else:
+        reason = _trouble(error, place)
+    return StoreError(f"{place.url}: could not {doing}: {reason}")
+
+
+def code_of(error: BaseException) -> str:
+    """S3's error code; the status as text where the answer had no body; "" for other errors."""
+    if not isinstance(error, boto.ClientError):
+        return ""
+    return str(error.response.get("Error", {}).get("Code", "") or status_of(error))
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status, 0 when there was none."""
+    if not isinstance(error, boto.ClientError):
+        return 0
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_missing(error: BaseException) -> bool:
+    """The object (not the bucket, not the upload) does not exist."""
+    return code_of(error) in ("NoSuchKey", "NoSuchVersion", "404", "NotFound")
+
+
+def is_unknown_to_server(error: BaseException) -> bool:
+    """The server does not know this request or one of its headers."""
+    return code_of(error) == "NotImplemented" or status_of(error) == 501
+
+
+def _refusal(error: boto.ClientError, place: Place) -> str:
+    code, status, operation = code_of(error), status_of(error), error.operation_name
+    if code == "NoSuchBucket":
+        return f"there is no bucket {place.bucket} at {place.endpoint}; check store.url"
+    if code in _WRONG_REGION:
+        return _wrong_region(error, place)
+    if code in _REMEDIES:
+        return _REMEDIES[code]
+    if code in ("AccessDenied", "AllAccessDisabled", "Forbidden", "403"):
+        permission = _PERMISSIONS.get(operation, f"for {operation}")
+        return f"no permission; the key needs {permission} on {place.bucket}"
+    text = "" if code in _SILENT_STATUS else str(error.response["Error"].get("Message", ""))
+    told = f"{code}: {one_line(text)[:300]}" if text else f"{code or status}"
+    return f"{place.endpoint} answered {told} ({operation})"
+
+
+def _wrong_region(error: boto.ClientError, place: Place) -> str:
+    answer: Any = error.response
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    right = answer.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region")
+    used = f", not {place.region}" if place.region and place.region != right else ""
+    if not right:
+        return f"the bucket {place.bucket} lies in another region{used}; set store.region"
+    right = one_line(right)
+    return f'the bucket {place.bucket} lies in {right}{used}; set store.region = "{right}"'
+
+
+def _trouble(error: Exception, place: Place) -> str:
+    server = place.endpoint
+    match error:
+        case boto.NoCredentialsError():
+            return (
+                "no keys; set store.access_key_id and store.secret_access_key in the profile, or "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials"
+            )
+        case boto.PartialCredentialsError():
+            return "the keys that boto3 found are not complete: access key and secret are needed"
+        case boto.ProfileNotFound():
+            return "AWS_PROFILE names a profile that ~/.aws does not have"
+        case boto.CredentialRetrievalError():
+            return "the AWS keys could not be fetched; see the settings of boto3 in ~/.aws/config"
+        case boto.SSLError():
+            return f"no TLS connection to {server}: {_cause(error)}; check store.endpoint_url"
+        case boto.EndpointConnectionError():
+            hint = "check the network and store.endpoint_url"
+            return f"cannot reach {server}: {_cause(error)}; {hint}"
+        case boto.ProxyConnectionError():
+            return f"the proxy on the way to {server} fails; check https_proxy and http_proxy"
+        case boto.ConnectTimeoutError() | boto.ReadTimeoutError():
+            return f"{server} gives no answer in time; check the network and the server"
+        case (
+            boto.ConnectionClosedError()
+            | boto.ResponseStreamingError()
+            | boto.IncompleteReadError()
+        ):
+            return f"{server} broke off the connection; check the server and run again"
+        case ResponseParserError():
+            return f"{server} does not answer as S3 does; check store.endpoint_url"
+        case boto.HTTPClientError():
+            return f"the connection to {server} failed: {_cause(error)}"
+        case boto.BotoCoreError():
+            return one_line(str(error))[:300]
+    return f"the connection to {server} failed: {_cause(error)}"
+
+
+def _cause(error: Exception) -> str:
+    """The innermost reason in the system's own words, such as "Connection refused"."""
+    inner: Any = getattr(error, "kwargs", {}).get("error", error)
+    for _ in range(5):
+        deeper = getattr(inner, "reason", None) or getattr(inner, "__context__", None)
+        if isinstance(deeper, str):
+            return one_line(deeper)
+        if not isinstance(deeper, BaseException):
+            break
+        inner = deeper
+    reason = getattr(inner, "strerror", None) or getattr(inner, "verify_message", None)
+    return one_line(str(reason or type(inner).__name__))[:200]

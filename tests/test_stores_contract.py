@@ -1,0 +1,292 @@
+"""What every store promises: the same tests, run on a real S3 server and on a directory."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreError
+from backup_tasks.stores.base import ArchiveWriter, PartBody, Store, StoredObject
+from backup_tasks.stores.directory import DirectoryStore
+from backup_tasks.stores.s3 import S3Store
+from tests.conftest import S3Bucket
+from tests.settings import s3_settings
+
+MIB = 2**20
+PART = 5 * MIB
+NAME = "2025-06-12_0200-backup.tar.gz"
+OTHER = "2025-06-13_0200-backup.tar.gz"
+
+# Opens a store with this prefix (for a directory: this folder) in the test's own place.
+Opener = Callable[[str], Store]
+
+
+@pytest.fixture(params=["s3", "directory"])
+def open_at(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
+    if request.param == "directory":
+        return lambda prefix: DirectoryStore(tmp_path / prefix)
+    bucket: S3Bucket = request.getfixturevalue("s3_bucket")
+    return lambda prefix: S3Store(s3_settings(bucket, prefix=prefix))
+
+
+@pytest.fixture
+def store(open_at: Opener) -> Store:
+    return open_at("backups/")
+
+
+def put(store: Store, name: str, *parts: PartBody) -> StoredObject:
+    writer = store.write(name, in_flight_bytes=64 * MIB)
+    for part in parts:
+        writer.send(part)
+    return writer.commit()
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Bytes that differ everywhere, and between seeds."""
+    block = bytes((seed * 7 + i * i + (i >> 8)) % 251 for i in range(65_521))
+    return (block * (size // len(block) + 1))[:size]
+
+
+def content_of(store: Store, found: StoredObject) -> bytes:
+    return store.read_range(found, 0, found.size)
+
+
+def test_write_keeps_many_parts_in_the_order_of_the_calls(store: Store) -> None:
+    parts = [noise(PART + 1000 * i, seed=i) for i in range(9)] + [b"the end"]
+    put(store, NAME, *parts)
+    assert content_of(store, store.stat(NAME)) == b"".join(parts)
+
+
+def test_commit_returns_what_list_and_stat_show(store: Store) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=5)
+    found = put(store, NAME, b"hello")
+    assert (found.name, found.size) == (NAME, 5)
+    assert before < found.modified_at < datetime.now(UTC) + timedelta(seconds=5)
+    # S3 lists a time to the second, or finer, as the server likes.
+    for seen in (store.stat(NAME), *store.list_objects()):
+        assert (seen.name, seen.size, seen.etag) == (found.name, found.size, found.etag)
+    assert len(store.list_objects()) == 1
+
+
+def test_write_takes_bytes_bytearrays_and_maps(store: Store) -> None:
+    first, second, third = noise(PART, 1), bytearray(noise(PART, 2)), noise(PART, 3)
+    with tempfile.TemporaryFile() as file:
+        file.write(third)
+        file.flush()
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    put(store, NAME, first, second, mapped)
+    assert content_of(store, store.stat(NAME)) == first + bytes(second) + third
+    mapped.close()  # fails while anybody still looks into it
+
+
+def test_write_of_nothing_makes_an_empty_object(store: Store) -> None:
+    assert put(store, NAME).size == 0
+    assert content_of(store, store.stat(NAME)) == b""
+
+
+def test_write_takes_a_part_larger_than_all_the_memory_it_may_use(store: Store) -> None:
+    writer = store.write(NAME, in_flight_bytes=MIB)
+    parts = [noise(PART, i) for i in range(4)]
+    for part in parts:
+        writer.send(part)
+    assert content_of(store, writer.commit()) == b"".join(parts)
+
+
+def test_nothing_is_listed_before_the_commit(store: Store) -> None:
+    writer = store.write(NAME, in_flight_bytes=64 * MIB)
+    writer.send(noise(PART))
+    writer.send(b"end")
+    assert store.list_objects() == []
+    with pytest.raises(ObjectMissing):
+        store.stat(NAME)
+    writer.commit()
+    assert [found.name for found in store.list_objects()] == [NAME]
+    assert store.list_unfinished() == []
+
+
+def test_abort_leaves_nothing_and_may_be_called_twice(store: Store) -> None:
+    writer = store.write(NAME, in_flight_bytes=64 * MIB)
+    for _ in range(6):
+        writer.send(noise(PART))
+    writer.abort()
+    writer.abort()
+    assert store.list_objects() == []
+    assert store.list_unfinished() == []
+
+
+def test_abort_after_the_commit_leaves_the_object(store: Store) -> None:
+    writer = store.write(NAME, in_flight_bytes=64 * MIB)
+    writer.send(b"hello")
+    writer.commit()
+    writer.abort()
+    assert content_of(store, store.stat(NAME)) == b"hello"
+
+
+def test_nothing_can_be_sent_after_an_abort(store: Store) -> None:
+    writer = store.write(NAME, in_flight_bytes=64 * MIB)
+    writer.abort()
+    with pytest.raises(StoreError):
+        writer.send(b"late")
+    with pytest.raises(StoreError):
+        writer.commit()
+    assert store.list_objects() == []
+
+
+def test_write_refuses_a_name_that_is_taken(store: Store) -> None:
+    put(store, NAME, b"the first")
+    with pytest.raises(ObjectExists, match=NAME):
+        store.write(NAME, in_flight_bytes=64 * MIB)
+    assert content_of(store, store.stat(NAME)) == b"the first"
+    assert store.list_unfinished() == []
+
+
+def test_commit_refuses_a_name_that_was_taken_in_the_meantime(store: Store) -> None:
+    slow = store.write(NAME, in_flight_bytes=64 * MIB)
+    slow.send(b"the second")
+    put(store, NAME, b"the first")
+    with pytest.raises(ObjectExists, match=NAME):
+        slow.commit()
+    slow.abort()
+    assert content_of(store, store.stat(NAME)) == b"the first"
+    assert store.list_unfinished() == []
+
+
+@pytest.mark.parametrize(
+    ("start", "length"), [(0, 1), (0, 0), (PART - 1, 2), (3, PART), (2 * PART + 2, 1)]
+)
+def test_read_range_gives_exactly_what_was_asked_for(store: Store, start: int, length: int) -> None:
+    parts = [noise(PART, 1), noise(PART, 2), b"end"]
+    found = put(store, NAME, *parts)
+    assert store.read_range(found, start, length) == b"".join(parts)[start : start + length]
+
+
+def test_read_range_beyond_the_end_is_an_error(store: Store) -> None:
+    found = put(store, NAME, b"hello")
+    for start in (3, 5, 100):
+        with pytest.raises(StoreError, match=NAME):
+            store.read_range(found, start, 10)
+
+
+def test_read_range_notices_that_the_object_was_replaced(store: Store) -> None:
+    old = put(store, NAME, b"the first")
+    store.delete(NAME)
+    put(store, NAME, b"a second")
+    with pytest.raises(ObjectChanged, match=NAME):
+        store.read_range(old, 0, 5)
+
+
+def test_what_is_missing_is_named(store: Store) -> None:
+    found = put(store, NAME, b"hello")
+    store.delete(NAME)
+    with pytest.raises(ObjectMissing, match=NAME):
+        store.stat(NAME)
+    with pytest.raises(ObjectMissing, match=NAME):
+        store.read_range(found, 0, 5)
+
+
+def test_copied_ranges_hold_the_same_bytes_between_sent_ones(store: Store) -> None:
+    body = noise(3 * PART, 4)
+    old = put(store, NAME, body[: 2 * PART], body[2 * PART :])
+    writer = store.write(OTHER, in_flight_bytes=64 * MIB)
+    fresh = noise(PART, 9)
+    writer.copy(old, 1000, PART)
+    writer.send(fresh)
+    writer.copy(old, PART + 17, PART + 5)
+    writer.send(b"the end")
+    new = writer.commit()
+    expected = body[1000 : 1000 + PART] + fresh + body[PART + 17 : 2 * PART + 22] + b"the end"
+    assert content_of(store, new) == expected
+    assert content_of(store, old) == body
+
+
+def test_copy_notices_that_the_source_was_replaced_or_deleted(store: Store) -> None:
+    old = put(store, NAME, noise(PART, 1))
+    store.delete(NAME)
+    for error in (ObjectMissing, ObjectChanged):
+        writer = store.write(OTHER, in_flight_bytes=64 * MIB)
+        with pytest.raises(error, match=NAME):
+            copy_and_commit(writer, old)
+        writer.abort()
+        if error is ObjectMissing:
+            put(store, NAME, noise(PART, 2))
+    assert [found.name for found in store.list_objects()] == [NAME]
+
+
+def copy_and_commit(writer: ArchiveWriter, source: StoredObject) -> None:
+    writer.copy(source, 0, source.size)
+    writer.commit()
+
+
+def test_unfinished_writes_are_listed_and_can_be_ended(store: Store) -> None:
+    writer = store.write(NAME, in_flight_bytes=64 * MIB)
+    writer.send(noise(PART))
+    put(store, OTHER, b"whole")
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    (found,) = store.list_unfinished()
+    assert (found.name, found.upload_id) == (NAME, writer.upload_id)
+    assert before < found.started_at < datetime.now(UTC) + timedelta(minutes=1)
+    store.end_unfinished(found)
+    store.end_unfinished(found)
+    assert store.list_unfinished() == []
+    assert [one.name for one in store.list_objects()] == [OTHER]
+    with pytest.raises(StoreError):
+        writer.commit()
+    writer.abort()
+
+
+def test_delete_removes_the_object_and_may_be_repeated(store: Store) -> None:
+    put(store, NAME, b"hello")
+    put(store, OTHER, b"other")
+    store.delete(NAME)
+    store.delete(NAME)
+    assert [found.name for found in store.list_objects()] == [OTHER]
+
+
+def test_list_is_sorted_by_name(store: Store) -> None:
+    for name in (OTHER, "a", NAME, "B"):
+        put(store, name, b"x")
+    assert [one.name for one in store.list_objects()] == sorted([NAME, OTHER, "a", "B"])
+
+
+def test_an_unused_store_lists_nothing(store: Store) -> None:
+    assert store.list_objects() == []
+    assert store.list_unfinished() == []
+
+
+def test_stores_with_other_prefixes_do_not_see_each_other(open_at: Opener) -> None:
+    first, second, deeper = open_at("a/"), open_at("a-b/"), open_at("a/b/")
+    for store, content in ((first, b"1"), (second, b"2"), (deeper, b"3")):
+        put(store, NAME, content)
+        store.write(OTHER, in_flight_bytes=MIB).send(b"unfinished")
+    for store, content in ((first, b"1"), (second, b"2"), (deeper, b"3")):
+        (found,) = store.list_objects()
+        assert content_of(store, found) == content
+        assert [one.name for one in store.list_unfinished()] == [OTHER]
+    first.delete(NAME)
+    assert [one.name for one in second.list_objects()] == [NAME]
+
+
+def test_names_with_spaces_and_letters_of_the_world_work(store: Store) -> None:
+    name = "grüße & co +1%20=ü.tar.gz"
+    old = put(store, name, noise(PART))
+    writer = store.write(NAME, in_flight_bytes=MIB)
+    writer.copy(old, 0, old.size)
+    assert content_of(store, writer.commit()) == noise(PART)
+    assert [one.name for one in store.list_objects()] == sorted([name, NAME])
+
+
+def test_no_descriptor_is_left_open(store: Store) -> None:
+    put(store, "warm", b"up")
+    before = len(os.listdir("/proc/self/fd"))
+    for i in range(5):
+        found = put(store, f"n{i}", b"hello")
+        store.read_range(found, 0, 5)
+        store.write(f"m{i}", in_flight_bytes=MIB).abort()
+    # The client of S3 keeps a few connections open for the next request.
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
