@@ -101,8 +101,37 @@ def _is_below(path: str, prefix: str) -> bool:
     return not prefix or path == prefix or path.startswith(prefix + "/")
 
 
+def plan_backup(profile: Profile, progress: Progress) -> BackupPlan:
+    """What a backup would read now. Touches no store."""
+    problems: list[Problem] = []
+
+    def report(path: str, reason: str) -> None:
+        problems.append(Problem(printable(path), reason))
+
+    with progress:
+        snapshot = take_snapshot(profile, report, progress)
+    snapshot.close()
+    return BackupPlan(snapshot.totals, snapshot.count, snapshot.content_bytes, problems)
+
+
 @dataclass(frozen=True, slots=True)
-class BackupJob:
+class BackupPlan:
+    """What a dry run tells.
+
+    Attributes:
+        totals: source -> what lies below it (what two sources share counts in both).
+        entries, content_bytes: of all sources together.
+        problems: what is missing or cannot be looked at.
+    """
+
+    totals: dict[str, SourceTotals]
+    entries: int
+    content_bytes: int
+    problems: list[Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRun:
     """What one run needs: whose backup, where to, when, and what to call.
 
     Attributes:
@@ -118,7 +147,7 @@ class BackupJob:
     progress: Progress
 
 
-def run_backup(job: BackupJob, record: RunRecord) -> None:
+def run_backup(run: BackupRun, record: RunRecord) -> None:
     """Back up the profile's sources as one new archive; fills in `record` as it goes.
 
     A crash, a kill or an exception at any point leaves no backup: at most an upload, which
@@ -130,16 +159,16 @@ def run_backup(job: BackupJob, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
         record.problems.append(Problem(printable(path), reason))
 
-    taken = {stored.name for stored in job.store.list_objects()}
-    note = UploadNote(job.paths.state, job.profile.name, job.store.url)
-    end_leftovers(job.store, note, job.now)
-    name = choose_free_name(job.now, job.profile.tzinfo, taken)
-    snapshot = take_snapshot(job.profile, report, job.progress)
+    taken = {stored.name for stored in run.store.list_objects()}
+    note = UploadNote(run.paths.state, run.profile.name, run.store.url)
+    end_leftovers(run.store, note, run.now)
+    name = choose_free_name(run.now, run.profile.tzinfo, taken)
+    snapshot = take_snapshot(run.profile, report, run.progress)
     try:
-        writer = job.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
+        writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
         try:
             note.write(writer.upload_id)
-            _write_archive(job, snapshot, writer, record, report)
+            _write_archive(run, snapshot, writer, record, report)
             stored = writer.commit()
         except BaseException:
             writer.abort()
@@ -155,21 +184,21 @@ def run_backup(job: BackupJob, record: RunRecord) -> None:
 
 
 def _write_archive(
-    job: BackupJob,
+    run: BackupRun,
     snapshot: Snapshot,
     writer: ArchiveWriter,
     record: RunRecord,
     report: Callable[[str, str], None],
 ) -> None:
     estimate = snapshot.content_bytes + snapshot.count * _ENTRY_OVERHEAD_BYTES
-    limits = job.store.limits
+    limits = run.store.limits
     parts = PartAssembler(writer, limits, plan_part_bytes(estimate, limits))
-    builder = ArchiveBuilder(parts, job.profile.backup.compression_level)
+    builder = ArchiveBuilder(parts, run.profile.backup.compression_level)
     root = os.open("/", OPEN_FOLDER)
-    job.progress.start("backing up", snapshot.content_bytes, snapshot.count)
+    run.progress.start("backing up", snapshot.content_bytes, snapshot.count)
     try:
         with EntrySpool() as leaves, EntrySpool() as folders:
-            entry_writer = EntryWriter(builder, report, job.progress, root)
+            entry_writer = EntryWriter(builder, report, run.progress, root)
             for entry in entry_writer.write_all(iter(snapshot.leaves)):
                 leaves.append(entry)
             builder.end_chunk()
@@ -178,7 +207,7 @@ def _write_archive(
             builder.end_entries()
             record.files = entry_writer.totals.files
             record.raw_bytes = entry_writer.totals.raw_bytes
-            header = _header_of(job, builder, entry_writer, record)
+            header = _header_of(run, builder, entry_writer, record)
             _add_manifest(builder, header, leaves, folders)
     finally:
         os.close(root)
@@ -187,16 +216,16 @@ def _write_archive(
 
 
 def _header_of(
-    job: BackupJob, builder: ArchiveBuilder, written: EntryWriter, record: RunRecord
+    run: BackupRun, builder: ArchiveBuilder, written: EntryWriter, record: RunRecord
 ) -> Header:
     return Header(
         format=FORMAT_VERSION,
-        profile=job.profile.name,
+        profile=run.profile.name,
         host=record.host,
-        started_at=_utc(job.now),
-        written_at=_utc(job.clock()),
+        started_at=_utc(run.now),
+        written_at=_utc(run.clock()),
         tool=f"backup-tasks {__version__}",
-        sources=job.profile.backup.sources,
+        sources=run.profile.backup.sources,
         entries=written.totals.entries,
         files=written.totals.files,
         raw_bytes=written.totals.raw_bytes,

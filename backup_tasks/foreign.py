@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.manifest import EntryType
 from backup_tasks.reader import RANGE_BYTES
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.tarstream import Member
 
 _AHEAD = 3
 _PIECE_BYTES = 2**20
-_KINDS = {
+_KINDS: dict[bytes, EntryType] = {
     tarfile.REGTYPE: "file",
     tarfile.AREGTYPE: "file",
     tarfile.CONTTYPE: "file",

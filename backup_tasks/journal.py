@@ -1,12 +1,37 @@
-"""Lock, log lines and run records."""
+"""Log lines for people in logs/backup.log, run records for programs in logs/runs.jsonl."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from backup_tasks.paths import Paths
+from backup_tasks.text import one_line, printable
+from backup_tasks.units import render_bytes, render_count, render_seconds
+
+SUCCESS = 25  # between INFO and WARNING
+FAILURE = 45  # between ERROR and CRITICAL
+logging.addLevelName(SUCCESS, "SUCCESS")
+logging.addLevelName(FAILURE, "FAILURE")
 
 Result = Literal["success", "incomplete", "failure"]
+_LEVELS: dict[Result, int] = {
+    "success": SUCCESS,
+    "incomplete": logging.WARNING,
+    "failure": FAILURE,
+}
+_LOGGED_PROBLEMS = 5
+_RECORDED_PROBLEMS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +64,8 @@ class RunRecord:
             sent_bytes: bytes sent to the store by this run.
         files: number of entries that are regular files.
         problems: every source file that was not stored whole.
-        error: one line for the operator, or "".
+        error: what the operator was told, or "".
+        warnings: what went wrong beside the task itself, such as a prune after a good backup.
     """
 
     task: str
@@ -58,4 +84,161 @@ class RunRecord:
     problems: list[Problem] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
     error: str = ""
+    warnings: list[str] = field(default_factory=list)
     notifications: list[Notification] = field(default_factory=list)
+
+
+def open_log(paths: Paths) -> logging.Logger:
+    """The log of all runs, logs/backup.log: one line a message, for INFO and above.
+
+    Besides logging's own levels there are SUCCESS and FAILURE. Several processes may write,
+    and logrotate may rename the file, at any time. A log that cannot be written costs a
+    warning on stderr, never the run.
+    """
+    logger = logging.Logger("backup_tasks", logging.INFO)
+    logger.addHandler(_LineHandler(paths.logs / "backup.log"))
+    return logger
+
+
+def log_result(record: RunRecord, paths: Paths) -> None:
+    """Write the line of a finished run, dated with its end (or its start, when that is all)."""
+    logger = open_log(paths)
+    level = _LEVELS[record.result]
+    line = logger.makeRecord(logger.name, level, "", 0, render_result(record), (), None)
+    line.created = (record.ended_at or record.started_at).timestamp()
+    logger.handle(line)
+
+
+def render_result(record: RunRecord) -> str:
+    """What a run came to, in one line: `2025-06-12_0200-backup.tar.gz uploaded (120MB, 35s)`."""
+    ended_at = record.ended_at or record.started_at
+    duration = render_seconds((ended_at - record.started_at).total_seconds())
+    if record.result == "failure":
+        reason = "; ".join(line.strip() for line in record.error.splitlines() if line.strip())
+        text = f"{record.task} {record.profile}: {reason or 'failed'} ({duration})"
+    elif record.task == "backup" and record.archive:
+        text = f"{record.archive} uploaded ({render_bytes(record.archive_bytes)}, {duration})"
+    else:
+        subject = f" {record.archive}" if record.archive else ""
+        text = f"{record.task} {record.profile}:{subject} done ({duration})"
+    if record.result == "incomplete":
+        text += "; " + _render_problems(record.problems)
+    for warning in record.warnings:
+        text += f"; {warning}"
+    return one_line(text)
+
+
+def append_record(record: RunRecord, paths: Paths) -> None:
+    """Add the run as one JSON line to logs/runs.jsonl.
+
+    Fields as in RunRecord, times as ISO 8601 in UTC, and `problems_total`; of the problems
+    themselves only the first 1000. A file that cannot be written costs a warning on stderr.
+    """
+    fields = dataclasses.asdict(
+        dataclasses.replace(record, problems=record.problems[:_RECORDED_PROBLEMS])
+    )
+    fields["started_at"] = _utc(record.started_at)
+    fields["ended_at"] = _utc(record.ended_at) if record.ended_at else None
+    fields["problems_total"] = len(record.problems)
+    # json writes a lone surrogate raw; backslashreplace makes it \udc.., which is JSON's own way.
+    line = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    file = paths.logs / "runs.jsonl"
+    try:
+        _append_line(file, line, durable=True)
+    except OSError as error:
+        _warn(f"this run is not recorded: {printable(str(file))}: {error.strerror}")
+
+
+def read_records(paths: Paths) -> Iterator[dict[str, Any]]:
+    """The recorded runs, oldest first, as `append_record` wrote them.
+
+    Lines that are not whole, for example after a power cut, are passed over.
+    """
+    file = paths.logs / "runs.jsonl"
+    try:
+        with open(file, "rb") as lines:
+            for line in lines:
+                record = _parse_record(line)
+                if record is not None:
+                    yield record
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        _warn(f"earlier runs cannot be read: {printable(str(file))}: {error.strerror}")
+
+
+def _parse_record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # also bytes that are not UTF-8
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _render_problems(problems: list[Problem]) -> str:
+    shown = [f"{problem.path}: {problem.reason}" for problem in problems[:_LOGGED_PROBLEMS]]
+    if len(problems) > _LOGGED_PROBLEMS:
+        shown.append(f"and {len(problems) - _LOGGED_PROBLEMS:,} more")
+    return f"{render_count(len(problems), 'file')} missing: {'; '.join(shown)}"
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _warn(message: str) -> None:
+    print(f"WARNING: {one_line(message)}", file=sys.stderr)
+
+
+class _LineHandler(logging.Handler):
+    """One line a message, appended to a file that is opened anew for each of them.
+
+    So no rename by logrotate is ever missed, and a run writes only a handful of lines.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+        self._warned = False
+        self.setFormatter(
+            logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+        )
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            _append_line(self._file, one_line(self.format(record)))
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                place = printable(str(self._file))
+                _warn(f"the log cannot be written: {place}: {error.strerror}")
+
+
+def _append_line(file: Path, line: str, *, durable: bool = False) -> None:
+    """Append one line, whole or not at all, also beside other processes.
+
+    After a crash in the middle the file ends with a torn line; the next call ends that line
+    before it writes its own. Raises OSError.
+
+    Args:
+        durable: return only when the line is on the disk.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        body = ("\n" if torn else "") + line + "\n"
+        rest = body.encode("utf-8", "backslashreplace")
+        try:
+            while rest:  # a disk that fills up takes a part first and refuses the rest
+                rest = rest[os.write(descriptor, rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

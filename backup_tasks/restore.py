@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
-from backup_tasks.catalog import Backup
-from backup_tasks.errors import ArchiveError, RestoreError
+from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.errors import ArchiveError, RestoreError, UsageError
 from backup_tasks.extract import Extractor, ExtractPolicy, ExtractReport, Overwrite
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
 from backup_tasks.foreign import foreign_members
+from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Entry, Manifest
 from backup_tasks.members import MemberStream
+from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_chunks, read_manifest
 from backup_tasks.selection import Selection, WantedPaths
@@ -42,6 +45,45 @@ class RestoreRequest:
     trusted: bool = False
     dry_run: bool = False
     skip_damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreWish:
+    """What an operator typed after `invoke restore`; "" where nothing."""
+
+    name: str = ""
+    day: str = ""
+    paths: tuple[str, ...] = ()
+    to: str = ""
+    in_place: bool = False
+    overwrite: str = ""
+    trusted: bool = False
+    dry_run: bool = False
+    skip_damaged: bool = False
+
+
+def parse_wish(wish: RestoreWish, backup: Backup, folder: Path) -> RestoreRequest:
+    """What the operator means.
+
+    Args:
+        folder: relative paths start here.
+
+    Raises UsageError when the words do not go together.
+    """
+    if wish.to and wish.in_place:
+        raise UsageError("give --to or --in-place, not both")
+    if wish.overwrite not in ("", *get_args(Overwrite)):
+        raise UsageError(f"--overwrite {wish.overwrite!r}: choose never, older or always")
+    target = Path("/") if wish.in_place else folder / (wish.to or f"restored/{backup.id}")
+    return RestoreRequest(
+        paths=wish.paths,
+        target=target,
+        in_place=wish.in_place,
+        overwrite=cast(Overwrite, wish.overwrite) if wish.overwrite else None,
+        trusted=wish.trusted or (wish.in_place and os.geteuid() == 0),
+        dry_run=wish.dry_run,
+        skip_damaged=wish.skip_damaged,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +270,28 @@ class _Target:
                 f"{self._request.target}: {error.strerror}; {free_up}run the same command again "
                 "with --overwrite never, which keeps what is already restored"
             ) from error
+
+
+def run_restore_job(
+    profile: Profile,
+    store: Store,
+    wish: RestoreWish,
+    folder: Path,
+    record: RunRecord,
+    progress: Progress,
+) -> RestoreReport:
+    """Choose the backup that is meant and restore it; fills in `record`.
+
+    Args:
+        folder: where relative paths start.
+
+    Raises: as `parse_wish`, `choose_backup` and `run_restore`.
+    """
+    backups = find_backups(store, profile.tzinfo)
+    chosen = choose_backup(backups, name=wish.name, day=wish.day)
+    request = parse_wish(wish, chosen, folder)
+    record.archive = chosen.stored.name
+    with progress:
+        report = run_restore(store, chosen, request, progress)
+    record.files, record.raw_bytes = report.extracted.files, report.extracted.bytes
+    return report

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.manifest import EntryType
 
 BLOCK_BYTES = 512
 END_MARK = bytes(2 * BLOCK_BYTES)
 
-_TYPE_FLAGS = {
+_TYPE_FLAGS: dict[EntryType, bytes] = {
     "file": b"0",
     "hardlink": b"1",
     "symlink": b"2",
@@ -23,7 +24,10 @@ _TYPE_FLAGS = {
     "dir": b"5",
     "fifo": b"6",
 }
-_TYPES = {flag: kind for kind, flag in _TYPE_FLAGS.items()} | {b"\0": "file", b"7": "file"}
+_TYPES: dict[bytes, EntryType] = {flag: kind for kind, flag in _TYPE_FLAGS.items()} | {
+    b"\0": "file",
+    b"7": "file",
+}
 _PAX_FLAG = b"x"
 _GLOBAL_FLAG = b"g"
 _OCTAL_7 = 8**7
@@ -48,7 +52,7 @@ class Member:
     """
 
     path: bytes
-    kind: str
+    kind: EntryType
     size: int = 0
     stored: int = 0
     mode: int = 0

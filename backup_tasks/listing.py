@@ -1,0 +1,59 @@
+"""What is in a backup, told from its manifest alone where it has one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from backup_tasks.catalog import Backup
+from backup_tasks.foreign import foreign_members
+from backup_tasks.manifest import Entry, name_fields
+from backup_tasks.reader import read_manifest
+from backup_tasks.selection import WantedPaths
+from backup_tasks.stores.base import Store
+from backup_tasks.tarstream import Member
+
+
+def list_entries(store: Store, backup: Backup, patterns: Sequence[str]) -> Iterator[Entry]:
+    """The entries that match the patterns (all without any), in the order of the walk.
+
+    Only the manifest is fetched; an ordinary .tar.gz without one is read through.
+
+    Raises: UsageError when a pattern matches nothing; ArchiveError; StoreError.
+    """
+    wanted = WantedPaths(patterns)
+    for entry in _all_entries(store, backup):
+        if wanted.match(entry.name, entry.type == "dir"):
+            yield entry
+    wanted.check_all_met(backup.stored.name)
+
+
+def _all_entries(store: Store, backup: Backup) -> Iterator[Entry]:
+    manifest = read_manifest(store, backup.stored)
+    if manifest is None:
+        for member, _ in foreign_members(store, backup.stored):
+            yield _entry_of(member)
+        return
+    try:
+        yield from manifest.entries()
+    finally:
+        manifest.close()
+
+
+def _entry_of(member: Member) -> Entry:
+    path, encoded = name_fields(os.fsdecode(member.path))
+    link, link_encoded = name_fields(os.fsdecode(member.link))
+    return Entry(
+        path=path,
+        path_b64=encoded,
+        type=member.kind,
+        size=member.size,
+        mode=member.mode,
+        uid=member.uid,
+        gid=member.gid,
+        user=os.fsdecode(member.user),
+        group=os.fsdecode(member.group),
+        mtime_ns=member.mtime_ns,
+        link=link,
+        link_b64=link_encoded,
+    )

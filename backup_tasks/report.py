@@ -1,0 +1,246 @@
+"""What a task found, for people as tables and lines, for programs as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import stat
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from backup_tasks.errors import RestoreError
+from backup_tasks.journal import RunRecord, render_result
+from backup_tasks.terminal import print_table
+from backup_tasks.text import printable
+from backup_tasks.units import render_bytes, render_count, render_seconds
+
+if TYPE_CHECKING:
+    # A task imports the room it works in; the others would only cost time here.
+    from backup_tasks.backup import BackupPlan
+    from backup_tasks.catalog import BackupDetails
+    from backup_tasks.lifecycle import LifecycleReport
+    from backup_tasks.manifest import Entry
+    from backup_tasks.profile import ProfileSummary
+    from backup_tasks.prune import PruneReport
+    from backup_tasks.restore import RestoreReport
+    from backup_tasks.schedule import CronReport
+
+_SHOWN_PROBLEMS = 20
+_TYPE_BITS = {
+    "file": stat.S_IFREG,
+    "hardlink": stat.S_IFREG,
+    "dir": stat.S_IFDIR,
+    "symlink": stat.S_IFLNK,
+    "fifo": stat.S_IFIFO,
+    "char": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+}
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout, ASCII alone, so that any locale takes it."""
+    json.dump(value, sys.stdout, indent=2, default=str)
+    print()
+
+
+def record_to_json(record: RunRecord) -> dict[str, Any]:
+    """A run record as programs read it."""
+    fields = dataclasses.asdict(record)
+    for key in ("started_at", "ended_at"):
+        fields[key] = _iso(fields[key]) if fields[key] else None
+    return fields
+
+
+def print_backup(record: RunRecord, *, as_json: bool) -> None:
+    """The outcome of a backup: JSON, or one line for a terminal; cron shall get nothing."""
+    if as_json:
+        print_json(record_to_json(record))
+    elif sys.stdout.isatty():
+        print(render_result(record))
+
+
+def render_missing(record: RunRecord) -> str:
+    """What a backup that is done could not store, for stderr."""
+    shown = [f"  {p.path}: {p.reason}" for p in record.problems[:_SHOWN_PROBLEMS]]
+    more = len(record.problems) - len(shown)
+    if more:
+        shown.append(f"  and {more:,} more, in logs/runs.jsonl")
+    head = f"{record.archive} is done, but without {render_count(len(record.problems), 'file')}:"
+    return "\n".join([head, *shown])
+
+
+def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
+    """What a backup would read."""
+    if as_json:
+        print_json(dataclasses.asdict(plan))
+        return
+    rows = [
+        (printable(source), f"{totals.entries:,}", render_bytes(totals.bytes))
+        for source, totals in plan.totals.items()
+    ]
+    rows.append(("together", f"{plan.entries:,}", render_bytes(plan.content_bytes)))
+    print_table(("source", "entries", "size"), rows)
+    for problem in plan.problems:
+        print(f"missing: {problem.path}: {problem.reason}", file=sys.stderr)
+
+
+def print_backups(details: Sequence[BackupDetails], now: datetime, *, as_json: bool) -> None:
+    """The backups, oldest first."""
+    if as_json:
+        print_json([_backup_to_json(found) for found in details])
+        return
+    if not details:
+        print("no backups yet; `invoke backup` makes one", file=sys.stderr)
+        return
+    columns = ("name", "age", "size", "files", "duration", "result")
+    print_table(columns, [_backup_row(found, now) for found in details])
+
+
+def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
+    age = render_seconds((now - found.backup.taken_at).total_seconds())
+    size = render_bytes(found.backup.stored.size)
+    header = found.header
+    if header is None:
+        result = f"unreadable: {found.trouble}" if found.trouble else "plain .tar.gz"
+        return (found.backup.id, age, size, "-", "-", result)
+    result = f"{render_count(header.problems, 'file')} missing" if header.problems else "complete"
+    duration = render_seconds(_seconds_between(header.started_at, header.written_at))
+    return (found.backup.id, age, size, f"{header.files:,}", duration, result)
+
+
+def _backup_to_json(found: BackupDetails) -> dict[str, Any]:
+    import msgspec
+
+    stored = found.backup.stored
+    return {
+        "name": found.backup.id,
+        "object": stored.name,
+        "taken_at": _iso(found.backup.taken_at),
+        "archive_bytes": stored.size,
+        "manifest": msgspec.to_builtins(found.header) if found.header else None,
+        "trouble": found.trouble,
+    }
+
+
+def _seconds_between(start: str, end: str) -> float:
+    try:
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def print_entries(entries: Iterable[Entry], *, as_json: bool) -> None:
+    """One line an entry, as `ls -l` or as in the manifest, as they come."""
+    import msgspec
+
+    for entry in entries:
+        if as_json:
+            sys.stdout.write(msgspec.json.encode(entry).decode("utf-8") + "\n")
+        else:
+            print(_entry_line(entry))
+
+
+def _entry_line(entry: Entry) -> str:
+    mode = stat.filemode(_TYPE_BITS[entry.type] | entry.mode)
+    owner = f"{entry.user or entry.uid}/{entry.group or entry.gid}"
+    when = datetime.fromtimestamp(entry.mtime_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M")
+    arrows = {"symlink": " -> ", "hardlink": " link to "}
+    link = arrows[entry.type] + printable(entry.link_name) if entry.type in arrows else ""
+    size = render_bytes(entry.size) if entry.type == "file" else "-"
+    return f"{mode} {printable(owner):<15} {size:>7} {when} {printable(entry.name)}{link}"
+
+
+def print_restore(report: RestoreReport, *, as_json: bool) -> None:
+    """What was restored, or would be."""
+    done = report.extracted
+    if as_json:
+        print_json(
+            {
+                "backup": report.backup.id,
+                "target": str(report.target),
+                "dry_run": report.dry_run,
+                "entries": report.entries,
+                "fetched_bytes": report.fetched_bytes,
+                "files": done.files,
+                "bytes": done.bytes,
+                "kept": done.kept,
+                "problems": [{"path": p, "reason": reason} for p, reason in done.problems],
+                "notes": sorted(done.notes),
+            }
+        )
+        return
+    verb = "would restore" if report.dry_run else "restored"
+    print(
+        f"{report.backup.id}: {verb} {render_count(done.files, 'file')} "
+        f"({render_bytes(done.bytes)}, {report.entries:,} entries, "
+        f"{render_bytes(report.fetched_bytes)} to fetch) to {report.target}"
+    )
+    if done.kept:
+        print(f"kept {done.kept:,} that were there already; --overwrite older or always replaces")
+    for note in sorted(done.notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def unrestored(report: RestoreReport) -> RestoreError:
+    """The error that names what could not be restored."""
+    problems = report.extracted.problems
+    shown = [f"  {printable(p)}: {reason}" for p, reason in problems[:_SHOWN_PROBLEMS]]
+    if len(problems) > len(shown):
+        shown.append(f"  and {len(problems) - len(shown):,} more")
+    head = f"{len(problems):,} of {report.entries:,} entries could not be restored:"
+    return RestoreError("\n".join([head, *shown]))
+
+
+def print_prune(report: PruneReport, *, as_json: bool) -> None:
+    """What was deleted and kept, with the reasons."""
+    from backup_tasks.prune import render_prune
+
+    if as_json:
+        print_json(dataclasses.asdict(report))
+    else:
+        print(render_prune(report))
+
+
+def print_lifecycle(report: LifecycleReport, *, as_json: bool) -> None:
+    """The bucket's rules and ours."""
+    from backup_tasks.lifecycle import render_lifecycle
+
+    if as_json:
+        print_json(dataclasses.asdict(report))
+    else:
+        print(render_lifecycle(report))
+
+
+def print_cron(report: CronReport, profile: str, *, as_json: bool) -> None:
+    """What is installed, of all profiles or of one."""
+    from backup_tasks.schedule import CronReport, render_cron
+
+    shown = CronReport(tuple(e for e in report.entries if profile in ("", e.profile)))
+    if as_json:
+        print_json(dataclasses.asdict(shown))
+    else:
+        print(render_cron(shown))
+
+
+def print_profiles(found: Sequence[ProfileSummary], *, as_json: bool) -> None:
+    """One line a profile."""
+    if as_json:
+        print_json([dataclasses.asdict(summary) for summary in found])
+        return
+    rows = [
+        (
+            summary.name,
+            summary.description,
+            summary.store or ("for others to inherit" if summary.base_only else "-"),
+            summary.schedule or "-",
+            summary.problem or "ok",
+        )
+        for summary in found
+    ]
+    print_table(("profile", "description", "store", "schedule", "state"), rows)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

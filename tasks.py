@@ -1,0 +1,274 @@
+"""The commands: `invoke --list` shows them, `invoke --help NAME` explains one.
+
+A task parses what the operator typed, calls one function and prints what it returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import Task
+
+from backup_tasks.errors import BackupError, UsageError
+from backup_tasks.paths import find_paths
+
+if TYPE_CHECKING:
+    from backup_tasks.jobs import Job
+
+# File names are bytes; under a locale that is not UTF-8 Python would read them wrongly.
+if sys.getfilesystemencoding() != "utf-8":
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606
+
+HELP = {
+    "profile": "name of a file in profiles/, or a path to a .toml file (default: $BACKUP_PROFILE, "
+    "else local)",
+    "dry_run": "say what would be done, and do nothing",
+    "json": "JSON alone on stdout",
+    "date": "the last backup of that day, as 2025-06-12",
+    "name": "that very backup, as 2025-06-12_0200",
+    "path": "pattern of paths, as 'etc/nginx/**' (repeatable)",
+    "to": "folder to restore into (default: restored/<backup name>/)",
+    "in_place": "restore to where the files came from",
+    "overwrite": "never, older or always: what to do with files that are there",
+    "trusted": "make devices and set setuid bits too",
+    "install": "merge the profile's rules into the bucket's",
+}
+
+
+def task(
+    name: str = "", *, positional: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Task[Any]]:
+    """A task without short flags, with the help of its options."""
+
+    def make(body: Callable[..., None]) -> Task[Any]:
+        options = body.__code__.co_varnames[1 : body.__code__.co_argcount]
+        return Task(
+            body,
+            name=name or None,
+            # Otherwise `-p` and `-d` fall to whichever option comes first.
+            auto_shortflags=False,
+            # Unless told, an option without a default is positional, and swallows `--help`.
+            positional=positional,
+            iterable=[option for option in options if option == "path"],
+            help={option: HELP[option] for option in options if option in HELP},
+        )
+
+    return make
+
+
+def now() -> datetime:
+    """The clock, read here and nowhere else."""
+    return datetime.now(UTC)
+
+
+@contextlib.contextmanager
+def operator_errors() -> Iterator[None]:
+    """Turn our own errors into their text on stderr and their exit code."""
+    try:
+        yield
+    except BackupError as error:
+        raise Exit(str(error), code=error.exit_code) from error
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing is left to be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Exit(code=141) from None
+
+
+@contextlib.contextmanager
+def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
+    """A profile with its store, the outcome watched, errors made fit for an operator."""
+    from backup_tasks.jobs import journaled
+
+    with operator_errors(), journaled(name, profile, find_paths(), now, **how) as running:
+        yield running
+
+
+@task()
+def backup(c: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
+    """Back up the profile's sources as one new archive, then prune."""
+    from backup_tasks import report
+    from backup_tasks.backup import plan_backup
+    from backup_tasks.jobs import run_backup_job
+    from backup_tasks.terminal import terminal_progress
+
+    if dry_run:
+        with job("backup", profile, recorded=False) as running:
+            plan = plan_backup(running.profile, terminal_progress())
+            report.print_backup_plan(plan, as_json=json)
+        return
+    with operator_errors():
+        record = run_backup_job(profile, find_paths(), now, terminal_progress())
+        report.print_backup(record, as_json=json)
+    if record.exit_code:
+        raise Exit(report.render_missing(record), code=record.exit_code)
+
+
+@task("list")
+def list_(c: Context, profile: str = "", json: bool = False) -> None:
+    """List the backups: name, age, size, files, duration, result."""
+    from backup_tasks import report
+    from backup_tasks.catalog import find_backups, read_details
+
+    with job("list", profile, recorded=False) as running:
+        backups = find_backups(running.store, running.profile.tzinfo)
+        report.print_backups(read_details(running.store, backups), now(), as_json=json)
+
+
+@task()
+def files(
+    c: Context,
+    profile: str = "",
+    date: str = "",
+    name: str = "",
+    path: tuple[str, ...] = (),
+    json: bool = False,
+) -> None:
+    """List or search what is in a backup, without fetching the archive."""
+    from backup_tasks import report
+    from backup_tasks.catalog import choose_backup, find_backups
+    from backup_tasks.listing import list_entries
+
+    with job("files", profile, recorded=False) as running:
+        backups = find_backups(running.store, running.profile.tzinfo)
+        chosen = choose_backup(backups, name=name, day=date)
+        report.print_entries(list_entries(running.store, chosen, path), as_json=json)
+
+
+@task()
+def restore(
+    c: Context,
+    profile: str = "",
+    date: str = "",
+    name: str = "",
+    path: tuple[str, ...] = (),
+    to: str = "",
+    in_place: bool = False,
+    overwrite: str = "",
+    trusted: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Restore the latest backup, or the one that --date or --name chooses."""
+    from backup_tasks import report
+    from backup_tasks.restore import RestoreWish, run_restore_job
+    from backup_tasks.terminal import terminal_progress
+
+    wish = RestoreWish(name, date, tuple(path), to, in_place, overwrite, trusted, dry_run)
+    with job("restore", profile, recorded=not dry_run) as running:
+        done = run_restore_job(
+            running.profile, running.store, wish, Path.cwd(), running.record, terminal_progress()
+        )
+        report.print_restore(done, as_json=json)
+        if done.extracted.problems:
+            raise report.unrestored(done)
+
+
+@task()
+def prune(c: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
+    """Delete the backups that the profile's retention no longer keeps."""
+    from backup_tasks import report
+    from backup_tasks.prune import run_prune
+
+    with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
+        done = run_prune(running.profile, running.store, now(), dry_run=dry_run)
+        running.record.pruned = list(done.deleted)
+        report.print_prune(done, as_json=json)
+
+
+@task()
+def lifecycle(
+    c: Context,
+    profile: str = "",
+    install: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Show the bucket's lifecycle rules and those that the profile asks for."""
+    from backup_tasks.lifecycle import run_lifecycle
+
+    from backup_tasks import report
+
+    changes = install and not dry_run
+    with job("lifecycle", profile, exclusive=changes, recorded=changes) as running:
+        found = run_lifecycle(running.profile, install=install, dry_run=dry_run)
+        report.print_lifecycle(found, as_json=json)
+
+
+@task()
+def notify_test(c: Context, profile: str = "") -> None:
+    """Send a sample of each mail that the profile asks for."""
+    from backup_tasks.notify import send_test
+
+    with job("notify-test", profile) as running:
+        sent = send_test(running.profile, running.paths, now())
+        running.record.notifications = [sent]
+        print(f"sent to {sent.to}")
+
+
+@task()
+def cron_install(c: Context, profile: str = "", dry_run: bool = False) -> None:
+    """Write a crontab line for every profile with [schedule], or for one."""
+    from backup_tasks.jobs import load_scheduled, watched
+    from backup_tasks.schedule import install_cron, render_change
+
+    paths = find_paths()
+    with operator_errors(), watched("cron-install", profile, paths, now, recorded=not dry_run):
+        profiles = load_scheduled(profile, paths)
+        change = install_cron(profiles, paths, keep_others=bool(profile), dry_run=dry_run)
+        print(render_change(change))
+
+
+@task()
+def cron_show(c: Context, profile: str = "", json: bool = False) -> None:
+    """Say in words what is installed and when each runs next."""
+    from backup_tasks import report
+    from backup_tasks.jobs import load_scheduled, watched
+    from backup_tasks.schedule import show_cron
+
+    paths = find_paths()
+    with operator_errors(), watched("cron-show", profile, paths, now, recorded=False):
+        shown = show_cron(load_scheduled("", paths), paths, now())
+        report.print_cron(shown, profile, as_json=json)
+
+
+@task()
+def cron_remove(c: Context, profile: str = "", dry_run: bool = False) -> None:
+    """Remove our lines from the crontab, or the one of a profile."""
+    from backup_tasks.jobs import watched
+    from backup_tasks.schedule import remove_cron, render_change
+
+    paths = find_paths()
+    with operator_errors(), watched("cron-remove", profile, paths, now, recorded=not dry_run):
+        print(render_change(remove_cron(paths, profile, dry_run=dry_run)))
+
+
+@task()
+def profiles(c: Context, profile: str = "", json: bool = False) -> None:
+    """List the profiles: sources, store, schedule, and what is wrong with them."""
+    from backup_tasks import report
+    from backup_tasks.profile import describe_profiles
+
+    with operator_errors():
+        found = [p for p in describe_profiles(find_paths()) if profile in ("", p.name)]
+        if profile and not found:
+            raise UsageError(f"there is no profile {profile!r}; `invoke profiles` lists them")
+        report.print_profiles(found, as_json=json)
+
+
+@task(positional=("name",))
+def profile_new(c: Context, name: str | None = None) -> None:
+    """Write a commented profile to start from; never overwrites one."""
+    from backup_tasks.profile import write_new_profile
+
+    with operator_errors():
+        if not name:
+            raise UsageError("name the new profile: invoke profile-new prod")
+        print(f"wrote {write_new_profile(name, find_paths())}; edit it, then `invoke backup`")
