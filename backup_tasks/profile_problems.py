@@ -51,8 +51,13 @@ class ProfileProblem:
 
 def profile_error(problems: list[ProfileProblem], paths: Paths) -> ProfileError:
     """All problems as one error, a line each, in the order of files and lines."""
-    ordered = sorted(problems, key=lambda problem: (str(problem.place.file), problem.place.line))
+    ordered = sorted(problems, key=_order)
     return ProfileError("\n".join(problem.render(paths) for problem in ordered))
+
+
+def _order(problem: ProfileProblem) -> tuple[str, int, bool]:
+    # What is written wrong in a line often explains what is missing there: it comes first.
+    return str(problem.place.file), problem.place.line, problem.is_missing
 
 
 def secret_keys() -> frozenset[KeyPath]:

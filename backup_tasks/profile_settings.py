@@ -37,6 +37,10 @@ class Settings(BaseModel):
         del raw
         yield from ()
 
+    def rules_of_whole(self) -> Iterator[tuple[str, str]]:
+        """Like `rules`, for what can be asked only when every value is right."""
+        yield from ()
+
     @model_validator(mode="wrap")
     @classmethod
     def _report_everything(cls, raw: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
@@ -55,6 +59,7 @@ class Settings(BaseModel):
                 if fault["loc"][0] not in settled
             ]
         else:
+            problems += [_detail((key,), "rule", reason) for key, reason in made.rules_of_whole()]
             if not problems:
                 return made
         raise ValidationError.from_exception_data(cls.__name__, problems, hide_input=True)

@@ -66,7 +66,7 @@ def _parse_s3(rest: str) -> StoreUrl:
         )
     if not _BUCKET.fullmatch(bucket):
         raise ValueError(f'"{bucket}" is not the name of a bucket; {EXAMPLES}')
-    segments = prefix.strip("/").split("/") if prefix.strip("/") else []
+    segments = prefix.removesuffix("/").split("/") if prefix else []
     if any(segment in {"", ".", ".."} for segment in segments):
         raise ValueError(f'the prefix "{prefix}" holds an empty part, "." or ".."')
     prefix = "".join(f"{segment}/" for segment in segments)

@@ -47,7 +47,7 @@ def parse_toml(text: str) -> PlacedToml:
     try:
         values = parser.parse().unwrap()
     except ParseError as error:
-        raise TomlError(error.line, _reason(error)) from None
+        raise TomlError(max(1, error.line), _reason(error)) from None
     except TOMLKitError as error:
         raise TomlError(parser.last_line, _without_place(error)) from None
     return PlacedToml(values, parser.lines)
