@@ -48,6 +48,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running server for all tests of this process. A test that ends it starts its own."""
     with start_s3_server(tmp_path_factory.mktemp("s3-server")) as server:
         yield server
+        server.kill()  # nobody needs what it holds
 
 
 @pytest.fixture(scope="session")

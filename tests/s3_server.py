@@ -43,6 +43,7 @@ _PORT_FLAGS = (
 _PORTS = range(10_000, 32_000)
 _START_SECONDS = 60
 _START_TRIES = 5
+_STOP_SECONDS = 5
 
 
 class S3Server:
@@ -83,9 +84,8 @@ class S3Server:
             raise RuntimeError(f"the S3 server did not start again; see {self.folder}/server.log")
 
     def stop(self) -> None:
-        """End the server, politely."""
+        """End the server, politely, but soon."""
         self._end(signal.SIGTERM)
-        self._remove_sockets()
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
@@ -195,10 +195,11 @@ class S3Server:
             return
         process.send_signal(signal_number)
         try:
-            process.wait(timeout=15)
+            process.wait(timeout=_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self._remove_sockets()
 
     def _remove_sockets(self) -> None:
         # weed puts these into /tmp whatever TMPDIR says, and leaves them there.

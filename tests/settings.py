@@ -38,7 +38,7 @@ class FakeSettings:
     addressing_style: Literal["auto", "path", "virtual"] = "path"
 
 
-def s3_settings(bucket: S3Bucket, prefix: str = "backups/", **others: Any) -> FakeSettings:
+def s3_settings(bucket: S3Bucket, /, prefix: str = "backups/", **others: Any) -> FakeSettings:
     """Settings for a bucket of the test server; `others` replace single ones."""
     name = others.pop("bucket", bucket.bucket)
     return FakeSettings(

@@ -71,7 +71,6 @@ _REMEDIES: Final = {
     "XMinioStorageFull": "the server's disk is full",
     "InsufficientStorage": "the server's disk is full",
 }
-_SILENT_STATUS: Final = {"400", "401", "403", "405", "500", "501", "502", "503", "504"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +149,10 @@ def _refusal(error: boto.ClientError, place: Place) -> str:
     if code in ("AccessDenied", "AllAccessDisabled", "Forbidden", "403"):
         permission = _PERMISSIONS.get(operation, f"for {operation}")
         return f"no permission; the key needs {permission} on {place.bucket}"
-    text = "" if code in _SILENT_STATUS else str(error.response["Error"].get("Message", ""))
-    told = f"{code}: {one_line(text)[:300]}" if text else f"{code or status}"
-    return f"{place.endpoint} answered {told} ({operation})"
+    if code.isdigit() or not code:  # no body, or one that is not S3's
+        return f"{place.endpoint} answered {status} to {operation}; is it an S3 server?"
+    text = str(error.response["Error"].get("Message", ""))
+    return f"{place.endpoint} answered {code}: {one_line(text)[:300]} ({operation})"
 
 
 def _wrong_region(error: boto.ClientError, place: Place) -> str:

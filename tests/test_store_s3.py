@@ -1,0 +1,523 @@
+"""S3 beyond the contract: wrong settings, half-broken servers, a server that dies."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backup_tasks.errors import (
+    CopyRefused,
+    ObjectChanged,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+)
+from backup_tasks.stores import open_store
+from backup_tasks.stores.base import ArchiveWriter
+from backup_tasks.stores.s3 import S3Store
+from tests.conftest import S3Bucket
+from tests.faulty_proxy import (
+    Answer,
+    FaultyProxy,
+    PassOn,
+    Request,
+    break_off,
+    cut_answer,
+    empty_answer,
+    flip_sent_byte,
+    lose_answer,
+    refuse,
+    shorten_answer,
+)
+from tests.s3_server import S3Server, start_s3_server
+from tests.settings import FakeSettings, Plain, s3_settings
+
+MIB = 2**20
+PART = 5 * MIB
+NAME = "2025-06-12_0200-backup.tar.gz"
+OTHER = "2025-06-13_0200-backup.tar.gz"
+
+
+@pytest.fixture
+def proxy(s3_bucket: S3Bucket) -> Iterator[FaultyProxy]:
+    with FaultyProxy(s3_bucket.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def store(s3_bucket: S3Bucket, proxy: FaultyProxy) -> S3Store:
+    """A store behind the proxy."""
+    return S3Store(s3_settings(s3_bucket, endpoint_url=proxy.endpoint, max_attempts=3))
+
+
+def put(store: S3Store, name: str, *parts: bytes) -> None:
+    writer = store.write(name, in_flight_bytes=64 * MIB)
+    try:
+        for part in parts:
+            writer.send(part)
+        writer.commit()
+    except StoreError:
+        writer.abort()
+        raise
+
+
+def send_until_it_fails(writer: ArchiveWriter) -> None:
+    for _ in range(50):
+        writer.send(b"x" * PART)
+
+
+def told(error: pytest.ExceptionInfo[StoreError]) -> str:
+    """The message, checked for what every message promises."""
+    text = str(error.value)
+    assert text.startswith("s3://")
+    assert "\n" not in text
+    assert len(text) < 400
+    return text
+
+
+# What is wrong with the profile
+
+
+def test_open_store_chooses_by_kind(tmp_path: Path, s3_bucket: S3Bucket) -> None:
+    assert isinstance(open_store(s3_settings(s3_bucket)), S3Store)
+    folder = FakeSettings("file:///x/", kind="directory", directory=tmp_path)
+    assert open_store(folder).list_objects() == []
+
+
+def test_a_missing_bucket_is_named_and_never_created(s3_bucket: S3Bucket) -> None:
+    store = S3Store(s3_settings(s3_bucket, bucket="no-such-bucket"))
+    with pytest.raises(StoreError) as error:
+        store.write(NAME, in_flight_bytes=MIB)
+    assert "there is no bucket no-such-bucket at http://127.0.0.1:" in told(error)
+    with pytest.raises(StoreError, match="no bucket"):
+        store.list_objects()
+    buckets = s3_bucket.client.list_buckets()["Buckets"]
+    assert "no-such-bucket" not in [one["Name"] for one in buckets]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"access_key_id": Plain("nobody")}, "store.access_key_id"),
+        ({"secret_access_key": Plain("hunter2hunter2")}, "store.secret_access_key"),
+    ],
+)
+def test_wrong_keys_are_told_apart_without_showing_them(
+    s3_bucket: S3Bucket, wrong: dict[str, Plain], hint: str
+) -> None:
+    with pytest.raises(StoreError) as error:
+        S3Store(s3_settings(s3_bucket, **wrong)).list_objects()
+    assert hint in told(error)
+    assert "hunter2" not in str(error.value)
+    assert s3_bucket.secret_key not in str(error.value)
+
+
+def test_no_keys_at_all_is_told_with_every_place_to_put_them(
+    s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = S3Store(s3_settings(s3_bucket, access_key_id=None, secret_access_key=None))
+    with pytest.raises(StoreError) as error:
+        store.list_objects()
+    for place in ("store.access_key_id", "AWS_ACCESS_KEY_ID", "~/.aws/credentials"):
+        assert place in told(error)
+
+
+def test_keys_come_from_the_environment_when_the_profile_has_none(
+    s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_bucket.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_bucket.secret_key)
+    store = S3Store(s3_settings(s3_bucket, access_key_id=None, secret_access_key=None))
+    assert store.list_objects() == []
+
+
+def test_somebody_who_may_only_read_is_told_which_permission_is_missing(
+    s3_bucket: S3Bucket, s3_server: S3Server
+) -> None:
+    put(S3Store(s3_settings(s3_bucket)), NAME, b"hello")
+    reader = S3Store(
+        s3_settings(
+            s3_bucket,
+            access_key_id=Plain(s3_server.reader_key),
+            secret_access_key=Plain(s3_server.reader_secret),
+        )
+    )
+    assert reader.read_range(reader.stat(NAME), 0, 5) == b"hello"
+    with pytest.raises(StoreError) as error:
+        reader.write(OTHER, in_flight_bytes=MIB)
+    assert "no permission; the key needs s3:PutObject" in told(error)
+    with pytest.raises(StoreError, match="s3:DeleteObject"):
+        reader.delete(NAME)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("http://127.0.0.1:1", "cannot reach http://127.0.0.1:1: Connection refused"),
+        ("http://no-such-host.invalid", "cannot reach http://no-such-host.invalid"),
+        ("nonsense", "store.endpoint_url"),
+    ],
+)
+def test_a_server_that_cannot_be_reached_is_named(
+    s3_bucket: S3Bucket, endpoint: str, reason: str
+) -> None:
+    with pytest.raises(StoreError) as error:
+        S3Store(s3_settings(s3_bucket, endpoint_url=endpoint)).list_objects()
+    assert reason in told(error)
+
+
+def test_a_server_without_tls_is_told(s3_bucket: S3Bucket) -> None:
+    endpoint = s3_bucket.endpoint.replace("http:", "https:")
+    with pytest.raises(StoreError) as error:
+        S3Store(s3_settings(s3_bucket, endpoint_url=endpoint)).list_objects()
+    assert f"no TLS connection to {endpoint}" in told(error)
+
+
+def test_a_secret_in_the_endpoint_is_not_shown(s3_bucket: S3Bucket) -> None:
+    endpoint = "http://me:hunter2@127.0.0.1:1"
+    with pytest.raises(StoreError) as error:
+        S3Store(s3_settings(s3_bucket, endpoint_url=endpoint)).list_objects()
+    assert "hunter2" not in told(error)
+
+
+def page(request: Request, pass_on: PassOn) -> Answer:
+    return Answer(200, {"Content-Type": "text/html"}, b"<html><p>Welcome to nginx!</html>")
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (
+            refuse(
+                301,
+                "PermanentRedirect",
+                headers="x-amz-bucket-region: eu-north-1",
+            ),
+            'lies in eu-north-1, not us-east-1; set store.region = "eu-north-1"',
+        ),
+        (
+            refuse(400, "AuthorizationHeaderMalformed", more="<Region>eu-west-3</Region>"),
+            'set store.region = "eu-west-3"',
+        ),
+        (refuse(403, "AccessDenied"), "no permission; the key needs s3:ListBucket"),
+        (refuse(403, "RequestTimeTooSkewed"), "clock"),
+        (refuse(400, "ExpiredToken"), "temporary keys have expired"),
+        (refuse(503, "SlowDown"), "less often"),
+        (refuse(418, "Teapot", "two\nlines \u202e"), "Teapot: two\\nlines \\u202e"),
+        (refuse(418, "Teapot", "short and stout"), "Teapot: short and stout"),
+        (break_off, "broke off the connection"),
+        (page, "is it an S3 server?"),
+    ],
+)
+def test_what_a_server_answers_is_told_in_one_line(
+    store: S3Store, proxy: FaultyProxy, fault: object, expected: str
+) -> None:
+    for operation in ("ListObjectsV2", "HeadBucket"):
+        proxy.misbehave(operation, fault, times=20)  # type: ignore[arg-type]
+    with pytest.raises(StoreError) as error:
+        store.list_objects()
+    assert expected in told(error)
+
+
+# Sending
+
+
+def test_a_part_that_was_damaged_on_the_way_is_sent_again(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("UploadPart", flip_sent_byte)
+    put(store, NAME, b"x" * PART)
+    assert proxy.seen["UploadPart"] == 2
+    assert store.read_range(store.stat(NAME), 0, PART) == b"x" * PART
+
+
+@pytest.mark.parametrize("code", ["RequestTimeTooSkewed", "RequestTimeout", "SlowDown"])
+def test_a_part_is_sent_again_after_passing_trouble(
+    store: S3Store, proxy: FaultyProxy, code: str
+) -> None:
+    proxy.misbehave("UploadPart", refuse(503 if code == "SlowDown" else 400, code), times=2)
+    put(store, NAME, b"hello")
+    assert store.stat(NAME).size == 5
+
+
+def test_a_part_whose_answer_was_lost_is_stored_once(store: S3Store, proxy: FaultyProxy) -> None:
+    proxy.misbehave("UploadPart", lose_answer)
+    put(store, NAME, b"a" * PART, b"b")
+    assert store.stat(NAME).size == PART + 1
+
+
+def test_an_upload_that_keeps_failing_is_an_error_and_leaves_nothing(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("UploadPart", refuse(403, "AccessDenied"), times=20)
+    with pytest.raises(StoreError) as error:
+        put(store, NAME, *[b"x" * PART] * 8)
+    assert "could not send part" in told(error)
+    assert "s3:PutObject" in told(error)
+    assert store.list_objects() == []
+    assert store.list_unfinished() == []
+
+
+def test_an_error_in_the_background_is_raised_by_a_later_call_and_stays(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("UploadPart", refuse(403, "AccessDenied"), times=20)
+    writer = store.write(NAME, in_flight_bytes=PART)
+    writer.send(b"x" * PART)
+    for call in (lambda: writer.send(b"y" * PART), writer.commit, writer.commit):
+        with pytest.raises(StoreError, match="s3:PutObject"):
+            call()
+    writer.abort()
+
+
+def test_no_more_is_in_memory_than_allowed_while_the_server_is_slow(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    go_on = threading.Event()
+    arrived: list[int] = []
+
+    def hold(request: Request, pass_on: PassOn) -> Answer:
+        arrived.append(len(request.body))
+        assert go_on.wait(60)
+        return pass_on(request)
+
+    proxy.misbehave("UploadPart", hold, times=100)
+    writer = store.write(NAME, in_flight_bytes=3 * PART)
+    sent: list[int] = []
+    fourth = threading.Event()
+
+    def send_all() -> None:
+        for number in range(6):
+            if number == 3:
+                fourth.set()
+            writer.send(b"x" * PART)
+            sent.append(number)
+
+    sender = threading.Thread(target=send_all)
+    sender.start()
+    assert fourth.wait(60)
+    sender.join(0.3)  # it would have gone on by now, if it could
+    assert sent == [0, 1, 2]
+    go_on.set()
+    sender.join(60)
+    assert writer.commit().size == 6 * PART
+    assert len(arrived) == 6
+
+
+def test_the_storage_class_and_the_run_are_kept_with_the_object(
+    s3_bucket: S3Bucket,
+) -> None:
+    put(S3Store(s3_settings(s3_bucket, storage_class="STANDARD_IA")), NAME, b"hello")
+    head = s3_bucket.client.head_object(Bucket=s3_bucket.bucket, Key=f"backups/{NAME}")
+    assert head["StorageClass"] == "STANDARD_IA"
+    assert len(head["Metadata"]["backup-tasks-run"]) == 32
+
+
+# The last step
+
+
+def test_a_commit_whose_answer_was_lost_is_recognised_as_our_own(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("CompleteMultipartUpload", lose_answer)
+    put(store, NAME, b"hello")
+    assert proxy.seen["CompleteMultipartUpload"] == 2  # and the second was answered with 412
+    assert store.read_range(store.stat(NAME), 0, 5) == b"hello"
+
+
+def test_a_commit_that_was_never_answered_counts_when_the_object_is_there(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("CompleteMultipartUpload", lose_answer)
+    proxy.misbehave("CompleteMultipartUpload", break_off, times=20)
+    put(store, NAME, b"hello")
+    assert [one.name for one in store.list_objects()] == [NAME]
+
+
+def test_an_empty_answer_to_the_commit_is_believed_only_with_the_object_there(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("CompleteMultipartUpload", empty_answer)
+    put(store, NAME, b"hello")
+    assert store.stat(NAME).size == 5
+    proxy.misbehave("CompleteMultipartUpload", lambda request, pass_on: Answer(200, {}, b""))
+    with pytest.raises(StoreError) as error:
+        put(store, OTHER, b"hello")
+    assert "took 2025-06-13_0200-backup.tar.gz as complete, but it is not there" in told(error)
+
+
+def test_an_error_inside_a_200_is_an_error(store: S3Store, proxy: FaultyProxy) -> None:
+    proxy.misbehave("CompleteMultipartUpload", refuse(200, "InternalError"))
+    put(store, NAME, b"hello")  # asked again
+    proxy.misbehave("CompleteMultipartUpload", refuse(200, "InternalError"), times=20)
+    with pytest.raises(StoreError) as error:
+        put(store, OTHER, b"hello")
+    assert "could not complete" in told(error)
+    assert [one.name for one in store.list_objects()] == [NAME]
+
+
+def test_somebody_elses_object_that_came_first_is_neither_taken_for_ours_nor_touched(
+    store: S3Store, proxy: FaultyProxy, s3_bucket: S3Bucket
+) -> None:
+    def overtaken(request: Request, pass_on: PassOn) -> Answer:
+        # After our own look for the name, before the server's.
+        key = f"backups/{NAME}"
+        s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=key, Body=b"other")
+        return pass_on(request)
+
+    proxy.misbehave("CompleteMultipartUpload", overtaken)
+    with pytest.raises(ObjectExists, match=NAME):
+        put(store, NAME, b"hello")
+    assert store.read_range(store.stat(NAME), 0, 5) == b"other"
+
+
+def test_a_commit_at_the_same_moment_as_another_says_to_run_again(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("CompleteMultipartUpload", refuse(409, "ConditionalRequestConflict"), times=9)
+    with pytest.raises(StoreError, match="run the backup again"):
+        put(store, NAME, b"hello")
+
+
+def test_a_server_that_does_not_know_conditional_commits_works_all_the_same(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("CompleteMultipartUpload", refuse(501, "NotImplemented"))
+    put(store, NAME, b"hello")
+    assert store.stat(NAME).size == 5
+    with pytest.raises(ObjectExists):
+        put(store, NAME, b"again")
+
+
+def test_an_object_of_another_size_than_was_sent_is_removed_and_told(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    def lose_the_last_part(request: Request, pass_on: PassOn) -> Answer:
+        start, end = request.body.rindex(b"<Part>"), request.body.rindex(b"</Part>") + 7
+        body = request.body[:start] + request.body[end:]
+        headers = {**request.headers, "Content-Length": str(len(body))}
+        return pass_on(Request(request.method, request.path, headers, body))
+
+    proxy.misbehave("CompleteMultipartUpload", lose_the_last_part)
+    with pytest.raises(StoreError) as error:
+        put(store, NAME, b"x" * PART, b"y")
+    assert "5,242,880 bytes where 5,242,881 were sent" in told(error)
+    assert store.list_objects() == []
+
+
+# Reading
+
+
+@pytest.mark.parametrize("fault", [cut_answer, shorten_answer, break_off])
+def test_a_body_that_breaks_off_is_read_again(
+    store: S3Store, proxy: FaultyProxy, fault: object
+) -> None:
+    put(store, NAME, b"x" * PART)
+    found = store.stat(NAME)
+    proxy.misbehave("GetObject", fault)  # type: ignore[arg-type]
+    assert store.read_range(found, 1, PART - 1) == b"x" * (PART - 1)
+
+
+@pytest.mark.parametrize("fault", [cut_answer, shorten_answer, break_off])
+def test_a_body_that_always_breaks_off_is_an_error_never_a_short_answer(
+    store: S3Store, proxy: FaultyProxy, fault: object
+) -> None:
+    put(store, NAME, b"x" * PART)
+    found = store.stat(NAME)
+    proxy.misbehave("GetObject", fault, times=50)  # type: ignore[arg-type]
+    with pytest.raises(StoreError) as error:
+        store.read_range(found, 1, PART - 1)
+    assert f"could not read {NAME} at byte 1" in told(error)
+
+
+def test_an_archived_object_says_how_to_get_it_back(store: S3Store, proxy: FaultyProxy) -> None:
+    put(store, NAME, b"hello")
+    proxy.misbehave("GetObject", refuse(403, "InvalidObjectState"))
+    with pytest.raises(StoreError, match="restore it in S3 first"):
+        store.read_range(store.stat(NAME), 0, 5)
+
+
+# Copying
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (refuse(501, "NotImplemented"), CopyRefused),
+        (refuse(403, "InvalidObjectState"), CopyRefused),
+        (refuse(403, "AccessDenied"), CopyRefused),
+        (refuse(412, "PreconditionFailed"), ObjectChanged),
+        (refuse(404, "NoSuchKey"), ObjectMissing),
+        (refuse(200, "InternalError"), StoreError),
+    ],
+)
+def test_a_copy_that_cannot_be_says_why_by_its_kind(
+    store: S3Store, proxy: FaultyProxy, fault: object, expected: type[StoreError]
+) -> None:
+    put(store, NAME, b"x" * PART)
+    proxy.misbehave("UploadPartCopy", fault, times=20)  # type: ignore[arg-type]
+    writer = store.write(OTHER, in_flight_bytes=MIB)
+    writer.copy(store.stat(NAME), 0, PART)
+    with pytest.raises(StoreError) as error:
+        writer.commit()
+    assert type(error.value) is expected
+    assert NAME in told(error)
+    writer.abort()
+
+
+def test_copying_sends_no_bytes(store: S3Store, proxy: FaultyProxy) -> None:
+    put(store, NAME, b"x" * (4 * PART))
+    before = proxy.sent_bytes
+    writer = store.write(OTHER, in_flight_bytes=MIB)
+    writer.copy(store.stat(NAME), 0, 4 * PART)
+    writer.commit()
+    assert proxy.sent_bytes - before < 20_000
+
+
+# Listing
+
+
+def test_lists_longer_than_a_page_are_read_to_the_end(
+    s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backup_tasks.stores.s3._PAGE", 2)
+    store = S3Store(s3_settings(s3_bucket))
+    names = [f"{number}-backup.tar.gz" for number in range(5)]
+    for name in names:
+        put(store, name, b"x")
+        store.write(f"unfinished-{name}", in_flight_bytes=MIB)
+    assert [one.name for one in store.list_objects()] == names
+    unfinished = [one.name for one in store.list_unfinished()]
+    assert sorted(unfinished) == [f"unfinished-{name}" for name in names]
+
+
+# A server that dies
+
+
+def test_a_server_that_dies_in_the_middle_ends_the_upload_and_the_next_run_works(
+    tmp_path: Path,
+) -> None:
+    with start_s3_server(tmp_path / "server") as server:
+        client = server.client()
+        client.create_bucket(Bucket="backups")
+        bucket = S3Bucket(server.endpoint, "backups", server.access_key, server.secret_key, client)
+        store = S3Store(s3_settings(bucket, max_attempts=2))
+        put(store, NAME, b"the backup before")
+        writer = store.write(OTHER, in_flight_bytes=2 * PART)
+        writer.send(b"x" * PART)
+        server.kill()
+        with pytest.raises(StoreError) as error:
+            send_until_it_fails(writer)
+        assert server.endpoint in told(error)
+        writer.abort()
+        server.restart()
+        assert store.read_range(store.stat(NAME), 0, 17) == b"the backup before"
+        for left in store.list_unfinished():
+            store.end_unfinished(left)
+        assert store.list_unfinished() == []
+        put(store, OTHER, b"hello")
+        assert [one.name for one in store.list_objects()] == [NAME, OTHER]
