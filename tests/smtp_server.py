@@ -34,6 +34,8 @@ Manners = Literal[
     "busy",  # greets with 421
 ]
 USERNAME = "backup@example.com"
+# A silent server hangs up after so long: a client without a timeout then sees another error.
+PATIENCE_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,9 @@ class _Rude(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         if self._manners == "busy":
             transport.write(b"421 4.3.2 come back\r\n\tlater\r\n")
-        if self._manners != "silent":
+        if self._manners == "silent":
+            asyncio.get_running_loop().call_later(PATIENCE_SECONDS, transport.close)
+        else:
             transport.close()
 
 
@@ -208,7 +212,8 @@ class _Handler:
 
     async def handle_DATA(self, smtp: SMTP, session: Session, envelope: Envelope) -> str:
         if self._manners == "silent at data":
-            await asyncio.Event().wait()
+            await asyncio.sleep(PATIENCE_SECONDS)
+            smtp.transport.abort()
         if self._manners == "drops at data":
             smtp.transport.abort()
             return "250 never sent"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from backup_tasks.retention import FUTURE_SLACK, PrunePlan, plan_prune
@@ -33,6 +33,7 @@ def history(*texts: str, zone: ZoneInfo | None = None) -> dict[str, datetime]:
 
 DAILY_MONTH = history(*(f"2025-05-{day:02d} 02:00" for day in range(1, 32)))
 
+untimed = settings(deadline=None)  # a busy machine is no failure
 moments = st.datetimes(
     min_value=datetime(2019, 1, 1),  # noqa: DTZ001 - the strategy adds the zone
     max_value=datetime(2025, 7, 1),  # noqa: DTZ001
@@ -60,6 +61,7 @@ def newest_of(taken_at: dict[str, datetime]) -> datetime:
 # --- whatever the history -----------------------------------------------------------------
 
 
+@untimed
 @given(histories, rule_sets)
 def test_plan_prune_names_every_backup_once(taken_at: dict[str, datetime], rules: Rules) -> None:
     plan = plan_prune(taken_at, rules, NOW)
@@ -67,6 +69,7 @@ def test_plan_prune_names_every_backup_once(taken_at: dict[str, datetime], rules
     assert all(plan.keep.values())
 
 
+@untimed
 @given(histories, rule_sets)
 def test_plan_prune_keeps_the_newest_backup_whatever_the_rules(
     taken_at: dict[str, datetime], rules: Rules
@@ -76,6 +79,7 @@ def test_plan_prune_keeps_the_newest_backup_whatever_the_rules(
     assert newest_of(taken_at) in {taken_at[name].astimezone(UTC) for name in plan.keep}
 
 
+@untimed
 @given(histories, rule_sets)
 def test_plan_prune_keeps_the_newest_that_is_not_from_the_future(
     taken_at: dict[str, datetime], rules: Rules
@@ -87,6 +91,7 @@ def test_plan_prune_keeps_the_newest_that_is_not_from_the_future(
     assert not set(plan.delete) - set(believable)
 
 
+@untimed
 @given(histories, rule_sets)
 def test_pruning_again_right_after_deletes_nothing(
     taken_at: dict[str, datetime], rules: Rules
@@ -96,6 +101,7 @@ def test_pruning_again_right_after_deletes_nothing(
     assert again == PrunePlan(keep=plan.keep, delete=())
 
 
+@untimed
 @given(
     histories,
     rule_sets,
@@ -111,6 +117,7 @@ def test_a_larger_number_never_keeps_less(
     assert set(kept) <= set(plan_prune(taken_at, larger, NOW).keep)
 
 
+@untimed
 @given(histories, rule_sets, st.timedeltas(timedelta(0), timedelta(days=900)))
 def test_a_longer_keep_within_never_keeps_less(
     taken_at: dict[str, datetime], rules: Rules, more: timedelta
@@ -121,6 +128,7 @@ def test_a_longer_keep_within_never_keeps_less(
     assert set(kept) <= set(plan_prune(taken_at, larger, NOW).keep)
 
 
+@untimed
 @given(histories, rule_sets, st.data())
 def test_protected_backups_are_kept(
     taken_at: dict[str, datetime], rules: Rules, drawn: st.DataObject
@@ -131,6 +139,7 @@ def test_protected_backups_are_kept(
     assert protected <= set(plan.keep)
 
 
+@untimed
 @given(histories, rule_sets, rule_sets)
 def test_two_sets_of_rules_together_keep_what_each_keeps_alone(
     taken_at: dict[str, datetime], first: Rules, second: Rules
