@@ -1,0 +1,234 @@
+"""Backups in the user's crontab: install, show and remove the lines of this project."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from typing import TYPE_CHECKING, Literal
+
+from backup_tasks.cron_block import (
+    CronLine,
+    SplitCrontab,
+    join_crontab,
+    render_line,
+    split_crontab,
+)
+from backup_tasks.cron_fields import expand_cron
+from backup_tasks.crontab import read_crontab, write_crontab
+from backup_tasks.errors import ScheduleError
+from backup_tasks.local_zone import local_zone
+from backup_tasks.locks import hold_lock
+from backup_tasks.paths import Paths, find_paths
+from backup_tasks.terminal import render_table
+
+if TYPE_CHECKING:
+    from backup_tasks.profile_model import Profile
+
+State = Literal["current", "out of date", "orphan", "not installed"]
+Action = Literal["added", "changed", "removed", "unchanged"]
+
+_HINTS: dict[State, str] = {
+    "out of date": "out of date: the profile or the project has changed since; "
+    "`invoke cron-install` writes the line anew.",
+    "orphan": "orphan: there is no such profile with [schedule] any more; "
+    "`invoke cron-remove --profile NAME` removes the line.",
+    "not installed": "not installed: `invoke cron-install` installs it.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CronEntry:
+    """One profile in the crontab, or one that should be there.
+
+    Attributes:
+        profile: as `--profile` takes it.
+        expression: what the crontab says; for one that is not installed, what the profile says.
+        explanation: the same in words.
+        next_run: in the machine's zone; None if it is not installed or never runs.
+    """
+
+    profile: str
+    expression: str
+    explanation: str
+    next_run: datetime | None
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class CronReport:
+    """What `show_cron` found, in the order of the crontab, then what is not installed."""
+
+    entries: tuple[CronEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CronChange:
+    """What an installation or a removal did, or would do.
+
+    Attributes:
+        actions: profile -> what happened to its line.
+        dry_run: nothing was written.
+    """
+
+    actions: dict[str, Action]
+    dry_run: bool
+
+
+def install_cron(
+    profiles: Sequence[Profile], paths: Paths, *, keep_others: bool = False, dry_run: bool = False
+) -> CronChange:
+    """Write one line for every profile that has [schedule] into our block of the crontab.
+
+    What is outside the block stays byte for byte. Doing it twice changes nothing.
+
+    Args:
+        profiles: all of them; or with `keep_others` the ones to write, while the other lines
+            of the block stay.
+
+    Raises: ScheduleError, and then the crontab is as it was; LockedError.
+    """
+    wanted = {line.profile: line for line in _lines_of(profiles, paths)}
+    if keep_others and len(wanted) < len(profiles):
+        missing = ", ".join(str(profile.path) for profile in profiles if not profile.schedule)
+        raise ScheduleError(f'{missing}: has no [schedule]; add for example cron = "0 2 * * *"')
+    with hold_lock(["crontab"], paths, "cron-install"):
+        split = split_crontab(read_crontab(), paths.root)
+        # Each line keeps its place, so that doing it again finds nothing to change.
+        lines = {
+            line.profile or line.text: wanted.get(line.profile, line)
+            for line in split.lines
+            if keep_others or line.profile in wanted
+        }
+        return _apply(split, [*(lines | wanted).values()], paths, dry_run=dry_run)
+
+
+def remove_cron(paths: Paths, profile: str = "", *, dry_run: bool = False) -> CronChange:
+    """Remove our block from the crontab, or only the line of one profile.
+
+    Args:
+        profile: as `cron-show` names it; it need not exist any more.
+
+    Raises: ScheduleError, also when that profile has no line; LockedError.
+    """
+    with hold_lock(["crontab"], paths, "cron-remove"):
+        split = split_crontab(read_crontab(), paths.root)
+        kept = [line for line in split.lines if profile and line.profile != profile]
+        if profile and len(kept) == len(split.lines):
+            names = ", ".join(line.profile for line in split.lines) or "none"
+            raise ScheduleError(f"the crontab has no line for {profile!r}; there are: {names}")
+        return _apply(split, kept, paths, dry_run=dry_run)
+
+
+def show_cron(profiles: Sequence[Profile], paths: Paths, now: datetime) -> CronReport:
+    """What the crontab holds for this project, and what the profiles would have there.
+
+    Args:
+        profiles: all of them.
+        now: aware.
+    """
+    zone = local_zone()
+    wanted = {line.profile: line for line in _lines_of(profiles, paths)}
+    installed = split_crontab(read_crontab(), paths.root).lines
+    entries = [_entry(line, _state(line, wanted), now, zone) for line in installed]
+    there = {line.profile for line in installed}
+    entries += [
+        _entry(line, "not installed", now, zone)
+        for line in wanted.values()
+        if line.profile not in there
+    ]
+    return CronReport(tuple(entries))
+
+
+def render_cron(report: CronReport) -> str:
+    """The report as a table, with a line of advice for whatever is not current."""
+    if not report.entries:
+        return "Nothing is scheduled: the crontab has no line of ours, and no profile [schedule]."
+    rows = [
+        (
+            entry.profile or "?",
+            entry.expression,
+            entry.explanation,
+            f"{entry.next_run:%a %Y-%m-%d %H:%M}" if entry.next_run else "-",
+            entry.state,
+        )
+        for entry in report.entries
+    ]
+    table = render_table(("profile", "schedule", "in words", "next run", "state"), rows)
+    states = {entry.state for entry in report.entries}
+    hints = [hint for state, hint in _HINTS.items() if state in states]
+    return "\n".join((table, *([""] if hints else []), *hints))
+
+
+def render_change(change: CronChange) -> str:
+    """One line for each profile: what happened to its line in the crontab."""
+    if not change.actions:
+        return "The crontab has no line of ours, and no profile has [schedule]: nothing to do."
+    rows = [
+        (profile or "?", f"would be {action}" if change.dry_run else action)
+        for profile, action in change.actions.items()
+    ]
+    return render_table(("profile", "line in the crontab"), rows)
+
+
+def _apply(
+    split: SplitCrontab, lines: Sequence[CronLine], paths: Paths, *, dry_run: bool
+) -> CronChange:
+    actions: dict[str, Action] = {}
+    before = {line.profile: line.text for line in split.lines}
+    after = {line.profile: line.text for line in lines}
+    for profile in before | after:
+        if profile not in after:
+            actions[profile] = "removed"
+        elif profile not in before:
+            actions[profile] = "added"
+        else:
+            actions[profile] = "unchanged" if before[profile] == after[profile] else "changed"
+    if not dry_run and tuple(lines) != split.lines:
+        write_crontab(join_crontab(split, lines, paths.root))
+    return CronChange(actions, dry_run)
+
+
+def _lines_of(profiles: Sequence[Profile], paths: Paths) -> Iterator[CronLine]:
+    if not sys.executable:
+        raise ScheduleError("the path of the Python interpreter is unknown; start it by full path")
+    for profile in profiles:
+        if profile.schedule is None:
+            continue
+        elsewhere = profile.path.parent != paths.profiles
+        yield render_line(
+            expand_cron(profile.schedule.cron),
+            str(profile.path) if elsewhere else profile.name,
+            paths.root,
+            sys.executable,
+            _moved_folders(paths),
+        )
+
+
+def _moved_folders(paths: Paths) -> dict[str, str]:
+    """The variables without which a run under cron would look for its folders elsewhere."""
+    bare = find_paths({})
+    return {
+        f"BACKUP_TASKS_{name.upper()}": str(getattr(paths, name))
+        for name in ("profiles", "templates", "logs", "state")
+        if getattr(paths, name) != getattr(bare, name)
+    }
+
+
+def _state(line: CronLine, wanted: dict[str, CronLine]) -> State:
+    if line.profile not in wanted:
+        return "orphan"
+    return "current" if wanted[line.profile].text == line.text else "out of date"
+
+
+def _entry(line: CronLine, state: State, now: datetime, zone: tzinfo) -> CronEntry:
+    from cronsim import CronSim, CronSimError
+
+    try:
+        runs = CronSim(line.expression, now.astimezone(zone))
+        explanation = runs.explain()
+        next_run = next(runs, None) if state != "not installed" else None
+    except CronSimError as error:  # somebody changed the line by hand
+        explanation, next_run = f"cannot be read: {error}", None
+    return CronEntry(line.profile, line.expression, explanation, next_run, state)
