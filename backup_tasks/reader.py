@@ -24,7 +24,9 @@ from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 RANGE_BYTES = 8 * 2**20
 # Reading over a gap costs less than another request.
 _GAP_BYTES = 128 * 2**10
-_AHEAD = 4
+# What one request may unpack to: chunks of zeros would otherwise fill the memory.
+_RANGE_RAW_BYTES = 12 * 2**20
+_AHEAD = 3
 _HEADER_PROBE_BYTES = 64 * 2**10
 
 
@@ -128,7 +130,7 @@ class ChunkRange:
 
 
 def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRange]:
-    """Join wanted chunks into requests of up to RANGE_BYTES, over small gaps too.
+    """Join wanted chunks into requests of bounded size, packed and unpacked, over small gaps too.
 
     Args:
         chunks: all of the archive.
@@ -136,15 +138,17 @@ def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRa
     """
     ranges: list[ChunkRange] = []
     group: list[int] = []
-    start = end = 0
+    start = end = raw = 0
     for number in numbers:
         chunk = chunks[number]
         chunk_end = chunk.offset + chunk.length
-        if group and (chunk.offset - end > _GAP_BYTES or chunk_end - start > RANGE_BYTES):
+        raw += chunk.raw
+        is_far = chunk.offset - end > _GAP_BYTES
+        if group and (is_far or chunk_end - start > RANGE_BYTES or raw > _RANGE_RAW_BYTES):
             ranges.append(ChunkRange(tuple(group), start, end))
             group = []
         if not group:
-            start = chunk.offset
+            start, raw = chunk.offset, chunk.raw
         group.append(number)
         end = chunk_end
     if group:
