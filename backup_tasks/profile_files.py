@@ -133,8 +133,6 @@ def _inherit_error(file: ProfileFile, reason: str, paths: Paths) -> ProfileError
 
 
 def _lay_over(merged: MergedFiles, file: ProfileFile, whole: Collection[KeyPath]) -> None:
-    replaced: list[KeyPath] = []
-
     def lay(under: dict[str, Any], over: Mapping[str, Any], path: KeyPath) -> None:
         for key, value in over.items():
             here = (*path, key)
@@ -142,13 +140,10 @@ def _lay_over(merged: MergedFiles, file: ProfileFile, whole: Collection[KeyPath]
             if isinstance(old, dict) and isinstance(value, dict) and here not in whole:
                 lay(old, value, here)
             else:
-                replaced.append(here)
                 under[key] = deepcopy(value)
 
     lay(merged.values, file.values, ())
-    for gone in replaced:
-        for path in [path for path in merged.places if path[: len(gone)] == gone]:
-            del merged.places[path]
+    # Old lines of a list that was replaced stay beyond its new end, where nothing asks.
     merged.places |= {path: Place(file.path, line) for path, line in file.lines.items()}
 
 

@@ -62,7 +62,7 @@ def test_no_dump_and_no_error_shows_a_secret(paths: Paths) -> None:
         LITERAL.replace(f'"{CANARY}"', f'"{CANARY}'),
         LITERAL.replace(f'"{CANARY}"', CANARY),
         LITERAL.replace("secret_access_key", "secret_acces_key"),
-        LITERAL.replace("s3://bucket", f"s3://key:{CANARY}@bucket"),
+        LITERAL.replace("s3://bucket", f"s3://key:{CANARY.replace('/', '')}@bucket"),
         LITERAL + f'endpoint_url = "https://u:{CANARY.replace("/", "")}@example.com"\n',
     ]
     for text in broken:
