@@ -16,7 +16,7 @@ from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.footer import FORMAT_VERSION
 from backup_tasks.journal import Problem, RunRecord
 from backup_tasks.leftovers import UploadNote, end_leftovers
-from backup_tasks.manifest import Entry, Header, write_manifest
+from backup_tasks.manifest import MANIFEST_PATH, Entry, Header, write_manifest
 from backup_tasks.naming import choose_free_name
 from backup_tasks.paths import Paths
 from backup_tasks.patterns import PathPatterns
@@ -80,6 +80,7 @@ def take_snapshot(
         exclude_caches=rules.exclude_caches,
         exclude_if_present=rules.exclude_if_present,
         one_file_system=rules.one_file_system,
+        skip=frozenset({MANIFEST_PATH, *_own_folder(profile)}),
     )
     walk = Walk(tree, walk_rules, report)
     snapshot = Snapshot(totals={s: SourceTotals() for s in rules.sources if s not in missing})
@@ -95,6 +96,13 @@ def take_snapshot(
         progress.advance(0, 1)
     snapshot.sockets = walk.sockets
     return snapshot
+
+
+def _own_folder(profile: Profile) -> list[str]:
+    """The folder of a directory store: archives of archives would double with every run."""
+    if profile.store.kind != "directory":
+        return []
+    return [os.path.realpath(profile.store.directory).lstrip("/")]
 
 
 def _is_below(path: str, prefix: str) -> bool:

@@ -11,6 +11,19 @@ from collections.abc import Sequence
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ZEROS = bytes(2**20)
+# A dying disk may take seconds for each failing read; after so many the rest is given up.
+_MOST_FAILURES = 16
+
+
+def explain(error: OSError) -> str:
+    """Why a file cannot be opened or read, in words that fit a running backup."""
+    if error.errno == errno.ENOENT:
+        return "vanished before it could be read"
+    if error.errno == errno.ELOOP:
+        return "became a symlink while the backup ran; it was not followed"
+    if error.errno == errno.ENOTDIR:
+        return "a folder above it was replaced while the backup ran"
+    return error.strerror or str(error)
 
 
 class SourceFile:
@@ -27,8 +40,9 @@ class SourceFile:
         runs: (offset, length) of the bytes that are there; one run unless it is sparse.
         is_sparse: whether holes are left out.
         read_bytes: how many bytes `fill` got so far.
-        shortened: the file ended, or could not be read, before its size; zeros stand there.
-        failure: what the system said when reading failed, or "".
+        shortened: the file ended before its size; zeros stand for the rest.
+        failure: what the system said when reading failed, or ""; zeros stand for the megabyte
+            in which it did.
     """
 
     def __init__(self, name: str, folder: int) -> None:
@@ -36,7 +50,7 @@ class SourceFile:
         try:
             self.status = os.fstat(self._descriptor)
             if not stat.S_ISREG(self.status.st_mode):
-                raise OSError(errno.ESTALE, "is no longer a regular file")
+                raise OSError(errno.ESTALE, "is no longer a regular file; it was not read")
             self.runs = self._find_runs()
         except BaseException:
             os.close(self._descriptor)
@@ -50,6 +64,7 @@ class SourceFile:
         self.read_bytes = 0
         self.shortened = False
         self.failure = ""
+        self._failures = 0
 
     def _find_runs(self) -> list[tuple[int, int]]:
         size = self.status.st_size
@@ -84,12 +99,12 @@ class SourceFile:
 
     def _read_at(self, offset: int, view: memoryview) -> None:
         done = 0
-        while done < len(view) and not self.shortened:
+        while done < len(view) and not self.shortened and self._failures < _MOST_FAILURES:
             try:
                 count = os.preadv(self._descriptor, [view[done:]], offset + done)
             except OSError as error:
                 self.failure = error.strerror or str(error)
-                self.shortened = True
+                self._failures += 1
                 break
             if count == 0:
                 self.shortened = True
@@ -114,7 +129,7 @@ class SourceFile:
     def what_changed(self) -> str:
         """Why the content as read is not the file's content at one moment; "" if it is."""
         if self.failure:
-            return f"cannot be read: {self.failure}"
+            return f"{self.failure}; zeros stand for what could not be read"
         if self.shortened:
             return "became shorter while it was read; the rest is zeros"
         now = os.fstat(self._descriptor)

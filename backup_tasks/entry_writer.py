@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from backup_tasks.archive import ArchiveBuilder, Place
 from backup_tasks.compress import CHUNK_BYTES
-from backup_tasks.content import SourceFile, read_xattrs
+from backup_tasks.content import SourceFile, explain, read_xattrs
 from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import Entry, name_fields
 from backup_tasks.progress import Progress
@@ -21,6 +21,8 @@ from backup_tasks.tarstream import (
     padding_bytes,
 )
 
+# A larger file that changed while it was read is not sent a second time.
+_READ_AGAIN_BYTES = 64 * 2**20
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -31,6 +33,15 @@ class WriteTotals:
     files: int = 0
     raw_bytes: int = 0
     entries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One try to store a file: its entry, if one was stored, and what is wrong, if anything."""
+
+    entry: Entry | None
+    reason: str
+    is_worth_another: bool = True
 
 
 class EntryWriter:
@@ -102,62 +113,71 @@ class EntryWriter:
         return entry
 
     def _write_file(self, entry: Entry, folder: int, name: str) -> Entry | None:
-        """Store a regular file; a small one that changes while it is read is read once more."""
+        """Store a regular file; one that changes while it is read is read once more."""
         path = entry.name
-        for is_last_try in (False, True):
-            try:
-                source = SourceFile(name, folder)
-            except OSError as error:
-                self._fail(entry, error)
-                return None
-            try:
-                written = self._store(path, source, is_last_try)
-            finally:
-                source.close()
-            if written is not None:
-                break
-        if written is None or written.inode != entry.inode:
+        attempt = self._read_once(path, folder, name, is_last_try=False)
+        if attempt.reason and attempt.is_worth_another:
+            again = self._read_once(path, folder, name, is_last_try=True)
+            if again.entry is not None or attempt.entry is None:
+                attempt = again
+        if attempt.reason:
+            self._report(path, attempt.reason)
+        stored = attempt.entry
+        if stored is None or stored.inode != entry.inode:
             self._broken_links[path] = None
-        return written
+        if stored is not None:
+            self.totals.files += 1
+            self.totals.raw_bytes += stored.size
+        return stored
 
-    def _store(self, path: str, source: SourceFile, is_last_try: bool) -> Entry | None:
-        """Returns None when the file is to be read again, or could not be read at all."""
-        entry = entry_of(path, "file", source.status)
-        sparse = source.runs if source.is_sparse else None
-        headers = encode_headers(_member_of(entry, source.xattrs(), source.stored_bytes, sparse))
-        if sparse is not None:
-            headers += encode_sparse_map(sparse)
-        stored = source.stored_bytes
-        length = len(headers) + stored + padding_bytes(stored)
-        if length > CHUNK_BYTES:
-            _set_place(entry, self._builder.add_large(headers, stored, source.fill))
-            changed = source.what_changed()
-        else:
-            view = self._builder.reserve(length)
-            view[: len(headers)] = headers
-            source.fill(view[len(headers) : len(headers) + stored])
-            view[len(headers) + stored :] = bytes(padding_bytes(stored))
-            changed = source.what_changed()
-            if changed and not is_last_try:
-                return None
-            if source.failure and source.read_bytes == 0:
-                self._report(path, changed)
-                return None
-            _set_place(entry, self._builder.take(length))
-        if changed:
-            self._report(path, changed)
-        entry.sha256 = source.sha256()
-        self.totals.files += 1
-        self.totals.raw_bytes += entry.size
-        return entry
+    def _read_once(self, path: str, folder: int, name: str, *, is_last_try: bool) -> _Attempt:
+        """One try to store a file.
+
+        A small file that changed is stored only at the last try. A large one is stored as it
+        is read, because nobody can hold it back; another try then follows it in the archive,
+        and tar lets the last one win.
+        """
+        try:
+            source = SourceFile(name, folder)
+        except OSError as error:
+            return _Attempt(None, explain(error))
+        try:
+            entry = entry_of(path, "file", source.status)
+            headers = _file_headers(entry, source)
+            stored = source.stored_bytes
+            length = len(headers) + stored + padding_bytes(stored)
+            if length > CHUNK_BYTES:
+                place = self._builder.add_large(headers, stored, source.fill)
+                reason = source.what_changed()
+            else:
+                view = self._builder.reserve(length)
+                view[: len(headers)] = headers
+                source.fill(view[len(headers) : len(headers) + stored])
+                view[len(headers) + stored :] = bytes(length - len(headers) - stored)
+                reason = source.what_changed()
+                if reason and (not is_last_try or (source.failure and not source.read_bytes)):
+                    return _Attempt(None, reason)
+                place = self._builder.take(length)
+            _set_place(entry, place)
+            entry.sha256 = source.sha256()
+            return _Attempt(entry, reason, is_worth_another=stored <= _READ_AGAIN_BYTES)
+        finally:
+            source.close()
 
     def _fail(self, entry: Entry, error: OSError) -> None:
-        self._report(entry.name, error.strerror or str(error))
+        self._report(entry.name, explain(error))
         self._broken_links[entry.name] = None
 
 
 def _set_place(entry: Entry, place: Place) -> None:
     entry.chunk, entry.offset = place
+
+
+def _file_headers(entry: Entry, source: SourceFile) -> bytes:
+    """The headers of a regular file, with the map of its parts if it is sparse."""
+    sparse = source.runs if source.is_sparse else None
+    headers = encode_headers(_member_of(entry, source.xattrs(), source.stored_bytes, sparse))
+    return headers + encode_sparse_map(sparse) if sparse is not None else headers
 
 
 def _member_of(

@@ -97,12 +97,14 @@ class WalkRules:
         exclude_caches: skip the content of folders tagged by CACHEDIR.TAG.
         exclude_if_present: names whose presence excludes the folder that holds them.
         one_file_system: stay on the file system of each source.
+        skip: paths that are left out whole, such as the folder that the archives lie in.
     """
 
     excludes: PathPatterns
     exclude_caches: bool = False
     exclude_if_present: tuple[str, ...] = ()
     one_file_system: bool = False
+    skip: frozenset[str] = frozenset({MANIFEST_PATH})
 
 
 @dataclass(slots=True)
@@ -176,7 +178,9 @@ class Walk:
             self._report(path, error.strerror or str(error))
             return None
         is_folder = stat.S_ISDIR(status.st_mode)
-        if (node is None and self._rules.excludes.match(path, is_folder)) or path == MANIFEST_PATH:
+        if path in self._rules.skip:
+            return None
+        if node is None and self._rules.excludes.match(path, is_folder):
             return None
         if not is_folder:
             entry = self._leaf(level, name, path, status)

@@ -1,0 +1,90 @@
+"""Backups of a small tree into a directory store, without the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backup_tasks.backup import BackupRun, run_backup
+from backup_tasks.catalog import find_backups
+from backup_tasks.journal import RunRecord
+from backup_tasks.paths import Paths
+from backup_tasks.profile import load_profile
+from backup_tasks.profile_model import Profile
+from backup_tasks.progress import SilentProgress
+from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.stores import open_store
+from backup_tasks.stores.base import Store
+
+
+@dataclass
+class Backups:
+    """A source, a store, and a clock that moves a day with every backup.
+
+    Attributes:
+        source: the folder that is backed up.
+        store_folder: where the archives lie.
+        extra: more TOML for the profile's [backup] table.
+    """
+
+    source: Path
+    store_folder: Path
+    paths: Paths
+    extra: str = ""
+    now: datetime = field(default=datetime(2025, 6, 12, 2, 0, tzinfo=UTC))
+
+    def write_profile(self) -> Path:
+        """The profile as a file."""
+        self.store_folder.mkdir(exist_ok=True)
+        file = self.paths.profiles / "test.toml"
+        file.write_text(
+            f'[backup]\nsources = ["{self.source}"]\ntimezone = "UTC"\n{self.extra}\n'
+            f'[store]\nurl = "file://{self.store_folder}/"\n'
+        )
+        return file
+
+    def profile(self) -> Profile:
+        return load_profile(str(self.write_profile()), self.paths)
+
+    def open_store(self) -> Store:
+        return open_store(self.profile().store)
+
+    def backup(self) -> RunRecord:
+        """Run one backup; returns its record."""
+        profile = self.profile()
+        record = RunRecord("backup", profile.name, "host", profile.store.url, self.now)
+        run = BackupRun(
+            profile,
+            self.open_store(),
+            self.paths,
+            self.now,
+            lambda: self.now + timedelta(seconds=35),
+            SilentProgress(),
+        )
+        run_backup(run, record)
+        self.now += timedelta(days=1)
+        return record
+
+    def archive(self) -> Path:
+        """The newest archive's file."""
+        return max(self.store_folder.glob("*-backup.tar.gz"))
+
+    def restore(self, target: Path) -> RestoreReport:
+        """Restore the newest backup below `target`."""
+        store = self.open_store()
+        newest = find_backups(store, UTC)[-1]
+        request = RestoreRequest(paths=(), target=target)
+        return run_restore(store, newest, request, SilentProgress())
+
+    def in_target(self, target: Path) -> Path:
+        """Where the source's restored twin lies."""
+        return target / str(self.source).lstrip("/")
+
+    def environ(self) -> dict[str, str]:
+        """The variables that make the command line use the same folders."""
+        return {
+            "BACKUP_TASKS_PROFILES": str(self.paths.profiles),
+            "BACKUP_TASKS_LOGS": str(self.paths.logs),
+            "BACKUP_TASKS_STATE": str(self.paths.state),
+        }
