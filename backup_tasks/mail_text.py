@@ -33,7 +33,7 @@ _SUBJECT_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class MailView:
-    """What a template may say; every text is one printable line.
+    """What a template may say; every text is one printable line, whatever the record held.
 
     Attributes:
         kind: "success", "incomplete" or "failure".
@@ -44,7 +44,8 @@ class MailView:
         facts: label and value, in the order of reading.
         skipped: the first SHOWN_PROBLEMS files that were not stored whole.
         skipped_count: how many there are; skipped_more: how many are not in `skipped`.
-        error: why the run failed, or "".
+        error_lines: why the run failed; mostly one line, none if it did not.
+        warnings: what went wrong beside the task itself.
         restore_command, plain_command: with and without this project; "" without an archive.
     """
 
@@ -59,7 +60,8 @@ class MailView:
     skipped: tuple[Problem, ...]
     skipped_count: int
     skipped_more: int
-    error: str
+    error_lines: tuple[str, ...]
+    warnings: tuple[str, ...]
     restore_command: str
     plain_command: str
     list_command: str
@@ -103,6 +105,8 @@ def render_mail(
 
 def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -> MailView:
     outcome = _render_outcome(record)
+    if record.warnings:
+        outcome += f", {render_count(len(record.warnings), 'warning')}"
     task = one_line(record.task)
     shown = record.problems[:SHOWN_PROBLEMS]
     option = _profile_option(profile, paths)
@@ -119,8 +123,9 @@ def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -
         skipped=tuple(Problem(one_line(one.path), one_line(one.reason)) for one in shown),
         skipped_count=len(record.problems),
         skipped_more=len(record.problems) - len(shown),
-        error=one_line(record.error),
-        restore_command=restore if record.archive else "",
+        error_lines=tuple(one_line(line) for line in record.error.splitlines()),
+        warnings=tuple(one_line(warning) for warning in record.warnings),
+        restore_command=one_line(restore) if record.archive else "",
         plain_command=_plain_command(record.archive, profile) if record.archive else "",
         list_command=f"invoke list {option}",
         log=one_line(str(paths.logs / "backup.log")),

@@ -30,7 +30,7 @@ def notify(record: RunRecord, profile: Profile, paths: Paths) -> list[Notificati
         the mail for, and one for each that it refused.
     """
     settings = profile.notify.email
-    if settings is None or not is_wanted(record.result, settings.on):
+    if settings is None or not is_wanted(record, settings.on):
         return []
     everybody = ", ".join(settings.to)
     try:
@@ -59,7 +59,7 @@ def send_test(profile: Profile, paths: Paths, now: datetime) -> Notification:
     if settings is None or not settings.on:
         missing = "no [notify.email]" if settings is None else "nothing in notify.email.on"
         raise UsageError(f"profile {profile.name} has {missing}, so it sends no mail")
-    samples = [sample for sample in _samples(profile, now) if is_wanted(sample.result, settings.on)]
+    samples = [sample for sample in _samples(profile, now) if is_wanted(sample, settings.on)]
     messages = [render_mail(sample, profile, paths, is_test=True) for sample in samples]
     refused = send_mail(settings, messages)
     if refused:
@@ -70,9 +70,13 @@ def send_test(profile: Profile, paths: Paths, now: datetime) -> Notification:
     return Notification("email", ", ".join(settings.to))
 
 
-def is_wanted(result: Result, on: Sequence[str]) -> bool:
-    """Whether a run that ended so is mailed; missing files interest whoever asked for any mail."""
-    return bool(on) if result == "incomplete" else result in on
+def is_wanted(record: RunRecord, on: Sequence[str]) -> bool:
+    """Whether a run that ended so is mailed.
+
+    Missing files and warnings, such as of a prune that failed, are neither success nor failure
+    and interest whoever asked for any mail.
+    """
+    return bool(on) if record.result == "incomplete" or record.warnings else record.result in on
 
 
 def _render_outcomes(settings: EmailSettings, refused: dict[str, str]) -> list[Notification]:

@@ -39,6 +39,7 @@ DONE = RunRecord(
     archive_bytes=120_000_000,
 )
 FAILED = replace(DONE, result="failure", archive="", error="s3://my-bucket: no such bucket")
+WARNED = replace(DONE, warnings=["prune: access denied"])
 INCOMPLETE = replace(DONE, result="incomplete", problems=[Problem("/a", "Permission denied")])
 
 
@@ -96,9 +97,9 @@ def only_error(notifications: list[Notification]) -> str:
 @pytest.mark.parametrize(
     ("on", "told"),
     [
-        (["success", "failure"], [DONE, INCOMPLETE, FAILED]),
-        (["success"], [DONE, INCOMPLETE]),
-        (["failure"], [INCOMPLETE, FAILED]),
+        (["success", "failure"], [DONE, WARNED, INCOMPLETE, FAILED]),
+        (["success"], [DONE, WARNED, INCOMPLETE]),
+        (["failure"], [WARNED, INCOMPLETE, FAILED]),
         ([], []),
     ],
     ids=lambda value: "+".join(value) if value and isinstance(value[0], str) else "",
@@ -107,7 +108,7 @@ def test_a_run_is_mailed_to_those_who_asked_for_its_kind(
     server: SmtpServer, paths: Paths, on: list[str], told: list[RunRecord]
 ) -> None:
     profile = profile_for(server.port, on=on)
-    for record in (DONE, INCOMPLETE, FAILED):
+    for record in (DONE, WARNED, INCOMPLETE, FAILED):
         sent = notify(record, profile, paths)
         wanted = [Notification("email", "admin@example.com")] if record in told else []
         assert sent == wanted

@@ -19,6 +19,7 @@ from backup_tasks.journal import Problem, RunRecord
 from backup_tasks.mail_text import render_mail
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.profile_model import Profile
+from backup_tasks.text import one_line
 
 NOW = datetime(2025, 6, 12, 0, 0, 36, tzinfo=UTC)
 ARCHIVE = "2025-06-12_0200-backup.tar.gz"
@@ -127,6 +128,21 @@ def test_another_task_without_an_archive_says_nothing_of_a_missing_backup() -> N
         assert "invoke list --profile prod" in part
         assert "left no backup" not in part
         assert "restore" not in part
+
+
+def test_every_line_of_an_error_is_told() -> None:
+    record = replace(FAILED, error="profiles/prod.toml:3: a: wrong\nprofiles/prod.toml:9: b: wrong")
+    text, html = parts_of(render_mail(record, profile_with(), PATHS))
+    assert "  profiles/prod.toml:3: a: wrong\n  profiles/prod.toml:9: b: wrong\n" in text
+    assert "profiles/prod.toml:3: a: wrong<br>profiles/prod.toml:9: b: wrong" in html
+
+
+def test_warnings_are_told_and_counted_in_the_subject() -> None:
+    record = replace(DONE, warnings=["prune: s3://x: access denied"])
+    message = render_mail(record, profile_with(), PATHS)
+    assert message["Subject"].endswith("done, 120MB in 35s, 1 warning")
+    for part in parts_of(message):
+        assert "prune: s3://x: access denied" in part
 
 
 def test_files_missing_are_named_with_their_reasons() -> None:
@@ -249,7 +265,7 @@ def test_no_text_from_outside_can_stop_or_split_a_mail(
     record.problems = [Problem(path, error)]
     message = render_mail(record, profile_with(), PATHS)
     assert message.as_bytes()
-    assert message["Subject"].isprintable()
+    assert one_line(message["Subject"]) == message["Subject"]
     assert sorted(set(message.keys())) == sorted(message.keys())
 
 
@@ -284,3 +300,11 @@ def test_a_template_may_use_no_name_but_mail_and_sees_all_of_it(tmp_path: Path) 
         (tmp_path / f"backup.{part}.j2").write_text("{{ mail.outcome }} {{ mail.kind }} åäö")
     message = render_mail(DONE, profile_with(), replace(PATHS, templates=tmp_path))
     assert message["Subject"] == "done, 120MB in 35s success åäö"
+
+
+def test_a_template_that_brings_in_half_a_character_still_makes_a_mail(tmp_path: Path) -> None:
+    for part in ("subject", "txt", "html"):
+        (tmp_path / f"backup.{part}.j2").write_text(r'{{ "a\udcffb" }}')
+    message = render_mail(DONE, profile_with(), replace(PATHS, templates=tmp_path))
+    assert message.as_bytes()
+    assert message["Subject"] == r"a\udcffb"

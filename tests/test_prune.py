@@ -154,13 +154,13 @@ def test_encrypted_and_plain_backups_are_counted_together(tmp_path: Path) -> Non
     assert run_prune(place.profile, place.store, NOW, dry_run=False).deleted == (backup(10),)
 
 
-def test_days_are_those_of_the_profiles_time_zone(tmp_path: Path) -> None:
-    """23:30 and 00:30 in Stockholm are one day in UTC."""
-    place = directory_place(tmp_path, keep_last=0, keep_daily=2)
-    for name in (backup(10, "2330"), backup(11, "0030"), backup(11, "0130")):
+def test_names_are_read_in_the_profiles_time_zone(tmp_path: Path) -> None:
+    """01:00 in Stockholm is 13 hours before NOW; 01:00 in UTC would be 11."""
+    place = directory_place(tmp_path, keep_last=0, keep_within="12h")
+    for name in (backup(12, "0100"), backup(12, "0300")):
         place.put(name, b"content")
     report = run_prune(place.profile, place.store, NOW, dry_run=False)
-    assert report.deleted == (backup(11, "0030"),)
+    assert report.deleted == (backup(12, "0100"),)
 
 
 def test_the_backup_stored_last_survives_although_its_name_is_not_the_newest(
