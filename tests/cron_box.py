@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-# Everything that the daemon would read or write, covered; then the holder of the namespace.
+# Everything that the daemon would read or write, covered; then whatever holds the namespace.
 # PAM is let through because containers often refuse what Debian's own rules ask for.
 _SET_UP = """
 set -e
@@ -29,8 +29,7 @@ mount --bind /etc/cron.d/.empty /etc/crontab
 printf '%s required pam_permit.so\\n' auth account session >/run/pam
 mount --bind /run/pam /etc/pam.d/cron
 echo $$
-shift
-exec "$@" >/dev/null
+exec cat
 """
 _SPOOL = "/var/spool/cron/crontabs"
 _SUDO = [] if os.geteuid() == 0 else ["sudo", "-n"]
@@ -62,18 +61,26 @@ class CronBox:
             check=True,
         )
 
+    @contextlib.contextmanager
+    def daemon(self) -> Iterator[None]:
+        """The cron daemon, while the block runs.
+
+        Install the crontab before: cron compares the spool's mtime in whole seconds, and passes
+        over what is installed in the second in which it starts.
+        """
+        cron = subprocess.Popen([*_enter(self.pid), "cron", "-f"])
+        try:
+            yield
+        finally:
+            cron.terminate()
+            cron.wait(timeout=30)
+
 
 @contextlib.contextmanager
-def open_cron_box(folder: Path, *holder: str) -> Iterator[CronBox]:
-    """A private spool while the block runs.
-
-    Args:
-        folder: for what the box itself needs.
-        holder: the command that lives in the box, for example `cron -f`.
-    """
-    command = holder or ("cat",)  # ends by itself with our end of the pipe, whatever happens
+def _open_box(folder: Path) -> Iterator[CronBox]:
+    # cat ends by itself with our end of the pipe, whatever happens to us.
     holding = subprocess.Popen(
-        [*_SUDO, "unshare", "-m", "sh", "-c", _SET_UP, "sh", _SPOOL, *command],
+        [*_SUDO, "unshare", "-m", "sh", "-c", _SET_UP, "sh", _SPOOL],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -102,6 +109,6 @@ def cron_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CronBo
     """A private crontab that `crontab` on the PATH reads and writes."""
     folder = tmp_path / "cron-box"
     folder.mkdir()
-    with open_cron_box(folder) as box:
+    with _open_box(folder) as box:
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         yield box

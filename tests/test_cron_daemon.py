@@ -1,0 +1,83 @@
+"""The whole way: a profile's [schedule], the crontab, the real cron daemon, a backup."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from backup_tasks.cron_block import split_crontab
+from backup_tasks.paths import PROJECT_ROOT, Paths
+from backup_tasks.profile import load_profile
+from backup_tasks.schedule import install_cron
+from tests.cron_box import CronBox, cron_box
+
+__all__ = ["cron_box"]
+
+# It fires at the next full minute; the rest is for a machine that is busy with other tests.
+PATIENCE_SECONDS = 180
+
+
+@pytest.fixture
+def odd_paths(paths: Paths, tmp_path: Path) -> Paths:
+    """The project under a name that cron and the shell would both like to interpret."""
+    root = tmp_path / "100% it's \\here"
+    root.symlink_to(PROJECT_ROOT)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("kept")
+    (paths.profiles / "nightly.toml").write_text(
+        f'[backup]\nsources = ["{source}"]\n'
+        f'[store]\nurl = "file://{tmp_path}/store/"\n'
+        '[schedule]\ncron = "* * * * *"\n'
+    )
+    return dataclasses.replace(paths, root=root)
+
+
+def archives(tmp_path: Path) -> list[str]:
+    return [name.name for name in (tmp_path / "store").glob("*-backup.tar.gz")]
+
+
+def test_cron_makes_the_backup_within_its_minute(
+    cron_box: CronBox, odd_paths: Paths, tmp_path: Path
+) -> None:
+    install_cron([load_profile("nightly", odd_paths)], odd_paths)
+    records = odd_paths.logs / "runs.jsonl"
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with cron_box.daemon():
+        # The daemon cannot tell us when; the record is the last thing that a run writes.
+        while not records.exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert len(archives(tmp_path)) >= 1
+    line = re.compile(r"\[[-\d]+ [:\d]+\] SUCCESS: (\S+) uploaded \(\S+, \S+\)")
+    log = (odd_paths.logs / "backup.log").read_text()
+    match = line.fullmatch(log.splitlines()[0])
+    assert match
+    assert match[1] in archives(tmp_path)
+
+
+def test_the_line_prints_nothing_when_all_is_well_and_the_reason_when_not(
+    cron_box: CronBox, odd_paths: Paths, tmp_path: Path
+) -> None:
+    install_cron([load_profile("nightly", odd_paths)], odd_paths)
+    (line,) = split_crontab(cron_box.read(), odd_paths.root).lines
+    command = re.sub(r"\\([\\%])", r"\1", line.text.decode().split(" ", 5)[5])
+
+    def run() -> tuple[int, str, str]:
+        ended = subprocess.run(
+            ["/bin/sh", "-c", command], env={}, cwd="/", capture_output=True, text=True, check=False
+        )
+        return ended.returncode, ended.stdout, ended.stderr
+
+    assert run() == (0, "", "")
+    assert len(archives(tmp_path)) == 1
+    (tmp_path / "source" / "file").unlink()
+    (tmp_path / "source").rmdir()
+    code, stdout, stderr = run()
+    assert (code, stdout) == (1, "")
+    assert stderr.count("\n") == 1
+    assert f"{tmp_path}/source" in stderr
