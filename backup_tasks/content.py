@@ -13,6 +13,8 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 _ZEROS = bytes(2**20)
 # A dying disk may take seconds for each failing read; after so many the rest is given up.
 _MOST_FAILURES = 16
+# A file torn into more pieces is stored with its holes: the map would outgrow what they save.
+_MOST_RUNS = 2**17
 
 
 def explain(error: OSError) -> str:
@@ -80,7 +82,14 @@ class SourceFile:
                 if error.errno == errno.ENXIO:  # a hole up to the end
                     break
                 return [(0, size)]
+            if start >= size:  # it grew in this moment
+                break
             runs.append((start, min(position, size) - start))
+        if len(runs) > _MOST_RUNS:
+            return [(0, size)]
+        if not runs or sum(runs[-1]) < size:
+            # GNU tar makes the file only as long as its map reaches.
+            runs.append((size, 0))
         return runs
 
     def fill(self, view: memoryview) -> None:

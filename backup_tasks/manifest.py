@@ -203,7 +203,7 @@ class Manifest:
         count = 0
         for line in self._lines:
             entry = decode_entry(line)
-            if not 0 <= entry.chunk < len(self.chunks) or entry.offset < 0 or entry.size < 0:
+            if entry.size < 0 or not self._is_place(entry):
                 raise ArchiveError(f"the manifest's entry {count} names a chunk that is not there")
             yield entry, place
             place += len(line)
@@ -212,6 +212,11 @@ class Manifest:
             raise ArchiveError(
                 f"the manifest holds {count} entries, its header says {self.header.entries}"
             )
+
+    def _is_place(self, entry: Entry) -> bool:
+        return (
+            0 <= entry.chunk < len(self.chunks) and 0 <= entry.offset < self.chunks[entry.chunk].raw
+        )
 
     def entry_at(self, place: int) -> Entry:
         """The entry whose line begins at `place`."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 PLAIN_SUFFIX = "-backup.tar.gz"
 ENCRYPTED_SUFFIX = "-backup.tar.gz.age.tar"
-_NAME = re.compile(r"(\d{4}-\d{2}-\d{2}_\d{4})(-backup\.tar\.gz(?:\.age\.tar)?)")
+_NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{4})(-backup\.tar\.gz(?:\.age\.tar)?)")
 _FORMAT = "%Y-%m-%d_%H%M"
 
 

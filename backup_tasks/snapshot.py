@@ -197,6 +197,12 @@ class Walk:
             self.sockets += 1
             return None
         entry = entry_of(path, kind, status)
+        inode = (status.st_dev, status.st_ino)
+        if inode in self._first_links:
+            entry.type = "hardlink"
+            entry.size = entry.rdev = 0
+            entry.link, entry.link_b64 = name_fields(self._first_links[inode])
+            return entry
         if kind == "symlink":
             try:
                 target = os.readlink(name, dir_fd=level.descriptor)
@@ -204,12 +210,8 @@ class Walk:
                 self._report(path, error.strerror or str(error))
                 return None
             entry.link, entry.link_b64 = name_fields(target)
-        elif status.st_nlink > 1:
-            first = self._first_links.setdefault((status.st_dev, status.st_ino), path)
-            if first is not path:
-                entry.type = "hardlink"
-                entry.size = 0
-                entry.link, entry.link_b64 = name_fields(first)
+        if status.st_nlink > 1:
+            self._first_links[inode] = path
         return entry
 
     def _folder(

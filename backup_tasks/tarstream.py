@@ -113,8 +113,6 @@ def _pax_records(member: Member, seconds: int, nanoseconds: int) -> list[tuple[b
         records.append((b"path", stored_path))
     if len(member.link) > 100:
         records.append((b"linkpath", member.link))
-    if any(key in (b"path", b"linkpath") and not _is_utf8(value) for key, value in records):
-        records.insert(0, (b"hdrcharset", b"BINARY"))
     if member.stored >= _OCTAL_11:
         records.append((b"size", b"%d" % member.stored))
     if nanoseconds or not 0 <= seconds < _OCTAL_11:
@@ -127,9 +125,23 @@ def _pax_records(member: Member, seconds: int, nanoseconds: int) -> list[tuple[b
         records.append((b"uname", member.user))
     if len(member.group) > 32:
         records.append((b"gname", member.group))
+    if not all(_is_utf8(value) for _, value in records):
+        records.insert(0, (b"hdrcharset", b"BINARY"))
     for name, value in sorted(member.xattrs.items()):
-        records.append((_XATTR + name.encode("utf-8", "surrogateescape"), value))
+        records.append((_XATTR + encode_xattr_name(name), value))
     return records
+
+
+def encode_xattr_name(name: str) -> bytes:
+    """As GNU tar writes it: an equals sign would end the keyword."""
+    raw = name.encode("utf-8", "surrogateescape")
+    return raw.replace(b"%", b"%25").replace(b"=", b"%3D")
+
+
+def decode_xattr_name(raw: bytes) -> str:
+    """The name that `encode_xattr_name` made these bytes of."""
+    text = raw.replace(b"%3D", b"=").replace(b"%25", b"%")
+    return text.decode("utf-8", "surrogateescape")
 
 
 def _pax_time(nanoseconds: int) -> bytes:
@@ -223,10 +235,16 @@ def _check_block(block: memoryview) -> bytes:
 
 def _octal(raw: memoryview) -> int:
     text = bytes(raw).strip(b"\0 ")
-    try:
-        return int(text, 8) if text else 0
-    except ValueError as error:
-        raise ArchiveError(f"a tar header holds {text!r} for a number") from error
+    # Not what else int() takes: a negative size would lead backwards, and round in circles.
+    if text.strip(b"01234567"):
+        raise ArchiveError(f"a tar header holds {text!r} for a number")
+    return int(text or b"0", 8)
+
+
+def _decimal(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 20:
+        raise ArchiveError(f"a pax header holds {text[:40]!r} for a number")
+    return int(text)
 
 
 def _text(raw: memoryview) -> bytes:
@@ -254,14 +272,9 @@ def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Membe
         raise ArchiveError(f"a tar header has type {flag!r}, which this program never writes")
 
     def number(key: bytes, first: int, last: int) -> int:
-        try:
-            return int(pax[key]) if key in pax else _octal(block[first:last])
-        except ValueError as error:
-            raise ArchiveError(f"a pax header holds {pax[key]!r} for a number") from error
+        return _decimal(pax[key]) if key in pax else _octal(block[first:last])
 
     size = number(b"size", 124, 136)
-    if size < 0:
-        raise ArchiveError("a tar header holds a negative size")
     has_content = kind == "file"
     return Member(
         path=pax.get(b"path", _text(block[0:100])).rstrip(b"/"),
@@ -278,7 +291,7 @@ def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Membe
         rdev_major=_octal(block[329:337]),
         rdev_minor=_octal(block[337:345]),
         xattrs={
-            key[len(_XATTR) :].decode("utf-8", "surrogateescape"): value
+            decode_xattr_name(key[len(_XATTR) :]): value
             for key, value in pax.items()
             if key.startswith(_XATTR)
         },
@@ -288,9 +301,9 @@ def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Membe
 def _parse_time(text: bytes) -> int:
     whole, _, fraction = text.partition(b".")
     digits = whole.removeprefix(b"-")
-    if not digits.isdigit() or (fraction and not fraction.isdigit()):
-        raise ArchiveError(f"a pax header holds {text!r} for a time")
-    nanoseconds = int(digits) * 10**9 + int(fraction[:9].ljust(9, b"0"))
+    if fraction and not fraction.isdigit():
+        raise ArchiveError(f"a pax header holds {text[:40]!r} for a time")
+    nanoseconds = _decimal(digits) * 10**9 + int(fraction[:9].ljust(9, b"0"))
     return -nanoseconds if whole.startswith(b"-") else nanoseconds
 
 
@@ -310,9 +323,9 @@ def _read_sparse(member: Member, pax: dict[bytes, bytes], blocks: memoryview, po
     position += padding_bytes(position - start)
     runs = list(zip(numbers[1::2], numbers[2::2], strict=True))
     try:
-        member.size = int(pax[b"GNU.sparse.realsize"])
+        member.size = _decimal(pax[b"GNU.sparse.realsize"])
         member.path = pax[b"GNU.sparse.name"]
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise ArchiveError("a sparse file's header lacks its name or size") from error
     member.stored -= position - start
     end = 0
