@@ -9,13 +9,18 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Iterator
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 import msgspec
 
 from backup_tasks.errors import ArchiveError
 
 MANIFEST_PATH = ".backup/manifest.jsonl"
+# The largest chunk that is believed. Only headers are ever larger than 1 MiB: the xattrs and the
+# map of one sparse file stay together.
+CHUNK_RAW_LIMIT = 64 * 2**20
+# The longest line that is believed; a path far beyond 4,096 bytes fits.
+LINE_BYTES = 16 * 2**20
 EntryType = Literal["file", "dir", "symlink", "hardlink", "fifo", "char", "block"]
 
 
@@ -126,7 +131,9 @@ def _from_base64(text: str) -> str:
     try:
         raw = base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise ArchiveError(f"the manifest holds a path that is not base64: {text!r}") from error
+        raise ArchiveError(
+            f"the manifest holds a path that is not base64: {text[:80]!r}"
+        ) from error
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -134,6 +141,7 @@ _encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
 _chunk_decoder = msgspec.json.Decoder(Chunk)
 _header_decoder = msgspec.json.Decoder(Header)
+_Record = TypeVar("_Record")
 
 
 def encode_line(record: Header | Chunk | Entry) -> bytes:
@@ -143,26 +151,25 @@ def encode_line(record: Header | Chunk | Entry) -> bytes:
 
 def decode_header(line: bytes) -> Header:
     """Raises ArchiveError for anything but a header."""
-    try:
-        return _header_decoder.decode(line)
-    except msgspec.MsgspecError as error:
-        raise ArchiveError(f"the manifest's first line is not a header: {error}") from error
+    return _decoded(_header_decoder, line, "the manifest's first line is not a header")
 
 
 def decode_entry(line: bytes) -> Entry:
     """Raises ArchiveError for anything but an entry."""
-    try:
-        return _entry_decoder.decode(line)
-    except msgspec.MsgspecError as error:
-        raise ArchiveError(f"the manifest holds a line that is no entry: {error}") from error
+    return _decoded(_entry_decoder, line, "the manifest holds a line that is no entry")
 
 
 def decode_chunk(line: bytes) -> Chunk:
     """Raises ArchiveError for anything but a chunk."""
+    return _decoded(_chunk_decoder, line, "the manifest holds a line that is no chunk")
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Record], line: bytes, complaint: str) -> _Record:
     try:
-        return _chunk_decoder.decode(line)
-    except msgspec.MsgspecError as error:
-        raise ArchiveError(f"the manifest holds a line that is no chunk: {error}") from error
+        return decoder.decode(line)
+    # Besides its own errors msgspec raises these, for invalid UTF-8 and for deep nesting.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ArchiveError(f"{complaint}: {error}") from error
 
 
 class Manifest:
@@ -177,16 +184,18 @@ class Manifest:
     def __init__(self, lines: IO[bytes]) -> None:
         lines.seek(0)
         self._lines = lines
-        self.header = decode_header(lines.readline())
-        self.chunks = [decode_chunk(lines.readline()) for _ in range(self.header.chunks)]
+        self.header = decode_header(lines.readline(LINE_BYTES))
+        self.chunks = [decode_chunk(lines.readline(LINE_BYTES)) for _ in range(self.header.chunks)]
         self._entries_start = lines.tell()
         self._check_chunks()
 
     def _check_chunks(self) -> None:
         end = 0
         for number, chunk in enumerate(self.chunks):
-            if chunk.offset != end or chunk.length <= 0 or chunk.raw <= 0:
+            if chunk.offset != end or chunk.length <= 0:
                 raise ArchiveError(f"the manifest's chunk {number} does not follow the one before")
+            if not 0 < chunk.raw <= CHUNK_RAW_LIMIT:
+                raise ArchiveError(f"the manifest's chunk {number} unpacks to {chunk.raw:,} bytes")
             end += chunk.length
         if end != self.header.chunk_bytes:
             raise ArchiveError("the manifest's chunks do not add up to its header's total")
@@ -201,7 +210,7 @@ class Manifest:
         place = self._entries_start
         self._lines.seek(place)
         count = 0
-        for line in self._lines:
+        for line in iter(lambda: self._lines.readline(LINE_BYTES), b""):
             entry = decode_entry(line)
             if entry.size < 0 or not self._is_place(entry):
                 raise ArchiveError(f"the manifest's entry {count} names a chunk that is not there")
@@ -221,7 +230,7 @@ class Manifest:
     def entry_at(self, place: int) -> Entry:
         """The entry whose line begins at `place`."""
         self._lines.seek(place)
-        return decode_entry(self._lines.readline())
+        return decode_entry(self._lines.readline(LINE_BYTES))
 
     def close(self) -> None:
         """Give the file back."""
