@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import IO
 
 from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_chunk
-from backup_tasks.footer import Footer, encode_footer
+from backup_tasks.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.manifest import MANIFEST_PATH, Chunk
-from backup_tasks.tarstream import END_MARK, Member, encode_headers, padding_bytes
+from backup_tasks.tarstream import Member, encode_headers, padding_bytes
 from backup_tasks.upload import PartAssembler
 
 Place = tuple[int, int]
@@ -123,7 +123,7 @@ class ArchiveBuilder:
             self._parts.add(stored)
             raw = following
         length = self._parts.offset - offset
-        self._parts.add(compress_chunk(END_MARK, self._level).stored)
+        self._parts.add(END_CHUNK)
         self._parts.add(encode_footer(Footer(offset, length, digest.digest())))
         self._parts.flush()
 

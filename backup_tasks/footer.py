@@ -14,6 +14,9 @@
         68      8  CRC-32 and size of nothing: zeros
 
 It decompresses to nothing, so every reader of gzip passes over it.
+
+Before it stands `END_CHUNK`. Its bytes are fixed, because many different ones decompress to the
+same zeros: only a comparison tells whether they are still those that were written.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from backup_tasks.errors import ArchiveError
 FORMAT_VERSION = 1
 _LAYOUT = struct.Struct("<4sIBBH2sHHQQ32s2s8s")
 FOOTER_BYTES = _LAYOUT.size
+# tar's end mark as one gzip member: 1,024 zeros, without name and time.
+END_CHUNK = bytes.fromhex("1f8b08000000000000ff631805a360148c5800002eafb5ef00040000")
 _MAGIC = b"\x1f\x8b\x08\x04"
 _SUBFIELD = b"BT"
 _SUBFIELD_BYTES = 50

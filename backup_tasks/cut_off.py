@@ -1,0 +1,69 @@
+"""Tell an archive of ours that lost its end from an ordinary .tar.gz.
+
+Neither gzip nor tar notices when an archive of many gzip members is cut at the end of one, and
+without its footer nothing says how long it was. Read as somebody else's .tar.gz it would restore
+in part and look like a success.
+"""
+
+from __future__ import annotations
+
+from isal import isal_zlib
+
+from backup_tasks.compress import CHUNK_BYTES, IsalError
+from backup_tasks.errors import ArchiveError
+from backup_tasks.footer import FOOTER_BYTES, Footer, encode_footer
+from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.tarstream import BLOCK_BYTES, END_MARK, decode_headers
+
+# How our gzip members begin, at levels above 0 and at 0; gzip itself writes a time or OS 3.
+_MEMBER_STARTS = tuple(bytes.fromhex("1f8b080000000000") + end for end in (b"\0\xff", b"\4\xff"))
+# The first chunk lies in here, unless an entry's headers alone are longer than a chunk.
+_FRONT_BYTES = CHUNK_BYTES + 2**17
+_GZIP_WINDOW = 31
+_TEMPLATE = encode_footer(Footer(0, 0, bytes(32)))
+_FIXED_PLACES = (*range(18), *range(66, FOOTER_BYTES))
+_ENOUGH_EQUAL = 20
+
+
+def cut_off_error(name: str) -> ArchiveError:
+    """What to raise for an archive of ours that has no sound footer."""
+    return ArchiveError(
+        f"{name} is cut off or damaged at its end: it is an archive of this program without its "
+        "footer. Choose another backup; docs/recovery.md says how to get out what is left"
+    )
+
+
+def refuse_cut_off(store: Store, stored: StoredObject, tail: bytes) -> None:
+    """Raise ArchiveError if this object without a footer is one of ours all the same.
+
+    Args:
+        tail: its last bytes, which are no footer.
+
+    It finds what is whole in the first chunk or in most of the footer. What escapes it has
+    no end mark, or holds our manifest, and is found when it is read.
+    """
+    if _is_broken_footer(tail):
+        raise cut_off_error(stored.name)
+    start = store.read_range(stored, 0, min(stored.size, len(_MEMBER_STARTS[0])))
+    if start not in _MEMBER_STARTS:
+        return
+    front = store.read_range(stored, 0, min(stored.size, _FRONT_BYTES))
+    if _begins_with_chunk(front):
+        raise cut_off_error(stored.name)
+
+
+def _is_broken_footer(tail: bytes) -> bool:
+    if len(tail) != FOOTER_BYTES:
+        return False
+    return sum(tail[place] == _TEMPLATE[place] for place in _FIXED_PLACES) >= _ENOUGH_EQUAL
+
+
+def _begins_with_chunk(front: bytes) -> bool:
+    """Whether the first gzip member holds whole tar blocks, but not a whole tar."""
+    unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        raw = unpacker.decompress(front, 2 * _FRONT_BYTES)
+        decode_headers(memoryview(raw), 0)
+    except (IsalError, ArchiveError):
+        return False
+    return unpacker.eof and len(raw) % BLOCK_BYTES == 0 and not raw.endswith(END_MARK)
