@@ -11,7 +11,9 @@ answer, and None breaks off the connection.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -131,7 +133,7 @@ class FaultyProxy:
         sent_bytes, received_bytes: from and to the client, headers included.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
         self._upstream = urlsplit(upstream)
         self._guard = threading.Lock()
         self._faults: list[tuple[str, Fault]] = []
@@ -141,11 +143,17 @@ class FaultyProxy:
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        self._scheme = "https" if tls else "http"
+        if tls:
+            # The handshake comes with the first read, in the connection's own thread.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def misbehave(self, operation: str, fault: Fault, times: int = 1) -> None:
         """Let the next requests of this operation meet the fault."""
@@ -232,6 +240,10 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.rfile = _Counted(self.rfile, lambda size: self.proxy.count(sent_bytes=size))
         self.wfile = _Counted(self.wfile, lambda size: self.proxy.count(received_bytes=size))
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):  # the client went away
+            super().handle()
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from tests.faulty_proxy import (
 )
 from tests.s3_server import S3Server, start_s3_server
 from tests.settings import FakeSettings, Plain, s3_settings
+from tests.smtp_server import Certificates, make_certificates
 
 MIB = 2**20
 PART = 5 * MIB
@@ -159,7 +161,7 @@ def test_somebody_who_may_only_read_is_told_which_permission_is_missing(
     [
         ("http://127.0.0.1:1", "cannot reach http://127.0.0.1:1: Connection refused"),
         ("http://no-such-host.invalid", "cannot reach http://no-such-host.invalid"),
-        ("nonsense", "store.endpoint_url"),
+        ("nonsense", "what store.endpoint_url holds is not the address of a server"),
     ],
 )
 def test_a_server_that_cannot_be_reached_is_named(
@@ -175,6 +177,47 @@ def test_a_server_without_tls_is_told(s3_bucket: S3Bucket) -> None:
     with pytest.raises(StoreError) as error:
         S3Store(s3_settings(s3_bucket, endpoint_url=endpoint)).list_objects()
     assert f"no TLS connection to {endpoint}" in told(error)
+
+
+@pytest.fixture
+def tls_proxy(s3_bucket: S3Bucket, tmp_path: Path) -> Iterator[tuple[FaultyProxy, Certificates]]:
+    certificates = make_certificates(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    with FaultyProxy(s3_bucket.endpoint, context) as running:
+        yield running, certificates
+
+
+def test_over_tls_parts_carry_a_digest_instead_of_a_signed_hash(
+    s3_bucket: S3Bucket,
+    tls_proxy: tuple[FaultyProxy, Certificates],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxy, certificates = tls_proxy
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificates.authority))
+    headers: list[dict[str, str]] = []
+
+    def look(request: Request, pass_on: PassOn) -> Answer:
+        headers.append({name.lower(): value for name, value in request.headers.items()})
+        return pass_on(request)
+
+    proxy.misbehave("UploadPart", look, times=9)
+    store = S3Store(s3_settings(s3_bucket, endpoint_url=proxy.endpoint))
+    put(store, NAME, b"x" * PART, b"y")
+    assert store.read_range(store.stat(NAME), PART - 1, 2) == b"xy"
+    assert len(headers) == 2
+    assert all(one["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD" for one in headers)
+    assert all("content-md5" in one for one in headers)
+
+
+def test_a_certificate_of_nobody_we_trust_is_told(
+    s3_bucket: S3Bucket, tls_proxy: tuple[FaultyProxy, Certificates]
+) -> None:
+    proxy, _ = tls_proxy
+    with pytest.raises(StoreError) as error:
+        S3Store(s3_settings(s3_bucket, endpoint_url=proxy.endpoint)).list_objects()
+    assert f"no TLS connection to {proxy.endpoint}" in told(error)
+    assert "unable to get local issuer certificate" in told(error)
 
 
 def test_a_secret_in_the_endpoint_is_not_shown(s3_bucket: S3Bucket) -> None:
@@ -515,6 +558,7 @@ def test_a_server_that_dies_in_the_middle_ends_the_upload_and_the_next_run_works
         assert server.endpoint in told(error)
         writer.abort()
         server.restart()
+        store = S3Store(s3_settings(bucket, max_attempts=8))
         assert store.read_range(store.stat(NAME), 0, 17) == b"the backup before"
         for left in store.list_unfinished():
             store.end_unfinished(left)

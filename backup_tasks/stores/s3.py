@@ -194,8 +194,8 @@ def make_client(settings: StoreSettings, endpoint: str, place: Place) -> S3Clien
             return session.client("s3", endpoint_url=endpoint or None, config=config)
     except ValueError:
         raise StoreError(
-            f"{place.url}: {place.endpoint} is not the address of a server; check "
-            'store.endpoint_url, for example "https://s3.example.com"'
+            f"{place.url}: {place.endpoint} is not the address of a server; write "
+            'for example "https://s3.example.com"'
         ) from None
 
 
@@ -204,6 +204,8 @@ def _shown(endpoint: str) -> str:
     if not endpoint:
         return "Amazon S3"
     parts = urlsplit(endpoint)
+    if not parts.netloc:
+        return "what store.endpoint_url holds"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 

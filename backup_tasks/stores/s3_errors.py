@@ -181,7 +181,8 @@ def _trouble(error: Exception, place: Place) -> str:
         case boto.CredentialRetrievalError():
             return "the AWS keys could not be fetched; see the settings of boto3 in ~/.aws/config"
         case boto.SSLError():
-            return f"no TLS connection to {server}: {_cause(error)}; check store.endpoint_url"
+            hint = "check store.endpoint_url; for an authority of your own, set AWS_CA_BUNDLE"
+            return f"no TLS connection to {server}: {_cause(error)}; {hint}"
         case boto.EndpointConnectionError():
             hint = "check the network and store.endpoint_url"
             return f"cannot reach {server}: {_cause(error)}; {hint}"
@@ -208,11 +209,11 @@ def _cause(error: Exception) -> str:
     """The innermost reason in the system's own words, such as "Connection refused"."""
     inner: Any = getattr(error, "kwargs", {}).get("error", error)
     for _ in range(5):
-        deeper = getattr(inner, "reason", None) or getattr(inner, "__context__", None)
-        if isinstance(deeper, str):
-            return one_line(deeper)
+        deeper = getattr(inner, "reason", None) or inner.__context__
         if not isinstance(deeper, BaseException):
             break
         inner = deeper
-    reason = getattr(inner, "strerror", None) or getattr(inner, "verify_message", None)
-    return one_line(str(reason or type(inner).__name__))[:200]
+    for name in ("verify_message", "strerror", "reason"):
+        if isinstance(told := getattr(inner, name, None), str):
+            return one_line(told)[:200]
+    return one_line(str(inner) or type(inner).__name__)[:200]
