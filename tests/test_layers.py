@@ -1,0 +1,139 @@
+"""Promises of the house: imports go downward only, and each outside package has its own door."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backup_tasks.paths import PROJECT_ROOT
+
+# From the ground up. A module may import those before it, in its own room or in a lower one.
+# A new module must be given its place here.
+ROOMS = {
+    "ground": "__init__ errors text units paths progress patterns folders naming local_zone",
+    "format": "manifest footer tarstream",
+    "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
+    "stores.s3_body stores.s3_access stores.s3_writer stores.s3 stores",
+    "sources": "snapshot content",
+    "archive": "compress upload spool archive entry_writer cut_off reader foreign selection members",
+    "tree": "metadata extract",
+    "journal": "journal locks terminal",
+    "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
+    "profile_settings profile_notify profile_model profile_files profile_problems "
+    "profile_template profile profile_schema",
+    "jobs": "leftovers catalog listing backup restore retention prune "
+    "lifecycle_plan lifecycle_bucket lifecycle",
+    "telling": "mail mail_text notify",
+    "schedule": "cron_block crontab schedule",
+    "edge": "watch jobs report",
+    "commands": "tasks",
+}
+ORDER = [module for modules in ROOMS.values() for module in modules.split()]
+
+# Imports that point upward nevertheless, and why that does no harm.
+UPWARD = {
+    ("secret", "secret_schema"): "only when a schema is written, and then late",
+    ("stores.directory", "stores.directory_writer"): "the writer is a part of this store; late",
+    ("stores.s3", "stores"): "the type of the settings only",
+}
+
+# Outside packages -> the modules that may import them.
+DOORS = {
+    "boto3": ("stores.s3", "lifecycle"),
+    "botocore": ("stores.s3", "lifecycle"),
+    "invoke": ("tasks",),
+    "jinja2": ("mail_text",),
+    "rich": ("terminal",),
+    "tomlkit": ("toml_places",),
+}
+
+CLOCKS = {
+    *(f"datetime.{name}" for name in ("now", "utcnow", "today")),
+    "date.today",
+    *(f"time.{name}" for name in ("time", "time_ns", "localtime", "gmtime", "ctime")),
+}
+# time.monotonic is no clock: it measures how long something takes, and cannot be set.
+READS_THE_CLOCK = {"tasks"}
+
+# What takes a tenth of a second or more to import, and `invoke --list` has no use for.
+HEAVY = ("boto3", "botocore", "pydantic", "jinja2", "rich", "tomlkit", "msgspec", "pathspec")
+
+
+def sources() -> dict[str, ast.Module]:
+    """Every module of the package, and the commands: name -> what it says."""
+    files = [*PROJECT_ROOT.glob("backup_tasks/**/*.py"), PROJECT_ROOT / "tasks.py"]
+    return {_name(file): ast.parse(file.read_bytes()) for file in files}
+
+
+def _name(file: Path) -> str:
+    dotted = ".".join(file.relative_to(PROJECT_ROOT).with_suffix("").parts)
+    return dotted.removeprefix("backup_tasks.").removesuffix(".__init__")
+
+
+MODULES = sources()
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """The full name of every module that is imported, anywhere in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they lead"
+            assert node.module
+            yield node.module
+            if node.module.startswith("backup_tasks"):
+                # `from backup_tasks import report` imports a module, not a name in one.
+                names = (f"{node.module}.{alias.name}" for alias in node.names)
+                yield from (name for name in names if name.partition(".")[2] in MODULES)
+
+
+def own_imports(tree: ast.Module) -> set[str]:
+    """The modules of our own that it imports, without `backup_tasks.`."""
+    own = {name for name in imports(tree) if name.partition(".")[0] == "backup_tasks"}
+    return {name.partition(".")[2] or "__init__" for name in own}
+
+
+def test_every_module_has_its_place() -> None:
+    assert sorted(ORDER) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_downward_only(module: str) -> None:
+    place = ORDER.index(module)
+    upward = {name for name in own_imports(MODULES[module]) if ORDER.index(name) >= place}
+    assert upward == {to for of, to in UPWARD if of == module}
+
+
+@pytest.mark.parametrize("package", sorted(DOORS))
+def test_an_outside_package_has_its_own_door(package: str) -> None:
+    users = {
+        module
+        for module, tree in MODULES.items()
+        if package in {name.partition(".")[0] for name in imports(tree)}
+    }
+    assert users, "nobody imports it any more"
+    assert {user for user in users if not user.startswith(DOORS[package])} == set()
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - READS_THE_CLOCK))
+def test_the_clock_is_read_at_the_edge_only(module: str) -> None:
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.Attribute):
+            called = ".".join(ast.unparse(node).split(".")[-2:])
+            assert called not in CLOCKS, f"line {node.lineno}"
+        if isinstance(node, ast.ImportFrom) and node.module == "time":
+            assert {alias.name for alias in node.names} <= {"monotonic", "sleep"}
+
+
+def test_the_commands_start_without_what_they_may_not_need() -> None:
+    script = f"import sys, tasks; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
