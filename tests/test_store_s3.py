@@ -538,6 +538,13 @@ def test_lists_longer_than_a_page_are_read_to_the_end(
     assert sorted(unfinished) == [f"unfinished-{name}" for name in names]
 
 
+def test_a_server_that_cannot_list_unfinished_uploads_does_not_stop_a_backup(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("ListMultipartUploads", refuse(501, "NotImplemented"), times=9)
+    assert store.list_unfinished() == []
+
+
 # A server that dies
 
 

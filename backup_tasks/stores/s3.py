@@ -20,7 +20,15 @@ from backup_tasks.stores.s3_access import (
     refuse_taken_name,
     repeated,
 )
-from backup_tasks.stores.s3_errors import BODY_FAILURES, Place, explain, explained, status_of
+from backup_tasks.stores.s3_errors import (
+    BODY_FAILURES,
+    FAILURES,
+    Place,
+    explain,
+    explained,
+    is_unknown_to_server,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -145,8 +153,9 @@ class S3Store:
             access.client.delete_object(Bucket=self.bucket, Key=access.key(name))
 
     def list_unfinished(self) -> list[Unfinished]:
-        access, found = self.access, []
-        with explained(access.place, "list unfinished uploads"):
+        access = self.access
+        found: list[Unfinished] = []
+        try:
             pages = access.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket, Prefix=self.prefix, PaginationConfig={"PageSize": _PAGE}
             )
@@ -154,6 +163,10 @@ class S3Store:
                 for item in page.get("Uploads", []):
                     name = item["Key"].removeprefix(self.prefix)
                     found.append(Unfinished(name, item["UploadId"], item["Initiated"]))
+        except FAILURES as error:
+            # A server that cannot list them must end them itself; a backup need not fail.
+            if not is_unknown_to_server(error):
+                raise explain(error, access.place, "list unfinished uploads") from error
         return [one for one in found if one.name and "/" not in one.name]
 
     def end_unfinished(self, upload: Unfinished) -> None:
