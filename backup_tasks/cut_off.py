@@ -55,7 +55,8 @@ def refuse_cut_off(store: Store, stored: StoredObject, tail: bytes) -> None:
 def _is_broken_footer(tail: bytes) -> bool:
     if len(tail) != FOOTER_BYTES:
         return False
-    return sum(tail[place] == _TEMPLATE[place] for place in _FIXED_PLACES) >= _ENOUGH_EQUAL
+    equal = [place for place in _FIXED_PLACES if tail[place] == _TEMPLATE[place]]
+    return len(equal) >= _ENOUGH_EQUAL
 
 
 def _begins_with_chunk(front: bytes) -> bool:
@@ -66,4 +67,5 @@ def _begins_with_chunk(front: bytes) -> bool:
         decode_headers(memoryview(raw), 0)
     except (IsalError, ArchiveError):
         return False
-    return unpacker.eof and len(raw) % BLOCK_BYTES == 0 and not raw.endswith(END_MARK)
+    is_whole_blocks = len(raw) % BLOCK_BYTES == 0
+    return bool(unpacker.eof and is_whole_blocks and not raw.endswith(END_MARK))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import tarfile
@@ -9,9 +10,11 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
 
+from backup_tasks.cut_off import cut_off_error
 from backup_tasks.errors import ArchiveError
-from backup_tasks.manifest import EntryType
+from backup_tasks.manifest import MANIFEST_PATH, EntryType
 from backup_tasks.reader import RANGE_BYTES
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.tarstream import Member
@@ -37,23 +40,60 @@ def foreign_members(
 ) -> Iterator[tuple[Member, Iterator[memoryview]]]:
     """Each member with its content, which must be read before the next one is asked for.
 
-    Raises ArchiveError when it is no sound .tar.gz.
+    Raises ArchiveError when it is no sound and whole .tar.gz, mostly after the members before
+    the damage; and for an archive of ours that lost its footer.
     """
+    with (
+        _explained(stored),
+        io.BufferedReader(_ObjectReader(store, stored), _PIECE_BYTES) as packed,
+        # tarfile's own "r|gz" stops after the first gzip member, without an error.
+        gzip.GzipFile(fileobj=packed, mode="rb") as unpacked,
+        tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_StrictInfo, errorlevel=2) as archive,
+    ):
+        for info in archive:
+            if info.name == MANIFEST_PATH:
+                raise cut_off_error(stored.name)
+            # tarfile keeps every member it met, for random access that a stream has not.
+            archive.members.clear()  # type: ignore[attr-defined]
+            member = _member_of(info)
+            if member is not None:
+                yield member, _content(archive, info, stored)
+        _check_end(archive)
+
+
+@contextlib.contextmanager
+def _explained(stored: StoredObject) -> Iterator[None]:
+    """What tarfile and gzip say of unsound input, as an ArchiveError."""
     try:
-        with (
-            io.BufferedReader(_ObjectReader(store, stored), _PIECE_BYTES) as packed,
-            # tarfile's own "r|gz" stops after the first gzip member, without an error.
-            gzip.GzipFile(fileobj=packed, mode="rb") as unpacked,
-            tarfile.open(fileobj=unpacked, mode="r|", errorlevel=2) as archive,
-        ):
-            for info in archive:
-                # tarfile keeps every member it met, for random access that a stream has not.
-                archive.members.clear()  # type: ignore[attr-defined]
-                member = _member_of(info)
-                if member is not None:
-                    yield member, _content(archive, info)
+        yield
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ArchiveError(f"{stored.name} is no sound .tar.gz: {error}") from error
+    except (ValueError, OverflowError) as error:  # numbers in headers that are none
+        raise ArchiveError(f"{stored.name} holds a header that cannot be read: {error}") from error
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """tarfile takes the end of its input, and any block that is no header, for the archive's end
+    without a word; here only the end mark is."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # a block of zeros
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("it is cut off: tar's end mark is missing") from None
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"an entry's header is damaged: {error}") from None
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Read on to the end of the object, so that gzip's last checksum is checked as well."""
+    assert archive.fileobj is not None
+    while rest := archive.fileobj.read(_PIECE_BYTES):
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError("more follows after tar's end mark, where tar never looks")
 
 
 def _member_of(info: tarfile.TarInfo) -> Member | None:
@@ -83,12 +123,15 @@ def _member_of(info: tarfile.TarInfo) -> Member | None:
     )
 
 
-def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[memoryview]:
+def _content(
+    archive: tarfile.TarFile, info: tarfile.TarInfo, stored: StoredObject
+) -> Iterator[memoryview]:
     if not info.isreg() and not info.issparse():
         return
-    file = archive.extractfile(info)
-    while file is not None and (piece := file.read(_PIECE_BYTES)):
-        yield memoryview(piece)
+    with _explained(stored):
+        file = archive.extractfile(info)
+        while file is not None and (piece := file.read(_PIECE_BYTES)):
+            yield memoryview(piece)
 
 
 def _raw(name: str) -> bytes:

@@ -15,6 +15,7 @@ from typing import IO
 from isal import isal_zlib
 
 from backup_tasks.compress import IsalError, decompress_chunk
+from backup_tasks.cut_off import refuse_cut_off
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.manifest import MANIFEST_PATH, Chunk, Header, Manifest, decode_header
@@ -27,6 +28,9 @@ _GAP_BYTES = 128 * 2**10
 # What one request may unpack to: chunks of zeros would otherwise fill the memory.
 _RANGE_RAW_BYTES = 12 * 2**20
 _AHEAD = 3
+# A manifest of a million equal entries shrinks to about a thirtieth.
+_MANIFEST_RATIO = 200
+_MANIFEST_RAW_BYTES = 64 * 2**20
 _HEADER_PROBE_BYTES = 64 * 2**10
 
 
@@ -42,11 +46,16 @@ class ReadChunk:
 def read_footer(store: Store, stored: StoredObject) -> Footer | None:
     """The archive's footer; None for an ordinary .tar.gz that we did not write.
 
-    Raises ArchiveError when a footer is there but cannot be true.
+    Raises ArchiveError when a footer is there but cannot be true, and for an archive of ours
+    that lost it.
     """
-    if stored.size < FOOTER_BYTES:
+    if stored.size == 0:
         return None
-    footer = decode_footer(store.read_range(stored, stored.size - FOOTER_BYTES, FOOTER_BYTES))
+    length = min(stored.size, FOOTER_BYTES)
+    tail = store.read_range(stored, stored.size - length, length)
+    footer = decode_footer(tail)
+    if footer is None:
+        refuse_cut_off(store, stored, tail)
     if footer and footer.offset + footer.length + FOOTER_BYTES > stored.size:
         raise ArchiveError(f"{stored.name}: the footer points beyond the object's end")
     return footer
@@ -55,18 +64,20 @@ def read_footer(store: Store, stored: StoredObject) -> Footer | None:
 def read_header(store: Store, stored: StoredObject) -> Header | None:
     """The manifest's first line alone, with two small requests; None as for `read_footer`.
 
-    The hash of the manifest is not checked, so decide nothing by it that matters.
+    The hash of a large manifest is not checked, so decide nothing by it that matters.
     """
     footer = read_footer(store, stored)
     if footer is None:
         return None
     front = store.read_range(stored, footer.offset, min(footer.length, _HEADER_PROBE_BYTES))
+    if len(front) == footer.length and hashlib.sha256(front).digest() != footer.sha256:
+        raise ArchiveError(f"{stored.name}: the manifest is damaged: its hash is wrong")
     try:
         raw = isal_zlib.decompressobj(31).decompress(front, 2**20)
         _, start = decode_headers(memoryview(raw), 0)
+        return decode_header(raw[start:].split(b"\n", 1)[0])
     except (IsalError, ArchiveError) as error:
         raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
-    return decode_header(raw[start:].split(b"\n", 1)[0])
 
 
 def read_manifest(store: Store, stored: StoredObject) -> Manifest | None:
@@ -90,7 +101,8 @@ def read_manifest(store: Store, stored: StoredObject) -> Manifest | None:
             raise ArchiveError(f"{stored.name}: the manifest is damaged: its hash is wrong")
         packed.seek(0)
         try:
-            manifest = Manifest(_unpack_manifest(packed))
+            most = _MANIFEST_RAW_BYTES + _MANIFEST_RATIO * footer.length
+            manifest = Manifest(_unpack_manifest(packed, most))
         except (OSError, EOFError, zlib.error, ArchiveError) as error:
             raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
     if manifest.header.chunk_bytes != footer.offset:
@@ -99,7 +111,7 @@ def read_manifest(store: Store, stored: StoredObject) -> Manifest | None:
     return manifest
 
 
-def _unpack_manifest(packed: IO[bytes]) -> IO[bytes]:
+def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
     lines = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         with gzip.GzipFile(fileobj=packed, mode="rb") as unpacked:
@@ -107,6 +119,8 @@ def _unpack_manifest(packed: IO[bytes]) -> IO[bytes]:
             member, _ = decode_headers(memoryview(head), 0)
             if member.path != MANIFEST_PATH.encode():
                 raise ArchiveError(f"there is {member.path!r} where it should be")
+            if member.size > most_bytes:
+                raise ArchiveError(f"it would unpack to {member.size:,} bytes, which none does")
             left = member.size
             while left:
                 piece = unpacked.read(min(left, 2**20))
