@@ -116,6 +116,8 @@ def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
     try:
         with gzip.GzipFile(fileobj=packed, mode="rb") as unpacked:
             head = unpacked.read(BLOCK_BYTES)
+            if head[156:157] == b"x":  # from 8 GiB on its size stands in a pax header
+                head += unpacked.read(2 * BLOCK_BYTES)
             member, _ = decode_headers(memoryview(head), 0)
             if member.path != MANIFEST_PATH.encode():
                 raise ArchiveError(f"there is {member.path!r} where it should be")
