@@ -1,7 +1,8 @@
 # Everything sets itself up in .venv; `make` alone lists what there is.
 
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,\
-	$(if $(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes),$(name))))
+	$(if $(shell $(name) $(IS_NEW_ENOUGH) 2>/dev/null && echo yes),$(name))) python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 SOURCES := backup_tasks tests $(wildcard tasks.py demo.py)
@@ -53,8 +54,9 @@ clean: ## Remove .venv and everything that tools left behind
 
 # Without python3-venv the command leaves a half-made folder behind, so it is removed again.
 .venv/bin/python:
-	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; none was found.' \
-		'Install one, or name it: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) $(IS_NEW_ENOUGH) 2>/dev/null || { \
+		echo '$(PYTHON) is missing or older than Python 3.11.' \
+		'Name a newer one: make PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo 'Python cannot make a virtual environment here.' \
 		'On Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }

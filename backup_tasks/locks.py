@@ -40,7 +40,7 @@ def hold_lock(names: Sequence[str], paths: Paths, what: str) -> Iterator[None]:
             try:
                 paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.mkdir(mode=0o700, exist_ok=True)
-                descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
                 held.callback(os.close, descriptor)
                 _take(descriptor, name, what)
             except OSError as error:

@@ -169,6 +169,7 @@ def test_a_record_holds_everything_and_comes_back(paths: Paths) -> None:
             "problems": [{"path": "/a\\xff", "reason": "vanished"}],
             "pruned": ["2025-05-01_0200-backup.tar.gz"],
             "error": "",
+            "warnings": [],
             "notifications": [{"channel": "email", "to": "admin@example.com", "error": "refused"}],
             "problems_total": 1,
         }

@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backup_tasks import schedule
@@ -274,6 +274,7 @@ ODD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\
 
 
 @given(root=ODD, name=ODD, logs=ODD)
+@example(root="a\\\\b", name="c\\%d", logs="\\")
 def test_whatever_a_path_holds_cron_and_the_shell_give_it_back(
     root: str, name: str, logs: str
 ) -> None:
