@@ -113,14 +113,16 @@ def render_result(record: RunRecord) -> str:
     """What a run came to, in one line: `2025-06-12_0200-backup.tar.gz uploaded (120MB, 35s)`."""
     ended_at = record.ended_at or record.started_at
     duration = render_seconds((ended_at - record.started_at).total_seconds())
+    # Tasks such as cron-install are about all profiles.
+    what = record.task if record.profile in ("", "-") else f"{record.task} {record.profile}"
     if record.result == "failure":
         reason = "; ".join(line.strip() for line in record.error.splitlines() if line.strip())
-        text = f"{record.task} {record.profile}: {reason or 'failed'} ({duration})"
+        text = f"{what}: {reason or 'failed'} ({duration})"
     elif record.task == "backup" and record.archive:
         text = f"{record.archive} uploaded ({render_bytes(record.archive_bytes)}, {duration})"
     else:
         subject = f" {record.archive}" if record.archive else ""
-        text = f"{record.task} {record.profile}:{subject} done ({duration})"
+        text = f"{what}:{subject} done ({duration})"
     if record.result == "incomplete":
         text += "; " + _render_problems(record.problems)
     for warning in record.warnings:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from backup_tasks.cron_block import (
@@ -164,7 +165,9 @@ def render_cron(report: CronReport) -> str:
 def render_change(change: CronChange) -> str:
     """One line for each profile: what happened to its line in the crontab."""
     if not change.actions:
-        return "The crontab has no line of ours, and no profile has [schedule]: nothing to do."
+        return (
+            "Nothing to do: the crontab has no line of ours. [schedule] in a profile asks for one."
+        )
     rows = [
         (profile or "?", f"would be {action}" if change.dry_run else action)
         for profile, action in change.actions.items()
@@ -191,8 +194,7 @@ def _apply(
 
 
 def _lines_of(profiles: Sequence[Profile], paths: Paths) -> Iterator[CronLine]:
-    if not sys.executable:
-        raise ScheduleError("the path of the Python interpreter is unknown; start it by full path")
+    python = _find_python()
     for profile in profiles:
         if profile.schedule is None:
             continue
@@ -201,9 +203,19 @@ def _lines_of(profiles: Sequence[Profile], paths: Paths) -> Iterator[CronLine]:
             expand_cron(profile.schedule.cron),
             str(profile.path) if elsewhere else profile.name,
             paths.root,
-            sys.executable,
+            python,
             _moved_folders(paths),
         )
+
+
+def _find_python() -> str:
+    # `python` and `python3` of a virtualenv are the same, and must not make different lines.
+    named = Path(sys.prefix, "bin", "python3")
+    if named.exists():
+        return str(named)
+    if not sys.executable:
+        raise ScheduleError("the path of the Python interpreter is unknown; start it by full path")
+    return sys.executable
 
 
 def _moved_folders(paths: Paths) -> dict[str, str]:

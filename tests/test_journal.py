@@ -79,6 +79,9 @@ def test_an_incomplete_run_names_the_first_missing_files(paths: Paths) -> None:
 
 def test_other_tasks_say_what_they_did() -> None:
     assert render_result(run(task="prune", archive="")) == "prune prod: done (35s)"
+    assert render_result(run(task="cron-install", profile="-", archive="")) == (
+        "cron-install: done (35s)"
+    )
     assert render_result(run(task="restore")) == (
         "restore prod: 2025-06-12_0200-backup.tar.gz done (35s)"
     )

@@ -252,6 +252,16 @@ def test_the_next_run_keeps_its_hour_across_the_end_of_summer_time(
     assert entry.next_run == datetime(2025, 11, 1, 5, 0, tzinfo=UTC)
 
 
+def test_a_line_is_current_whichever_name_of_the_interpreter_shows_it(
+    cron_box: CronBox, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_cron([profile(paths, "prod")], paths)
+    for name in ("python", "python3"):
+        monkeypatch.setattr(schedule.sys, "executable", f"{schedule.sys.prefix}/bin/{name}")
+        entry = show_cron([profile(paths, "prod")], paths, NOW).entries[0]
+        assert entry.state == "current"
+
+
 def test_show_survives_a_line_that_was_changed_by_hand(cron_box: CronBox, paths: Paths) -> None:
     install_cron([profile(paths, "prod")], paths)
     content = cron_box.read()
@@ -262,7 +272,7 @@ def test_show_survives_a_line_that_was_changed_by_hand(cron_box: CronBox, paths:
 
 def test_nothing_scheduled_is_said_in_words(cron_box: CronBox, paths: Paths) -> None:
     assert "Nothing is scheduled" in render_cron(show_cron([profile(paths, "a", None)], paths, NOW))
-    assert "nothing to do" in render_change(install_cron([], paths))
+    assert "Nothing to do" in render_change(install_cron([], paths))
 
 
 def test_a_path_with_a_line_break_is_refused() -> None:
