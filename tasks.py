@@ -6,7 +6,9 @@ A task parses what the operator typed, calls one function and prints what it ret
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 if sys.getfilesystemencoding() != "utf-8":
     os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606
 
+# `invoke -d` would have these tell every request, temporary keys included.
+for _talkative in ("boto3", "botocore", "urllib3"):
+    logging.getLogger(_talkative).setLevel(logging.INFO)
+
 HELP = {
     "profile": "name of a file in profiles/, or a path to a .toml file (default: $BACKUP_PROFILE, "
     "else local)",
@@ -39,6 +45,7 @@ HELP = {
     "in_place": "restore to where the files came from",
     "overwrite": "never, older or always: what to do with files that are there",
     "trusted": "make devices and set setuid bits too",
+    "skip_damaged": "leave out the files that damage in the archive costs, and restore the others",
     "install": "merge the profile's rules into the bucket's",
 }
 
@@ -74,12 +81,21 @@ def operator_errors() -> Iterator[None]:
     """Turn our own errors into their text on stderr and their exit code."""
     try:
         yield
+        sys.stdout.flush()
     except BackupError as error:
         raise Exit(str(error), code=error.exit_code) from error
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing is left to be flushed to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Exit(code=141) from None
+        # Whoever read our output has seen enough.
+        _drop_output()
+        raise Exit(code=128 + signal.SIGPIPE) from None
+    except OSError as error:
+        _drop_output()
+        raise Exit(f"the output cannot be written: {error.strerror}", code=1) from None
+
+
+def _drop_output() -> None:
+    """Nothing is left that Python would try to write at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -92,7 +108,7 @@ def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
 
 
 @task()
-def backup(c: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
+def backup(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
     """Back up the profile's sources as one new archive, then prune."""
     from backup_tasks import report
     from backup_tasks.backup import plan_backup
@@ -112,7 +128,7 @@ def backup(c: Context, profile: str = "", dry_run: bool = False, json: bool = Fa
 
 
 @task("list")
-def list_(c: Context, profile: str = "", json: bool = False) -> None:
+def list_(_: Context, profile: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.catalog import find_backups, read_details
@@ -124,11 +140,11 @@ def list_(c: Context, profile: str = "", json: bool = False) -> None:
 
 @task()
 def files(
-    c: Context,
+    _: Context,
     profile: str = "",
     date: str = "",
     name: str = "",
-    path: tuple[str, ...] = (),
+    path: list[str] | None = None,  # what invoke wants for one that may be repeated
     json: bool = False,
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
@@ -139,20 +155,21 @@ def files(
     with job("files", profile, recorded=False) as running:
         backups = find_backups(running.store, running.profile.tzinfo)
         chosen = choose_backup(backups, name=name, day=date)
-        report.print_entries(list_entries(running.store, chosen, path), as_json=json)
+        report.print_entries(list_entries(running.store, chosen, path or ()), as_json=json)
 
 
 @task()
 def restore(
-    c: Context,
+    _: Context,
     profile: str = "",
     date: str = "",
     name: str = "",
-    path: tuple[str, ...] = (),
+    path: list[str] | None = None,  # what invoke wants for one that may be repeated
     to: str = "",
     in_place: bool = False,
     overwrite: str = "",
     trusted: bool = False,
+    skip_damaged: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -161,7 +178,9 @@ def restore(
     from backup_tasks.restore import RestoreWish, run_restore_job
     from backup_tasks.terminal import terminal_progress
 
-    wish = RestoreWish(name, date, tuple(path), to, in_place, overwrite, trusted, dry_run)
+    wish = RestoreWish(
+        name, date, tuple(path or ()), to, in_place, overwrite, trusted, dry_run, skip_damaged
+    )
     with job("restore", profile, recorded=not dry_run) as running:
         done = run_restore_job(
             running.profile, running.store, wish, Path.cwd(), running.record, terminal_progress()
@@ -172,29 +191,33 @@ def restore(
 
 
 @task()
-def prune(c: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
+def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
     from backup_tasks import report
-    from backup_tasks.prune import run_prune
+    from backup_tasks.prune import PruneIncomplete, run_prune
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
-        done = run_prune(running.profile, running.store, now(), dry_run=dry_run)
+        try:
+            done = run_prune(running.profile, running.store, now(), dry_run=dry_run)
+        except PruneIncomplete as error:
+            running.record.pruned = list(error.report.deleted)
+            report.print_prune(error.report, as_json=json)
+            raise
         running.record.pruned = list(done.deleted)
         report.print_prune(done, as_json=json)
 
 
 @task()
 def lifecycle(
-    c: Context,
+    _: Context,
     profile: str = "",
     install: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Show the bucket's lifecycle rules and those that the profile asks for."""
-    from backup_tasks.lifecycle import run_lifecycle
-
     from backup_tasks import report
+    from backup_tasks.lifecycle import run_lifecycle
 
     changes = install and not dry_run
     with job("lifecycle", profile, exclusive=changes, recorded=changes) as running:
@@ -203,7 +226,7 @@ def lifecycle(
 
 
 @task()
-def notify_test(c: Context, profile: str = "") -> None:
+def notify_test(_: Context, profile: str = "") -> None:
     """Send a sample of each mail that the profile asks for."""
     from backup_tasks.notify import send_test
 
@@ -214,10 +237,11 @@ def notify_test(c: Context, profile: str = "") -> None:
 
 
 @task()
-def cron_install(c: Context, profile: str = "", dry_run: bool = False) -> None:
+def cron_install(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Write a crontab line for every profile with [schedule], or for one."""
-    from backup_tasks.jobs import load_scheduled, watched
+    from backup_tasks.jobs import load_scheduled
     from backup_tasks.schedule import install_cron, render_change
+    from backup_tasks.watch import watched
 
     paths = find_paths()
     with operator_errors(), watched("cron-install", profile, paths, now, recorded=not dry_run):
@@ -227,11 +251,12 @@ def cron_install(c: Context, profile: str = "", dry_run: bool = False) -> None:
 
 
 @task()
-def cron_show(c: Context, profile: str = "", json: bool = False) -> None:
+def cron_show(_: Context, profile: str = "", json: bool = False) -> None:
     """Say in words what is installed and when each runs next."""
     from backup_tasks import report
-    from backup_tasks.jobs import load_scheduled, watched
+    from backup_tasks.jobs import load_scheduled
     from backup_tasks.schedule import show_cron
+    from backup_tasks.watch import watched
 
     paths = find_paths()
     with operator_errors(), watched("cron-show", profile, paths, now, recorded=False):
@@ -240,10 +265,10 @@ def cron_show(c: Context, profile: str = "", json: bool = False) -> None:
 
 
 @task()
-def cron_remove(c: Context, profile: str = "", dry_run: bool = False) -> None:
+def cron_remove(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Remove our lines from the crontab, or the one of a profile."""
-    from backup_tasks.jobs import watched
     from backup_tasks.schedule import remove_cron, render_change
+    from backup_tasks.watch import watched
 
     paths = find_paths()
     with operator_errors(), watched("cron-remove", profile, paths, now, recorded=not dry_run):
@@ -251,24 +276,29 @@ def cron_remove(c: Context, profile: str = "", dry_run: bool = False) -> None:
 
 
 @task()
-def profiles(c: Context, profile: str = "", json: bool = False) -> None:
+def profiles(_: Context, profile: str = "", json: bool = False) -> None:
     """List the profiles: sources, store, schedule, and what is wrong with them."""
     from backup_tasks import report
     from backup_tasks.profile import describe_profiles
+    from backup_tasks.watch import watched
 
-    with operator_errors():
-        found = [p for p in describe_profiles(find_paths()) if profile in ("", p.name)]
+    paths = find_paths()
+    with operator_errors(), watched("profiles", profile, paths, now, recorded=False):
+        found = [p for p in describe_profiles(paths) if profile in ("", p.name)]
         if profile and not found:
             raise UsageError(f"there is no profile {profile!r}; `invoke profiles` lists them")
         report.print_profiles(found, as_json=json)
 
 
 @task(positional=("name",))
-def profile_new(c: Context, name: str | None = None) -> None:
+def profile_new(_: Context, name: str | None = None) -> None:
     """Write a commented profile to start from; never overwrites one."""
     from backup_tasks.profile import write_new_profile
+    from backup_tasks.watch import watched
 
-    with operator_errors():
-        if not name:
+    paths = find_paths()
+    with operator_errors(), watched("profile-new", name or "", paths, now):
+        if not name or name.startswith("-"):  # an option that stands here is taken for the name
             raise UsageError("name the new profile: invoke profile-new prod")
-        print(f"wrote {write_new_profile(name, find_paths())}; edit it, then `invoke backup`")
+        written = write_new_profile(name, paths)
+        print(f"wrote {written}; edit it, then try: invoke backup --profile {name} --dry-run")

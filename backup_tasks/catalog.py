@@ -58,6 +58,8 @@ def read_details(store: Store, backups: Sequence[Backup]) -> list[BackupDetails]
     """What each backup's manifest says, read side by side; trouble is told, not raised."""
 
     def read(backup: Backup) -> BackupDetails:
+        if not backup.stored.size:
+            return BackupDetails(backup, None, "it is empty")
         try:
             return BackupDetails(backup, read_header(store, backup.stored))
         except (ArchiveError, StoreError) as error:

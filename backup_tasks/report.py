@@ -132,14 +132,27 @@ def _seconds_between(start: str, end: str) -> float:
 
 
 def print_entries(entries: Iterable[Entry], *, as_json: bool) -> None:
-    """One line an entry, as `ls -l` or as in the manifest, as they come."""
+    """One line an entry as `ls -l` has it, or a JSON list of what the manifest says, as they come.
+
+    What was printed is valid JSON also when the entries break off with an error.
+    """
+    if not as_json:
+        for entry in entries:
+            print(_entry_line(entry))
+        return
     import msgspec
 
-    for entry in entries:
-        if as_json:
-            sys.stdout.write(msgspec.json.encode(entry).decode("utf-8") + "\n")
-        else:
-            print(_entry_line(entry))
+    before = "[\n"
+    try:
+        for entry in entries:
+            sys.stdout.write(before + msgspec.json.encode(entry).decode("utf-8"))
+            before = ",\n"
+        if before == "[\n":
+            sys.stdout.write("[")
+            before = ""
+    finally:
+        if before != "[\n":
+            sys.stdout.write("\n]\n")
 
 
 def _entry_line(entry: Entry) -> str:
@@ -172,10 +185,11 @@ def print_restore(report: RestoreReport, *, as_json: bool) -> None:
         )
         return
     verb = "would restore" if report.dry_run else "restored"
+    fetched = render_bytes(report.fetched_bytes) + (" to fetch" if report.dry_run else " fetched")
     print(
         f"{report.backup.id}: {verb} {render_count(done.files, 'file')} "
-        f"({render_bytes(done.bytes)}, {report.entries:,} entries, "
-        f"{render_bytes(report.fetched_bytes)} to fetch) to {report.target}"
+        f"({render_bytes(done.bytes)}, {report.entries:,} entries, {fetched}) "
+        f"to {printable(str(report.target))}"
     )
     if done.kept:
         print(f"kept {done.kept:,} that were there already; --overwrite older or always replaces")

@@ -1,0 +1,148 @@
+"""Around every task: signals, and afterwards mail, log line and run record."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import platform
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from backup_tasks.errors import BackupError, Interrupted
+from backup_tasks.journal import Notification, RunRecord, append_record, log_result
+from backup_tasks.paths import Paths
+from backup_tasks.text import one_line, printable
+
+if TYPE_CHECKING:
+    from backup_tasks.profile_model import Profile
+
+Clock = Callable[[], datetime]
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(slots=True)
+class Watch:
+    """What is being watched: the record, and the profile whose people get a mail, if any."""
+
+    record: RunRecord
+    mail_for: Profile | None = None
+
+
+@contextlib.contextmanager
+def watched(
+    task: str, profile_name: str, paths: Paths, clock: Clock, *, recorded: bool = True
+) -> Iterator[Watch]:
+    """See to it that the outcome of a task is known.
+
+    Whatever ends the block, a signal included, leaves a log line and a run record. A signal
+    becomes Interrupted, and trouble of the machine (a full disk, no more descriptors) a
+    BackupError. When whoever reads our output has gone, BrokenPipeError passes and the task
+    counts as done.
+
+    Args:
+        profile_name: as the operator gave it; "" for none in particular.
+        clock: reads the time, aware.
+        recorded: log a success too; a failure always is.
+    """
+    watch = Watch(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
+    with _signals_raised() as signals:
+        try:
+            yield watch
+        except BrokenPipeError:
+            raise
+        except _SignalCame as came:
+            interrupted = Interrupted(came.number)
+            _note_failure(watch.record, interrupted)
+            raise interrupted from None
+        except BackupError as error:
+            _note_failure(watch.record, error)
+            raise
+        except OSError as error:
+            trouble = BackupError(_explain(error))
+            _note_failure(watch.record, trouble)
+            raise trouble from error
+        except Exception as error:
+            bug = BackupError(f"a bug in backup-tasks: {type(error).__name__}")
+            _note_failure(watch.record, bug)
+            raise
+        finally:
+            signals.armed = False
+            watch.record.ended_at = clock()
+            if recorded or watch.record.result == "failure":
+                _tell(watch, paths, signals)
+
+
+def _tell(watch: Watch, paths: Paths, signals: _Signals) -> None:
+    record, profile = watch.record, watch.mail_for
+    email = profile.notify.email if profile else None
+    if profile and email:
+        from backup_tasks.notify import notify
+
+        try:
+            # A mail server may take its time, and nobody must have to wait for it.
+            signals.armed = True
+            record.notifications = notify(record, profile, paths)
+        except _SignalCame as came:
+            why = f"the mail was perhaps not sent: {Interrupted(came.number)}"
+            record.notifications = [Notification("email", ", ".join(email.to), why)]
+        finally:
+            signals.armed = False
+    log_result(record, paths)
+    append_record(record, paths)
+
+
+def _note_failure(record: RunRecord, error: BackupError) -> None:
+    record.result, record.exit_code = "failure", error.exit_code
+    record.error = "\n".join(one_line(line) for line in str(error).splitlines())
+
+
+def _explain(error: OSError) -> str:
+    place = f"{printable(str(error.filename))}: " if error.filename else ""
+    full = "; free some space, also for temporary files" if error.errno == errno.ENOSPC else ""
+    return f"{place}{error.strerror or one_line(str(error)) or type(error).__name__}{full}"
+
+
+class _SignalCame(BaseException):
+    """A signal asks for the end.
+
+    No Exception: botocore takes any of those for a lost connection and tries again.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Signals:
+    """A handler that raises the first signal, and passes over those that follow.
+
+    Cleaning up is not to be cut short by a second Ctrl-C, which comes easily.
+    """
+
+    def __init__(self) -> None:
+        self.armed = True
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        if self.armed:
+            self.armed = False
+            raise _SignalCame(number)
+
+
+@contextlib.contextmanager
+def _signals_raised() -> Iterator[_Signals]:
+    signals = _Signals()
+    before = {}
+    for number in _ENDING:
+        # What was ignored from the start stays so: SIGHUP under nohup, SIGINT in background jobs.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, signals.handle)
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
