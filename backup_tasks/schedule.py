@@ -166,7 +166,7 @@ def render_change(change: CronChange) -> str:
     """One line for each profile: what happened to its line in the crontab."""
     if not change.actions:
         return (
-            "Nothing to do: the crontab has no line of ours. [schedule] in a profile asks for one."
+            "Nothing to do: the crontab has no line of ours, and none is asked for."
         )
     rows = [
         (profile or "?", f"would be {action}" if change.dry_run else action)
