@@ -6,7 +6,7 @@ Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backup_tasks.errors import ArchiveError
@@ -208,15 +208,15 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
     position = start
     while True:
         block = blocks[position : position + BLOCK_BYTES]
-        flag = _check_block(block)
+        flag = check_block(block)
         position += BLOCK_BYTES
         if flag not in (_PAX_FLAG, _GLOBAL_FLAG):
             break
-        size = _octal(block[124:136])
+        size = parse_octal(block[124:136])
         if size > len(blocks) - position:
             raise ArchiveError("a pax header reaches beyond its chunk")
         if flag == _PAX_FLAG:
-            pax |= _parse_pax(bytes(blocks[position : position + size]))
+            pax |= dict(parse_pax(bytes(blocks[position : position + size])))
         position += size + padding_bytes(size)
     member = _member_of(block, flag, pax)
     if b"GNU.sparse.major" in pax:
@@ -224,16 +224,18 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
     return member, position
 
 
-def _check_block(block: memoryview) -> bytes:
+def check_block(block: memoryview) -> bytes:
+    """The type flag of one header block. Raises ArchiveError when its checksum is wrong."""
     if len(block) < BLOCK_BYTES:
         raise ArchiveError("a tar header is cut off")
-    stored = _octal(block[148:156])
+    stored = parse_octal(block[148:156])
     if sum(block) - sum(block[148:156]) + 8 * 0x20 != stored:
         raise ArchiveError("a tar header's checksum is wrong")
     return bytes(block[156:157])
 
 
-def _octal(raw: memoryview) -> int:
+def parse_octal(raw: memoryview) -> int:
+    """A number of a header; none at all is 0. Raises ArchiveError."""
     text = bytes(raw).strip(b"\0 ")
     # Not what else int() takes: a negative size would lead backwards, and round in circles.
     if text.strip(b"01234567"):
@@ -251,8 +253,11 @@ def _text(raw: memoryview) -> bytes:
     return bytes(raw).split(b"\0", 1)[0]
 
 
-def _parse_pax(body: bytes) -> dict[bytes, bytes]:
-    records: dict[bytes, bytes] = {}
+def parse_pax(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The records of a pax header, in their order; one may come twice.
+
+    Raises ArchiveError.
+    """
     position = 0
     while position < len(body):
         space = body.find(b" ", position, position + 20)
@@ -261,9 +266,8 @@ def _parse_pax(body: bytes) -> dict[bytes, bytes]:
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not space < end <= len(body) or not equals or body[end - 1] != 0x0A:
             raise ArchiveError("a pax header holds a record that cannot be read")
-        records[key] = value
+        yield key, value
         position = end
-    return records
 
 
 def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Member:
@@ -272,7 +276,7 @@ def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Membe
         raise ArchiveError(f"a tar header has type {flag!r}, which this program never writes")
 
     def number(key: bytes, first: int, last: int) -> int:
-        return _decimal(pax[key]) if key in pax else _octal(block[first:last])
+        return _decimal(pax[key]) if key in pax else parse_octal(block[first:last])
 
     size = number(b"size", 124, 136)
     has_content = kind == "file"
@@ -281,15 +285,17 @@ def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Membe
         kind=kind,
         size=size if has_content else 0,
         stored=size if has_content else 0,
-        mode=_octal(block[100:108]) & 0o7777,
+        mode=parse_octal(block[100:108]) & 0o7777,
         uid=number(b"uid", 108, 116),
         gid=number(b"gid", 116, 124),
         user=pax.get(b"uname", _text(block[265:297])),
         group=pax.get(b"gname", _text(block[297:329])),
-        mtime_ns=_parse_time(pax[b"mtime"]) if b"mtime" in pax else _octal(block[136:148]) * 10**9,
+        mtime_ns=parse_time(pax[b"mtime"])
+        if b"mtime" in pax
+        else parse_octal(block[136:148]) * 10**9,
         link=pax.get(b"linkpath", _text(block[157:257])),
-        rdev_major=_octal(block[329:337]),
-        rdev_minor=_octal(block[337:345]),
+        rdev_major=parse_octal(block[329:337]),
+        rdev_minor=parse_octal(block[337:345]),
         xattrs={
             decode_xattr_name(key[len(_XATTR) :]): value
             for key, value in pax.items()
@@ -298,7 +304,8 @@ def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Membe
     )
 
 
-def _parse_time(text: bytes) -> int:
+def parse_time(text: bytes) -> int:
+    """Nanoseconds of a pax time such as `-1.5`. Raises ArchiveError."""
     whole, _, fraction = text.partition(b".")
     digits = whole.removeprefix(b"-")
     if fraction and not fraction.isdigit():
