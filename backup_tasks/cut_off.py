@@ -12,7 +12,7 @@ from isal import isal_zlib
 from backup_tasks.compress import CHUNK_BYTES, IsalError
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import FOOTER_BYTES, Footer, encode_footer
-from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, END_MARK, decode_headers
 
 # How our gzip members begin, at levels above 0 and at 0; gzip itself writes a time or OS 3.
@@ -28,12 +28,12 @@ _ENOUGH_EQUAL = 20
 def cut_off_error(name: str) -> ArchiveError:
     """What to raise for an archive of ours that has no sound footer."""
     return ArchiveError(
-        f"{name} is cut off or damaged at its end: it is an archive of this program without its "
-        "footer. Choose another backup; docs/recovery.md says how to get out what is left"
+        f"{name}: cut off, or damaged at its end: an archive of this program without its footer. "
+        "Choose another backup; docs/recovery.md says how to get out what is left"
     )
 
 
-def refuse_cut_off(store: Store, stored: StoredObject, tail: bytes) -> None:
+def refuse_cut_off(store: RangeReader, stored: StoredObject, tail: bytes) -> None:
     """Raise ArchiveError if this object without a footer is one of ours all the same.
 
     Args:

@@ -67,9 +67,9 @@ def _explained(stored: StoredObject) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ArchiveError(f"{stored.name} is no sound .tar.gz: {error}") from error
+        raise ArchiveError(f"{stored.name}: no sound .tar.gz: {error}") from error
     except (ValueError, OverflowError) as error:  # numbers in headers that are none
-        raise ArchiveError(f"{stored.name} holds a header that cannot be read: {error}") from error
+        raise ArchiveError(f"{stored.name}: a header cannot be read: {error}") from error
 
 
 class _StrictInfo(tarfile.TarInfo):

@@ -61,11 +61,14 @@ class RunRecord:
         result: "incomplete" means done, but some source files could not be read whole.
         archive: the object's name, or "".
         raw_bytes: content bytes of the files; archive_bytes: size of the object;
-            sent_bytes: bytes sent to the store by this run.
+            sent_bytes: bytes sent to the store by this run; copied_bytes: bytes that the
+            store copied from the archive before.
         files: number of entries that are regular files.
         problems: every source file that was not stored whole.
         error: what the operator was told, or "".
         warnings: what went wrong beside the task itself, such as a prune after a good backup.
+        outcome: what was done with the archive, such as "restored and compared"; "" means "done".
+        evidence: lines of what a look at the archive found, fit to print.
     """
 
     task: str
@@ -80,11 +83,14 @@ class RunRecord:
     raw_bytes: int = 0
     archive_bytes: int = 0
     sent_bytes: int = 0
+    copied_bytes: int = 0
     files: int = 0
     problems: list[Problem] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
     error: str = ""
     warnings: list[str] = field(default_factory=list)
+    outcome: str = ""
+    evidence: list[str] = field(default_factory=list)
     notifications: list[Notification] = field(default_factory=list)
 
 
@@ -119,15 +125,21 @@ def render_result(record: RunRecord) -> str:
         reason = "; ".join(line.strip() for line in record.error.splitlines() if line.strip())
         text = f"{what}: {reason or 'failed'} ({duration})"
     elif record.task == "backup" and record.archive:
-        text = f"{record.archive} uploaded ({render_bytes(record.archive_bytes)}, {duration})"
+        new = f"; {render_bytes(record.sent_bytes)} new" if record.copied_bytes else ""
+        text = f"{record.archive} uploaded ({render_bytes(record.archive_bytes)}, {duration}{new})"
     else:
         subject = f" {record.archive}" if record.archive else ""
-        text = f"{what}:{subject} done ({duration})"
+        figures = f"{_render_figures(record)}, " if record.outcome else ""
+        text = f"{what}:{subject} {record.outcome or 'done'} ({figures}{duration})"
     if record.result == "incomplete":
         text += "; " + _render_problems(record.problems)
     for warning in record.warnings:
         text += f"; {warning}"
     return one_line(text)
+
+
+def _render_figures(record: RunRecord) -> str:
+    return f"{render_count(record.files, 'file')}, {render_bytes(record.raw_bytes)}"
 
 
 def append_record(record: RunRecord, paths: Paths) -> None:

@@ -1,0 +1,239 @@
+"""Verify: read an archive and check all that can be checked, without restoring anything.
+
+Every byte of an archive of ours is covered: the chunks by their hashes in the manifest, the
+manifest by its hash in the footer, the end mark and the footer by having one spelling only.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.entry_check import EntryCheck
+from backup_tasks.errors import ArchiveError, UsageError
+from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer
+from backup_tasks.foreign import foreign_members
+from backup_tasks.journal import RunRecord
+from backup_tasks.manifest import Manifest
+from backup_tasks.profile_model import Profile
+from backup_tasks.progress import Progress
+from backup_tasks.reader import read_chunks, read_footer, read_manifest
+from backup_tasks.selection import Selection, WantedPaths
+from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.units import render_count
+from backup_tasks.verify_report import VerifyReport, render_verify
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyWish:
+    """What an operator typed after `invoke verify`; "" where nothing."""
+
+    name: str = ""
+    day: str = ""
+    all: bool = False
+    sample: str = ""
+
+
+def run_verify(
+    store: Store, backup: Backup, progress: Progress, sample: Sample | None = None
+) -> VerifyReport:
+    """Read one archive and check it. What is wrong stands in the report; nothing is raised for it.
+
+    Args:
+        sample: look at some chunks only; None looks at all.
+
+    Raises StoreError when the store fails.
+    """
+    report = VerifyReport(backup)
+    try:
+        footer = read_footer(store, backup.stored)
+        manifest = read_manifest(store, backup.stored)
+        if footer is None or manifest is None:
+            _verify_foreign(store, report, progress)
+            return report
+    except ArchiveError as error:
+        report.add_fault(str(error))
+        return report
+    try:
+        _verify_ours(store, report, footer, manifest, progress, sample)
+    finally:
+        manifest.close()
+    return report
+
+
+def _verify_ours(
+    store: Store,
+    report: VerifyReport,
+    footer: Footer,
+    manifest: Manifest,
+    progress: Progress,
+    sample: Sample | None,
+) -> None:
+    stored = report.backup.stored
+    report.chunks = len(manifest.chunks)
+    for fault in (_fault_at_end(store, stored, footer), _fault_in_manifest(manifest)):
+        if fault:
+            report.add_fault(fault)
+    numbers: Sequence[int] = range(report.chunks)
+    if sample is not None:
+        numbers = sample.choose(report.chunks, stored.name)
+        report.limit = f"a sample of {sample.percent:g}%"
+    try:
+        _check_chunks(store, report, manifest, numbers, progress)
+    except ArchiveError as error:  # a manifest that contradicts itself
+        report.add_fault(str(error))
+
+
+def _check_chunks(
+    store: Store,
+    report: VerifyReport,
+    manifest: Manifest,
+    numbers: Sequence[int],
+    progress: Progress,
+) -> None:
+    chunks = manifest.chunks
+    selection = Selection(manifest, WantedPaths(()))
+    check = EntryCheck(wanted.entry for wanted in selection.entries())
+    progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
+    for chunk in read_chunks(store, report.backup.stored, chunks, numbers):
+        place = chunks[chunk.number]
+        if chunk.damage:
+            end = place.offset + place.length
+            report.add_fault(
+                f"chunk {chunk.number} (bytes {place.offset:,} to {end:,}): {chunk.damage}"
+            )
+        before = check.files
+        check.take(chunk)
+        report.checked_chunks += 1
+        report.checked_bytes += place.length
+        progress.advance(place.length, check.files - before)
+    if len(numbers) == len(chunks):
+        check.finish()
+    check.add_hardlinks(manifest.entries())
+    report.lost = check.lost
+    report.entries, report.files, report.raw_bytes = check.entries, check.files, check.bytes
+
+
+def _fault_at_end(store: Store, stored: StoredObject, footer: Footer) -> str:
+    """What is wrong between manifest and footer, or "": there is nothing but the end mark."""
+    start = footer.offset + footer.length
+    length = stored.size - FOOTER_BYTES - start
+    if length != len(END_CHUNK):
+        return (
+            f"{length:,} bytes lie between manifest and footer, where tar's end mark takes "
+            f"{len(END_CHUNK)}"
+        )
+    is_sound = store.read_range(stored, start, length) == END_CHUNK
+    return "" if is_sound else "tar's end mark after the manifest is damaged"
+
+
+def _fault_in_manifest(manifest: Manifest) -> str:
+    """How the manifest contradicts itself, or ""."""
+    files = content = 0
+    last: bytes | None = None
+    try:
+        for entry in manifest.entries():
+            key = entry.walk_key
+            if last is not None and key <= last:
+                return f"the manifest lists {entry.name!r} out of order or twice"
+            last = key
+            files += entry.type == "file"
+            content += entry.size if entry.type == "file" else 0
+    except ArchiveError as error:
+        return str(error)
+    header = manifest.header
+    if (files, content) != (header.files, header.raw_bytes):
+        return (
+            f"the manifest lists {files:,} files of {content:,} bytes, its header says "
+            f"{header.files:,} of {header.raw_bytes:,}"
+        )
+    return ""
+
+
+def _verify_foreign(store: Store, report: VerifyReport, progress: Progress) -> None:
+    """An ordinary .tar.gz: read through, with what gzip and tar know about themselves."""
+    report.limit = "no manifest of ours: only gzip's checksums and tar's headers were checked"
+    progress.start("verifying", 0, 0)
+    for member, pieces in foreign_members(store, report.backup.stored):
+        for piece in pieces:
+            progress.advance(len(piece))
+        report.entries += 1
+        report.files += member.kind == "file"
+        report.raw_bytes += member.size
+        progress.advance(0, 1)
+    report.checked_bytes = report.backup.stored.size
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A part of an archive's chunks, another one each day, the same one all day.
+
+    Attributes:
+        percent: above 0, up to 100.
+    """
+
+    percent: float
+    day: date
+
+    def choose(self, count: int, name: str) -> list[int]:
+        """Chunk numbers, ascending; at least one if there are any.
+
+        Args:
+            count: chunks of the archive; name: of the archive.
+        """
+        wanted = min(count, max(1, round(count * self.percent / 100)))
+        chooser = random.Random(f"{self.day.isoformat()} {name}")  # noqa: S311
+        return sorted(chooser.sample(range(count), wanted))
+
+
+def parse_sample(text: str, day: date) -> Sample | None:
+    """The sample that "1%" asks for; None for "". Raises UsageError."""
+    if not text:
+        return None
+    match = _PERCENT.fullmatch(text.replace(" ", ""))
+    percent = float(match[1]) if match else 0.0
+    if not 0 < percent <= 100:
+        raise UsageError(f"--sample {text!r}: write how much to look at, such as 1%")
+    return Sample(percent, day)
+
+
+def run_verify_job(
+    profile: Profile,
+    store: Store,
+    wish: VerifyWish,
+    now: datetime,
+    record: RunRecord,
+    progress: Progress,
+) -> list[VerifyReport]:
+    """Verify the backups that are meant, oldest first; fills in `record`.
+
+    Raises: UsageError when the words do not go together or there is no such backup; StoreError.
+    """
+    if wish.all and (wish.name or wish.day):
+        raise UsageError("give --all, or one backup with --name or --date")
+    sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
+    backups = find_backups(store, profile.tzinfo)
+    newest = choose_backup(backups, name=wish.name, day=wish.day)
+    if not wish.all:
+        record.archive = newest.stored.name
+    reports = []
+    with progress:
+        for backup in backups if wish.all else [newest]:
+            reports.append(run_verify(store, backup, progress, sample))
+            _add_to_record(record, reports[-1])
+    subject = f"{render_count(len(reports), 'archive')} whole" if wish.all else "is whole"
+    record.outcome = subject + (f" as far as {sample.percent:g}% show" if sample else "")
+    record.evidence = list(render_verify(reports))
+    return reports
+
+
+def _add_to_record(record: RunRecord, report: VerifyReport) -> None:
+    record.files += report.files
+    record.raw_bytes += report.raw_bytes
+    record.archive_bytes += report.backup.stored.size
