@@ -90,6 +90,13 @@ class ArchiveWriter(Protocol):
         """Give up: end the background work and remove what was sent."""
 
 
+class RangeReader(Protocol):
+    """What reading an archive needs of a store."""
+
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        """As `Store.read_range`."""
+
+
 class Store(Protocol):
     """A place where archives lie."""
 
