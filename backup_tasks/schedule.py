@@ -165,9 +165,7 @@ def render_cron(report: CronReport) -> str:
 def render_change(change: CronChange) -> str:
     """One line for each profile: what happened to its line in the crontab."""
     if not change.actions:
-        return (
-            "Nothing to do: the crontab has no line of ours, and none is asked for."
-        )
+        return "Nothing to do: the crontab has no line of ours, and none is asked for."
     rows = [
         (profile or "?", f"would be {action}" if change.dry_run else action)
         for profile, action in change.actions.items()
