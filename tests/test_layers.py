@@ -15,7 +15,7 @@ from backup_tasks.paths import PROJECT_ROOT
 # From the ground up. A module may import those before it, in its own room or in a lower one.
 # A new module must be given its place here.
 ROOMS = {
-    "ground": "__init__ errors text units paths progress patterns folders naming local_zone",
+    "ground": "__init__ errors text units paths progress patterns folders naming local_zone state",
     "format": "manifest footer tarstream tarread",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_writer stores.s3 stores manifest_cache",
@@ -27,8 +27,8 @@ ROOMS = {
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems "
     "profile_template profile profile_schema",
-    "jobs": "leftovers catalog listing backup restore findings entry_check verify_report verify "
-    "retention prune lifecycle_plan lifecycle_bucket lifecycle",
+    "jobs": "leftovers catalog last_archive survey listing backup restore findings entry_check "
+    "verify_report verify retention prune lifecycle_plan lifecycle_bucket lifecycle",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "watch jobs report",
