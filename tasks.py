@@ -36,6 +36,7 @@ for _talkative in ("boto3", "botocore", "urllib3"):
 HELP = {
     "profile": "name of a file in profiles/, or a path to a .toml file (default: $BACKUP_PROFILE, "
     "else local)",
+    "full": "read and send everything, whatever could be kept of the last archive",
     "dry_run": "say what would be done, and do nothing",
     "json": "JSON alone on stdout",
     "date": "the last backup of that day, as 2025-06-12",
@@ -108,20 +109,21 @@ def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
 
 
 @task()
-def backup(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
+def backup(
+    _: Context, profile: str = "", full: bool = False, dry_run: bool = False, json: bool = False
+) -> None:
     """Back up the profile's sources as one new archive, then prune."""
     from backup_tasks import report
-    from backup_tasks.backup import plan_backup
-    from backup_tasks.jobs import run_backup_job
+    from backup_tasks.jobs import run_backup_job, run_backup_plan_job
     from backup_tasks.terminal import terminal_progress
 
     if dry_run:
         with job("backup", profile, recorded=False) as running:
-            plan = plan_backup(running.profile, terminal_progress())
+            plan = run_backup_plan_job(running, terminal_progress(), full=full)
             report.print_backup_plan(plan, as_json=json)
         return
     with operator_errors():
-        record = run_backup_job(profile, find_paths(), now, terminal_progress())
+        record = run_backup_job(profile, find_paths(), now, terminal_progress(), full=full)
         report.print_backup(record, as_json=json)
     if record.exit_code:
         raise Exit(report.render_missing(record), code=record.exit_code)
@@ -129,7 +131,7 @@ def backup(_: Context, profile: str = "", dry_run: bool = False, json: bool = Fa
 
 @task("list")
 def list_(_: Context, profile: str = "", json: bool = False) -> None:
-    """List the backups: name, age, size, files, duration, result."""
+    """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.catalog import find_backups, read_details
 

@@ -1,4 +1,4 @@
-"""One backup: walk the sources, write one archive, commit it in one atomic step."""
+"""One backup: compare the sources with the last archive, write one that stands alone, commit it."""
 
 from __future__ import annotations
 
@@ -6,136 +6,34 @@ import heapq
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import IO
 
 from backup_tasks import __version__
 from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.entry_writer import EntryWriter
+from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectChanged, ObjectMissing
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.footer import FORMAT_VERSION
-from backup_tasks.journal import Problem, RunRecord
+from backup_tasks.journal import Problem, RunRecord, open_log
+from backup_tasks.last_archive import FIRST_ARCHIVE, CopyMemory, LastArchive, find_last_archive
 from backup_tasks.leftovers import UploadNote, end_leftovers
-from backup_tasks.manifest import MANIFEST_PATH, Entry, Header, write_manifest
+from backup_tasks.manifest import Entry, Header, write_manifest
+from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.naming import choose_free_name
 from backup_tasks.paths import Paths
-from backup_tasks.patterns import PathPatterns
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.snapshot import Walk, WalkRules, plan_sources
-from backup_tasks.spool import EntrySpool
-from backup_tasks.stores.base import ArchiveWriter, Store
-from backup_tasks.text import printable
+from backup_tasks.spool import SPILL_BYTES, Spool
+from backup_tasks.state import state_key
+from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject
+from backup_tasks.survey import BackupPlan, Survey, plan_backup, survey_sources
+from backup_tasks.text import one_line, printable
 from backup_tasks.upload import IN_FLIGHT_BYTES, PartAssembler, plan_part_bytes
 
 # What an entry's headers and manifest line take, at most, in an estimate.
 _ENTRY_OVERHEAD_BYTES = 2048
-
-
-@dataclass(slots=True)
-class SourceTotals:
-    """What lies below one source: entries of any kind, and content bytes of its files."""
-
-    entries: int = 0
-    bytes: int = 0
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """The sources as one walk saw them.
-
-    Attributes:
-        leaves: everything but folders, in the order of the walk; folders: those.
-        totals: source -> what lies below it.
-        sockets: sockets met, which are not stored.
-    """
-
-    leaves: EntrySpool = field(default_factory=EntrySpool)
-    folders: EntrySpool = field(default_factory=EntrySpool)
-    totals: dict[str, SourceTotals] = field(default_factory=dict)
-    content_bytes: int = 0
-    sockets: int = 0
-
-    @property
-    def count(self) -> int:
-        """Entries of any kind."""
-        return self.leaves.count + self.folders.count
-
-    def close(self) -> None:
-        """Free memory and temporary files."""
-        self.leaves.close()
-        self.folders.close()
-
-
-def take_snapshot(
-    profile: Profile, report: Callable[[str, str], None], progress: Progress
-) -> Snapshot:
-    """Walk the profile's sources. Raises SourceError when none of them is there."""
-    rules = profile.backup
-    tree, missing = plan_sources(rules.sources)
-    for path, reason in missing.items():
-        report(path, reason)
-    walk_rules = WalkRules(
-        excludes=PathPatterns(rules.exclude),
-        exclude_caches=rules.exclude_caches,
-        exclude_if_present=rules.exclude_if_present,
-        one_file_system=rules.one_file_system,
-        skip=frozenset({MANIFEST_PATH, *_own_folder(profile)}),
-    )
-    walk = Walk(tree, walk_rules, report)
-    snapshot = Snapshot(totals={s: SourceTotals() for s in rules.sources if s not in missing})
-    prefixes = [(os.path.realpath(s).lstrip("/"), totals) for s, totals in snapshot.totals.items()]
-    progress.start("looking", 0, 0)
-    for entry in walk.entries():
-        (snapshot.folders if entry.type == "dir" else snapshot.leaves).append(entry)
-        snapshot.content_bytes += entry.size
-        for prefix, totals in prefixes:
-            if _is_below(entry.name, prefix):
-                totals.entries += 1
-                totals.bytes += entry.size
-        progress.advance(0, 1)
-    snapshot.sockets = walk.sockets
-    return snapshot
-
-
-def _own_folder(profile: Profile) -> list[str]:
-    """The folder of a directory store: archives of archives would double with every run."""
-    if profile.store.kind != "directory":
-        return []
-    return [os.path.realpath(profile.store.directory).lstrip("/")]
-
-
-def _is_below(path: str, prefix: str) -> bool:
-    return not prefix or path == prefix or path.startswith(prefix + "/")
-
-
-def plan_backup(profile: Profile, progress: Progress) -> BackupPlan:
-    """What a backup would read now. Touches no store."""
-    problems: list[Problem] = []
-
-    def report(path: str, reason: str) -> None:
-        problems.append(Problem(printable(path), reason))
-
-    with progress:
-        snapshot = take_snapshot(profile, report, progress)
-    snapshot.close()
-    return BackupPlan(snapshot.totals, snapshot.count, snapshot.content_bytes, problems)
-
-
-@dataclass(frozen=True, slots=True)
-class BackupPlan:
-    """What a dry run tells.
-
-    Attributes:
-        totals: source -> what lies below it (what two sources share counts in both).
-        entries, content_bytes: of all sources together.
-        problems: what is missing or cannot be looked at.
-    """
-
-    totals: dict[str, SourceTotals]
-    entries: int
-    content_bytes: int
-    problems: list[Problem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +43,7 @@ class BackupRun:
     Attributes:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
+        full: read and send everything, whatever could be kept.
     """
 
     profile: Profile
@@ -153,98 +52,175 @@ class BackupRun:
     now: datetime
     clock: Callable[[], datetime]
     progress: Progress
+    full: bool = False
+
+    @property
+    def _key(self) -> str:
+        return state_key(self.profile.name, self.store.url)
+
+    @property
+    def cache(self) -> ManifestCache:
+        return ManifestCache(self.paths.state, self._key)
+
+    @property
+    def upload_note(self) -> UploadNote:
+        return UploadNote(self.paths.state, self._key)
+
+    @property
+    def copy_memory(self) -> CopyMemory:
+        return CopyMemory(self.paths.state, self._key)
 
 
 def run_backup(run: BackupRun, record: RunRecord) -> None:
     """Back up the profile's sources as one new archive; fills in `record` as it goes.
 
     A crash, a kill or an exception at any point leaves no backup: at most an upload, which
-    the next run ends.
+    the next run ends. When the last archive vanishes meanwhile, or the store refuses to copy
+    from it, everything is sent instead.
 
     Raises: SourceError, StoreError, ObjectExists.
     """
+    end_leftovers(run.store, run.upload_note, run.now)
+    last, why_full = _choose_last(run, record.host)
+    if last is not None:
+        try:
+            _write_backup(run, last, record)
+            return
+        except (CopyRefused, ObjectChanged, ObjectMissing) as error:
+            if isinstance(error, CopyUnsupported):
+                run.copy_memory.remember(run.now)
+            why_full = one_line(str(error))
+            record.problems.clear()
+        finally:
+            last.close()
+    if why_full != FIRST_ARCHIVE:
+        open_log(run.paths).info(
+            "backup %s: everything is read and sent: %s", run.profile.name, why_full
+        )
+    _write_backup(run, None, record)
 
+
+def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
+    """What `run_backup` would do now, and why. Writes nothing."""
+    last, why_full = _choose_last(run, host)
+    try:
+        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress)
+    finally:
+        if last is not None:
+            last.close()
+
+
+def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
+    if run.full:
+        return None, "--full was asked for"
+    if run.copy_memory.refused(run.now):
+        return None, "the store refused to copy on its own side"
+    return find_last_archive(run.profile, run.store, run.cache, host, run.now)
+
+
+def _write_backup(run: BackupRun, last: LastArchive | None, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
         record.problems.append(Problem(printable(path), reason))
 
-    taken = {stored.name for stored in run.store.list_objects()}
-    note = UploadNote(run.paths.state, run.profile.name, run.store.url)
-    end_leftovers(run.store, note, run.now)
-    name = choose_free_name(run.now, run.profile.tzinfo, taken)
-    snapshot = take_snapshot(run.profile, report, run.progress)
+    survey = survey_sources(run.profile, last, run.store.limits, report, run.progress)
+    note = run.upload_note
     try:
-        writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
-        try:
-            note.write(writer.upload_id)
-            _write_archive(run, snapshot, writer, record, report)
-            stored = writer.commit()
-        except BaseException:
-            writer.abort()
-            raise
-        finally:
-            note.clear()
+        with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
+            taken = {stored.name for stored in run.store.list_objects()}
+            name = choose_free_name(run.now, run.profile.tzinfo, taken)
+            writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
+            try:
+                note.write(writer.upload_id)
+                _Writing(run, last, survey, record, report).write(writer, end)
+                stored = writer.commit()
+            except BaseException:
+                writer.abort()
+                raise
+            finally:
+                note.clear()
+            end.seek(0)
+            run.cache.write(stored, end.read())
     finally:
-        snapshot.close()
-    record.archive = name
+        survey.close()
+    _finish(record, stored)
+
+
+def _finish(record: RunRecord, stored: StoredObject) -> None:
+    record.archive = stored.name
     record.archive_bytes = stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3
 
 
-def _write_archive(
-    run: BackupRun,
-    snapshot: Snapshot,
-    writer: ArchiveWriter,
-    record: RunRecord,
-    report: Callable[[str, str], None],
-) -> None:
-    estimate = snapshot.content_bytes + snapshot.count * _ENTRY_OVERHEAD_BYTES
-    limits = run.store.limits
-    parts = PartAssembler(writer, limits, plan_part_bytes(estimate, limits))
-    builder = ArchiveBuilder(parts, run.profile.backup.compression_level)
-    root = os.open("/", OPEN_FOLDER)
-    run.progress.start("backing up", snapshot.content_bytes, snapshot.count)
-    try:
-        with EntrySpool() as leaves, EntrySpool() as folders:
-            entry_writer = EntryWriter(builder, report, run.progress, root)
-            for entry in entry_writer.write_all(iter(snapshot.leaves)):
-                leaves.append(entry)
-            builder.end_chunk()
-            for entry in entry_writer.write_all(iter(snapshot.folders)):
-                folders.append(entry)
-            builder.end_entries()
-            record.files = entry_writer.totals.files
-            record.raw_bytes = entry_writer.totals.raw_bytes
-            header = _header_of(run, builder, entry_writer, record)
-            _add_manifest(builder, header, leaves, folders)
-    finally:
-        os.close(root)
-        builder.close()
-    record.sent_bytes = parts.sent_bytes
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """The bytes of one archive, from the first chunk to the footer."""
 
+    run: BackupRun
+    last: LastArchive | None
+    survey: Survey
+    record: RunRecord
+    report: Callable[[str, str], None]
 
-def _header_of(
-    run: BackupRun, builder: ArchiveBuilder, written: EntryWriter, record: RunRecord
-) -> Header:
-    return Header(
-        format=FORMAT_VERSION,
-        profile=run.profile.name,
-        host=record.host,
-        started_at=_utc(run.now),
-        written_at=_utc(run.clock()),
-        tool=f"backup-tasks {__version__}",
-        sources=run.profile.backup.sources,
-        entries=written.totals.entries,
-        files=written.totals.files,
-        raw_bytes=written.totals.raw_bytes,
-        chunks=len(builder.chunks),
-        chunk_bytes=sum(chunk.length for chunk in builder.chunks),
-        problems=len(record.problems),
-    )
+    def write(self, writer: ArchiveWriter, end: IO[bytes]) -> None:
+        """Write everything; `end` gets a copy of what follows the chunks."""
+        survey, run, limits = self.survey, self.run, self.run.store.limits
+        estimate = survey.read_bytes + survey.count * _ENTRY_OVERHEAD_BYTES
+        parts = PartAssembler(writer, limits, plan_part_bytes(estimate, limits))
+        builder = ArchiveBuilder(parts, run.profile.backup.compression_level)
+        root = os.open("/", OPEN_FOLDER)
+        base = self.last.base if self.last else None
+        run.progress.start("backing up", survey.read_bytes, survey.count)
+        try:
+            if base is not None:
+                builder.keep(base, survey.reuse.runs)
+            entries = EntryWriter(builder, self.report, run.progress, root, survey.reuse, base)
+            with Spool(Entry) as leaves, Spool(Entry) as folders:
+                for entry in entries.write_all(survey.leaves):
+                    leaves.append(entry)
+                for entry in entries.write_folders(survey.folders):
+                    folders.append(entry)
+                builder.end_entries()
+                header = self._header(builder, entries, parts)
+                _add_manifest(builder, header, leaves, folders, end)
+        finally:
+            os.close(root)
+            builder.close()
+        self.record.files = entries.totals.files
+        self.record.raw_bytes = entries.totals.raw_bytes
+        self.record.sent_bytes = parts.sent_bytes
+        self.record.copied_bytes = parts.copied_bytes
+
+    def _header(
+        self, builder: ArchiveBuilder, written: EntryWriter, parts: PartAssembler
+    ) -> Header:
+        last, started_at = self.last, _utc(self.run.now)
+        return Header(
+            format=FORMAT_VERSION,
+            profile=self.run.profile.name,
+            host=self.record.host,
+            started_at=started_at,
+            written_at=_utc(self.run.clock()),
+            tool=f"backup-tasks {__version__}",
+            sources=self.run.profile.backup.sources,
+            entries=written.totals.entries,
+            files=written.totals.files,
+            raw_bytes=written.totals.raw_bytes,
+            chunks=len(builder.chunks),
+            chunk_bytes=sum(chunk.length for chunk in builder.chunks),
+            problems=len(self.record.problems),
+            copied_from=last.base.stored.name if last else "",
+            copied_bytes=parts.copied_bytes,
+            full_at=last.manifest.header.full_at if last else started_at,
+        )
 
 
 def _add_manifest(
-    builder: ArchiveBuilder, header: Header, leaves: EntrySpool, folders: EntrySpool
+    builder: ArchiveBuilder,
+    header: Header,
+    leaves: Spool[Entry],
+    folders: Spool[Entry],
+    end: IO[bytes],
 ) -> None:
     def key(entry: Entry) -> bytes:
         return entry.walk_key
@@ -253,7 +229,7 @@ def _add_manifest(
         write_manifest(lines, header, builder.chunks, heapq.merge(leaves, folders, key=key))
         size = lines.tell()
         lines.seek(0)
-        builder.add_manifest(lines, size)
+        builder.add_manifest(lines, size, end)
 
 
 def _utc(moment: datetime) -> str:

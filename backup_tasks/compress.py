@@ -58,32 +58,33 @@ class ChunkCompressor:
 
     Args:
         level: isal's, 0 (fastest) to 3.
-        deliver: called from the thread that submits, once a chunk, in order.
+        deliver: called from the thread that submits, once a chunk, in order, with the tag
+            that came with it.
         workers: threads; isal lets go of the interpreter lock.
 
     Memory is bounded: about three raw chunks a worker.
     """
 
     def __init__(
-        self, level: int, deliver: Callable[[StoredChunk], None], workers: int | None = None
+        self, level: int, deliver: Callable[[StoredChunk, int], None], workers: int | None = None
     ) -> None:
         self._level = level
         self._deliver = deliver
         self._workers = workers or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="compress")
-        self._waiting: deque[tuple[Future[StoredChunk], bytearray]] = deque()
+        self._waiting: deque[tuple[Future[StoredChunk], bytearray, int]] = deque()
         self._spare: list[bytearray] = []
 
     def take_buffer(self) -> bytearray:
         """A buffer of CHUNK_BYTES to fill; kept ones are reused, fresh memory is slow."""
         return self._spare.pop() if self._spare else bytearray(CHUNK_BYTES)
 
-    def submit(self, buffer: bytearray, length: int) -> None:
+    def submit(self, buffer: bytearray, length: int, tag: int = -1) -> None:
         """Compress the first `length` bytes; the buffer belongs to the pool from now on."""
         while len(self._waiting) > 2 * self._workers:
             self._deliver_oldest()
         future = self._pool.submit(self._compress, buffer, length)
-        self._waiting.append((future, buffer))
+        self._waiting.append((future, buffer, tag))
         while self._waiting and self._waiting[0][0].done():
             self._deliver_oldest()
 
@@ -92,8 +93,8 @@ class ChunkCompressor:
             return compress_chunk(raw, self._level)
 
     def _deliver_oldest(self) -> None:
-        future, buffer = self._waiting.popleft()
-        self._deliver(future.result())
+        future, buffer, tag = self._waiting.popleft()
+        self._deliver(future.result(), tag)
         if len(buffer) == CHUNK_BYTES:
             self._spare.append(buffer)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from backup_tasks.archive import ArchiveBuilder, Place
+from backup_tasks.archive import ArchiveBuilder, Base, Place
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.content import SourceFile, explain, read_xattrs
 from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import Entry, name_fields
+from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.progress import Progress
 from backup_tasks.snapshot import entry_of
 from backup_tasks.tarstream import (
@@ -18,6 +19,7 @@ from backup_tasks.tarstream import (
     SparseMap,
     encode_headers,
     encode_sparse_map,
+    hash_xattrs,
     padding_bytes,
 )
 
@@ -52,6 +54,7 @@ class EntryWriter:
         report: called with (path, reason) for each file that is not stored whole.
         progress: told about bytes and files.
         root: descriptor of the folder that the entries' paths are relative to.
+        reuse: what is kept of the last archive, and `base`, its table of chunks.
     """
 
     def __init__(
@@ -60,8 +63,12 @@ class EntryWriter:
         report: Callable[[str, str], None],
         progress: Progress,
         root: int,
+        reuse: Reuse = NO_REUSE,
+        base: Base | None = None,
     ) -> None:
         self._builder = builder
+        self._reuse = reuse
+        self._base = base
         self._report = report
         self._progress = progress
         self._folders = FolderStack(root, _FOLDER_TO_READ)
@@ -69,17 +76,47 @@ class EntryWriter:
         self._broken_links: dict[str, str | None] = {}
         self.totals = WriteTotals()
 
-    def write_all(self, entries: Iterator[Entry]) -> Iterator[Entry]:
-        """Write each entry and yield it with its place; those that failed are left out."""
+    def write_all(self, planned: Iterable[PlannedEntry]) -> Iterator[Entry]:
+        """Write or keep each entry, and yield it with its place; those that failed are left out."""
         with self._folders:
-            for entry in entries:
-                written = self._write(entry)
-                self._progress.advance(entry.size, 1)
+            for plan in planned:
+                if plan.is_same and self._reuse.keeps(plan.entry):
+                    written: Entry | None = self._reuse.move(plan.entry)
+                else:
+                    written = self._write_anew(plan)
+                    self._progress.advance(plan.entry.size, 1)
                 if written is not None:
-                    self.totals.entries += 1
+                    self._count(written)
                     yield written
 
-    def _write(self, entry: Entry) -> Entry | None:
+    def write_folders(self, folders: Iterable[Entry]) -> Iterator[Entry]:
+        """Write the folders, in chunks of their own, and yield them with their places."""
+        self._builder.end_chunk()
+        yield from self.write_all(PlannedEntry(folder) for folder in folders)
+
+    def _count(self, written: Entry) -> None:
+        self.totals.entries += 1
+        if written.type == "file":
+            self.totals.files += 1
+            self.totals.raw_bytes += written.size
+
+    def _write_anew(self, plan: PlannedEntry) -> Entry | None:
+        old = plan.entry if plan.is_same else plan.old
+        if old is None or self._base is None:
+            return self._write(plan.entry, ())
+        pieces = piece_numbers(old, self._base.chunks) if is_large(old) else ()
+        stale = self._reuse.stale_after(old)
+        stays_behind = not is_large(old) and self._reuse.keeps(old)
+        written = self._write(plan.entry, pieces)
+        if written is not None:
+            written.stale = stale
+        elif stays_behind:
+            # Its earlier entry is in the archive anyway, and tar would bring it back.
+            self._report(old.name, "the version of the backup before was kept")
+            return self._reuse.move(old)
+        return written
+
+    def _write(self, entry: Entry, pieces: Sequence[int]) -> Entry | None:
         parent, name = split_path(entry.name)
         try:
             folder = self._folders.enter(parent)
@@ -87,11 +124,15 @@ class EntryWriter:
             self._fail(entry, error)
             return None
         if entry.type == "file":
-            return self._write_file(entry, folder, name)
+            return self._write_file(entry, folder, name, pieces)
         if entry.type == "hardlink":
             return self._write_hardlink(entry, folder, name)
         xattrs = read_xattrs(f"/proc/self/fd/{folder}/{name}")
-        _set_place(entry, self._builder.add_headers(encode_headers(_member_of(entry, xattrs))))
+        entry.xattrs = hash_xattrs(xattrs)
+        return self._add_headers(entry, encode_headers(_member_of(entry, xattrs)))
+
+    def _add_headers(self, entry: Entry, headers: bytes) -> Entry:
+        _set_place(entry, self._builder.add_headers(headers), len(headers))
         return entry
 
     def _write_hardlink(self, entry: Entry, folder: int, name: str) -> Entry | None:
@@ -109,15 +150,20 @@ class EntryWriter:
                 self._broken_links[first] = entry.name
             return written
         entry.link, entry.link_b64 = name_fields(stand_in)
-        _set_place(entry, self._builder.add_headers(encode_headers(_member_of(entry, {}))))
-        return entry
+        return self._add_headers(entry, encode_headers(_member_of(entry, {})))
 
-    def _write_file(self, entry: Entry, folder: int, name: str) -> Entry | None:
-        """Store a regular file; one that changes while it is read is read once more."""
+    def _write_file(
+        self, entry: Entry, folder: int, name: str, pieces: Sequence[int] = ()
+    ) -> Entry | None:
+        """Store a regular file; one that changes while it is read is read once more.
+
+        Args:
+            pieces: the base's chunks with its earlier bytes, if it was large.
+        """
         path = entry.name
-        attempt = self._read_once(path, folder, name, is_last_try=False)
+        attempt = self._read_once(path, folder, name, pieces, is_last_try=False)
         if attempt.reason and attempt.is_worth_another:
-            again = self._read_once(path, folder, name, is_last_try=True)
+            again = self._read_once(path, folder, name, pieces, is_last_try=True)
             if again.entry is not None or attempt.entry is None:
                 attempt = again
         if attempt.reason:
@@ -125,12 +171,11 @@ class EntryWriter:
         stored = attempt.entry
         if stored is None or stored.inode != entry.inode:
             self._broken_links[path] = None
-        if stored is not None:
-            self.totals.files += 1
-            self.totals.raw_bytes += stored.size
         return stored
 
-    def _read_once(self, path: str, folder: int, name: str, *, is_last_try: bool) -> _Attempt:
+    def _read_once(
+        self, path: str, folder: int, name: str, pieces: Sequence[int], *, is_last_try: bool
+    ) -> _Attempt:
         """One try to store a file.
 
         A small file that changed is stored only at the last try. A large one is stored as it
@@ -143,11 +188,13 @@ class EntryWriter:
             return _Attempt(None, explain(error))
         try:
             entry = entry_of(path, "file", source.status)
-            headers = _file_headers(entry, source)
+            xattrs = source.xattrs()
+            entry.xattrs = hash_xattrs(xattrs)
+            headers = _file_headers(entry, source, xattrs)
             stored = source.stored_bytes
             length = len(headers) + stored + padding_bytes(stored)
             if length > CHUNK_BYTES:
-                place = self._builder.add_large(headers, stored, source.fill)
+                place = self._builder.add_large(headers, stored, source.fill, pieces)
                 reason = source.what_changed()
             else:
                 view = self._builder.reserve(length)
@@ -158,7 +205,7 @@ class EntryWriter:
                 if reason and (not is_last_try or (source.failure and not source.read_bytes)):
                     return _Attempt(None, reason)
                 place = self._builder.take(length)
-            _set_place(entry, place)
+            _set_place(entry, place, length)
             entry.sha256 = source.sha256()
             return _Attempt(entry, reason, is_worth_another=stored <= _READ_AGAIN_BYTES)
         finally:
@@ -169,14 +216,17 @@ class EntryWriter:
         self._broken_links[entry.name] = None
 
 
-def _set_place(entry: Entry, place: Place) -> None:
+def _set_place(entry: Entry, place: Place, span: int) -> None:
     entry.chunk, entry.offset = place
+    entry.span = 0
+    if entry.raw_span != span:
+        entry.span = span
 
 
-def _file_headers(entry: Entry, source: SourceFile) -> bytes:
+def _file_headers(entry: Entry, source: SourceFile, xattrs: dict[str, bytes]) -> bytes:
     """The headers of a regular file, with the map of its parts if it is sparse."""
     sparse = source.runs if source.is_sparse else None
-    headers = encode_headers(_member_of(entry, source.xattrs(), source.stored_bytes, sparse))
+    headers = encode_headers(_member_of(entry, xattrs, source.stored_bytes, sparse))
     return headers + encode_sparse_map(sparse) if sparse is not None else headers
 
 

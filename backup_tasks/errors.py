@@ -8,7 +8,8 @@
     |   +-- ObjectMissing    1   no such object
     |   +-- ObjectExists     1   the name is taken; nothing was overwritten
     |   +-- ObjectChanged    1   the object is no longer the one that was pinned
-    |   +-- CopyRefused      1   the store cannot copy this range on its own side
+    |   +-- CopyRefused      1   the store does not copy this range on its own side
+    |       +-- CopyUnsupported  it never copies ranges
     +-- ArchiveError         1   an archive is damaged, or not one of ours
     +-- RestoreError         1   the target cannot take what was asked for
     +-- NotifyError          1   a notification could not be delivered
@@ -65,6 +66,10 @@ class ObjectChanged(StoreError):
 
 class CopyRefused(StoreError):
     """The store cannot copy this range on its own side; the bytes must be sent."""
+
+
+class CopyUnsupported(CopyRefused):
+    """The store does not know how to copy ranges at all."""
 
 
 class ArchiveError(BackupError):

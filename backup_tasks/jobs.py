@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError
 from backup_tasks.journal import RunRecord
@@ -18,6 +19,9 @@ from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.text import one_line, printable
 from backup_tasks.watch import Clock, watched
+
+if TYPE_CHECKING:
+    from backup_tasks.survey import BackupPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,9 @@ def journaled(
         yield Job(profile, open_store(profile.store), paths, watch.record, clock)
 
 
-def run_backup_job(profile_name: str, paths: Paths, clock: Clock, progress: Progress) -> RunRecord:
+def run_backup_job(
+    profile_name: str, paths: Paths, clock: Clock, progress: Progress, *, full: bool = False
+) -> RunRecord:
     """Back up, then prune what retention no longer keeps; both or neither under one lock.
 
     A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
@@ -74,11 +80,21 @@ def run_backup_job(profile_name: str, paths: Paths, clock: Clock, progress: Prog
         progress,
     ):
         record = job.record
-        run = BackupRun(job.profile, job.store, paths, record.started_at, clock, progress)
+        started_at = record.started_at
+        run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
         run_backup(run, record)
         if job.profile.retention.is_set:
             _prune_after_backup(job)
     return record
+
+
+def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> BackupPlan:
+    """What `run_backup_job` would do now. Raises: BackupError."""
+    from backup_tasks.backup import BackupRun, run_backup_plan
+
+    started_at = job.record.started_at
+    run = BackupRun(job.profile, job.store, job.paths, started_at, job.clock, progress, full)
+    return run_backup_plan(run, job.record.host)
 
 
 def _prune_after_backup(job: Job) -> None:

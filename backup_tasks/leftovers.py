@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from datetime import datetime, timedelta
@@ -20,11 +19,10 @@ class UploadNote:
 
     Args:
         state: the state directory.
-        profile: name; store_url: together they are whose upload this is.
+        key: whose upload it is, fit for a file name.
     """
 
-    def __init__(self, state: Path, profile: str, store_url: str) -> None:
-        key = hashlib.sha256(f"{profile}\0{store_url}".encode()).hexdigest()[:16]
+    def __init__(self, state: Path, key: str) -> None:
         self._path = state / "uploads" / f"{key}.json"
 
     def write(self, upload_id: str) -> None:

@@ -21,6 +21,8 @@ MANIFEST_PATH = ".backup/manifest.jsonl"
 CHUNK_RAW_LIMIT = 64 * 2**20
 # The longest line that is believed; a path far beyond 4,096 bytes fits.
 LINE_BYTES = 16 * 2**20
+# A pax header with its one block of records, and the ustar header.
+USUAL_HEADER_BYTES = 1536
 EntryType = Literal["file", "dir", "symlink", "hardlink", "fifo", "char", "block"]
 
 
@@ -35,6 +37,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         problems: how many source files could not be stored whole.
         copied_from: the archive whose chunks were copied, or "".
         copied_bytes: stored bytes that were copied from it.
+        full_at: start of the last run that read every file, as `started_at`.
     """
 
     format: int
@@ -52,6 +55,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     problems: int = 0
     copied_from: str = ""
     copied_bytes: int = 0
+    full_at: str = ""
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False):
@@ -74,6 +78,11 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         rdev: device number of a device node; device: number of the file system it lies on.
         sha256: of a file's content, hex.
         chunk, offset: where its tar headers begin: chunk number, and byte in the raw chunk.
+        span: raw bytes of headers, content and padding, where not as `raw_span` computes them.
+        nlink: number of hardlinks that the file has, wherever they are.
+        xattrs: SHA-256 of its extended attributes as they stand in the pax header, hex.
+        stale: other chunks that still hold an earlier entry of this path; tar lets the last
+            one win, and the path's end must take those chunks with it.
     """
 
     path: str = ""
@@ -95,6 +104,15 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     sha256: str = ""
     chunk: int = -1
     offset: int = 0
+    span: int = 0
+    nlink: int = 1
+    xattrs: str = ""
+    stale: tuple[int, ...] = ()
+
+    @property
+    def raw_span(self) -> int:
+        """Raw bytes that the entry takes in the archive: headers, content, padding."""
+        return self.span or USUAL_HEADER_BYTES + self.size + -self.size % 512
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from backup_tasks.cut_off import refuse_cut_off
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.manifest import MANIFEST_PATH, Chunk, Header, Manifest, decode_header
-from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 
 RANGE_BYTES = 8 * 2**20
@@ -43,7 +43,7 @@ class ReadChunk:
     damage: str = ""
 
 
-def read_footer(store: Store, stored: StoredObject) -> Footer | None:
+def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
     """The archive's footer; None for an ordinary .tar.gz that we did not write.
 
     Raises ArchiveError when a footer is there but cannot be true, and for an archive of ours
@@ -61,7 +61,7 @@ def read_footer(store: Store, stored: StoredObject) -> Footer | None:
     return footer
 
 
-def read_header(store: Store, stored: StoredObject) -> Header | None:
+def read_header(store: RangeReader, stored: StoredObject) -> Header | None:
     """The manifest's first line alone, with two small requests; None as for `read_footer`.
 
     The hash of a large manifest is not checked, so decide nothing by it that matters.
@@ -80,7 +80,7 @@ def read_header(store: Store, stored: StoredObject) -> Header | None:
         raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
 
 
-def read_manifest(store: Store, stored: StoredObject) -> Manifest | None:
+def read_manifest(store: RangeReader, stored: StoredObject) -> Manifest | None:
     """The whole manifest, checked against the footer; None as for `read_footer`.
 
     Its lines lie in an unlinked temporary file until `Manifest.close`.
@@ -173,7 +173,7 @@ def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRa
 
 
 def read_chunks(
-    store: Store, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
+    store: RangeReader, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
 ) -> Iterator[ReadChunk]:
     """The wanted chunks in order, fetched and unpacked a few ranges ahead, side by side.
 

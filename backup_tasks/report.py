@@ -18,7 +18,6 @@ from backup_tasks.units import render_bytes, render_count, render_seconds
 
 if TYPE_CHECKING:
     # A task imports the room it works in; the others would only cost time here.
-    from backup_tasks.backup import BackupPlan
     from backup_tasks.catalog import BackupDetails
     from backup_tasks.lifecycle import LifecycleReport
     from backup_tasks.manifest import Entry
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from backup_tasks.prune import PruneReport
     from backup_tasks.restore import RestoreReport
     from backup_tasks.schedule import CronReport
+    from backup_tasks.survey import BackupPlan
 
 _SHOWN_PROBLEMS = 20
 _TYPE_BITS = {
@@ -82,8 +82,26 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
     ]
     rows.append(("together", f"{plan.entries:,}", render_bytes(plan.content_bytes)))
     print_table(("source", "entries", "size"), rows)
+    print(_reuse_lines(plan))
     for problem in plan.problems:
         print(f"missing: {problem.path}: {problem.reason}", file=sys.stderr)
+
+
+def _reuse_lines(plan: BackupPlan) -> str:
+    """What would be copied, read and sent, and why."""
+    if not plan.copied_bytes:
+        return f"everything would be read and sent: {plan.compared_with}"
+    lines = [
+        f"compared with {plan.compared_with}: {plan.same:,} entries as before, "
+        f"{plan.changed:,} changed, {plan.new:,} new, {plan.gone:,} gone",
+        f"would copy {render_bytes(plan.copied_bytes)} inside the store, read "
+        f"{render_bytes(plan.read_bytes)} of files, and send that compressed",
+    ]
+    lines += [
+        f"would write {render_count(number, 'chunk')} anew: {why}"
+        for why, number in plan.dropped_chunks.items()
+    ]
+    return "\n".join(lines)
 
 
 def print_backups(details: Sequence[BackupDetails], now: datetime, *, as_json: bool) -> None:
@@ -94,7 +112,7 @@ def print_backups(details: Sequence[BackupDetails], now: datetime, *, as_json: b
     if not details:
         print("no backups yet; `invoke backup` makes one", file=sys.stderr)
         return
-    columns = ("name", "age", "size", "files", "duration", "result")
+    columns = ("name", "age", "size", "new", "files", "duration", "result")
     print_table(columns, [_backup_row(found, now) for found in details])
 
 
@@ -104,10 +122,11 @@ def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
     header = found.header
     if header is None:
         result = f"unreadable: {found.trouble}" if found.trouble else "plain .tar.gz"
-        return (found.backup.id, age, size, "-", "-", result)
+        return (found.backup.id, age, size, "-", "-", "-", result)
     result = f"{render_count(header.problems, 'file')} missing" if header.problems else "complete"
+    new = render_bytes(found.backup.stored.size - header.copied_bytes)
     duration = render_seconds(_seconds_between(header.started_at, header.written_at))
-    return (found.backup.id, age, size, f"{header.files:,}", duration, result)
+    return (found.backup.id, age, size, new, f"{header.files:,}", duration, result)
 
 
 def _backup_to_json(found: BackupDetails) -> dict[str, Any]:

@@ -314,6 +314,7 @@ def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:
         inode=status.st_ino,
         device=status.st_dev,
         rdev=status.st_rdev if is_device else 0,
+        nlink=1 if kind == "dir" else status.st_nlink,
     )
 
 

@@ -1,4 +1,4 @@
-"""A sorted stream of entries that is written once and read back: small in memory at any size.
+"""A sorted stream of records that is written once and read back: small in memory at any size.
 
 Lines are kept compressed, in memory up to `SPILL_BYTES`, beyond that in an unlinked temporary
 file (0600, as `tempfile` makes them). A million entries take about 60 MB.
@@ -10,28 +10,33 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
+import msgspec
 from isal import isal_zlib
-
-from backup_tasks.manifest import Entry, decode_entry, encode_line
 
 SPILL_BYTES = 24 * 2**20
 _BLOCK_BYTES = 2**18
 _LENGTH = struct.Struct("<I")
 
 
-class EntrySpool:
-    """Append entries, then iterate over them in the same order, as often as needed."""
+Record = TypeVar("Record", bound=msgspec.Struct)
 
-    def __init__(self) -> None:
+
+class Spool(Generic[Record]):
+    """Append records of one kind, then iterate over them in the same order, as often as needed."""
+
+    def __init__(self, kind: type[Record]) -> None:
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(kind).decode_lines
         self._file = tempfile.SpooledTemporaryFile(max_size=SPILL_BYTES)  # noqa: SIM115
         self._block = bytearray()
         self.count = 0
 
-    def append(self, entry: Entry) -> None:
-        """Add one entry at the end."""
-        self._block += encode_line(entry)
+    def append(self, record: Record) -> None:
+        """Add one at the end."""
+        self._block += self._encode(record)
+        self._block += b"\n"
         self.count += 1
         if len(self._block) >= _BLOCK_BYTES:
             self._flush()
@@ -42,7 +47,7 @@ class EntrySpool:
             self._file.write(_LENGTH.pack(len(packed)) + packed)
             self._block.clear()
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Record]:
         self._flush()
         place = 0
         while True:
@@ -53,8 +58,7 @@ class EntrySpool:
             (length,) = _LENGTH.unpack(prefix)
             block = isal_zlib.decompress(self._file.read(length))
             place += _LENGTH.size + length
-            for line in block.splitlines():
-                yield decode_entry(line)
+            yield from self._decode(block)
 
     def close(self) -> None:
         """Free the memory or the file."""

@@ -6,6 +6,7 @@ Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -127,9 +128,21 @@ def _pax_records(member: Member, seconds: int, nanoseconds: int) -> list[tuple[b
         records.append((b"gname", member.group))
     if not all(_is_utf8(value) for _, value in records):
         records.insert(0, (b"hdrcharset", b"BINARY"))
-    for name, value in sorted(member.xattrs.items()):
-        records.append((_XATTR + encode_xattr_name(name), value))
-    return records
+    return records + _xattr_records(member.xattrs)
+
+
+def _xattr_records(xattrs: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
+    return [(_XATTR + encode_xattr_name(name), value) for name, value in sorted(xattrs.items())]
+
+
+def hash_xattrs(xattrs: Mapping[str, bytes]) -> str:
+    """SHA-256, hex, of the pax records that hold them; "" for none."""
+    if not xattrs:
+        return ""
+    digest = hashlib.sha256()
+    for key, value in _xattr_records(xattrs):
+        digest.update(_record(key, value))
+    return digest.hexdigest()
 
 
 def encode_xattr_name(name: str) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import tempfile
+from dataclasses import dataclass
 
 from backup_tasks.stores.base import ArchiveWriter, PartBody, PartLimits, StoredObject
 
@@ -37,8 +39,33 @@ def part_bytes_at(number: int, planned_bytes: int, limits: PartLimits) -> int:
     return min(planned_bytes << min(doublings, 16), limits.largest)
 
 
+# Copies of this size are fastest, side by side.
+_COPY_BYTES = 128 * MIB
+
+
+def plan_copies(start: int, length: int, limits: PartLimits) -> list[tuple[int, int]]:
+    """Cut a range into copies of equal size, about 128 MiB each, all legal as parts.
+
+    Larger ones where the range would otherwise take more than a tenth of all parts.
+    """
+    wanted = max(_COPY_BYTES, length * 10 // limits.count)
+    count = max(1, -(-length // min(wanted, limits.largest)))
+    bounds = [start + length * number // count for number in range(count + 1)]
+    return [(low, high - low) for low, high in itertools.pairwise(bounds)]
+
+
+@dataclass(slots=True)
+class _Run:
+    """Consecutive bytes of another object that are to follow; `held` until they are enough."""
+
+    source: StoredObject
+    start: int
+    length: int
+    held: bytearray
+
+
 class PartAssembler:
-    """Collects bytes into parts and hands full ones to the writer.
+    """Makes legal parts out of bytes to send and ranges to copy.
 
     Args:
         writer: takes the parts; what goes wrong there is raised here.
@@ -47,7 +74,7 @@ class PartAssembler:
 
     Attributes:
         offset: bytes of the object so far, collected ones included.
-        sent_bytes: of these, those not copied on the store's side.
+        sent_bytes, copied_bytes: what of it went which way, as far as that is decided.
     """
 
     def __init__(self, writer: ArchiveWriter, limits: PartLimits, planned_bytes: int) -> None:
@@ -56,36 +83,81 @@ class PartAssembler:
         self._planned_bytes = planned_bytes
         self._number = 0
         self._buffer: _PartBuffer | None = None
+        self._run: _Run | None = None
         self.offset = 0
         self.sent_bytes = 0
+        self.copied_bytes = 0
 
     def add(self, data: bytes) -> None:
-        """Append bytes to the object."""
+        """Append bytes to the object, to be sent."""
+        self.end_run()
         self.offset += len(data)
+        self._collect(data)
+
+    def add_known(self, data: bytes, source: StoredObject, start: int) -> None:
+        """Append bytes that another object holds at `start`: copied if that gives legal parts.
+
+        A part must not be too small, so the first of such bytes may fill up the part that is
+        being collected, and a run of them that stays short is sent.
+        """
+        self.offset += len(data)
+        run = self._run
+        if run is not None and run.start + run.length == start:
+            run.length += len(data)
+            if run.held:
+                run.held += data
+                if run.length >= self._limits.smallest:
+                    run.held = bytearray()
+            return
+        self.end_run()
+        if self._buffer is not None and self._buffer.length < self._limits.smallest:
+            self._collect(data)
+            return
+        is_enough = len(data) >= self._limits.smallest
+        self._run = _Run(source, start, len(data), bytearray() if is_enough else bytearray(data))
+
+    def copy(self, source: StoredObject, start: int, length: int) -> None:
+        """Append a range of another object, at least as long as the smallest part."""
+        self.flush()
+        for low, size in plan_copies(start, length, self._limits):
+            self._writer.copy(source, low, size)
+            self._number += 1
+        self.offset += length
+        self.copied_bytes += length
+
+    def flush(self) -> None:
+        """Send what is collected as a part; only the last may be below the store's smallest."""
+        self.end_run()
+        self._send()
+
+    def end_run(self) -> None:
+        """Decide whether the known bytes so far are copied or sent."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        if run.held:
+            self._collect(run.held)
+            return
+        self._send()
+        self.offset -= run.length
+        self.copy(run.source, run.start, run.length)
+
+    def _collect(self, data: bytes | bytearray) -> None:
         self.sent_bytes += len(data)
         view = memoryview(data)
         while view:
             if self._buffer is None:
                 size = part_bytes_at(self._number, self._planned_bytes, self._limits)
                 self._buffer = _PartBuffer(size)
-            taken = self._buffer.fill(view)
-            view = view[taken:]
+            view = view[self._buffer.fill(view) :]
             if self._buffer.room == 0:
-                self.flush()
+                self._send()
 
-    def flush(self) -> None:
-        """Send what is collected as a part; only the last may be below the store's smallest."""
+    def _send(self) -> None:
         if self._buffer is not None:
             self._writer.send(self._buffer.finish())
             self._buffer = None
             self._number += 1
-
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
-        """Append a range of another object as a part; legal sizes are the plan's business."""
-        self.flush()
-        self._writer.copy(source, start, length)
-        self._number += 1
-        self.offset += length
 
 
 class _PartBuffer:
@@ -95,6 +167,7 @@ class _PartBuffer:
         self._in_memory = size <= _LARGEST_IN_MEMORY
         self._bytes = bytearray()
         self.room = size
+        self.length = 0
         if not self._in_memory:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
 
@@ -106,6 +179,7 @@ class _PartBuffer:
         else:
             self._file.write(taken)
         self.room -= len(taken)
+        self.length += len(taken)
         return len(taken)
 
     def finish(self) -> PartBody:

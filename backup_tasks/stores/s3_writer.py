@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, NoReturn, cast
 
 from backup_tasks.errors import (
     CopyRefused,
+    CopyUnsupported,
     ObjectMissing,
     StoreError,
 )
@@ -206,7 +207,9 @@ class S3Writer:
             doing = f"copy from {source.name}"
             if status_of(error) == 412:
                 raise changed(self._access.place.url, source.name) from error
-            if is_unknown_to_server(error) or code_of(error) in _REFUSED_COPIES:
+            if is_unknown_to_server(error):
+                raise CopyUnsupported(str(explain(error, self._access.place, doing))) from error
+            if code_of(error) in _REFUSED_COPIES:
                 raise CopyRefused(str(explain(error, self._access.place, doing))) from error
             if is_missing(error):
                 raise explain(error, self._access.place, doing, source.name) from error

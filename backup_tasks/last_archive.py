@@ -1,0 +1,117 @@
+"""The last archive of a profile, as the next one builds on it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backup_tasks.archive import Base
+from backup_tasks.catalog import find_backups
+from backup_tasks.errors import ArchiveError
+from backup_tasks.manifest import Header, Manifest
+from backup_tasks.manifest_cache import ManifestCache
+from backup_tasks.plan import CTIME_MARGIN_NS
+from backup_tasks.profile_model import Profile
+from backup_tasks.reader import read_manifest
+from backup_tasks.stores.base import Store
+
+# How many of the newest archives are tried before everything is read anew.
+_TRIES = 3
+FIRST_ARCHIVE = "there is no earlier archive of this profile and host to build on"
+
+
+@dataclass(frozen=True, slots=True)
+class LastArchive:
+    """An archive that the next one may keep chunks of.
+
+    Attributes:
+        manifest: its index; `close` it when done.
+        settled_before_ns: ctimes older than this cannot hide a later change.
+    """
+
+    base: Base
+    manifest: Manifest
+
+    @property
+    def settled_before_ns(self) -> int:
+        started = datetime.fromisoformat(self.manifest.header.started_at)
+        return int(started.timestamp()) * 10**9 - CTIME_MARGIN_NS
+
+    def close(self) -> None:
+        """Free the manifest."""
+        self.manifest.close()
+
+
+def find_last_archive(
+    profile: Profile, store: Store, cache: ManifestCache, host: str, now: datetime
+) -> tuple[LastArchive | None, str]:
+    """The newest archive of this profile and host that chunks can be kept of.
+
+    Returns:
+        The archive, or None and in words why everything is to be read and sent.
+
+    Raises StoreError when the store fails; a damaged archive is passed over instead.
+    """
+    if not store.can_copy:
+        return None, "the store cannot copy on its own side"
+    backups = find_backups(store, profile.tzinfo)
+    for backup in reversed(backups[-_TRIES:]):
+        try:
+            manifest = read_manifest(cache.in_front_of(store, backup.stored), backup.stored)
+        except ArchiveError:
+            continue
+        if manifest is None:
+            continue
+        header = manifest.header
+        if (header.profile, header.host) != (profile.name, host):
+            manifest.close()
+            continue
+        if why := _why_full_is_due(header, profile.backup.full_every, now):
+            manifest.close()
+            return None, why
+        return LastArchive(Base(backup.stored, manifest.chunks), manifest), ""
+    return None, FIRST_ARCHIVE
+
+
+def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> str:
+    try:
+        full_at = datetime.fromisoformat(header.full_at)
+    except ValueError:
+        return "the last archive does not say when everything was last read"
+    if now - full_at < full_every:
+        return ""
+    return f"everything was last read on {full_at:%Y-%m-%d}, backup.full_every ago or more"
+
+
+# A store that could not copy is asked again after so long: servers are updated.
+_ASK_AGAIN_AFTER = timedelta(days=30)
+
+
+class CopyMemory:
+    """Remembers, in the state directory, that a store refused to copy.
+
+    Args:
+        state: the state directory.
+        key: whose store it is, fit for a file name.
+    """
+
+    def __init__(self, state: Path, key: str) -> None:
+        self._path = state / "no-copy" / f"{key}.json"
+
+    def refused(self, now: datetime) -> bool:
+        """Whether copying was refused not long ago."""
+        try:
+            since = datetime.fromisoformat(json.loads(self._path.read_text())["since"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return now - since < _ASK_AGAIN_AFTER
+
+    def remember(self, now: datetime) -> None:
+        """Note that copying was refused now."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            json.dump({"since": now.astimezone(UTC).isoformat()}, file)

@@ -1,0 +1,313 @@
+"""Which chunks of the last archive to keep, and which entries to write anew. Pure.
+
+The order of an archive is: kept chunks, new entries, folders. Plain `tar x` lets the last
+entry of a name win, so a changed file's earlier entry may stay in a kept chunk. Whatever tar
+would bring back or trip over may not: a deleted path, a path that became something else, and
+any change in a group of hardlinks take the chunks that hold them along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from backup_tasks.compress import CHUNK_BYTES
+from backup_tasks.manifest import Chunk, Entry
+
+# A kept chunk may hold this share of entries that no longer count.
+DEAD_SHARE = 0.25
+# A file changed so shortly before it was stored may have changed once more within the
+# grain of the clock, unseen.
+CTIME_MARGIN_NS = 2 * 10**9
+
+
+class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
+    """One entry of the walk with what the last archive knows of it.
+
+    Attributes:
+        entry: to be written, or, if `is_same`, as the last archive has it.
+        is_same: unchanged: kept, if its chunk is.
+        old: the file's earlier entry, if it changed.
+    """
+
+    entry: Entry
+    is_same: bool = False
+    old: Entry | None = None
+
+
+@dataclass(slots=True)
+class ReuseCounts:
+    """Why what is kept or written: numbers of entries."""
+
+    same: int = 0
+    changed: int = 0
+    new: int = 0
+    gone: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """The decision.
+
+    Attributes:
+        runs: consecutive chunk numbers that are copied, in order.
+        moved: old chunk number -> number in the new archive, -1 for those not kept.
+        kept_bytes: stored bytes of the runs.
+        counts: of entries; `dropped` of chunks: reason -> number.
+    """
+
+    runs: list[range]
+    moved: list[int]
+    kept_bytes: int
+    counts: ReuseCounts
+    dropped: dict[str, int]
+
+    def keeps(self, entry: Entry) -> bool:
+        """Whether the chunk that the old entry begins in is kept."""
+        return 0 <= entry.chunk < len(self.moved) and self.moved[entry.chunk] >= 0
+
+    def move(self, entry: Entry) -> Entry:
+        """The old entry as it stands in the new archive; changes it in place."""
+        entry.stale = tuple(self.moved[c] for c in entry.stale if self.moved[c] >= 0)
+        entry.chunk = self.moved[entry.chunk]
+        return entry
+
+    def stale_after(self, old: Entry) -> tuple[int, ...]:
+        """The kept chunks in which an entry of this path stays behind when it is written anew."""
+        held = old.stale if is_large(old) else (*old.stale, old.chunk)
+        return tuple(sorted({self.moved[c] for c in held if self.moved[c] >= 0}))
+
+
+NO_REUSE = Reuse([], [], 0, ReuseCounts(), {})
+
+
+def is_large(entry: Entry) -> bool:
+    """Whether the entry has chunks of its own."""
+    return entry.type == "file" and entry.raw_span > CHUNK_BYTES
+
+
+def piece_numbers(entry: Entry, chunks: Sequence[Chunk]) -> range:
+    """The chunks with a large entry's own bytes, after that of its headers."""
+    own_bytes = entry.raw_span - chunks[entry.chunk].raw
+    first = entry.chunk + 1
+    return range(first, min(first + -(-own_bytes // CHUNK_BYTES), len(chunks)))
+
+
+@dataclass(slots=True)
+class _LinkGroup:
+    """The entries that are one inode: their paths then and now, and the chunks they stand in."""
+
+    before: set[str] = field(default_factory=set)
+    after: set[str] = field(default_factory=set)
+    chunks: set[int] = field(default_factory=set)
+    is_touched: bool = False
+
+
+class ReusePlanner:
+    """Compares a walk with the last manifest as two sorted streams, then decides.
+
+    Args:
+        chunks: of the last archive.
+        settled_before_ns: files whose ctime is not older than this may have changed unseen.
+        is_same_content: asked when only inode or ctime differ, or ctime is too young:
+            reads the file and says whether its tar entry would be the same bytes.
+
+    Memory grows with the number of chunks and of hardlinked files, not of entries.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        settled_before_ns: int,
+        is_same_content: Callable[[Entry, Entry], bool],
+    ) -> None:
+        self._chunks = chunks
+        self._settled_before_ns = settled_before_ns
+        self._is_same_content = is_same_content
+        self._live = [0] * len(chunks)
+        self._must_go = bytearray(len(chunks))
+        self._blocks: list[range] = []
+        self._groups: dict[str, _LinkGroup] = {}
+        self.counts = ReuseCounts()
+
+    def join(self, walked: Iterable[Entry], before: Iterable[Entry]) -> Iterator[PlannedEntry]:
+        """Pair the entries of both streams, folders left out, both in the order of a walk."""
+        leaves = (entry for entry in before if entry.type != "dir")
+        old = next(leaves, None)
+        for entry in walked:
+            while old is not None and not _same_path(old, entry):
+                if old.walk_key > entry.walk_key:
+                    break
+                self._gone(old)
+                old = next(leaves, None)
+            if old is not None and _same_path(old, entry):
+                yield self._pair(entry, old)
+                old = next(leaves, None)
+            else:
+                self.counts.new += 1
+                self._note_link(entry, is_after=True, is_touched=False)
+                yield PlannedEntry(entry)
+        while old is not None:
+            self._gone(old)
+            old = next(leaves, None)
+
+    def _pair(self, entry: Entry, old: Entry) -> PlannedEntry:
+        same = self._same(entry, old)
+        touched = same is None
+        self._note_link(old, is_after=False, is_touched=touched)
+        self._note_link(entry, is_after=True, is_touched=touched)
+        if same is not None:
+            self.counts.same += 1
+            self._count_live(same)
+            return PlannedEntry(same, is_same=True)
+        self.counts.changed += 1
+        if entry.type == old.type == "file":
+            return PlannedEntry(entry, old=old)
+        self._take_along(old)
+        return PlannedEntry(entry)
+
+    def _same(self, entry: Entry, old: Entry) -> Entry | None:
+        """The old entry if it still holds, with the inode and ctime of today."""
+        if (
+            entry.type != old.type
+            or entry.size != old.size
+            or entry.mtime_ns != old.mtime_ns
+            or entry.link != old.link
+            or entry.link_b64 != old.link_b64
+            or entry.rdev != old.rdev
+        ):
+            return None
+        if (
+            entry.ctime_ns == old.ctime_ns
+            and entry.inode == old.inode
+            and old.ctime_ns < self._settled_before_ns
+        ):
+            old.device = entry.device  # which may be another number after a reboot
+            return old
+        if (entry.mode, entry.uid, entry.gid) != (old.mode, old.uid, old.gid) or (
+            (entry.user, entry.group) != (old.user, old.group)
+        ):
+            return None
+        if not self._is_same_content(entry, old):
+            return None
+        old.ctime_ns, old.inode, old.device = entry.ctime_ns, entry.inode, entry.device
+        old.nlink = entry.nlink
+        return old
+
+    def _gone(self, old: Entry) -> None:
+        self.counts.gone += 1
+        self._note_link(old, is_after=False, is_touched=True)
+        self._take_along(old)
+
+    def _take_along(self, old: Entry) -> None:
+        for number in (*old.stale, *(() if is_large(old) else (old.chunk,))):
+            self._must_go[number] = 1
+
+    def _count_live(self, old: Entry) -> None:
+        if is_large(old):
+            block = range(old.chunk, piece_numbers(old, self._chunks).stop)
+            self._blocks.append(block)
+            for number in block:
+                self._live[number] = self._chunks[number].raw
+        else:
+            self._live[old.chunk] += old.raw_span
+
+    def _note_link(self, entry: Entry, *, is_after: bool, is_touched: bool) -> None:
+        if entry.type != "hardlink" and (entry.nlink < 2 or entry.type != "file"):
+            return
+        name = entry.name
+        first = entry.link_name if entry.type == "hardlink" else name
+        group = self._groups.setdefault(first, _LinkGroup())
+        group.is_touched |= is_touched
+        if is_after:
+            group.after.add(name)
+        else:
+            group.before.add(name)
+            group.chunks.update((entry.chunk, *entry.stale))
+
+    def decide(self, smallest_run_bytes: int, most_runs: int) -> Reuse:
+        """Choose the chunks to keep, after `join` was read to its end.
+
+        Args:
+            smallest_run_bytes: stored bytes of the shortest run that can be copied.
+            most_runs: how many runs there may be; beyond that the shortest are given up.
+        """
+        count = len(self._chunks)
+        tied = [block for block in self._blocks if len(block) > 1]
+        groups = [group for group in self._groups.values() if group.before]
+        for group in groups:
+            is_pair = len(group.before) > 1 or len(group.after) > 1
+            if is_pair and (group.is_touched or group.before != group.after):
+                for number in group.chunks:
+                    self._must_go[number] = 1
+        dropped = {"deleted or retyped": 0, "too many stale bytes": 0, "run too short": 0}
+        keep = bytearray(count)
+        for number, chunk in enumerate(self._chunks):
+            if not self._live[number]:
+                continue
+            if self._must_go[number]:
+                dropped["deleted or retyped"] += 1
+            elif chunk.raw - self._live[number] > DEAD_SHARE * chunk.raw:
+                dropped["too many stale bytes"] += 1
+            else:
+                keep[number] = 1
+        linked = [sorted(group.chunks) for group in groups if len(group.before) > 1]
+        before = sum(keep)
+        runs = self._settle(keep, [*tied, *linked], smallest_run_bytes, most_runs)
+        dropped["run too short"] = before - sum(keep)
+        return self._reuse(runs, keep, dropped)
+
+    def _settle(
+        self,
+        keep: bytearray,
+        tied: Sequence[Sequence[int]],
+        smallest_run_bytes: int,
+        most_runs: int,
+    ) -> list[range]:
+        """Give up chunks until what is tied together stays together and every run is legal."""
+        while True:
+            is_settled = True
+            for numbers in tied:
+                if not all(keep[n] for n in numbers) and any(keep[n] for n in numbers):
+                    is_settled = False
+                    for number in numbers:
+                        keep[number] = 0
+            runs = _runs_of(keep)
+            by_length = sorted(runs, key=self._stored_length, reverse=True)
+            for place, run in enumerate(by_length):
+                if place >= most_runs or self._stored_length(run) < smallest_run_bytes:
+                    is_settled = False
+                    keep[run.start : run.stop] = bytes(len(run))
+            if is_settled:
+                return runs
+
+    def _stored_length(self, run: range) -> int:
+        first, last = self._chunks[run[0]], self._chunks[run[-1]]
+        return last.offset + last.length - first.offset
+
+    def _reuse(self, runs: list[range], keep: bytearray, dropped: dict[str, int]) -> Reuse:
+        moved = [-1] * len(keep)
+        following = 0
+        for run in runs:
+            for number in run:
+                moved[number] = following
+                following += 1
+        kept_bytes = sum(self._stored_length(run) for run in runs)
+        return Reuse(runs, moved, kept_bytes, self.counts, dropped)
+
+
+def _same_path(one: Entry, other: Entry) -> bool:
+    return one.path == other.path and one.path_b64 == other.path_b64
+
+
+def _runs_of(keep: bytearray) -> list[range]:
+    runs: list[range] = []
+    start = keep.find(1)
+    while start >= 0:
+        end = keep.find(0, start)
+        end = len(keep) if end < 0 else end
+        runs.append(range(start, end))
+        start = keep.find(1, end)
+    return runs

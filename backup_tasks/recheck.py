@@ -1,0 +1,63 @@
+"""Reading a file only to know whether it still is what the last archive holds."""
+
+from __future__ import annotations
+
+import os
+
+from backup_tasks.compress import CHUNK_BYTES
+from backup_tasks.content import SourceFile, read_xattrs
+from backup_tasks.folders import FolderStack, split_path
+from backup_tasks.manifest import Entry
+from backup_tasks.progress import Progress
+from backup_tasks.tarstream import hash_xattrs
+
+_FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class ContentCheck:
+    """Compares files with what their entries in the last manifest say.
+
+    Args:
+        root: descriptor of the folder that the entries' paths are relative to.
+
+    Attributes:
+        read_bytes: how much was read.
+    """
+
+    def __init__(self, root: int, progress: Progress) -> None:
+        self._folders = FolderStack(root, _FOLDER_TO_READ)
+        self._progress = progress
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self.read_bytes = 0
+
+    def is_same(self, entry: Entry, old: Entry) -> bool:
+        """Whether content and extended attributes still are those of the old entry; False for
+        a file that cannot be read or moves, which is then met again when it is written."""
+        parent, name = split_path(entry.name)
+        try:
+            folder = self._folders.enter(parent)
+            if entry.type == "file":
+                return self._is_same_file(name, folder, old)
+            return hash_xattrs(read_xattrs(f"/proc/self/fd/{folder}/{name}")) == old.xattrs
+        except OSError:
+            return False
+
+    def _is_same_file(self, name: str, folder: int, old: Entry) -> bool:
+        source = SourceFile(name, folder)
+        try:
+            left = source.stored_bytes
+            if hash_xattrs(source.xattrs()) != old.xattrs or source.status.st_size != old.size:
+                return False
+            while left:
+                piece = self._buffer[: min(left, CHUNK_BYTES)]
+                source.fill(piece)
+                left -= len(piece)
+                self._progress.advance(len(piece))
+            self.read_bytes += source.read_bytes
+            return not source.what_changed() and source.sha256() == old.sha256
+        finally:
+            source.close()
+
+    def close(self) -> None:
+        """Close the folders."""
+        self._folders.forget()

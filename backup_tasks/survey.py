@@ -1,0 +1,223 @@
+"""What the sources hold now, and how much of it the last archive holds already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.journal import Problem
+from backup_tasks.last_archive import LastArchive
+from backup_tasks.manifest import MANIFEST_PATH, Entry
+from backup_tasks.patterns import PathPatterns
+from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
+from backup_tasks.profile_model import Profile
+from backup_tasks.progress import Progress
+from backup_tasks.recheck import ContentCheck
+from backup_tasks.snapshot import Walk, WalkRules, plan_sources
+from backup_tasks.spool import Spool
+from backup_tasks.stores.base import PartLimits
+from backup_tasks.text import printable
+
+Report = Callable[[str, str], None]
+
+
+@dataclass(slots=True)
+class SourceTotals:
+    """What lies below one source: entries of any kind, and content bytes of its files."""
+
+    entries: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class Survey:
+    """The sources as one walk saw them, compared with the last archive.
+
+    Attributes:
+        leaves: everything but folders, in the order of the walk; folders: those.
+        reuse: what is kept of the last archive.
+        totals: source -> what lies below it.
+        content_bytes: of all files; read_bytes: of those that must be read.
+        rechecked_bytes: what was read only to see whether it had changed.
+        sockets: sockets met, which are not stored.
+    """
+
+    leaves: Spool[PlannedEntry] = field(default_factory=lambda: Spool(PlannedEntry))
+    folders: Spool[Entry] = field(default_factory=lambda: Spool(Entry))
+    reuse: Reuse = NO_REUSE
+    totals: dict[str, SourceTotals] = field(default_factory=dict)
+    content_bytes: int = 0
+    read_bytes: int = 0
+    rechecked_bytes: int = 0
+    sockets: int = 0
+
+    @property
+    def count(self) -> int:
+        """Entries of any kind."""
+        return self.leaves.count + self.folders.count
+
+    def close(self) -> None:
+        """Free memory and temporary files."""
+        self.leaves.close()
+        self.folders.close()
+
+
+def survey_sources(
+    profile: Profile,
+    last: LastArchive | None,
+    limits: PartLimits,
+    report: Report,
+    progress: Progress,
+) -> Survey:
+    """Walk the profile's sources and decide what to keep of the last archive.
+
+    Args:
+        last: the archive to compare with; None means that everything is read.
+        limits: of the store, for the shortest run that can be copied.
+        report: called with (path, reason) for what cannot be looked at.
+
+    Raises SourceError when none of the sources is there.
+    """
+    rules = profile.backup
+    tree, missing = plan_sources(rules.sources)
+    for path, reason in missing.items():
+        report(path, reason)
+    walk = Walk(tree, _walk_rules(profile), report)
+    survey = Survey(totals={s: SourceTotals() for s in rules.sources if s not in missing})
+    progress.start("looking", 0, 0)
+    try:
+        leaves = _sort_out(walk.entries(), survey, progress)
+        if last is None:
+            for entry in leaves:
+                survey.leaves.append(PlannedEntry(entry))
+            survey.read_bytes = survey.content_bytes
+        else:
+            _compare(leaves, last, survey, limits, progress)
+    except BaseException:
+        survey.close()
+        raise
+    survey.sockets = walk.sockets
+    return survey
+
+
+def _walk_rules(profile: Profile) -> WalkRules:
+    rules = profile.backup
+    return WalkRules(
+        excludes=PathPatterns(rules.exclude),
+        exclude_caches=rules.exclude_caches,
+        exclude_if_present=rules.exclude_if_present,
+        one_file_system=rules.one_file_system,
+        skip=frozenset({MANIFEST_PATH, *_own_folder(profile)}),
+    )
+
+
+def _own_folder(profile: Profile) -> list[str]:
+    """The folder of a directory store: archives of archives would double with every run."""
+    if profile.store.kind != "directory":
+        return []
+    return [os.path.realpath(profile.store.directory).lstrip("/")]
+
+
+def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> Iterator[Entry]:
+    """Count every entry, put the folders aside, and pass the leaves on."""
+    tops = [(os.path.realpath(s).lstrip("/"), totals) for s, totals in survey.totals.items()]
+    for entry in entries:
+        survey.content_bytes += entry.size
+        for top, totals in tops:
+            if not top or entry.name == top or entry.name.startswith(top + "/"):
+                totals.entries += 1
+                totals.bytes += entry.size
+        progress.advance(0, 1)
+        if entry.type == "dir":
+            survey.folders.append(entry)
+        else:
+            yield entry
+
+
+def _compare(
+    leaves: Iterator[Entry],
+    last: LastArchive,
+    survey: Survey,
+    limits: PartLimits,
+    progress: Progress,
+) -> None:
+    root = os.open("/", OPEN_FOLDER)
+    check = ContentCheck(root, progress)
+    try:
+        chunks = last.base.chunks
+        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same)
+        for plan in planner.join(leaves, last.manifest.entries()):
+            survey.leaves.append(plan)
+    finally:
+        check.close()
+        os.close(root)
+    survey.rechecked_bytes = check.read_bytes
+    survey.reuse = planner.decide(limits.smallest, limits.count // 2)
+    survey.read_bytes = sum(
+        plan.entry.size
+        for plan in survey.leaves
+        if not (plan.is_same and survey.reuse.keeps(plan.entry))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BackupPlan:
+    """What a dry run tells.
+
+    Attributes:
+        totals: source -> what lies below it (what two sources share counts in both).
+        entries, content_bytes: of all sources together; read_bytes: of files to be read.
+        compared_with: the last archive's name, or why there is none to keep chunks of.
+        copied_bytes: stored bytes that would be copied in the store.
+        same, changed, new, gone: numbers of entries, compared with the last archive.
+        dropped_chunks: why chunks of it are not kept: reason -> number.
+        problems: what is missing or cannot be looked at.
+    """
+
+    totals: dict[str, SourceTotals]
+    entries: int
+    content_bytes: int
+    read_bytes: int
+    compared_with: str
+    copied_bytes: int
+    same: int
+    changed: int
+    new: int
+    gone: int
+    dropped_chunks: dict[str, int]
+    problems: list[Problem]
+
+
+def plan_backup(
+    profile: Profile,
+    last: LastArchive | None,
+    why_full: str,
+    limits: PartLimits,
+    progress: Progress,
+) -> BackupPlan:
+    """What a backup would read, copy and send now, and why."""
+    problems: list[Problem] = []
+
+    def report(path: str, reason: str) -> None:
+        problems.append(Problem(printable(path), reason))
+
+    with progress:
+        survey = survey_sources(profile, last, limits, report, progress)
+    survey.close()
+    reuse = survey.reuse
+    return BackupPlan(
+        totals=survey.totals,
+        entries=survey.count,
+        content_bytes=survey.content_bytes,
+        read_bytes=survey.read_bytes + survey.rechecked_bytes,
+        compared_with=last.base.stored.name if last else why_full,
+        copied_bytes=reuse.kept_bytes,
+        same=reuse.counts.same,
+        changed=reuse.counts.changed,
+        new=reuse.counts.new,
+        gone=reuse.counts.gone,
+        dropped_chunks={why: number for why, number in reuse.dropped.items() if number},
+        problems=problems,
+    )
