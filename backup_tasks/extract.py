@@ -1,67 +1,41 @@
 """Write entries below a target folder, whatever the archive says, and nowhere else.
 
-Folders are walked by descriptor and never through a symlink. A file is written without a name
-and gets its name only when it is whole, always as a new inode, so that no existing hardlink is
-written through. Hardlinks come after the files, then symlinks, and the folders' own modes and
-times last.
+How one of them is written is in target.py. Hardlinks come after the files, then symlinks, and
+the folders' own modes and times last.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
 import os
-import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
 
 from backup_tasks.errors import ArchiveError
-from backup_tasks.folders import FolderStack, split_path
+from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
+from backup_tasks.folders import split_path
+from backup_tasks.member_spool import MemberSpool
 from backup_tasks.metadata import MetadataSetter
+from backup_tasks.target import (
+    MakingFolderStack,
+    NewFile,
+    SpaceGuard,
+    is_unfinished,
+    new_node,
+    write_content,
+)
 from backup_tasks.tarstream import Member
 
-Overwrite = Literal["never", "older", "always"]
-_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
-_TEMPORARY = ".backup-tasks-"
-_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractPolicy:
-    """What an archive may do to the target.
-
-    Attributes:
-        overwrite: what happens to something that is there already.
-        trusted: whether device nodes are made and setuid and setgid bits are set.
-    """
-
-    overwrite: Overwrite = "never"
-    trusted: bool = False
-
-
-@dataclass(slots=True)
-class ExtractReport:
-    """What became of the entries.
-
-    Attributes:
-        files, bytes: regular files written, with their content bytes; links: hard and
-            symbolic; folders.
-        kept: entries that were there already and were left as they are.
-        problems: (path, reason) of each entry that could not be restored.
-        notes: said once, whatever number of entries it concerns.
-    """
-
-    files: int = 0
-    bytes: int = 0
-    links: int = 0
-    folders: int = 0
-    kept: int = 0
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    notes: set[str] = field(default_factory=set)
+# Not the fault of one entry: the restore ends.
+_WHOLE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_FORMATS = {
+    "file": stat.S_IFREG,
+    "symlink": stat.S_IFLNK,
+    "fifo": stat.S_IFIFO,
+    "char": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+}
 
 
 class WrongContentError(ArchiveError):
@@ -75,17 +49,26 @@ class Extractor:
         root: descriptor of the target folder; it stays the caller's.
         policy: what the archive may do.
 
-    `add` each member, then `finish` once.
+    `add` each member, then `finish` once; `close` in any case.
     """
 
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
-        self._root = root
         self._policy = policy
-        self._folders = _MakingFolderStack(root, policy.overwrite)
-        self._setter = MetadataSetter()
-        self._hardlinks: list[tuple[str, str]] = []
-        self._symlinks: list[Member] = []
-        self._folder_members: list[Member] = []
+        self._made = MemberSpool()
+        self._folders = MakingFolderStack(
+            root,
+            may_replace=policy.overwrite == "always",
+            made=lambda path: self._made.append(Member(_encode(path), "dir")),
+        )
+        self._setter = MetadataSetter(trusted=policy.trusted)
+        self._guard = SpaceGuard()
+        self._hardlinks = MemberSpool()
+        self._late_hardlinks = MemberSpool()
+        self._symlinks = MemberSpool()
+        self._wanted_folders = MemberSpool()
+        self._upper_folders = MemberSpool()
+        # What the archive says of these is not what stands under their names now.
+        self._unlike: set[str] = set()
         self.report = ExtractReport(notes=self._setter.notes)
 
     def add(self, member: Member, pieces: Iterable[memoryview], sha256: str = "") -> None:
@@ -104,67 +87,84 @@ class Extractor:
         try:
             check_path(path)
             if member.kind == "file":
-                self._add_file(member, path, pieces, sha256)
+                self._try(path, partial(self._add_file, member, path, pieces, sha256))
             elif member.kind == "hardlink":
-                self._hardlinks.append((path, check_path(_decode(member.link))))
+                check_path(_decode(member.link))
+                self._hardlinks.append(member)
             elif member.kind == "symlink":
                 self._symlinks.append(member)
             elif member.kind == "dir":
-                self._folder_members.append(member)
+                self._wanted_folders.append(member)
             else:
-                self._add_node(member, path)
-        except OSError as error:
-            self._fail(path, error)
+                self._try(path, partial(self._add_node, member, path))
         except UnsafePathError as error:
             self.report.problems.append((path, str(error)))
+        except ArchiveError:
+            self._unlike.add(path)
+            raise
 
     def add_upper_folder(self, member: Member) -> None:
-        """A folder above wanted ones: it gets its own mode only if this run had to make it."""
-        if _decode(member.path) in self._folders.made:
-            self._folder_members.append(member)
+        """A folder above wanted ones: it gets its own metadata only if a restore made it."""
+        self._upper_folders.append(member)
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Note an entry that cannot be restored; no hardlink joins what stands in its place."""
+        self._unlike.add(path)
+        self.report.problems.append((path, reason))
 
     def finish(self) -> ExtractReport:
         """Make the links, then set the folders' own metadata, deepest first."""
-        try:
-            for path, target in self._hardlinks:
-                self._guard(path, partial(self._link, path, target))
-            for member in self._symlinks:
-                path = _decode(member.path)
-                self._guard(path, partial(self._symlink, member, path))
-            for member in sorted(self._folder_members, key=lambda m: m.path, reverse=True):
-                path = _decode(member.path)
-                self._guard(path, partial(self._set_folder, member, path))
-        finally:
-            self._folders.forget()
+        for member in self._hardlinks:
+            self._each(member, partial(self._link, later=self._late_hardlinks.append))
+        for member in self._symlinks:
+            self._each(member, self._symlink)
+        for member in self._late_hardlinks:
+            self._each(member, self._link)
+        for member in self._wanted_folders.deepest_first():
+            self._each(member, partial(self._set_folder, is_wanted=True))
+        for member in self._upper_folders.deepest_first():
+            self._each(member, self._set_folder)
+        for member in self._made.deepest_first():
+            path = _decode(member.path)
+            self._try(path, partial(self._open_to_others, path))
+        self._folders.forget()
         return self.report
 
     def close(self) -> None:
         """Close what is open, without finishing."""
         self._folders.forget()
+        for spool in (self._made, self._hardlinks, self._late_hardlinks, self._symlinks):
+            spool.close()
+        self._wanted_folders.close()
+        self._upper_folders.close()
 
-    def _guard(self, path: str, make: Callable[[], None]) -> None:
+    def _each(self, member: Member, make: Callable[[Member, str], None]) -> None:
+        path = _decode(member.path)
+        self._try(path, partial(make, member, path))
+
+    def _try(self, path: str, make: Callable[[], None]) -> None:
+        """What goes wrong with one entry costs that entry."""
         try:
             make()
         except OSError as error:
-            self._fail(path, error)
+            if error.errno in _WHOLE_TARGET:
+                raise
+            self.leave_out(path, error.strerror or str(error))
+        except (OverflowError, ValueError) as error:  # numbers and names that no system takes
+            self.leave_out(path, f"its headers hold what cannot be: {error}")
 
-    def _fail(self, path: str, error: OSError) -> None:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            raise error
-        self.report.problems.append((path, error.strerror or str(error)))
-
-    def _may_write(self, folder: int, name: str, mtime_ns: int) -> bool:
+    def _may_write(self, folder: int, member: Member, path: str, mtime_ns: int) -> bool:
         """Whether the name is free, or may be replaced; counts it as kept otherwise."""
+        name = split_path(path)[1]
         try:
             there = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
             return True
         rule = self._policy.overwrite
         if rule == "always" or (rule == "older" and there.st_mtime_ns < mtime_ns):
-            if stat.S_ISDIR(there.st_mode):
-                # Only an empty folder makes way: nobody asked to delete what is in it.
-                os.rmdir(name, dir_fd=folder)
             return True
+        if not _is_like(there, member):
+            self._unlike.add(path)
         self.report.kept += 1
         return False
 
@@ -173,65 +173,68 @@ class Extractor:
     ) -> None:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
-        if not self._may_write(folder, name, member.mtime_ns):
+        if not self._may_write(folder, member, path, member.mtime_ns):
             return
-        with _UnnamedFile(folder) as unnamed:
-            digest = _write_content(unnamed.descriptor, member, pieces)
+        with NewFile(folder, name) as new:
+            digest = write_content(new.descriptor, member, pieces, self._guard)
             if sha256 and digest != sha256:
                 raise WrongContentError(f"{path}: the content's hash is not the manifest's")
-            self._setter.set_open(unnamed.descriptor, member, self._mode_of(member))
-            unnamed.publish(name, replace=self._policy.overwrite != "never")
+            self._setter.set_open(new.descriptor, member)
+            new.publish(replace=self._policy.overwrite != "never")
         self.report.files += 1
         self.report.bytes += member.size
 
-    def _mode_of(self, member: Member) -> int:
-        if self._policy.trusted or not member.mode & _SPECIAL_BITS or member.kind == "dir":
-            return member.mode
-        self.report.notes.add("setuid and setgid bits were left out; --trusted restores them")
-        return member.mode & ~_SPECIAL_BITS
-
     def _add_node(self, member: Member, path: str) -> None:
-        """Make a FIFO or a device under a temporary name, then give it its own."""
+        """Make a FIFO or a device."""
         if member.kind != "fifo" and not self._policy.trusted:
-            self.report.problems.append((path, "a device is made only with --trusted"))
+            self.leave_out(path, "a device is made only with --trusted")
             return
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
-        if not self._may_write(folder, name, member.mtime_ns):
+        if not self._may_write(folder, member, path, member.mtime_ns):
             return
-        kinds = {"fifo": stat.S_IFIFO, "char": stat.S_IFCHR, "block": stat.S_IFBLK}
+        self._guard.spend(folder, 0)
         device = os.makedev(member.rdev_major, member.rdev_minor)
-        temporary = _temporary_name()
-        os.mknod(temporary, kinds[member.kind] | 0o600, device, dir_fd=folder)
-        with _removed_on_failure(folder, temporary):
-            self._setter.set_by_name(folder, temporary, member, self._mode_of(member))
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        with new_node(folder, name) as temporary:
+            os.mknod(temporary, _FORMATS[member.kind] | 0o600, device, dir_fd=folder)
+            self._setter.set_by_name(folder, temporary, member)
 
-    def _link(self, path: str, target: str) -> None:
+    def _link(
+        self, member: Member, path: str, later: Callable[[Member], None] | None = None
+    ) -> None:
+        """Make a hardlink, to anything but a folder.
+
+        Args:
+            later: takes what has no target yet; only the symlinks are still to come.
+        """
+        target = _decode(member.link)
+        if target in self._unlike:
+            self.leave_out(path, f"{target!r}, which it is a link to, was not restored")
+            return
         target_parent, target_name = split_path(target)
         source = os.dup(self._folders.enter(target_parent))
         try:
-            there = os.stat(target_name, dir_fd=source, follow_symlinks=False)
-            if not stat.S_ISREG(there.st_mode):
-                self.report.problems.append((path, f"its link target {target} is no file"))
+            try:
+                there = os.stat(target_name, dir_fd=source, follow_symlinks=False)
+            except FileNotFoundError:
+                if later is None:
+                    self.leave_out(path, f"{target!r}, which it is a link to, is not there")
+                else:
+                    later(member)
                 return
             parent, name = split_path(path)
             folder = self._folders.enter(parent)
-            if not self._may_write(folder, name, there.st_mtime_ns + 1):
+            if not self._may_write(folder, member, path, there.st_mtime_ns + 1):
                 return
-            temporary = _temporary_name()
-            os.link(
-                target_name,
-                temporary,
-                src_dir_fd=source,
-                dst_dir_fd=folder,
-                follow_symlinks=False,
-            )
-            with _removed_on_failure(folder, temporary):
-                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-                # rename(2) does nothing when both are links to the same file already.
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary, dir_fd=folder)
+            self._guard.spend(folder, 0)
+            with new_node(folder, name) as temporary:
+                os.link(
+                    target_name,
+                    temporary,
+                    src_dir_fd=source,
+                    dst_dir_fd=folder,
+                    follow_symlinks=False,
+                )
             self.report.links += 1
         finally:
             os.close(source)
@@ -239,19 +242,41 @@ class Extractor:
     def _symlink(self, member: Member, path: str) -> None:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
-        if not self._may_write(folder, name, member.mtime_ns):
+        if not self._may_write(folder, member, path, member.mtime_ns):
             return
-        temporary = _temporary_name()
-        os.symlink(os.fsencode(_decode(member.link)), os.fsencode(temporary), dir_fd=folder)
-        with _removed_on_failure(folder, temporary):
-            self._setter.set_by_name(folder, temporary, member, None)
-            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        self._guard.spend(folder, 0)
+        with new_node(folder, name) as temporary:
+            os.symlink(member.link, os.fsencode(temporary), dir_fd=folder)
+            self._setter.set_by_name(folder, temporary, member)
         self.report.links += 1
 
-    def _set_folder(self, member: Member, path: str) -> None:
+    def _set_folder(self, member: Member, path: str, *, is_wanted: bool = False) -> None:
         folder = self._folders.enter(path)
-        self._setter.set_open(folder, member, self._mode_of(member))
-        self.report.folders += 1
+        may_change = is_wanted and self._policy.overwrite == "always"
+        if may_change or is_unfinished(os.fstat(folder)):
+            self._setter.set_open(folder, member)
+        self.report.folders += is_wanted
+
+    def _open_to_others(self, path: str) -> None:
+        """A folder that the archive says nothing of gets the mode of any new folder."""
+        folder = self._folders.enter(path)
+        if is_unfinished(os.fstat(folder)):
+            os.fchmod(folder, 0o777 & ~_umask())
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _is_like(there: os.stat_result, member: Member) -> bool:
+    """Whether what was kept is, by all appearances, what the archive holds."""
+    if stat.S_IFMT(there.st_mode) != _FORMATS.get(member.kind):
+        return False
+    if member.kind != "file":
+        return True
+    return (there.st_size, there.st_mtime_ns) == (member.size, member.mtime_ns)
 
 
 class UnsafePathError(Exception):
@@ -265,146 +290,9 @@ def check_path(path: str) -> str:
     return path
 
 
-class _MakingFolderStack(FolderStack):
-    """Makes folders that are not there (0700 until their own mode is set)."""
-
-    def __init__(self, root: int, overwrite: Overwrite) -> None:
-        super().__init__(root)
-        self._overwrite = overwrite
-        self.made: set[str] = set()
-
-    def open_child(self, folder: int, name: str) -> int:
-        try:
-            return super().open_child(folder, name)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            if self._overwrite != "always":
-                raise OSError(
-                    error.errno, f"{name!r} on the way to it is no folder; kept as it is"
-                ) from error
-            os.unlink(name, dir_fd=folder)
-        os.mkdir(name, 0o700, dir_fd=folder)
-        self.made.add("/".join([*(above for above, _ in self._open), name]))
-        return super().open_child(folder, name)
-
-
-class _UnnamedFile:
-    """A new file that has no name until `publish`; without that, nothing stays.
-
-    Where the file system cannot make files without a name, a temporary name is used.
-    """
-
-    def __init__(self, folder: int) -> None:
-        self._folder = folder
-        self._temporary = ""
-        try:
-            self.descriptor = os.open(
-                ".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder
-            )
-        except OSError as error:
-            if error.errno not in _NO_TMPFILE:
-                raise
-            self._temporary = _temporary_name()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.descriptor = os.open(self._temporary, flags, 0o600, dir_fd=folder)
-
-    def publish(self, name: str, *, replace: bool) -> None:
-        """Put the whole file under its name in one step.
-
-        Raises FileExistsError when the name is taken after all and `replace` is not set.
-        """
-        if not self._temporary:
-            try:
-                self._link_to(name)
-                return
-            except FileExistsError:
-                if not replace:
-                    raise
-            self._temporary = _temporary_name()
-            self._link_to(self._temporary)
-        os.rename(self._temporary, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        self._temporary = ""
-
-    def _link_to(self, name: str) -> None:
-        # open(2), O_TMPFILE: linkat of /proc/self/fd/N gives the file its first name.
-        os.link(
-            f"/proc/self/fd/{self.descriptor}",
-            name,
-            dst_dir_fd=self._folder,
-            follow_symlinks=True,
-        )
-
-    def __enter__(self) -> _UnnamedFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
-        if self._temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._folder)
-
-
-@contextlib.contextmanager
-def _removed_on_failure(folder: int, temporary: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
-
-
-def _temporary_name() -> str:
-    return _TEMPORARY + secrets.token_hex(8)
-
-
 def _decode(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _write_content(descriptor: int, member: Member, pieces: Iterable[memoryview]) -> str:
-    """Write the stored bytes to their places; returns the SHA-256 of the whole content."""
-    digest = hashlib.sha256()
-    runs = list(member.sparse) if member.sparse is not None else [(0, member.stored)]
-    runs.reverse()
-    position = 0
-    for piece in pieces:
-        view = piece
-        while view:
-            if not runs:
-                raise ArchiveError("more bytes came than the header says")
-            offset, length = runs.pop()
-            part = view[:length]
-            _hash_zeros(digest, offset - position)
-            digest.update(part)
-            _write_at(descriptor, part, offset)
-            position = offset + len(part)
-            if len(part) < length:
-                runs.append((position, length - len(part)))
-            view = view[len(part) :]
-    if any(length for _, length in runs):
-        raise ArchiveError("fewer bytes came than the header says")
-    _hash_zeros(digest, member.size - position)
-    if member.sparse is not None:
-        os.ftruncate(descriptor, member.size)
-    return digest.hexdigest()
-
-
-def _write_at(descriptor: int, part: memoryview, offset: int) -> None:
-    while part:
-        written = os.pwrite(descriptor, part, offset)
-        part = part[written:]
-        offset += written
-
-
-_ZEROS = bytes(2**20)
-
-
-def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
-    while count > 0:
-        step = min(count, len(_ZEROS))
-        digest.update(memoryview(_ZEROS)[:step])
-        count -= step
+def _encode(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")

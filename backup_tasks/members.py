@@ -53,7 +53,7 @@ class MemberStream:
             except DamagedChunkError as error:
                 if self._on_damage is None:
                     raise
-                self._on_damage(want.entry.name, str(error))
+                self._on_damage(want.restore_as, str(error))
                 continue
             yield found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import cast, get_args
 
 from backup_tasks.catalog import Backup, choose_backup, find_backups
-from backup_tasks.errors import ArchiveError, RestoreError, UsageError
-from backup_tasks.extract import Extractor, ExtractPolicy, ExtractReport, Overwrite
-from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
+from backup_tasks.errors import ArchiveError, UsageError
+from backup_tasks.extract import Extractor
+from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
+from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Entry, Manifest
@@ -20,6 +20,7 @@ from backup_tasks.members import MemberStream
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_chunks, read_manifest
+from backup_tasks.restore_target import OpenTarget, check_room, check_target
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.tarstream import Member
@@ -45,6 +46,16 @@ class RestoreRequest:
     trusted: bool = False
     dry_run: bool = False
     skip_damaged: bool = False
+
+    @property
+    def is_told_what_to_do(self) -> bool:
+        """Whether the target may hold files already."""
+        return self.in_place or self.overwrite is not None
+
+    @property
+    def policy(self) -> ExtractPolicy:
+        """What the archive may do to the target."""
+        return ExtractPolicy(self.overwrite or "never", self.trusted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,7 @@ def run_restore(
         StoreError: the store failed.
     """
     if not request.dry_run:
-        _check_target(request)
+        check_target(request.target, may_hold_files=request.is_told_what_to_do)
     allow_deep_folders()
     wanted = WantedPaths(request.paths)
     manifest = read_manifest(store, backup.stored)
@@ -145,11 +156,12 @@ def _restore_ours(
         planned = ExtractReport(files=selection.files, bytes=selection.bytes)
         return RestoreReport(backup, request.target, selection.count, fetched, planned, True)
     progress.start("restoring", selection.bytes, selection.count)
-    with _Target(request) as extractor:
-        damaged = extractor.report.problems if request.skip_damaged else None
+    with OpenTarget(request.target, request.policy) as extractor:
+        if not request.is_told_what_to_do:
+            check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
         stream = MemberStream(
             read_chunks(store, backup.stored, manifest.chunks, numbers),
-            None if damaged is None else lambda path, why: damaged.append((path, why)),
+            extractor.leave_out if request.skip_damaged else None,
         )
         for found in stream.members(selection.entries()):
             member = found.member
@@ -158,9 +170,9 @@ def _restore_ours(
             try:
                 extractor.add(member, _counted(found.pieces, progress), sha256)
             except ArchiveError as error:
-                if damaged is None:
+                if not request.skip_damaged:
                     raise ArchiveError(_damaged(backup, error)) from error
-                damaged.append((found.wanted.entry.name, str(error)))
+                extractor.leave_out(found.wanted.restore_as, str(error))
         for path, joined in selection.extra_links:
             extractor.add(_link_member(path, joined), ())
         _add_upper_folders(extractor, selection.upper_folders)
@@ -223,53 +235,24 @@ def _restore_foreign(
         planned = ExtractReport(files=files, bytes=content)
         size = backup.stored.size
         return RestoreReport(backup, request.target, entries, size, planned, True)
-    with _Target(request) as extractor:
-        for member, pieces in foreign_members(store, backup.stored):
-            if wanted.match(os.fsdecode(member.path), member.kind == "dir"):
+    with OpenTarget(request.target, request.policy) as extractor:
+        above: list[Member] = []
+        members = foreign_members(store, backup.stored, trusted=request.trusted)
+        for member, pieces in members:
+            while above and not member.path.startswith(above[-1].path + b"/"):
+                above.pop()
+            is_folder = member.kind == "dir"
+            if wanted.match(os.fsdecode(member.path), is_folder):
                 entries += 1
+                for upper in above:
+                    extractor.add_upper_folder(upper)
+                above.clear()
                 extractor.add(member, _counted(pieces, progress))
+            elif is_folder:
+                above.append(member)
         report = extractor.finish()
     wanted.check_all_met(backup.stored.name)
     return RestoreReport(backup, request.target, entries, backup.stored.size, report, False)
-
-
-def _check_target(request: RestoreRequest) -> None:
-    """Refuse a target that is not empty, unless the operator said what to do with it."""
-    target = request.target
-    try:
-        target.mkdir(parents=True, exist_ok=True, mode=0o700)
-        is_empty = next(os.scandir(target), None) is None
-    except OSError as error:
-        raise RestoreError(f"{target}: {error.strerror}; choose another --to") from error
-    if not is_empty and request.overwrite is None and not request.in_place:
-        raise RestoreError(
-            f"{target} is not empty; choose another --to, or say what to do with files that are "
-            "there: --overwrite never, older or always"
-        )
-
-
-class _Target:
-    """The open target folder with its extractor; a full disk becomes one clear line."""
-
-    def __init__(self, request: RestoreRequest) -> None:
-        self._request = request
-        self._root = -1
-
-    def __enter__(self) -> Extractor:
-        self._root = os.open(self._request.target, OPEN_FOLDER & ~os.O_NOFOLLOW)
-        policy = ExtractPolicy(self._request.overwrite or "never", self._request.trusted)
-        self._extractor = Extractor(self._root, policy)
-        return self._extractor
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._extractor.close()
-        os.close(self._root)
-        if isinstance(error, OSError):
-            free_up = "free some space and " if error.errno == errno.ENOSPC else ""
-            raise RestoreError(
-                f"{self._request.target}: {error.strerror}; {free_up}run the same command again "
-                "with --overwrite never, which keeps what is already restored"
-            ) from error
 
 
 def run_restore_job(

@@ -22,7 +22,7 @@ ROOMS = {
     "sources": "snapshot content",
     "archive": "compress plan recheck upload spool archive entry_writer cut_off reader foreign "
     "selection members",
-    "tree": "metadata extract",
+    "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems "

@@ -1,0 +1,45 @@
+"""What an archive may do to the target of a restore, and what became of its entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Overwrite = Literal["never", "older", "always"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractPolicy:
+    """What an archive may do to the target.
+
+    Attributes:
+        overwrite: what happens to something that is there already. A folder in the place of
+            something else makes way only when it is empty, and something else for a folder only
+            with "always"; so does the metadata of a folder that was there before.
+        trusted: whether device nodes are made, and setuid and setgid bits, capabilities and
+            other attributes of the system are set.
+    """
+
+    overwrite: Overwrite = "never"
+    trusted: bool = False
+
+
+@dataclass(slots=True)
+class ExtractReport:
+    """What became of the entries.
+
+    Attributes:
+        files, bytes: regular files written, with their content bytes; links: hard and
+            symbolic; folders.
+        kept: entries that were there already and were left as they are.
+        problems: (path, reason) of each entry that could not be restored.
+        notes: said once, whatever number of entries it concerns.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    links: int = 0
+    folders: int = 0
+    kept: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    notes: set[str] = field(default_factory=set)

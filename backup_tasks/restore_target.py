@@ -1,0 +1,75 @@
+"""The target of a restore: is it fit, has it room; and a full disk as one clear line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import TracebackType
+
+from backup_tasks.errors import RestoreError
+from backup_tasks.extract import Extractor
+from backup_tasks.extract_policy import ExtractPolicy
+from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.units import render_bytes
+
+
+def check_target(target: Path, *, may_hold_files: bool) -> None:
+    """Make the folder if it is not there. Raises RestoreError when it is not empty and must be."""
+    try:
+        target.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.scandir(target) as found:
+            is_empty = next(found, None) is None
+    except OSError as error:
+        raise RestoreError(f"{target}: {error.strerror}; choose another --to") from error
+    if not is_empty and not may_hold_files:
+        raise RestoreError(
+            f"{target} is not empty; choose another --to, or say what to do with files that are "
+            "there: --overwrite never, older or always"
+        )
+
+
+def check_room(target: Path, needed_bytes: int) -> None:
+    """Raise RestoreError when so much cannot fit, before anything is written.
+
+    Only for an empty target: over files that are there nobody knows what it will take.
+    """
+    disk = os.statvfs(target)
+    free = disk.f_frsize * (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail)
+    if needed_bytes > free:
+        raise RestoreError(
+            f"{target}: {render_bytes(needed_bytes)} are to be restored, but the disk has only "
+            f"{render_bytes(free)} free; choose another --to, or restore less with --path"
+        )
+
+
+class OpenTarget:
+    """The open target folder with its extractor.
+
+    Raises RestoreError at the end of the block for an OSError that concerns the whole target.
+    """
+
+    def __init__(self, target: Path, policy: ExtractPolicy) -> None:
+        self._target = target
+        self._policy = policy
+
+    def __enter__(self) -> Extractor:
+        # The operator may name a symlink as the target; only below it none is followed.
+        self._root = os.open(self._target, OPEN_FOLDER & ~os.O_NOFOLLOW)
+        self._extractor = Extractor(self._root, self._policy)
+        return self._extractor
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._extractor.close()
+        os.close(self._root)
+        if isinstance(error, OSError):
+            free_up = "free some space and " if error.errno == errno.ENOSPC else ""
+            raise RestoreError(
+                f"{self._target}: {error.strerror}; {free_up}run the same command again "
+                "with --overwrite never, which keeps what is already restored"
+            ) from error

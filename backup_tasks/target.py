@@ -1,0 +1,245 @@
+"""The folder that a restore writes below: making folders and files there, whole or not at all.
+
+Folders are walked by descriptor and never through a symlink. What is new gets its name only
+when it is whole, always as a new inode, so that no existing hardlink is written through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from backup_tasks.errors import ArchiveError
+from backup_tasks.folders import FolderStack
+from backup_tasks.tarstream import Member
+
+# The mode of a folder that a restore made and did not finish yet: nobody gives the sticky bit
+# to a folder that no one else may enter, so a run that was killed is recognised by it.
+UNFINISHED_MODE = 0o1700
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
+_TEMPORARY = ".backup-tasks-"
+_RESERVE_SHARE = 100
+_RESERVE_BYTES = 256 * 2**20
+_LOOK_EVERY_BYTES = 32 * 2**20
+_LOOK_EVERY_FILES = 256
+_ZEROS = bytes(2**20)
+
+
+class MakingFolderStack(FolderStack):
+    """Makes folders that are not there, closed to others until their own mode is set.
+
+    Args:
+        may_replace: a file or symlink in the place of a folder makes way for it.
+        made: called with the path of each folder that was made.
+    """
+
+    def __init__(self, root: int, *, may_replace: bool, made: Callable[[str], None]) -> None:
+        super().__init__(root)
+        self._may_replace = may_replace
+        self._made = made
+
+    def open_child(self, folder: int, name: str) -> int:
+        try:
+            return super().open_child(folder, name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            if not self._may_replace:
+                raise OSError(
+                    error.errno, f"{name!r} on the way to it is no folder; kept as it is"
+                ) from error
+            os.unlink(name, dir_fd=folder)
+        os.mkdir(name, UNFINISHED_MODE, dir_fd=folder)
+        self._made("/".join([*(above for above, _ in self._open), name]))
+        return super().open_child(folder, name)
+
+
+def is_unfinished(status: os.stat_result) -> bool:
+    """Whether a restore made this folder, this one or one that was killed, and did not get to
+    its metadata. A setgid bit is inherited from the folder above."""
+    return stat.S_IMODE(status.st_mode) & ~stat.S_ISGID == UNFINISHED_MODE
+
+
+class NewFile:
+    """A file that has no name until `publish`; without that, nothing stays.
+
+    Where the file system cannot make files without a name, a temporary name is used.
+    """
+
+    def __init__(self, folder: int, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._temporary = ""
+        try:
+            self.descriptor = os.open(
+                ".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder
+            )
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+            self._temporary = free_temporary_name(folder, name)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.descriptor = os.open(self._temporary, flags, 0o600, dir_fd=folder)
+
+    def publish(self, *, replace: bool) -> None:
+        """Put the whole file under its name in one step.
+
+        Raises FileExistsError when the name is taken and `replace` is not set.
+        """
+        if not self._temporary:
+            try:
+                self._link_to(self._name)
+                return
+            except FileExistsError:
+                if not replace:
+                    raise
+            self._temporary = free_temporary_name(self._folder, self._name)
+            self._link_to(self._temporary)
+        move_into_place(self._folder, self._temporary, self._name)
+        self._temporary = ""
+
+    def _link_to(self, name: str) -> None:
+        # open(2), O_TMPFILE: linkat of /proc/self/fd/N gives the file its first name.
+        os.link(
+            f"/proc/self/fd/{self.descriptor}",
+            name,
+            dst_dir_fd=self._folder,
+            follow_symlinks=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self.descriptor)
+        if self._temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._folder)
+
+
+@contextlib.contextmanager
+def new_node(folder: int, name: str) -> Iterator[str]:
+    """A temporary name to make a link, FIFO or device under; at the end it gets its own name."""
+    temporary = free_temporary_name(folder, name)
+    try:
+        yield temporary
+        move_into_place(folder, temporary, name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def free_temporary_name(folder: int, name: str) -> str:
+    """The temporary name of this name; what a killed run left under it is removed.
+
+    It is the same in every run, so that running again leaves nothing behind.
+    """
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+    temporary = _TEMPORARY + digest[:16]
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=folder)
+    return temporary
+
+
+def move_into_place(folder: int, temporary: str, name: str) -> None:
+    """Rename over whatever has the name, but over a folder only if it is empty: nobody asked to
+    delete what is in it."""
+    try:
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=folder)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    # rename(2) does nothing when both are links to the same file already.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=folder)
+
+
+class SpaceGuard:
+    """Stops a restore before the disk is full, so that the server lives on.
+
+    Looks every few megabytes and files at what is left of the file system written to, and keeps
+    one per cent of it free (256 MiB of a large one).
+    """
+
+    def __init__(self) -> None:
+        self._bytes = _LOOK_EVERY_BYTES
+        self._files = 0
+
+    def spend(self, descriptor: int, count: int) -> None:
+        """Say that so many bytes are about to be written. Raises OSError (ENOSPC)."""
+        self._bytes += count
+        self._files += count == 0
+        if self._bytes >= _LOOK_EVERY_BYTES or self._files >= _LOOK_EVERY_FILES:
+            self._bytes = self._files = 0
+            self._look(descriptor)
+
+    def _look(self, descriptor: int) -> None:
+        disk = os.fstatvfs(descriptor)
+        free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
+        reserve = min(disk.f_blocks // _RESERVE_SHARE, _RESERVE_BYTES // disk.f_frsize)
+        if free <= reserve or (disk.f_files and disk.f_ffree <= disk.f_files // 1000):
+            raise OSError(errno.ENOSPC, "the disk is nearly full")
+
+
+def write_content(
+    descriptor: int, member: Member, pieces: Iterable[memoryview], guard: SpaceGuard
+) -> str:
+    """Write the stored bytes to their places; returns the SHA-256 of the whole content, hex.
+
+    Raises ArchiveError when more or fewer bytes come than the member says.
+    """
+    digest = hashlib.sha256()
+    runs = list(member.sparse) if member.sparse is not None else [(0, member.stored)]
+    runs.reverse()
+    if member.sparse is not None:
+        # First of all, because a size that no file can have would be hashed for years.
+        os.ftruncate(descriptor, member.size)
+    guard.spend(descriptor, 0)
+    position = 0
+    for piece in pieces:
+        guard.spend(descriptor, len(piece))
+        view = piece
+        while view:
+            if not runs:
+                raise ArchiveError("more bytes came than the header says")
+            offset, length = runs.pop()
+            part = view[:length]
+            _hash_zeros(digest, offset - position)
+            digest.update(part)
+            _write_at(descriptor, part, offset)
+            position = offset + len(part)
+            if len(part) < length:
+                runs.append((position, length - len(part)))
+            view = view[len(part) :]
+    if any(length for _, length in runs):
+        raise ArchiveError("fewer bytes came than the header says")
+    _hash_zeros(digest, member.size - position)
+    return digest.hexdigest()
+
+
+def _write_at(descriptor: int, part: memoryview, offset: int) -> None:
+    while part:
+        written = os.pwrite(descriptor, part, offset)
+        part = part[written:]
+        offset += written
+
+
+def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
+    while count > 0:
+        step = min(count, len(_ZEROS))
+        digest.update(memoryview(_ZEROS)[:step])
+        count -= step
