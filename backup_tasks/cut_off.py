@@ -19,6 +19,7 @@ from backup_tasks.tarstream import BLOCK_BYTES, END_MARK, decode_headers
 _MEMBER_STARTS = tuple(bytes.fromhex("1f8b080000000000") + end for end in (b"\0\xff", b"\4\xff"))
 # The first chunk lies in here, unless an entry's headers alone are longer than a chunk.
 _FRONT_BYTES = CHUNK_BYTES + 2**17
+_GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31
 _TEMPLATE = encode_footer(Footer(0, 0, bytes(32)))
 _FIXED_PLACES = (*range(18), *range(66, FOOTER_BYTES))
@@ -39,16 +40,20 @@ def refuse_cut_off(store: RangeReader, stored: StoredObject, tail: bytes) -> Non
     Args:
         tail: its last bytes, which are no footer.
 
+    Also raised for what cannot be a .tar.gz at all.
+
     It finds what is whole in the first chunk or in most of the footer. What escapes it has
     no end mark, or holds our manifest, and is found when it is read.
     """
     if _is_broken_footer(tail):
         raise cut_off_error(stored.name)
     start = store.read_range(stored, 0, min(stored.size, len(_MEMBER_STARTS[0])))
-    if start not in _MEMBER_STARTS:
+    if not start.startswith(_GZIP_MAGIC):
+        raise ArchiveError(f"{stored.name}: no .tar.gz: it does not begin as gzip does")
+    if not any(known.startswith(start) for known in _MEMBER_STARTS):
         return
     front = store.read_range(stored, 0, min(stored.size, _FRONT_BYTES))
-    if _begins_with_chunk(front):
+    if _begins_with_chunk(front, is_all=len(front) == stored.size):
         raise cut_off_error(stored.name)
 
 
@@ -59,13 +64,20 @@ def _is_broken_footer(tail: bytes) -> bool:
     return len(equal) >= _ENOUGH_EQUAL
 
 
-def _begins_with_chunk(front: bytes) -> bool:
-    """Whether the first gzip member holds whole tar blocks, but not a whole tar."""
+def _begins_with_chunk(front: bytes, *, is_all: bool) -> bool:
+    """Whether the first gzip member holds whole tar blocks, but not a whole tar.
+
+    Args:
+        is_all: nothing follows, so that a member which does not end was cut.
+    """
     unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
     try:
         raw = unpacker.decompress(front, 2 * _FRONT_BYTES)
-        decode_headers(memoryview(raw), 0)
+        if unpacker.eof:
+            decode_headers(memoryview(raw), 0)
     except (IsalError, ArchiveError):
         return False
+    if not unpacker.eof:
+        return is_all and len(raw) < 2 * _FRONT_BYTES
     is_whole_blocks = len(raw) % BLOCK_BYTES == 0
-    return bool(unpacker.eof and is_whole_blocks and not raw.endswith(END_MARK))
+    return is_whole_blocks and not raw.endswith(END_MARK)

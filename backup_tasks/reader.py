@@ -50,7 +50,7 @@ def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
     that lost it.
     """
     if stored.size == 0:
-        return None
+        raise ArchiveError(f"{stored.name}: empty")
     length = min(stored.size, FOOTER_BYTES)
     tail = store.read_range(stored, stored.size - length, length)
     footer = decode_footer(tail)

@@ -61,7 +61,8 @@ def render_verify(reports: Sequence[VerifyReport]) -> Iterator[str]:
             yield f"{report.backup.stored.name} is damaged: {_render_damage(report)}"
             yield from report.lost.render()
         else:
-            yield f"{report.backup.id}: whole ({_render_figures(report)})"
+            state = "nothing wrong is found" if report.limit else "whole"
+            yield f"{report.backup.id}: {state} ({_render_figures(report)})"
 
 
 def _render_figures(report: VerifyReport) -> str:
