@@ -43,8 +43,10 @@ from tests.backups import Backups
 NAME = "2025-06-12_0200-backup.tar.gz"
 CHUNK_BYTES = 4096
 HANGS_SECONDS = 60
+# Thousands of small trees are made and removed.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 EXAMPLES = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 # path -> (kind, mode, time, content's hash or link target); folders have no time here, for what
@@ -176,7 +178,7 @@ def assert_found(sound: Sound, damaged: bytes) -> None:
     """`verify` finds the damage; nothing else takes it for what was stored."""
     assert damaged != sound.content
     signal.alarm(HANGS_SECONDS)
-    here = Path(tempfile.mkdtemp(prefix="test-damage-"))
+    here = Path(tempfile.mkdtemp(prefix="test-damage-", dir=MEMORY))
     try:
         store, backup = put(here / "store", damaged)
         report = run_verify(store, backup, SilentProgress())
@@ -288,7 +290,11 @@ def test_every_repeated_member_is_found(sound: Sound) -> None:
 
 
 def test_every_pair_of_swapped_members_is_found(sound: Sound) -> None:
-    for one, other in combinations(range(len(sound.members)), 2):
+    count = len(sound.members)
+    for one, other in combinations(range(count), 2):
+        # All neighbours, all with the end, and some of the others.
+        if other - one > 1 and other < count - 4 and (one + other) % 5:
+            continue
         members = sound.members
         members[one], members[other] = members[other], members[one]
         if b"".join(members) != sound.content:
