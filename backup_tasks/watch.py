@@ -6,6 +6,7 @@ import contextlib
 import errno
 import platform
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError, Interrupted
-from backup_tasks.journal import Notification, RunRecord, append_record, log_result
+from backup_tasks.journal import Notification, RunRecord, append_record, log_result, open_log
 from backup_tasks.paths import Paths
 from backup_tasks.text import one_line, printable
 
@@ -93,7 +94,17 @@ def _tell(watch: Watch, paths: Paths, signals: _Signals) -> None:
         finally:
             signals.armed = False
     log_result(record, paths)
+    _tell_of_silence(record, paths)
     append_record(record, paths)
+
+
+def _tell_of_silence(record: RunRecord, paths: Paths) -> None:
+    """Who got no mail must not take that for no news: cron passes on what is on stderr."""
+    for notification in record.notifications:
+        if notification.error:
+            line = f"no mail to {notification.to}: {notification.error}"
+            open_log(paths).warning(f"{record.task} {record.profile}: {line}")
+            print(f"WARNING: {one_line(line)}", file=sys.stderr)
 
 
 def _note_failure(record: RunRecord, error: BackupError) -> None:
