@@ -21,8 +21,8 @@ from backup_tasks.units import render_bytes
 
 _AHEAD = 3
 _PIECE_BYTES = 2**20
-# Deflate packs zeros to a thousandth; hardly anything else gets beyond a fiftieth.
-BOMB_RATIO = 250
+# Deflate packs zeros to a thousandth, gzip -1 to a 228th; nothing else gets beyond a fiftieth.
+BOMB_RATIO = 150
 BOMB_BYTES = 2**30
 
 

@@ -171,28 +171,30 @@ def move_into_place(folder: int, temporary: str, name: str) -> None:
 class SpaceGuard:
     """Stops a restore before the disk is full, so that the server lives on.
 
-    Looks every few megabytes and files at what is left of the file system written to, and keeps
-    one per cent of it free (256 MiB of a large one).
+    Looks now and then at what is left of the file system written to, the more often the less it
+    is, and keeps one per cent of it free (256 MiB of a large one).
     """
 
     def __init__(self) -> None:
-        self._bytes = _LOOK_EVERY_BYTES
-        self._files = 0
+        self._bytes_left = 0
+        self._files_left = 0
 
     def spend(self, descriptor: int, count: int) -> None:
         """Say that so many bytes are about to be written. Raises OSError (ENOSPC)."""
-        self._bytes += count
-        self._files += count == 0
-        if self._bytes >= _LOOK_EVERY_BYTES or self._files >= _LOOK_EVERY_FILES:
-            self._bytes = self._files = 0
-            self._look(descriptor)
+        self._bytes_left -= count
+        self._files_left -= count == 0
+        if self._bytes_left < 0 or self._files_left < 0:
+            self._look(descriptor, count)
 
-    def _look(self, descriptor: int) -> None:
+    def _look(self, descriptor: int, count: int) -> None:
         disk = os.fstatvfs(descriptor)
-        free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
-        reserve = min(disk.f_blocks // _RESERVE_SHARE, _RESERVE_BYTES // disk.f_frsize)
-        if free <= reserve or (disk.f_files and disk.f_ffree <= disk.f_files // 1000):
+        free = disk.f_frsize * (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail)
+        reserve = min(disk.f_frsize * disk.f_blocks // _RESERVE_SHARE, _RESERVE_BYTES)
+        room = free - reserve - count
+        if room <= 0 or (disk.f_files and disk.f_ffree <= disk.f_files // 1000):
             raise OSError(errno.ENOSPC, "the disk is nearly full")
+        self._bytes_left = min(room // 2, _LOOK_EVERY_BYTES)
+        self._files_left = _LOOK_EVERY_FILES
 
 
 def write_content(

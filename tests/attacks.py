@@ -1,0 +1,210 @@
+"""Archives made by hand: both of our own format and plain .tar.gz, honest or hostile."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backup_tasks.catalog import Backup, find_backups
+from backup_tasks.compress import compress_chunk
+from backup_tasks.footer import FORMAT_VERSION, Footer, encode_footer
+from backup_tasks.local_zone import find_zone
+from backup_tasks.manifest import (
+    MANIFEST_PATH,
+    Chunk,
+    Entry,
+    EntryType,
+    Header,
+    name_fields,
+    write_manifest,
+)
+from backup_tasks.progress import SilentProgress
+from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.stores.directory import DirectoryStore
+from backup_tasks.tarstream import END_MARK, Member, encode_headers, padding_bytes
+
+NAME = "2025-06-12_0200-backup.tar.gz"
+UTC = find_zone("UTC")
+MTIME = 1_700_000_000 * 10**9
+
+
+@dataclass
+class Item:
+    """One entry as an attacker writes it.
+
+    Attributes:
+        claim: changes its line in the manifest.
+    """
+
+    path: str
+    kind: EntryType = "file"
+    content: bytes = b"attack"
+    link: str = ""
+    mode: int = 0o644
+    uid: int = field(default_factory=os.getuid)
+    mtime_ns: int = MTIME
+    rdev: tuple[int, int] = (0, 0)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+    sparse: list[tuple[int, int]] | None = None
+    size: int | None = None
+    claim: Callable[[Entry], None] = lambda entry: None
+
+    def member(self) -> Member:
+        has_content = self.kind == "file"
+        stored = len(self.content) if has_content else 0
+        return Member(
+            path=self.path.encode("utf-8", "surrogateescape"),
+            kind=self.kind,
+            size=self.size if self.size is not None else stored,
+            stored=stored,
+            mode=self.mode,
+            uid=self.uid,
+            gid=os.getgid(),
+            mtime_ns=self.mtime_ns,
+            link=self.link.encode("utf-8", "surrogateescape"),
+            rdev_major=self.rdev[0],
+            rdev_minor=self.rdev[1],
+            xattrs=self.xattrs,
+            sparse=self.sparse,
+        )
+
+    def blocks(self) -> bytes:
+        member = self.member()
+        body = b""
+        if member.kind == "file":
+            body = self.content
+            if member.sparse is not None:
+                lines = [len(member.sparse), *(n for run in member.sparse for n in run)]
+                text = b"".join(b"%d\n" % line for line in lines)
+                body = text + bytes(padding_bytes(len(text))) + body
+                member.stored = len(body)
+        if b"\0" in member.path:  # which a ustar field cannot hold: make it long
+            return _pax_path(member) + body + bytes(padding_bytes(len(body)))
+        return encode_headers(member) + body + bytes(padding_bytes(len(body)))
+
+
+def _pax_path(member: Member) -> bytes:
+    long = Member(b"p" * 200, member.kind, **{k: getattr(member, k) for k in ("size", "stored")})
+    headers = encode_headers(long)
+    wanted = member.path.ljust(200, b"x")
+    return headers.replace(b"path=" + b"p" * 200, b"path=" + wanted)
+
+
+Forge = Callable[[Sequence[Item]], bytes]
+
+
+def forge_plain(items: Sequence[Item]) -> bytes:
+    """An ordinary .tar.gz."""
+    return gzip.compress(b"".join(item.blocks() for item in items) + END_MARK, 1)
+
+
+def forge_ours(items: Sequence[Item]) -> bytes:
+    """An archive of our own format, sound in every hash: the attacker knows the format."""
+    out = bytearray()
+    chunks: list[Chunk] = []
+    entries: list[Entry] = []
+    for number, item in enumerate(items):
+        raw = item.blocks()
+        stored = compress_chunk(raw, 1)
+        chunks.append(Chunk(len(out), len(stored.stored), stored.sha256, len(raw)))
+        out += stored.stored
+        entries.append(_entry(item, number))
+    return bytes(out) + forge_end(len(out), chunks, entries)
+
+
+def _entry(item: Item, number: int) -> Entry:
+    member = item.member()
+    path, encoded = name_fields(item.path)
+    link, link_encoded = name_fields(item.link)
+    full = bytearray(member.size if member.size < 2**20 else 0)
+    position = 0
+    for offset, length in member.sparse or [(0, min(member.size, len(full)))]:
+        full[offset : offset + length] = item.content[position : position + length]
+        position += length
+    entry = Entry(
+        path=path,
+        path_b64=encoded,
+        type=item.kind,
+        size=member.size,
+        mode=item.mode,
+        mtime_ns=item.mtime_ns,
+        link=link,
+        link_b64=link_encoded,
+        sha256=hashlib.sha256(full).hexdigest() if item.kind == "file" else "",
+        chunk=number,
+        offset=0,
+    )
+    item.claim(entry)
+    return entry
+
+
+def forge_end(
+    offset: int, chunks: Sequence[Chunk], entries: Sequence[Entry], **header: object
+) -> bytes:
+    """Manifest, end mark and footer for chunks that take `offset` bytes."""
+    said = {
+        "format": FORMAT_VERSION,
+        "profile": "forged",
+        "host": "elsewhere",
+        "started_at": "2025-06-12T02:00:00Z",
+        "written_at": "2025-06-12T02:00:01Z",
+        "tool": "by hand",
+        "sources": ("/",),
+        "entries": len(entries),
+        "files": 0,
+        "raw_bytes": 0,
+        "chunks": len(chunks),
+        "chunk_bytes": offset,
+        **header,
+    }
+    lines = io.BytesIO()
+    write_manifest(lines, Header(**said), chunks, entries)  # type: ignore[arg-type]
+    text = lines.getvalue()
+    member = Member(MANIFEST_PATH.encode(), "file", size=len(text), stored=len(text), mode=0o600)
+    raw = encode_headers(member) + text + bytes(padding_bytes(len(text)))
+    return seal(offset, compress_chunk(raw, 1).stored)
+
+
+def seal(offset: int, manifest: bytes) -> bytes:
+    """The packed manifest with the end mark and a footer that fits it."""
+    footer = Footer(offset, len(manifest), hashlib.sha256(manifest).digest())
+    return manifest + compress_chunk(END_MARK, 1).stored + encode_footer(footer)
+
+
+def put(store_folder: Path, archive: bytes, name: str = NAME) -> tuple[DirectoryStore, Backup]:
+    """The archive as the only backup of that store."""
+    store_folder.mkdir(exist_ok=True)
+    (store_folder / name).write_bytes(archive)
+    store = DirectoryStore(store_folder)
+    return store, find_backups(store, UTC)[-1]
+
+
+def restore(store_folder: Path, archive: bytes, target: Path, **options: object) -> RestoreReport:
+    """Restore these bytes; `options` as `RestoreRequest` has them."""
+    store, backup = put(store_folder, archive)
+    request = RestoreRequest(**{"paths": (), "target": target, **options})  # type: ignore[arg-type]
+    return run_restore(store, backup, request, SilentProgress())
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of everything in this folder: names, content, and all that `stat` tells."""
+    digest = hashlib.sha256()
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for name in [".", *sorted(folders), *sorted(files)]:
+            path = os.path.join(root, name)
+            found = os.lstat(path)
+            told = (path, found.st_mode, found.st_uid, found.st_gid, found.st_size, found.st_nlink)
+            times = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_rdev)
+            digest.update(repr((told, times)).encode("utf-8", "surrogateescape"))
+            if stat.S_ISREG(found.st_mode):
+                digest.update(Path(path).read_bytes())
+            elif stat.S_ISLNK(found.st_mode):
+                digest.update(os.fsencode(os.readlink(path)))
+    return digest.hexdigest()

@@ -1,0 +1,474 @@
+"""Promise 5: whatever an archive holds, nothing outside the target changes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_tasks import foreign
+from backup_tasks.errors import ArchiveError, BackupError, RestoreError
+from backup_tasks.manifest import Chunk, Entry
+from backup_tasks.paths import PROJECT_ROOT
+from tests import attacks
+from tests.attacks import Forge, Item, fingerprint, forge_ours, forge_plain
+
+MIB = 2**20
+RULES = ["never", "older", "always"]
+IS_ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(params=[forge_ours, forge_plain], ids=["ours", "plain"])
+def forge(request: pytest.FixtureRequest) -> Forge:
+    return request.param  # type: ignore[no-any-return]
+
+
+@dataclass
+class Scene:
+    """A target, and beside it what must not change."""
+
+    here: Path
+    reports: list[Any] = field(default_factory=list)
+
+    @property
+    def target(self) -> Path:
+        return self.here / "target"
+
+    @property
+    def outside(self) -> Path:
+        return self.here / "outside"
+
+    def attack(self, archive: bytes, **options: Any) -> None:
+        """Restore it; whatever happens, it must be one of our errors or none at all."""
+        before = fingerprint(self.outside)
+        try:
+            self.reports.append(
+                attacks.restore(self.here / "store", archive, self.target, **options)
+            )
+        except BackupError as error:
+            self.reports.append(error)
+        assert fingerprint(self.outside) == before
+
+    def left_out(self) -> dict[str, str]:
+        """What the last report says could not be restored."""
+        return (
+            dict(self.reports[-1].problems)
+            if hasattr(self.reports[-1], "problems")
+            else dict(self.reports[-1].extracted.problems)
+        )
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    found = Scene(tmp_path)
+    (found.outside / "folder").mkdir(parents=True)
+    found.outside.chmod(0o750)
+    (found.outside / "secret").write_text("root:x:0:0")
+    (found.outside / "folder" / "inner").write_text("inner")
+    found.target.mkdir()
+    return found
+
+
+def deep_link_chain(outside: Path) -> list[Item]:
+    """The shape of CVE-2025-4517, 4330 and 4138: a chain of links whose resolved path is longer
+    than PATH_MAX, so that `realpath` stops looking in the middle."""
+    items = []
+    path = ""
+    for step in "abcdefghijklmnop":
+        items.append(Item(f"{path}{'d' * 247}", "dir"))
+        items.append(Item(f"{path}{step}", "symlink", link="d" * 247))
+        path += f"{'d' * 247}/"
+    long = "/".join("abcdefghijklmnop") + "/" + "l" * 254
+    items.append(Item(long, "symlink", link="../" * 16))
+    items.append(Item("escape", "symlink", link=f"{long}/../outside"))
+    items.append(Item("joined", "hardlink", link="escape/secret"))
+    items.append(Item("joined", content=b"overwritten"))
+    items.append(Item("escape/new", content=b"new"))
+    return items
+
+
+def hostile(outside: Path) -> dict[str, list[Item]]:
+    """Name -> entries. All of them aim at `outside`, which lies beside the target."""
+    return {
+        "dotdot": [Item("../outside/new"), Item("a/../../outside/new"), Item("..")],
+        "dotdot-dir": [Item("../outside", "dir", mode=0o777)],
+        "absolute": [Item(f"{outside}/new"), Item(f"{outside}/secret")],
+        "double-slash": [Item(f"/{outside}/new"), Item("a//../../outside/new")],
+        "symlink-then-file": [Item("x", "symlink", link=str(outside)), Item("x/new")],
+        "symlink-relative": [Item("x", "symlink", link="../outside"), Item("x/secret")],
+        "symlink-to-file": [
+            Item("x", "symlink", link="../outside/secret"),
+            Item("x", content=b"overwritten"),
+        ],
+        "symlink-twice": [
+            Item("a", "symlink", link="."),
+            Item("a/b", "symlink", link=".."),
+            Item("a/b/outside/new"),
+            Item("b/outside/secret"),
+        ],
+        "symlink-after-file": [Item("x/new"), Item("x", "symlink", link="../outside"), Item("x/y")],
+        "symlink-as-dir": [
+            Item("x", "symlink", link="../outside"),
+            Item("x", "dir", mode=0o777, mtime_ns=0),
+        ],
+        "symlink-fifo-through": [Item("x", "symlink", link="../outside"), Item("x/f", "fifo")],
+        "symlink-link-through": [
+            Item("x", "symlink", link="../outside"),
+            Item("x/l", "symlink", link="y"),
+        ],
+        "hardlink-dotdot": [
+            Item("h", "hardlink", link="../outside/secret"),
+            Item("h", content=b"overwritten"),
+        ],
+        "hardlink-absolute": [
+            Item("h", "hardlink", link=f"{outside}/secret"),
+            Item("h", content=b"overwritten"),
+        ],
+        "hardlink-through-symlink": [
+            Item("x", "symlink", link="../outside"),
+            Item("h", "hardlink", link="x/secret"),
+            Item("h", content=b"overwritten"),
+        ],
+        "hardlink-to-symlink": [
+            Item("a/b/c", "symlink", link="../../../outside/secret"),
+            Item("h", "hardlink", link="a/b/c"),
+            Item("h", content=b"overwritten", mode=0o666),
+        ],
+        # CVE-2026-11940: relative links mean something else a level higher.
+        "hardlink-to-deeper-symlink": [
+            Item("a/b", "symlink", link="../x"),
+            Item("h", "hardlink", link="a/b"),
+            Item("x", "symlink", link="../outside"),
+            Item("h/new"),
+            Item("h/secret", content=b"overwritten"),
+        ],
+        "deep-link-chain": deep_link_chain(outside),
+        # CVE-2024-12718: mode and times of what a link leads to.
+        "metadata-through-symlink": [
+            Item("x", "symlink", link="../outside/secret"),
+            Item("x", "symlink", link="../outside/secret", mode=0o777, mtime_ns=0),
+            Item("y", "symlink", link="../outside"),
+            Item("y/.", "dir", mode=0o777, mtime_ns=0),
+            Item("y/folder", "dir", mode=0o777, mtime_ns=0),
+        ],
+        "nul": [Item("a\0/../../outside/new"), Item("\0")],
+    }
+
+
+SHAPES = sorted(hostile(Path("/")))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_hostile_entry_gets_out_of_the_target(
+    scene: Scene, forge: Forge, shape: str, rule: str
+) -> None:
+    archive = forge(hostile(scene.outside)[shape])
+    # Twice: the first run may plant what the second one would step on.
+    scene.attack(archive, overwrite=rule, trusted=True)
+    scene.attack(archive, overwrite=rule, trusted=True)
+
+
+def test_all_hostile_entries_in_one_archive_leave_its_honest_files_intact(
+    scene: Scene, forge: Forge
+) -> None:
+    shapes = hostile(scene.outside)
+    items = [item for name in SHAPES if name != "nul" for item in shapes[name]]
+    honest = Item("honest/file", content=b"honest")
+    scene.attack(forge([*items, honest]), overwrite="always")
+    assert (scene.target / "honest" / "file").read_bytes() == b"honest"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_links_in_the_target_are_not_followed(scene: Scene, forge: Forge, rule: str) -> None:
+    (scene.target / "folder").symlink_to(scene.outside)
+    (scene.target / "file").symlink_to(scene.outside / "secret")
+    items = [
+        Item("folder/new"),
+        Item("folder/secret", content=b"overwritten"),
+        Item("folder/folder", "dir", mode=0o777),
+        Item("folder", "dir", mode=0o777),
+        Item("file", content=b"overwritten"),
+    ]
+    scene.attack(forge(items), overwrite=rule)
+
+
+def test_two_archives_one_after_the_other_cannot_do_together_what_one_cannot(
+    scene: Scene, forge: Forge
+) -> None:
+    """CVE-2025-45582: the first archive leaves a link, the second writes through it."""
+    scene.attack(forge([Item("x", "symlink", link="../outside")]))
+    assert (scene.target / "x").is_symlink()
+    for rule in RULES:
+        scene.attack(forge([Item("x/secret", content=b"overwritten")]), overwrite=rule)
+
+
+@pytest.mark.parametrize("rule", ["older", "always"])
+def test_a_hardlink_that_leads_outside_is_not_written_through(
+    scene: Scene, forge: Forge, rule: str
+) -> None:
+    secret = scene.outside / "secret"
+    os.utime(secret, (1, 1))
+    os.link(secret, scene.target / "file")
+    before = secret.stat()
+    report = attacks.restore(
+        scene.here / "store",
+        forge([Item("file", content=b"new", mode=0o777)]),
+        scene.target,
+        overwrite=rule,
+    )
+    after = secret.stat()
+    assert secret.read_text() == "root:x:0:0"
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    assert (scene.target / "file").read_bytes() == b"new"
+    assert report.extracted.files == 1
+
+
+def test_what_could_lead_out_is_named_and_its_neighbours_are_restored(
+    scene: Scene, forge: Forge
+) -> None:
+    items = [Item("before"), Item("../outside/new"), Item("h", "hardlink", link="../x"), Item("z")]
+    scene.attack(forge(items))
+    assert sorted(os.listdir(scene.target)) == ["before", "z"]
+    assert set(scene.left_out()) == {"../outside/new", "h"}
+    assert all("lead out" in reason for reason in scene.left_out().values())
+
+
+def test_honest_symlinks_to_anywhere_are_restored(scene: Scene, forge: Forge) -> None:
+    links = {"absolute": "/etc/passwd", "dangling": "nowhere", "up": "../../x", "self": "self"}
+    scene.attack(forge([Item(name, "symlink", link=link) for name, link in links.items()]))
+    assert {name: os.readlink(scene.target / name) for name in links} == links
+    assert scene.left_out() == {}
+
+
+SPECIAL = [
+    Item("program", mode=0o6755),
+    Item("capable", xattrs={"security.capability": bytes.fromhex("0100000202000000") + bytes(12)}),
+    Item("marked", xattrs={"user.note": b"kept", "trusted.overlay.opaque": b"y"}),
+    Item("null", "char", mode=0o666, rdev=(1, 3)),
+    Item("disk", "block", mode=0o666, rdev=(8, 0)),
+]
+
+
+def test_untrusted_archives_get_no_setuid_bits_capabilities_or_devices(
+    scene: Scene, forge: Forge
+) -> None:
+    scene.attack(forge(SPECIAL))
+    assert sorted(os.listdir(scene.target)) == ["capable", "marked", "program"]
+    assert stat.S_IMODE((scene.target / "program").stat().st_mode) == 0o755
+    assert os.listxattr(scene.target / "capable") == []
+    assert os.listxattr(scene.target / "marked") == ["user.note"]
+    assert set(scene.left_out()) == {"null", "disk"}
+    notes = scene.reports[-1].extracted.notes
+    assert any("setuid" in note for note in notes)
+    assert any("capabilities" in note for note in notes)
+
+
+def test_trusted_archives_get_them(scene: Scene, forge: Forge) -> None:
+    scene.attack(forge(SPECIAL), trusted=True)
+    assert stat.S_IMODE((scene.target / "program").stat().st_mode) == 0o6755
+    if IS_ROOT:
+        assert os.listxattr(scene.target / "capable") == ["security.capability"]
+        assert stat.S_ISCHR((scene.target / "null").stat().st_mode)
+        assert (scene.target / "null").stat().st_rdev == os.makedev(1, 3)
+        assert stat.S_ISBLK((scene.target / "disk").stat().st_mode)
+
+
+IMPOSSIBLE = {
+    "time": Item("bad", mtime_ns=10**28),
+    "time-before": Item("bad", mtime_ns=-(10**28)),
+    "owner": Item("bad", uid=2**63),
+    "xattr-name": Item("bad", xattrs={"user.\0": b""}),
+    "xattr-space": Item("bad", xattrs={"nowhere.x": b""}),
+    "xattr-size": Item("bad", xattrs={"user.large": bytes(2**18)}),
+    "link-to-nothing": Item("bad", "symlink", link=""),
+    "long-name": Item("b" * 256),
+    "long-link": Item("bad", "symlink", link="b" * 5000),
+    "no-such-target": Item("bad", "hardlink", link="missing"),
+    "link-to-folder": Item("bad", "hardlink", link="folder"),
+    "link-to-itself": Item("bad", "hardlink", link="bad"),
+    "huge-hole": Item("bad", content=b"", sparse=[], size=2**62),
+    "hole-beyond-any-file": Item("bad", content=b"", sparse=[], size=2**64),
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_what_no_system_takes_costs_only_its_own_entry(
+    scene: Scene, forge: Forge, what: str
+) -> None:
+    items = [Item("a", content=b"first"), IMPOSSIBLE[what], Item("folder", "dir", mode=0o755)]
+    scene.attack(forge([*items, Item("z", content=b"last")]), trusted=True)
+    assert (scene.target / "a").read_bytes() == b"first"
+    assert (scene.target / "z").read_bytes() == b"last"
+    assert (scene.target / "folder").is_dir()
+    report = scene.reports[-1].extracted
+    assert len(report.problems) + len(report.notes) >= 1
+
+
+def written_bytes(folder: Path) -> int:
+    return sum(file.lstat().st_blocks * 512 for file in folder.rglob("*"))
+
+
+def test_a_plain_archive_that_unpacks_to_hundreds_of_times_its_size_is_stopped(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "BOMB_BYTES", 4 * MIB)
+    bomb = forge_plain([Item("zeros", content=bytes(32 * MIB))])
+    scene.attack(bomb)
+    assert isinstance(scene.reports[-1], ArchiveError)
+    assert "--trusted" in str(scene.reports[-1])
+    assert os.listdir(scene.target) == []
+    scene.attack(bomb, trusted=True)
+    assert (scene.target / "zeros").stat().st_size == 32 * MIB
+
+
+def test_listing_a_bomb_is_stopped_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    from backup_tasks.listing import list_entries
+
+    monkeypatch.setattr(foreign, "BOMB_BYTES", 4 * MIB)
+    store, backup = attacks.put(
+        scene.here / "store", forge_plain([Item("zeros", content=bytes(32 * MIB))])
+    )
+    with pytest.raises(ArchiveError, match="fill disks"):
+        list(list_entries(store, backup, ()))
+
+
+def test_zeros_of_ordinary_size_are_no_bomb(scene: Scene) -> None:
+    scene.attack(forge_plain([Item("zeros", content=bytes(8 * MIB))]))
+    assert (scene.target / "zeros").stat().st_size == 8 * MIB
+
+
+# Restores into a file system of 16 MiB that only this process sees.
+_IN_A_SMALL_DISK = """
+import os, sys
+from pathlib import Path
+from backup_tasks.errors import RestoreError
+from tests.attacks import restore
+folder, overwrite = Path(sys.argv[1]), sys.argv[2] or None
+target = folder / "small"
+try:
+    restore(folder / "store", (folder / "archive").read_bytes(), target, overwrite=overwrite)
+except RestoreError as error:
+    disk = os.statvfs(target)
+    print(disk.f_bfree * 100 // disk.f_blocks, len(os.listdir(target)), error)
+"""
+
+
+def restore_into_small_disk(folder: Path, archive: bytes, overwrite: str = "") -> tuple[int, str]:
+    """Returns what per cent of it stayed free, and the error."""
+    (folder / "small").mkdir()
+    (folder / "archive").write_bytes(archive)
+    mount = f"mount -t tmpfs -o size=16m small {folder}/small"
+    done = subprocess.run(
+        [
+            *("unshare", "-m" if IS_ROOT else "-rm", "sh", "-c", f'{mount} && exec "$@"', "sh"),
+            *(sys.executable, "-c", _IN_A_SMALL_DISK, folder, overwrite),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECT_ROOT,
+    )
+    free, _, error = done.stdout.partition(" ")
+    return int(free), error
+
+
+def test_a_restore_that_cannot_fit_is_refused_before_it_writes(tmp_path: Path) -> None:
+    archive = forge_ours([Item(f"f{n}", content=os.urandom(MIB)) for n in range(20)])
+    free, error = restore_into_small_disk(tmp_path, archive)
+    assert free == 100
+    assert "0 " in error[:2]
+    assert "only 17MB free" in error
+
+
+@pytest.mark.parametrize("overwrite", ["", "never"])
+def test_a_disk_is_not_filled_to_the_brim(tmp_path: Path, overwrite: str) -> None:
+    archive = forge_plain([Item(f"f{n:04}", content=os.urandom(2**16)) for n in range(350)])
+    free, error = restore_into_small_disk(tmp_path, archive, overwrite)
+    assert 1 <= free < 50
+    assert "nearly full" in error or "No space" in error
+    assert "run the same command again with --overwrite never" in error
+
+
+def entries_of(items: Sequence[Item], **changes: Any) -> bytes:
+    """Our own format, with the first entry's line in the manifest changed."""
+
+    def claim(entry: Entry) -> None:
+        for key, value in changes.items():
+            setattr(entry, key, value)
+
+    items[0].claim = claim
+    return forge_ours(items)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 5},
+        {"size": 7},
+        {"size": 2**70 - 2**70 + 10**15},
+        {"type": "symlink"},
+        {"path": "other"},
+        {"sha256": "0" * 64},
+        {"chunk": 1},
+        {"chunk": 2},
+        {"chunk": -1},
+        {"offset": 512},
+        {"offset": 2**40},
+        {"offset": -512},
+        {"path": "", "path_b64": "!"},
+        {"path": "", "path_b64": ""},
+        {"path": "../x"},
+    ],
+    ids=str,
+)
+def test_an_entry_that_is_not_what_the_manifest_says_is_not_restored(
+    scene: Scene, changes: dict[str, Any]
+) -> None:
+    scene.attack(entries_of([Item("file"), Item("z")], **changes))
+    assert isinstance(scene.reports[-1], ArchiveError)
+    assert not {"file", "x", "other"} & set(os.listdir(scene.target))
+
+
+def test_a_chunk_that_unpacks_to_more_than_the_manifest_says_is_damage(scene: Scene) -> None:
+    from backup_tasks.compress import compress_chunk
+
+    raw = Item("zeros", content=bytes(4 * MIB)).blocks()
+    stored = compress_chunk(raw, 1)
+    chunk = Chunk(0, len(stored.stored), stored.sha256, 1024)
+    entry = Entry(path="zeros", type="file", size=4 * MIB, chunk=0)
+    end = attacks.forge_end(len(stored.stored), [chunk], [entry])
+    scene.attack(stored.stored + end)
+    assert isinstance(scene.reports[-1], ArchiveError)
+    assert os.listdir(scene.target) == []
+
+
+def test_a_chunk_that_would_fill_the_memory_is_refused(scene: Scene) -> None:
+    end = attacks.forge_end(1000, [Chunk(0, 1000, "0" * 64, 2**40)], [])
+    scene.attack(bytes(1000) + end)
+    assert "unpacks to" in str(scene.reports[-1])
+
+
+def test_a_manifest_that_would_fill_the_disk_is_refused(scene: Scene) -> None:
+    from backup_tasks.compress import compress_chunk
+    from backup_tasks.manifest import MANIFEST_PATH
+    from backup_tasks.tarstream import Member, encode_headers
+
+    size = 10**12
+    member = Member(MANIFEST_PATH.encode(), "file", size=size, stored=size)
+    packed = compress_chunk(encode_headers(member) + bytes(10 * MIB), 1).stored
+    scene.attack(attacks.seal(0, packed))
+    assert "would unpack to" in str(scene.reports[-1])
+
+
+def test_a_restore_error_of_the_whole_target_is_one_line(scene: Scene) -> None:
+    (scene.target / "there").write_text("x")
+    with pytest.raises(RestoreError, match="is not empty; choose another --to"):
+        attacks.restore(scene.here / "store", forge_plain([Item("a")]), scene.target)
