@@ -1,0 +1,287 @@
+"""docs/recovery.md keeps its word: its commands, run as they stand there.
+
+The paths in them are put in place of those of the test, and `aws` is the stand-in of
+shell_blocks.py, so that the tests need no AWS command.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backup_tasks.backup import BackupRun, run_backup
+from backup_tasks.journal import RunRecord
+from backup_tasks.manifest import Entry
+from backup_tasks.paths import Paths
+from backup_tasks.profile import load_profile
+from backup_tasks.progress import SilentProgress
+from backup_tasks.reader import read_manifest
+from backup_tasks.stores import open_store
+from tests.cli import s3_store
+from tests.conftest import S3Bucket
+from tests.shell_blocks import read_blocks, write_aws
+from tests.trees import Comparison, TreeRules, compare_trees
+
+NAME = "2025-06-12_0200-backup.tar.gz"
+TAKEN_AT = datetime(2025, 6, 12, 2, 0, tzinfo=UTC)
+BLOCKS = [block for block in read_blocks("docs/recovery.md") if block.language == "sh"]
+HARD_NAMES = (
+    b"with space",
+    b"quotes'\"`x`$HOME",
+    b"line\nbreak",
+    b"line break at the end\n",
+    b"return\r",
+    b"back\\slash and \\n",
+    b"-dash*?[",
+    b"not\xffUTF-8",
+    b"not\xffUTF-8\n",
+)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A server's files, their backup in a bucket, and a folder to recover in."""
+
+    source: Path
+    here: Path
+    paths: Paths
+    profile_file: Path
+    bucket: S3Bucket
+    environ: dict[str, str]
+
+    def back_up(self, taken_at: datetime) -> RunRecord:
+        """Make a backup as of then."""
+        profile = load_profile(str(self.profile_file), self.paths)
+        record = RunRecord("backup", profile.name, "web1", profile.store.url, taken_at)
+        store = open_store(profile.store)
+        clock = lambda: taken_at + timedelta(seconds=35)  # noqa: E731
+        run_backup(BackupRun(profile, store, self.paths, taken_at, clock, SilentProgress()), record)
+        assert not record.problems
+        return record
+
+    def run(self, heading: str, number: int = 0) -> str:
+        """Run a block of the document; returns what it printed, errors included."""
+        text = [block.text for block in BLOCKS if block.heading == heading][number]
+        inner = str(self.source).lstrip("/")
+        for there, here in (
+            ("s3://my-bucket/", f"s3://{self.bucket.bucket}/"),
+            ("/mnt/nas/backups/", f"{self.here}/nas/"),
+            ("etc/nginx", f"{inner}/etc/nginx"),
+        ):
+            text = text.replace(there, here)
+        done = subprocess.run(
+            ["bash", "-e", "-c", text],
+            cwd=self.here,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+            check=False,
+        )
+        return done.stdout.decode(errors="replace")
+
+    def check(self) -> str:
+        """All that the document does to check a restored tree."""
+        return "".join(self.run("Check what was restored", number) for number in (1, 2, 3))
+
+    def twin(self, folder: str) -> Path:
+        """Where the restored twin of the source lies."""
+        return self.here / folder / str(self.source).lstrip("/")
+
+    def assert_equal(self, folder: str) -> None:
+        """The restored tree is the source, and nothing else."""
+        found = Comparison()
+        compare_trees(self.source, self.here / folder, TreeRules(), found)
+        assert found.differences == []
+        assert found.files > len(HARD_NAMES)
+
+
+@pytest.fixture
+def recovery(tmp_path: Path, paths: Paths, s3_bucket: S3Bucket) -> Recovery:
+    """Two backups, the second of which copied most of the first."""
+    here = tmp_path / "here"
+    here.mkdir()
+    write_aws(tmp_path)
+    profile_file = tmp_path / "web1.toml"
+    source = tmp_path / "server"
+    url = f"s3://{s3_bucket.bucket}/web1/"
+    profile_file.write_text(
+        f'[backup]\nsources = ["{source}"]\ntimezone = "UTC"\n'
+        f"[store]\n{s3_store(s3_bucket, url=url)}\n"
+    )
+    profile_file.chmod(0o600)
+    environ = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "AWS_ENDPOINT_URL": s3_bucket.endpoint,
+        "AWS_ACCESS_KEY_ID": s3_bucket.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3_bucket.secret_key,
+        "AWS_DEFAULT_REGION": s3_bucket.region,
+    }
+    recovery = Recovery(source, here, paths, profile_file, s3_bucket, environ)
+    _make_files(source)
+    recovery.back_up(TAKEN_AT - timedelta(days=1))
+    (source / "etc" / "nginx" / "nginx.conf").write_text("worker_processes 8;\n")
+    (source / "gone").unlink()
+    second = recovery.back_up(TAKEN_AT)
+    assert second.archive == NAME
+    assert second.copied_bytes > second.sent_bytes
+    return recovery
+
+
+def _make_files(source: Path) -> None:
+    (source / "etc" / "nginx").mkdir(parents=True)
+    (source / "etc" / "nginx" / "nginx.conf").write_text("worker_processes 1;\n")
+    (source / "etc" / "nginx" / "mime.conf").write_text("types {}\n")
+    (source / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
+    (source / "gone").write_text("deleted before the second backup\n")
+    (source / "large").write_bytes(os.urandom(9 * 2**20 + 77))
+    for number in range(20):
+        (source / f"part-{number:02}").write_bytes(os.urandom(200_000))
+    for name in HARD_NAMES:
+        path = os.fsencode(source) + b"/" + name
+        with open(path, "wb") as file:
+            file.write(name)
+    (source / "link").symlink_to("etc/hosts")
+    os.link(source / "etc" / "hosts", source / "hardlink")
+    with open(source / "sparse", "wb") as file:
+        file.seek(5 * 2**20)
+        file.write(b"end")
+
+
+def test_every_command_of_the_document_is_run_here() -> None:
+    assert {block.heading for block in BLOCKS} == {
+        "Find the newest",
+        "Look inside",
+        "Restore everything",
+        "Restore one file or folder",
+        "From a directory store",
+        "Check what was restored",
+        "A damaged archive",
+    }
+
+
+def test_the_newest_is_found_and_can_be_looked_into(recovery: Recovery) -> None:
+    recovery.bucket.client.put_object(Bucket=recovery.bucket.bucket, Key="web1/zzz", Body=b"")
+    assert recovery.run("Find the newest").endswith(f" {NAME}\n")
+    listing = recovery.run("Look inside")
+    inner = str(recovery.source).lstrip("/")
+    assert f" {inner}/etc/hosts\n" in listing
+    assert "gone" not in listing
+
+
+def test_everything_comes_back_and_the_checks_have_nothing_to_say(recovery: Recovery) -> None:
+    assert recovery.run("Restore everything") == ""
+    recovery.assert_equal("restored")
+    assert '"host": "web1"' in recovery.run("Check what was restored", 0)
+    assert recovery.check() == ""
+
+
+def test_extended_attributes_and_acls_come_back(recovery: Recovery) -> None:
+    hosts = recovery.source / "etc" / "hosts"
+    subprocess.run(["setfacl", "-m", "u:nobody:r", hosts], check=True)
+    subprocess.run(["setfattr", "-n", "user.color", "-v", "blue", hosts], check=True)
+    recovery.bucket.client.delete_object(Bucket=recovery.bucket.bucket, Key=f"web1/{NAME}")
+    recovery.back_up(TAKEN_AT)
+    assert recovery.run("Restore everything", 1) == ""
+    recovery.assert_equal("complete")
+    twin = recovery.twin("complete") / "etc" / "hosts"
+    for tool in ("getfacl", "getfattr"):
+        options = ["--omit-header"] if tool == "getfacl" else ["--dump"]
+        said = [
+            subprocess.run(
+                [tool, *options, path.name], cwd=path.parent, capture_output=True, check=True
+            ).stdout
+            for path in (hosts, twin)
+        ]
+        assert said[0] == said[1] != b""
+
+
+def test_one_file_or_some_come_back_alone(recovery: Recovery) -> None:
+    for number, names in ((0, {"nginx.conf"}), (1, {"nginx.conf", "mime.conf"})):
+        assert recovery.run("Restore one file or folder", number) == ""
+        restored = {path.name for path in recovery.here.rglob("*") if path.is_file()}
+        assert restored == names
+    twin = recovery.twin(".") / "etc" / "nginx" / "nginx.conf"
+    assert twin.read_text() == "worker_processes 8;\n", "the last entry of a path wins"
+
+
+def test_an_archive_in_a_folder_comes_back(recovery: Recovery) -> None:
+    (recovery.here / "nas").mkdir()
+    text = recovery.profile_file.read_text().partition("[store]")[0]
+    recovery.profile_file.write_text(f'{text}[store]\nurl = "file://{recovery.here}/nas/"\n')
+    recovery.back_up(TAKEN_AT)
+    assert recovery.run("From a directory store") == ""
+    recovery.assert_equal("from-folder")
+
+
+def test_the_checks_name_every_file_that_is_not_what_it_was(recovery: Recovery) -> None:
+    recovery.run("Restore everything")
+    for name in HARD_NAMES:
+        with open(os.fsencode(recovery.twin("restored")) + b"/" + name, "ab") as file:
+            file.write(b"!")
+    (recovery.twin("restored") / "part-03").unlink()
+    (recovery.twin("restored") / "more").touch()
+    said = recovery.check()
+    assert said.count(": FAILED\n") == len(HARD_NAMES)
+    assert "part-03: FAILED open or read" in said
+    last = recovery.run("Check what was restored", 3)
+    inner = str(recovery.source).lstrip("/")
+    assert last.splitlines() == [f"\t{inner}/more", f"{inner}/part-03"]
+
+
+def _damage(recovery: Recovery, offsets: list[int]) -> None:
+    """Flip a byte at each offset of the object."""
+    where = {"Bucket": recovery.bucket.bucket, "Key": f"web1/{NAME}"}
+    with recovery.bucket.client.get_object(**where)["Body"] as body:
+        content = bytearray(body.read())
+    for offset in offsets:
+        content[offset] ^= 0xFF
+    recovery.bucket.client.put_object(**where, Body=bytes(content))
+
+
+def _entries(recovery: Recovery) -> tuple[dict[str, Entry], list[int]]:
+    """The manifest's entries by their last name, and the middle of each chunk."""
+    store = open_store(load_profile(str(recovery.profile_file), recovery.paths).store)
+    manifest = read_manifest(store, store.stat(NAME))
+    assert manifest is not None
+    entries = {entry.name.rpartition("/")[2]: entry for entry in manifest.entries()}
+    middles = [chunk.offset + chunk.length // 2 for chunk in manifest.chunks]
+    manifest.close()
+    return entries, middles
+
+
+def test_what_is_whole_in_a_damaged_archive_comes_back_and_the_rest_is_named(
+    recovery: Recovery,
+) -> None:
+    entries, middles = _entries(recovery)
+    packed, large = entries["part-07"].chunk, entries["large"].chunk
+    _damage(recovery, [middles[packed], middles[large + 4]])
+    assert recovery.run("A damaged archive", 0) == ""
+    said = recovery.run("A damaged archive", 1)
+    assert said.count("is damaged") == 2
+    lost = {name for name, entry in entries.items() if entry.chunk == packed}
+    rescued = recovery.twin("rescued")
+    assert {name for name in lost if (rescued / name).exists()} == set()
+
+    (recovery.here / "rescued").rename(recovery.here / "restored")
+    (recovery.here / "restored" / ".backup").mkdir(exist_ok=True)
+    (recovery.here / "manifest.jsonl").rename(
+        recovery.here / "restored" / ".backup" / "manifest.jsonl"
+    )
+    named = recovery.run("Check what was restored", 1)
+    assert named.count(": FAILED\n") == 1
+    assert "large: FAILED\n" in named
+    for name in lost:
+        assert f"{name}: FAILED open or read" in named
+    original, twin = (recovery.source / "large").read_bytes(), recovery.twin("restored") / "large"
+    rescued_bytes = twin.read_bytes()
+    assert rescued_bytes[: 3 * 2**20] == original[: 3 * 2**20]
+    assert rescued_bytes[3 * 2**20 : 4 * 2**20] == bytes(2**20)
+    assert rescued_bytes[4 * 2**20 :] == original[4 * 2**20 :]
