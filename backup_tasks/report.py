@@ -177,11 +177,18 @@ def print_entries(entries: Iterable[Entry], *, as_json: bool) -> None:
 def _entry_line(entry: Entry) -> str:
     mode = stat.filemode(_TYPE_BITS[entry.type] | entry.mode)
     owner = f"{entry.user or entry.uid}/{entry.group or entry.gid}"
-    when = datetime.fromtimestamp(entry.mtime_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M")
+    when = _minute(entry.mtime_ns // 10**9)
     arrows = {"symlink": " -> ", "hardlink": " link to "}
     link = arrows[entry.type] + printable(entry.link_name) if entry.type in arrows else ""
     size = render_bytes(entry.size) if entry.type == "file" else "-"
     return f"{mode} {printable(owner):<15} {size:>7} {when} {printable(entry.name)}{link}"
+
+
+def _minute(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return f"@{seconds}"  # file systems know years beyond 9999, datetime does not
 
 
 def print_restore(report: RestoreReport, *, as_json: bool) -> None:

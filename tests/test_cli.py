@@ -168,12 +168,13 @@ def test_list_shows_name_age_size_files_duration_and_result(cli: Cli) -> None:
     done = cli.run("list", "--profile", "test")
     assert (done.code, done.err) == (0, "")
     head, *rows = [re.split(r" {2,}", line.strip()) for line in done.out.splitlines()]
-    assert head == ["name", "age", "size", "files", "duration", "result"]
+    assert head == ["name", "age", "size", "new", "files", "duration", "result"]
     assert [row[0] for row in rows] == ["2025-06-12_0200", "2025-06-13_0200", name]
     assert re.fullmatch(r"\d+d( \d+h)?", rows[0][1])
-    assert rows[0][2:] == ["2.1kB", "-", "-", "plain .tar.gz"]
+    assert rows[0][2:] == ["2.1kB", "-", "-", "-", "plain .tar.gz"]
     assert rows[1][-1] == "unreadable: it is empty"
-    assert rows[2][3] == "3"
+    assert rows[2][2] == rows[2][3]  # all of it is new
+    assert rows[2][4] == "3"
     assert rows[2][-1] == "1 file missing"
 
 
@@ -365,11 +366,11 @@ def test_restore_brings_back_an_ordinary_tar_gz(cli: Cli) -> None:
     cli.write_profile()
     cli.store.mkdir()
     archive = cli.store / "2025-06-12_0200-backup.tar.gz"
-    subprocess.run(["tar", "czf", archive, "-C", cli.here, "source"], check=True)
+    subprocess.run(["tar", "czf", archive, "-C", cli.source, "."], check=True)
     assert "plain .tar.gz" in cli.run("list", "--profile", "test").out
     assert "nginx.conf" in cli.run("files", "--profile", "test").out
     assert cli.run("restore", "--profile", "test", "--to", "back").code == 0
-    assert tree(cli.here / "back" / "source") == tree(cli.source)
+    assert tree(cli.here / "back") == tree(cli.source)
 
 
 def test_restore_of_a_damaged_archive_fails_unless_told_to_skip(cli: Cli) -> None:
