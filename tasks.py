@@ -47,6 +47,8 @@ HELP = {
     "overwrite": "never, older or always: what to do with files that are there",
     "trusted": "make devices and set setuid bits too",
     "skip_damaged": "leave out the files that damage in the archive costs, and restore the others",
+    "all_": "every backup there is",
+    "sample": "look at a part of the chunks only, as 1%; another one each day",
     "install": "merge the profile's rules into the bucket's",
 }
 
@@ -190,6 +192,32 @@ def restore(
         report.print_restore(done, as_json=json)
         if done.extracted.problems:
             raise report.unrestored(done)
+
+
+@task()
+def verify(
+    _: Context,
+    profile: str = "",
+    date: str = "",
+    name: str = "",
+    all_: bool = False,
+    sample: str = "",
+    json: bool = False,
+) -> None:
+    """Check every byte of the newest backup, or of the one that --date or --name chooses."""
+    from backup_tasks import report
+    from backup_tasks.terminal import terminal_progress
+    from backup_tasks.verify import VerifyWish, run_verify_job
+    from backup_tasks.verify_report import damage_error
+
+    wish = VerifyWish(name, date, all_, sample)
+    with job("verify", profile, mailed=True) as running:
+        found = run_verify_job(
+            running.profile, running.store, wish, now(), running.record, terminal_progress()
+        )
+        report.print_verify(found, as_json=json)
+        if any(one.is_damaged for one in found):
+            raise damage_error(found)
 
 
 @task()

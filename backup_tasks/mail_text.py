@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from backup_tasks.profile_model import Profile
 
 SHOWN_PROBLEMS = 50
+SHOWN_EVIDENCE = 100
 _SUBJECT_LENGTH = 200
+# Tasks that look at an archive and change nothing, and what they do with its files.
+_LOOKS = {"verify": "checked", "drill": "compared"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ class MailView:
         skipped_count: how many there are; skipped_more: how many are not in `skipped`.
         error_lines: why the run failed; mostly one line, none if it did not.
         warnings: what went wrong beside the task itself.
-        restore_command, plain_command: with and without this project; "" without an archive.
+        evidence: what a look at the archive found, line by line; indented lines belong to the
+            one before.
+        restore_command, plain_command: with and without this project; "" without an archive
+            that is good.
     """
 
     kind: Result
@@ -62,6 +68,7 @@ class MailView:
     skipped_more: int
     error_lines: tuple[str, ...]
     warnings: tuple[str, ...]
+    evidence: tuple[str, ...]
     restore_command: str
     plain_command: str
     list_command: str
@@ -111,6 +118,7 @@ def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -
     shown = record.problems[:SHOWN_PROBLEMS]
     option = _profile_option(profile, paths)
     restore = f"invoke restore {option} --name {render_backup_id(record.archive)}"
+    is_good = bool(record.archive) and record.result != "failure"
     return MailView(
         kind=record.result,
         is_test=is_test,
@@ -125,8 +133,9 @@ def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -
         skipped_more=len(record.problems) - len(shown),
         error_lines=tuple(one_line(line) for line in record.error.splitlines()),
         warnings=tuple(one_line(warning) for warning in record.warnings),
-        restore_command=one_line(restore) if record.archive else "",
-        plain_command=_plain_command(record.archive, profile) if record.archive else "",
+        evidence=tuple(_keep_indent(line) for line in record.evidence[:SHOWN_EVIDENCE]),
+        restore_command=one_line(restore) if is_good else "",
+        plain_command=_plain_command(record.archive, profile) if is_good else "",
         list_command=f"invoke list {option}",
         log=one_line(str(paths.logs / "backup.log")),
     )
@@ -143,8 +152,14 @@ def _render_outcome(record: RunRecord) -> str:
         return "FAILED"
     if record.result == "incomplete":
         return f"done, {render_count(len(record.problems), 'file')} missing"
+    if record.task in _LOOKS:
+        return f"passed, {render_count(record.files, 'file')} {_LOOKS[record.task]}"
     size = f", {render_bytes(record.archive_bytes)}" if record.archive else ""
     return f"done{size} in {_render_duration(record)}"
+
+
+def _keep_indent(line: str) -> str:
+    return "  " * line.startswith(" ") + one_line(line)
 
 
 def _render_duration(record: RunRecord) -> str:
@@ -161,11 +176,11 @@ def _facts(record: RunRecord, profile: Profile) -> list[tuple[str, str]]:
         ("Store", record.store),
     ]
     if record.archive:
-        facts += [
-            ("Archive", record.archive),
-            ("Size", _render_size(record)),
-            ("Files", f"{record.files:,}"),
-        ]
+        facts.append(("Archive", record.archive))
+    if record.task in _LOOKS:
+        facts.append(("Files", f"{record.files:,} of {render_bytes(record.raw_bytes)}"))
+    elif record.archive:
+        facts += [("Size", _render_size(record)), ("Files", f"{record.files:,}")]
     facts += [
         ("Started", f"{started:%Y-%m-%d %H:%M:%S %Z}"),
         ("Duration", _render_duration(record)),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from backup_tasks.restore import RestoreReport
     from backup_tasks.schedule import CronReport
     from backup_tasks.survey import BackupPlan
+    from backup_tasks.verify_report import VerifyReport
 
 _SHOWN_PROBLEMS = 20
 _TYPE_BITS = {
@@ -221,6 +222,17 @@ def print_restore(report: RestoreReport, *, as_json: bool) -> None:
         print(f"kept {done.kept:,} that were there already; --overwrite older or always replaces")
     for note in sorted(done.notes):
         print(f"note: {note}", file=sys.stderr)
+
+
+def print_verify(reports: Sequence[VerifyReport], *, as_json: bool) -> None:
+    """Which archives are whole; those that are not stand in the error."""
+    from backup_tasks.verify_report import render_verify, verify_to_json
+
+    if as_json:
+        print_json([verify_to_json(report) for report in reports])
+        return
+    for line in render_verify([report for report in reports if not report.is_damaged]):
+        print(line)
 
 
 def unrestored(report: RestoreReport) -> RestoreError:

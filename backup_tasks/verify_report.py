@@ -51,7 +51,10 @@ class VerifyReport:
         """Count one more thing that is wrong."""
         self.fault_count += 1
         if len(self.faults) < SHOWN:
-            self.faults.append(one_line(fault.removeprefix(f"{self.backup.stored.name}: ")))
+            name = self.backup.stored.name
+            self.faults.append(
+                one_line(fault.removeprefix(f"{name}: ").removeprefix(f"{name} is "))
+            )
 
 
 def render_verify(reports: Sequence[VerifyReport]) -> Iterator[str]:
