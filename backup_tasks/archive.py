@@ -177,7 +177,7 @@ class ArchiveBuilder:
             append(stored)
             raw = following
         length = self._parts.offset - offset
-        self._parts.add(END_CHUNK)
+        append(END_CHUNK)
         append(encode_footer(Footer(offset, length, digest.digest())))
         self._parts.flush()
 
