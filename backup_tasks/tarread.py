@@ -12,6 +12,7 @@ from typing import Protocol
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import EntryType
+from backup_tasks.posix_acl import KEYWORDS, acl_from_text
 from backup_tasks.tarstream import (
     BLOCK_BYTES,
     Member,
@@ -235,12 +236,20 @@ def _member_of(block: memoryview, flag: bytes, extended: _Extended) -> Member:
         link=records.get(b"linkpath", _text(block[157:257])),
         rdev_major=_number(block[329:337]) if flag in b"34" else 0,
         rdev_minor=_number(block[337:345]) if flag in b"34" else 0,
-        xattrs={
-            decode_xattr_name(key[len(_XATTR) :]): value
-            for key, value in records.items()
-            if key.startswith(_XATTR)
-        },
+        xattrs=_xattrs_of(records),
     )
+
+
+def _xattrs_of(records: Records) -> dict[str, bytes]:
+    found = {
+        decode_xattr_name(key[len(_XATTR) :]): value
+        for key, value in records.items()
+        if key.startswith(_XATTR)
+    }
+    for name, keyword in KEYWORDS.items():
+        if keyword in records:
+            found[name] = acl_from_text(records[keyword])
+    return found
 
 
 def _ustar_path(block: memoryview) -> bytes:

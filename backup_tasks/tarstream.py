@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import EntryType
+from backup_tasks.posix_acl import KEYWORDS, acl_to_text
 
 BLOCK_BYTES = 512
 END_MARK = bytes(2 * BLOCK_BYTES)
@@ -85,10 +87,13 @@ def encode_headers(member: Member) -> bytes:
     if not records:
         return ustar
     body = b"".join(_record(key, value) for key, value in records)
-    leaf = member.path.rsplit(b"/", 1)[-1][:80]
-    extended = Member(b"", "file", mode=0o644)
-    head = _ustar_block(extended, b"./PaxHeaders/" + leaf, _PAX_FLAG, len(body), max(0, seconds))
-    return head + body + bytes(padding_bytes(len(body))) + ustar
+    return b"".join((_pax_block(len(body)), body, bytes(padding_bytes(len(body))), ustar))
+
+
+@cache
+def _pax_block(size: int) -> bytes:
+    """The header of a pax header: the same for all of one size, as its name means nothing."""
+    return _ustar_block(Member(b"", "file", mode=0o644), b"./PaxHeaders", _PAX_FLAG, size, 0)
 
 
 def encode_sparse_map(sparse: SparseMap) -> bytes:
@@ -128,6 +133,9 @@ def _pax_records(member: Member, seconds: int, nanoseconds: int) -> list[tuple[b
         records.append((b"gname", member.group))
     if not all(_is_utf8(value) for _, value in records):
         records.insert(0, (b"hdrcharset", b"BINARY"))
+    for name, keyword in KEYWORDS.items():
+        if name in member.xattrs and (text := acl_to_text(member.xattrs[name])):
+            records.append((keyword, text))
     return records + _xattr_records(member.xattrs)
 
 

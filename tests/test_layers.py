@@ -16,7 +16,7 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text units paths progress patterns folders naming local_zone state",
-    "format": "manifest footer tarstream tarread",
+    "format": "manifest footer posix_acl tarstream tarread",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_writer stores.s3 stores manifest_cache",
     "sources": "snapshot content",
