@@ -122,7 +122,9 @@ def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
     size = render_bytes(found.backup.stored.size)
     header = found.header
     if header is None:
-        result = f"unreadable: {found.trouble}" if found.trouble else "plain .tar.gz"
+        # The name stands in the first column.
+        trouble = found.trouble.removeprefix(f"{found.backup.stored.name}: ")
+        result = f"unreadable: {trouble}" if trouble else "plain .tar.gz"
         return (found.backup.id, age, size, "-", "-", "-", result)
     result = f"{render_count(header.problems, 'file')} missing" if header.problems else "complete"
     new = render_bytes(found.backup.stored.size - header.copied_bytes)

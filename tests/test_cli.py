@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pty
@@ -162,20 +163,28 @@ def test_list_shows_name_age_size_files_duration_and_result(cli: Cli) -> None:
     cli.write_profile(sources=[cli.source, cli.here / "gone"])
     assert cli.run("backup", "--profile", "test").code == 3
     name = cli.archives()[0].removesuffix("-backup.tar.gz")
-    (cli.store / "2025-06-12_0200-backup.tar.gz").write_bytes(b"made by somebody else" * 99)
+    foreign = gzip.compress(b"made by somebody else" * 99)
+    (cli.store / "2025-06-12_0200-backup.tar.gz").write_bytes(foreign)
+    (cli.store / "2025-06-12_0300-backup.tar.gz").write_bytes(b"no archive at all" * 99)
     (cli.store / "2025-06-13_0200-backup.tar.gz").write_bytes(b"")
     (cli.store / "readme.txt").write_text("no backup")
     done = cli.run("list", "--profile", "test")
     assert (done.code, done.err) == (0, "")
     head, *rows = [re.split(r" {2,}", line.strip()) for line in done.out.splitlines()]
     assert head == ["name", "age", "size", "new", "files", "duration", "result"]
-    assert [row[0] for row in rows] == ["2025-06-12_0200", "2025-06-13_0200", name]
+    assert [row[0] for row in rows] == [
+        "2025-06-12_0200",
+        "2025-06-12_0300",
+        "2025-06-13_0200",
+        name,
+    ]
     assert re.fullmatch(r"\d+d( \d+h)?", rows[0][1])
-    assert rows[0][2:] == ["2.1kB", "-", "-", "-", "plain .tar.gz"]
-    assert rows[1][-1] == "unreadable: it is empty"
-    assert rows[2][2] == rows[2][3]  # all of it is new
-    assert rows[2][4] == "3"
-    assert rows[2][-1] == "1 file missing"
+    assert rows[0][2:] == [f"{len(foreign)}B", "-", "-", "-", "plain .tar.gz"]
+    assert rows[1][-1] == "unreadable: no .tar.gz: it does not begin as gzip does"
+    assert rows[2][-1] == "unreadable: it is empty"
+    assert rows[3][2] == rows[3][3]  # all of it is new
+    assert rows[3][4] == "3"
+    assert rows[3][-1] == "1 file missing"
 
 
 def test_list_json_is_a_list_with_what_the_manifests_say(cli: Cli) -> None:
