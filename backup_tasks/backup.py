@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO
 
 from backup_tasks import __version__
 from backup_tasks.archive import ArchiveBuilder
-from backup_tasks.entry_writer import EntryWriter
+from backup_tasks.entry_writer import FOLDER_LINE, EntryWriter
 from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectChanged, ObjectMissing
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.footer import FORMAT_VERSION
 from backup_tasks.journal import Problem, RunRecord, open_log
 from backup_tasks.last_archive import FIRST_ARCHIVE, CopyMemory, LastArchive, find_last_archive
 from backup_tasks.leftovers import UploadNote, end_leftovers
-from backup_tasks.manifest import Entry, Header, write_manifest
+from backup_tasks.manifest import Header, write_manifest
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.naming import choose_free_name
 from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.spool import SPILL_BYTES, Spool
+from backup_tasks.spool import SPILL_BYTES, LineSpool
 from backup_tasks.state import state_key
+from backup_tasks.steps import LeafLines
 from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject
 from backup_tasks.survey import BackupPlan, Survey, plan_backup, survey_sources
 from backup_tasks.text import one_line, printable
@@ -175,14 +175,15 @@ class _Writing:
             if base is not None:
                 builder.keep(base, survey.reuse.runs)
             entries = EntryWriter(builder, self.report, run.progress, root, survey.reuse, base)
-            with Spool(Entry) as leaves, Spool(Entry) as folders:
-                for entry in entries.write_all(survey.leaves):
-                    leaves.append(entry)
-                for entry in entries.write_folders(survey.folders):
-                    folders.append(entry)
+            with LineSpool() as lines, LineSpool() as folder_lines:
+                kept_lines = LeafLines(self.last.leaf_lines() if self.last else iter(()))
+                for line in entries.write_all(survey.steps, kept_lines):
+                    lines.append(line)
+                for line in entries.write_folders(survey.folders):
+                    folder_lines.append(line)
                 builder.end_entries()
                 header = self._header(builder, entries, parts)
-                _add_manifest(builder, header, leaves, folders, end)
+                _add_manifest(builder, header, _with_folders(lines, folder_lines), end)
         finally:
             os.close(root)
             builder.close()
@@ -215,18 +216,20 @@ class _Writing:
         )
 
 
-def _add_manifest(
-    builder: ArchiveBuilder,
-    header: Header,
-    leaves: Spool[Entry],
-    folders: Spool[Entry],
-    end: IO[bytes],
-) -> None:
-    def key(entry: Entry) -> bytes:
-        return entry.walk_key
+def _with_folders(lines: Iterable[bytes], folder_lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Put the folders' lines where they belong in the order of the walk."""
+    folders = iter(folder_lines)
+    for line in lines:
+        found = next(folders) if line == FOLDER_LINE else line
+        if found != FOLDER_LINE:
+            yield found
 
+
+def _add_manifest(
+    builder: ArchiveBuilder, header: Header, entry_lines: Iterable[bytes], end: IO[bytes]
+) -> None:
     with tempfile.TemporaryFile() as lines:
-        write_manifest(lines, header, builder.chunks, heapq.merge(leaves, folders, key=key))
+        write_manifest(lines, header, builder.chunks, entry_lines)
         size = lines.tell()
         lines.seek(0)
         builder.add_manifest(lines, size, end)

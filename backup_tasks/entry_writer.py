@@ -10,10 +10,11 @@ from backup_tasks.archive import ArchiveBuilder, Base, Place
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.content import SourceFile, explain, read_xattrs
 from backup_tasks.folders import FolderStack, split_path
-from backup_tasks.manifest import Entry, name_fields
+from backup_tasks.manifest import Entry, decode_entry, encode_line, name_fields
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.progress import Progress
 from backup_tasks.snapshot import entry_of
+from backup_tasks.steps import LeafLines, Step
 from backup_tasks.tarstream import (
     Member,
     SparseMap,
@@ -25,6 +26,8 @@ from backup_tasks.tarstream import (
 
 # A larger file that changed while it was read is not sent a second time.
 _READ_AGAIN_BYTES = 64 * 2**20
+# Stands among the lines of a manifest in the making where a folder's is to come.
+FOLDER_LINE = b"\n"
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -76,23 +79,53 @@ class EntryWriter:
         self._broken_links: dict[str, str | None] = {}
         self.totals = WriteTotals()
 
-    def write_all(self, planned: Iterable[PlannedEntry]) -> Iterator[Entry]:
-        """Write or keep each entry, and yield it with its place; those that failed are left out."""
-        with self._folders:
-            for plan in planned:
-                if plan.is_same and self._reuse.keeps(plan.entry):
-                    written: Entry | None = self._reuse.move(plan.entry)
-                else:
-                    written = self._write_anew(plan)
-                    self._progress.advance(plan.entry.size, 1)
-                if written is not None:
-                    self._count(written)
-                    yield written
+    def write_all(self, steps: Iterable[Step], kept_lines: LeafLines) -> Iterator[bytes]:
+        """Write or keep each entry; yields the lines of the manifest in the order of the walk.
 
-    def write_folders(self, folders: Iterable[Entry]) -> Iterator[Entry]:
-        """Write the folders, in chunks of their own, and yield them with their places."""
+        Args:
+            kept_lines: the last manifest's, for the runs of unchanged entries.
+
+        Yields:
+            A line an entry; for a folder, whose line follows later, FOLDER_LINE.
+        """
+        with self._folders:
+            for step in steps:
+                if step.plan is not None:
+                    yield from self._write_plan(step.plan)
+                elif step.is_folder:
+                    yield FOLDER_LINE
+                elif self._reuse.is_all_kept:
+                    self.totals.entries += step.count
+                    self.totals.files += step.files
+                    self.totals.raw_bytes += step.content_bytes
+                    self._progress.advance(0, step.count)
+                    yield from kept_lines.take(step)
+                else:
+                    for line in kept_lines.take(step):
+                        yield from self._write_plan(PlannedEntry(decode_entry(line), is_same=True))
+
+    def write_folders(self, folders: Iterable[Entry]) -> Iterator[bytes]:
+        """Write the folders, in chunks of their own.
+
+        Yields:
+            A line each; FOLDER_LINE for one that failed.
+        """
         self._builder.end_chunk()
-        yield from self.write_all(PlannedEntry(folder) for folder in folders)
+        with self._folders:
+            for folder in folders:
+                yield next(self._write_plan(PlannedEntry(folder)), FOLDER_LINE)
+
+    def _write_plan(self, plan: PlannedEntry) -> Iterator[bytes]:
+        if plan.is_same and self._reuse.keeps(plan.entry):
+            written: Entry | None = self._reuse.move(plan.entry)
+            self._progress.advance(0, 1)
+        else:
+            size = plan.entry.size
+            written = self._write_anew(plan)
+            self._progress.advance(size, 1)
+        if written is not None:
+            self._count(written)
+            yield encode_line(written)
 
     def _count(self, written: Entry) -> None:
         self.totals.entries += 1

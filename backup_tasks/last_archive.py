@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from backup_tasks.archive import Base
 from backup_tasks.catalog import find_backups
 from backup_tasks.errors import ArchiveError
-from backup_tasks.manifest import Header, Manifest
+from backup_tasks.manifest import Entry, Header, Manifest
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
@@ -39,6 +40,14 @@ class LastArchive:
     def settled_before_ns(self) -> int:
         started = datetime.fromisoformat(self.manifest.header.started_at)
         return int(started.timestamp()) * 10**9 - CTIME_MARGIN_NS
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries in the order of the walk."""
+        return self.manifest.entries()
+
+    def leaf_lines(self) -> Iterator[bytes]:
+        """The manifest's lines of everything but folders, in the same order."""
+        return self.manifest.leaf_lines()
 
     def close(self) -> None:
         """Free the manifest."""

@@ -190,6 +190,9 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], line: bytes, complaint: str
         raise ArchiveError(f"{complaint}: {error}") from error
 
 
+_FOLDER_MARK = b'"type":"dir"'
+
+
 class Manifest:
     """A manifest as read back: header and chunks in memory, entries streamed from a file.
 
@@ -245,6 +248,14 @@ class Manifest:
             0 <= entry.chunk < len(self.chunks) and 0 <= entry.offset < self.chunks[entry.chunk].raw
         )
 
+    def leaf_lines(self) -> Iterator[bytes]:
+        """The lines of everything but folders, as they stand, in the order of the walk."""
+        self._lines.seek(self._entries_start)
+        for line in self._lines:
+            # No value can hold this: JSON escapes the quotes inside a string.
+            if _FOLDER_MARK not in line:
+                yield line
+
     def entry_at(self, place: int) -> Entry:
         """The entry whose line begins at `place`."""
         self._lines.seek(place)
@@ -256,12 +267,10 @@ class Manifest:
 
 
 def write_manifest(
-    out: IO[bytes], header: Header, chunks: Iterable[Chunk], entries: Iterable[Entry]
+    out: IO[bytes], header: Header, chunks: Iterable[Chunk], entry_lines: Iterable[bytes]
 ) -> None:
     """Write the lines of a manifest in their order."""
-    encode = _encoder.encode
-    out.write(encode(header) + b"\n")
+    out.write(encode_line(header))
     for chunk in chunks:
-        out.write(encode(chunk) + b"\n")
-    for entry in entries:
-        out.write(encode(entry) + b"\n")
+        out.write(encode_line(chunk))
+    out.writelines(entry_lines)

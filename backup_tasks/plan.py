@@ -30,11 +30,14 @@ class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
         entry: to be written, or, if `is_same`, as the last archive has it.
         is_same: unchanged: kept, if its chunk is.
         old: the file's earlier entry, if it changed.
+        place: if not a letter of the last manifest's line needs to change, its number among
+            the lines of leaves there; else -1.
     """
 
     entry: Entry
     is_same: bool = False
     old: Entry | None = None
+    place: int = -1
 
 
 @dataclass(slots=True)
@@ -56,6 +59,7 @@ class Reuse:
         moved: old chunk number -> number in the new archive, -1 for those not kept.
         kept_bytes: stored bytes of the runs.
         counts: of entries; `dropped` of chunks: reason -> number.
+        is_all_kept: every unchanged entry stays in a chunk of the same number.
     """
 
     runs: list[range]
@@ -63,6 +67,7 @@ class Reuse:
     kept_bytes: int
     counts: ReuseCounts
     dropped: dict[str, int]
+    is_all_kept: bool = False
 
     def keeps(self, entry: Entry) -> bool:
         """Whether the chunk that the old entry begins in is kept."""
@@ -105,6 +110,9 @@ class _LinkGroup:
     is_touched: bool = False
 
 
+_NOTHING: tuple[int, Entry | None] = (-1, None)
+
+
 class ReusePlanner:
     """Compares a walk with the last manifest as two sorted streams, then decides.
 
@@ -134,39 +142,57 @@ class ReusePlanner:
 
     def join(self, walked: Iterable[Entry], before: Iterable[Entry]) -> Iterator[PlannedEntry]:
         """Pair the entries of both streams, folders left out, both in the order of a walk."""
-        leaves = (entry for entry in before if entry.type != "dir")
-        old = next(leaves, None)
+        leaves = enumerate(entry for entry in before if entry.type != "dir")
+        place, old = next(leaves, _NOTHING)
         for entry in walked:
             while old is not None and not _same_path(old, entry):
                 if old.walk_key > entry.walk_key:
                     break
                 self._gone(old)
-                old = next(leaves, None)
+                place, old = next(leaves, _NOTHING)
             if old is not None and _same_path(old, entry):
-                yield self._pair(entry, old)
-                old = next(leaves, None)
+                yield self._pair(entry, old, place)
+                place, old = next(leaves, _NOTHING)
             else:
                 self.counts.new += 1
                 self._note_link(entry, is_after=True, is_touched=False)
                 yield PlannedEntry(entry)
         while old is not None:
             self._gone(old)
-            old = next(leaves, None)
+            place, old = next(leaves, _NOTHING)
 
-    def _pair(self, entry: Entry, old: Entry) -> PlannedEntry:
-        same = self._same(entry, old)
+    def _pair(self, entry: Entry, old: Entry, place: int) -> PlannedEntry:
+        is_exact = self._is_exact(entry, old)
+        same = old if is_exact else self._same(entry, old)
         touched = same is None
         self._note_link(old, is_after=False, is_touched=touched)
         self._note_link(entry, is_after=True, is_touched=touched)
         if same is not None:
             self.counts.same += 1
             self._count_live(same)
-            return PlannedEntry(same, is_same=True)
+            return PlannedEntry(same, is_same=True, place=place if is_exact else -1)
         self.counts.changed += 1
         if entry.type == old.type == "file":
             return PlannedEntry(entry, old=old)
         self._take_along(old)
         return PlannedEntry(entry)
+
+    def _is_exact(self, entry: Entry, old: Entry) -> bool:
+        """Whether the old entry still holds to the last letter."""
+        return (
+            entry.ctime_ns == old.ctime_ns
+            and entry.inode == old.inode
+            and entry.mtime_ns == old.mtime_ns
+            and entry.size == old.size
+            and entry.device == old.device
+            and entry.type == old.type
+            and entry.link == old.link
+            and entry.link_b64 == old.link_b64
+            and entry.rdev == old.rdev
+            and entry.nlink == old.nlink
+            and not old.stale
+            and old.ctime_ns < self._settled_before_ns
+        )
 
     def _same(self, entry: Entry, old: Entry) -> Entry | None:
         """The old entry if it still holds, with the inode and ctime of today."""
@@ -179,19 +205,17 @@ class ReusePlanner:
             or entry.rdev != old.rdev
         ):
             return None
-        if (
+        is_settled = (
             entry.ctime_ns == old.ctime_ns
             and entry.inode == old.inode
             and old.ctime_ns < self._settled_before_ns
-        ):
-            old.device = entry.device  # which may be another number after a reboot
-            return old
-        if (entry.mode, entry.uid, entry.gid) != (old.mode, old.uid, old.gid) or (
-            (entry.user, entry.group) != (old.user, old.group)
-        ):
-            return None
-        if not self._is_same_content(entry, old):
-            return None
+        )
+        if not is_settled:
+            owner = (entry.mode, entry.uid, entry.gid, entry.user, entry.group)
+            if owner != (old.mode, old.uid, old.gid, old.user, old.group):
+                return None
+            if not self._is_same_content(entry, old):
+                return None
         old.ctime_ns, old.inode, old.device = entry.ctime_ns, entry.inode, entry.device
         old.nlink = entry.nlink
         return old
@@ -215,7 +239,7 @@ class ReusePlanner:
             self._live[old.chunk] += old.raw_span
 
     def _note_link(self, entry: Entry, *, is_after: bool, is_touched: bool) -> None:
-        if entry.type != "hardlink" and (entry.nlink < 2 or entry.type != "file"):
+        if entry.nlink < 2 and entry.type != "hardlink":
             return
         name = entry.name
         first = entry.link_name if entry.type == "hardlink" else name
@@ -295,7 +319,10 @@ class ReusePlanner:
                 moved[number] = following
                 following += 1
         kept_bytes = sum(self._stored_length(run) for run in runs)
-        return Reuse(runs, moved, kept_bytes, self.counts, dropped)
+        is_all_kept = all(
+            new == old if self._live[old] else new in (-1, old) for old, new in enumerate(moved)
+        )
+        return Reuse(runs, moved, kept_bytes, self.counts, dropped, is_all_kept)
 
 
 def _same_path(one: Entry, other: Entry) -> bool:

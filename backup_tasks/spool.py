@@ -1,4 +1,4 @@
-"""A sorted stream of records that is written once and read back: small in memory at any size.
+"""Sorted streams that are written once and read back: small in memory at any size.
 
 Lines are kept compressed, in memory up to `SPILL_BYTES`, beyond that in an unlinked temporary
 file (0600, as `tempfile` makes them). A million entries take about 60 MB.
@@ -20,24 +20,16 @@ _BLOCK_BYTES = 2**18
 _LENGTH = struct.Struct("<I")
 
 
-Record = TypeVar("Record", bound=msgspec.Struct)
+class LineSpool:
+    """Append lines, then iterate over them in the same order, as often as needed."""
 
-
-class Spool(Generic[Record]):
-    """Append records of one kind, then iterate over them in the same order, as often as needed."""
-
-    def __init__(self, kind: type[Record]) -> None:
-        self._encode = msgspec.json.Encoder().encode
-        self._decode = msgspec.json.Decoder(kind).decode_lines
+    def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=SPILL_BYTES)  # noqa: SIM115
         self._block = bytearray()
-        self.count = 0
 
-    def append(self, record: Record) -> None:
-        """Add one at the end."""
-        self._block += self._encode(record)
-        self._block += b"\n"
-        self.count += 1
+    def append(self, line: bytes) -> None:
+        """Add one line, with its newline, at the end."""
+        self._block += line
         if len(self._block) >= _BLOCK_BYTES:
             self._flush()
 
@@ -47,7 +39,8 @@ class Spool(Generic[Record]):
             self._file.write(_LENGTH.pack(len(packed)) + packed)
             self._block.clear()
 
-    def __iter__(self) -> Iterator[Record]:
+    def blocks(self) -> Iterator[bytes]:
+        """The lines again, many at once."""
         self._flush()
         place = 0
         while True:
@@ -56,13 +49,53 @@ class Spool(Generic[Record]):
             if not prefix:
                 return
             (length,) = _LENGTH.unpack(prefix)
-            block = isal_zlib.decompress(self._file.read(length))
+            yield isal_zlib.decompress(self._file.read(length))
             place += _LENGTH.size + length
-            yield from self._decode(block)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self.blocks():
+            yield from block.splitlines(keepends=True)
 
     def close(self) -> None:
         """Free the memory or the file."""
         self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+class Spool(Generic[Record]):
+    """Append records of one kind, then iterate over them in the same order, as often as needed."""
+
+    def __init__(self, kind: type[Record]) -> None:
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(kind).decode_lines
+        self._lines = LineSpool()
+        self.count = 0
+
+    def append(self, record: Record) -> None:
+        """Add one at the end."""
+        self._lines.append(self._encode(record) + b"\n")
+        self.count += 1
+
+    def __iter__(self) -> Iterator[Record]:
+        for block in self._lines.blocks():
+            yield from self._decode(block)
+
+    def close(self) -> None:
+        """Free the memory or the file."""
+        self._lines.close()
 
     def __enter__(self) -> Self:
         return self

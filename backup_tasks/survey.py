@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.journal import Problem
 from backup_tasks.last_archive import LastArchive
-from backup_tasks.manifest import MANIFEST_PATH, Entry
+from backup_tasks.manifest import MANIFEST_PATH, Entry, decode_entry
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
 from backup_tasks.profile_model import Profile
@@ -17,9 +17,11 @@ from backup_tasks.progress import Progress
 from backup_tasks.recheck import ContentCheck
 from backup_tasks.snapshot import Walk, WalkRules, plan_sources
 from backup_tasks.spool import Spool
+from backup_tasks.steps import LeafLines, Steps
 from backup_tasks.stores.base import PartLimits
 from backup_tasks.text import printable
 
+_COUNTED_TOGETHER = 256
 Report = Callable[[str, str], None]
 
 
@@ -36,7 +38,7 @@ class Survey:
     """The sources as one walk saw them, compared with the last archive.
 
     Attributes:
-        leaves: everything but folders, in the order of the walk; folders: those.
+        steps: everything in the order of the walk; folders: their entries.
         reuse: what is kept of the last archive.
         totals: source -> what lies below it.
         content_bytes: of all files; read_bytes: of those that must be read.
@@ -44,7 +46,7 @@ class Survey:
         sockets: sockets met, which are not stored.
     """
 
-    leaves: Spool[PlannedEntry] = field(default_factory=lambda: Spool(PlannedEntry))
+    steps: Steps = field(default_factory=Steps)
     folders: Spool[Entry] = field(default_factory=lambda: Spool(Entry))
     reuse: Reuse = NO_REUSE
     totals: dict[str, SourceTotals] = field(default_factory=dict)
@@ -56,11 +58,11 @@ class Survey:
     @property
     def count(self) -> int:
         """Entries of any kind."""
-        return self.leaves.count + self.folders.count
+        return self.steps.leaves + self.folders.count
 
     def close(self) -> None:
         """Free memory and temporary files."""
-        self.leaves.close()
+        self.steps.close()
         self.folders.close()
 
 
@@ -91,7 +93,7 @@ def survey_sources(
         leaves = _sort_out(walk.entries(), survey, progress)
         if last is None:
             for entry in leaves:
-                survey.leaves.append(PlannedEntry(entry))
+                survey.steps.add(PlannedEntry(entry))
             survey.read_bytes = survey.content_bytes
         else:
             _compare(leaves, last, survey, limits, progress)
@@ -122,18 +124,36 @@ def _own_folder(profile: Profile) -> list[str]:
 
 def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> Iterator[Entry]:
     """Count every entry, put the folders aside, and pass the leaves on."""
-    tops = [(os.path.realpath(s).lstrip("/"), totals) for s, totals in survey.totals.items()]
+    below = _TotalsBelow(survey.totals)
+    uncounted = 0
     for entry in entries:
         survey.content_bytes += entry.size
-        for top, totals in tops:
-            if not top or entry.name == top or entry.name.startswith(top + "/"):
-                totals.entries += 1
-                totals.bytes += entry.size
-        progress.advance(0, 1)
+        below.count(entry)
+        uncounted += 1
+        if uncounted == _COUNTED_TOGETHER:
+            progress.advance(0, uncounted)
+            uncounted = 0
         if entry.type == "dir":
             survey.folders.append(entry)
+            survey.steps.add_folder()
         else:
             yield entry
+    progress.advance(0, uncounted)
+
+
+class _TotalsBelow:
+    """Counts entries for the sources that they lie below."""
+
+    def __init__(self, totals: dict[str, SourceTotals]) -> None:
+        self._tops = [(os.path.realpath(source).lstrip("/"), t) for source, t in totals.items()]
+
+    def count(self, entry: Entry) -> None:
+        """Count one entry for every source that holds it."""
+        name = entry.path or entry.name
+        for top, totals in self._tops:
+            if name.startswith(top) and (not top or name[len(top) : len(top) + 1] in ("", "/")):
+                totals.entries += 1
+                totals.bytes += entry.size
 
 
 def _compare(
@@ -148,18 +168,29 @@ def _compare(
     try:
         chunks = last.base.chunks
         planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same)
-        for plan in planner.join(leaves, last.manifest.entries()):
-            survey.leaves.append(plan)
+        for plan in planner.join(leaves, last.entries()):
+            survey.steps.add(plan)
     finally:
         check.close()
         os.close(root)
     survey.rechecked_bytes = check.read_bytes
     survey.reuse = planner.decide(limits.smallest, limits.count // 2)
-    survey.read_bytes = sum(
-        plan.entry.size
-        for plan in survey.leaves
-        if not (plan.is_same and survey.reuse.keeps(plan.entry))
-    )
+    survey.read_bytes = survey.steps.unkept_bytes
+    if not survey.reuse.is_all_kept:
+        survey.read_bytes += _bytes_in_dropped_chunks(last, survey)
+
+
+def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
+    """Content of unchanged files that are read again, because their chunk is not kept."""
+    content_bytes = 0
+    lines = LeafLines(last.leaf_lines())
+    for step in survey.steps:
+        if step.plan is not None and step.plan.is_same:
+            entries: Iterable[Entry] = (step.plan.entry,)
+        else:
+            entries = map(decode_entry, lines.take(step))
+        content_bytes += sum(e.size for e in entries if not survey.reuse.keeps(e))
+    return content_bytes
 
 
 @dataclass(frozen=True, slots=True)
