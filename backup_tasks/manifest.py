@@ -190,6 +190,11 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], line: bytes, complaint: str
         raise ArchiveError(f"{complaint}: {error}") from error
 
 
+def _unsound(number: int) -> ArchiveError:
+    return ArchiveError(f"the manifest's entry {number} names a chunk that is not there")
+
+
+_BLOCK_BYTES = 2**18
 _FOLDER_MARK = b'"type":"dir"'
 
 
@@ -223,8 +228,32 @@ class Manifest:
 
     def entries(self) -> Iterator[Entry]:
         """Every entry in the order of the walk. One iteration at a time."""
-        for entry, _ in self.entries_with_place():
-            yield entry
+        count = 0
+        for block in self._blocks():
+            try:
+                entries = _entry_decoder.decode_lines(block)
+            except msgspec.MsgspecError as error:
+                raise ArchiveError(
+                    f"the manifest holds a line that is no entry: {error}"
+                ) from error
+            for entry in entries:
+                if not self._is_sound(entry):
+                    raise _unsound(count)
+                yield entry
+                count += 1
+        self._check_count(count)
+
+    def _blocks(self) -> Iterator[bytes]:
+        """The lines of entries, many at once, always whole ones."""
+        place = self._entries_start
+        while True:
+            self._lines.seek(place)
+            block = self._lines.read(_BLOCK_BYTES)
+            if not block:
+                return
+            block += self._lines.readline(LINE_BYTES)
+            place += len(block)
+            yield block
 
     def entries_with_place(self) -> Iterator[tuple[Entry, int]]:
         """Every entry with the position of its line, for `entry_at`."""
@@ -233,20 +262,27 @@ class Manifest:
         count = 0
         for line in iter(lambda: self._lines.readline(LINE_BYTES), b""):
             entry = decode_entry(line)
-            if entry.size < 0 or not self._is_place(entry):
-                raise ArchiveError(f"the manifest's entry {count} names a chunk that is not there")
+            if not self._is_sound(entry):
+                raise _unsound(count)
             yield entry, place
             place += len(line)
             count += 1
+        self._check_count(count)
+
+    def _is_sound(self, entry: Entry) -> bool:
+        chunks, number = self.chunks, entry.chunk
+        return (
+            entry.size >= 0
+            and 0 <= number < len(chunks)
+            and 0 <= entry.offset < chunks[number].raw
+            and not any(stale >= len(chunks) or stale < 0 for stale in entry.stale)
+        )
+
+    def _check_count(self, count: int) -> None:
         if count != self.header.entries:
             raise ArchiveError(
                 f"the manifest holds {count} entries, its header says {self.header.entries}"
             )
-
-    def _is_place(self, entry: Entry) -> bool:
-        return (
-            0 <= entry.chunk < len(self.chunks) and 0 <= entry.offset < self.chunks[entry.chunk].raw
-        )
 
     def leaf_lines(self) -> Iterator[bytes]:
         """The lines of everything but folders, as they stand, in the order of the walk."""
