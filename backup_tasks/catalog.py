@@ -63,7 +63,8 @@ def read_details(store: Store, backups: Sequence[Backup]) -> list[BackupDetails]
         try:
             return BackupDetails(backup, read_header(store, backup.stored))
         except (ArchiveError, StoreError) as error:
-            return BackupDetails(backup, None, str(error))
+            trouble = str(error).removeprefix(f"{backup.stored.name}: ")
+            return BackupDetails(backup, None, trouble)
 
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
         return list(pool.map(read, backups))

@@ -195,7 +195,7 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-def s3_store(bucket: S3Bucket, **others: str) -> str:
+def s3_store(bucket: S3Bucket, **others: str | int) -> str:
     """The lines of [store] for a bucket of the test server; `others` replace single keys."""
     keys = {
         "url": f"s3://{bucket.bucket}/backups/",

@@ -160,7 +160,7 @@ def test_permission_lost_in_the_middle_leaves_nothing(cli: Cli, s3_bucket: S3Buc
 
 def test_server_that_is_down_is_named(cli: Cli, s3_bucket: S3Bucket) -> None:
     closed = "http://127.0.0.1:9"  # the port "discard", which nobody serves
-    cli.write_profile(s3_store(s3_bucket, endpoint_url=closed) + "\nmax_attempts = 2")
+    cli.write_profile(s3_store(s3_bucket, endpoint_url=closed, max_attempts=2))
     assert_refused(cli, cli.run(*BACKUP), 1, closed, "Connection refused")
 
 
@@ -169,7 +169,7 @@ def test_server_that_dies_in_the_middle_costs_this_run_only(cli: Cli, tmp_path: 
         client = server.client()
         client.create_bucket(Bucket="bucket")
         bucket = S3Bucket(proxy.endpoint, "bucket", server.access_key, server.secret_key, client)
-        cli.write_profile(s3_store(bucket) + "\nmax_attempts = 2")
+        cli.write_profile(s3_store(bucket, max_attempts=2))
         first = cli.back_up()
 
         def die(request: object, pass_on: object) -> None:
@@ -387,7 +387,7 @@ def test_store_is_not_used_by_two_profiles_at_once(cli: Cli) -> None:
 def failing_profiles(cli: Cli, bucket: S3Bucket, smtp_port: int) -> list[str]:
     """Profiles that fail in different rooms, each with a literal secret."""
     keys = {"secret_access_key": CANARY, "session_token": CANARY + "-token"}
-    closed = s3_store(bucket, endpoint_url="http://127.0.0.1:9", **keys) + "\nmax_attempts = 1"
+    closed = s3_store(bucket, endpoint_url="http://127.0.0.1:9", max_attempts=1, **keys)
     cli.write_profile(s3_store(bucket, **keys), name="keys")
     cli.write_profile(closed, name="down")
     login = f'username = "{USERNAME}"\npassword = "{CANARY}"\n'
