@@ -42,14 +42,13 @@ class MetadataSetter:
     def set_open(self, descriptor: int, member: Member) -> None:
         """For an open file or folder."""
         uid, gid = owner_of(member)
-        is_owned = True
         try:
             os.fchown(descriptor, uid, gid)
         except OSError as error:
-            is_owned = self._note_owner(error)
+            self._note_owner(error)
             with contextlib.suppress(OSError):
                 os.fchown(descriptor, -1, gid)
-        mode = self._mode_of(member, is_owned)
+        mode = self._mode_of(member, os.fstat(descriptor))
         self._drop_inherited(descriptor, member)
         if member.kind != "dir":
             os.fchmod(descriptor, mode)
@@ -62,37 +61,40 @@ class MetadataSetter:
     def set_by_name(self, folder: int, name: str, member: Member) -> None:
         """For a link, FIFO or device just made in `folder`; a symlink is not followed."""
         uid, gid = owner_of(member)
-        is_owned = True
         try:
             os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
         except OSError as error:
-            is_owned = self._note_owner(error)
+            self._note_owner(error)
             with contextlib.suppress(OSError):
                 os.chown(name, -1, gid, dir_fd=folder, follow_symlinks=False)
         place = f"/proc/self/fd/{folder}/{name}"
         if member.kind != "symlink":
             self._drop_inherited(place, member)
-            os.chmod(name, self._mode_of(member, is_owned), dir_fd=folder)
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            os.chmod(name, self._mode_of(member, status), dir_fd=folder)
         self._set_xattrs(place, member, follow=False)
         times = (member.mtime_ns, member.mtime_ns)
         os.utime(name, ns=times, dir_fd=folder, follow_symlinks=False)
 
-    def _mode_of(self, member: Member, is_owned: bool) -> int:
-        if member.kind == "dir" or not member.mode & _SPECIAL_BITS:
+    def _mode_of(self, member: Member, status: os.stat_result) -> int:
+        special = member.mode & _SPECIAL_BITS
+        if member.kind == "dir" or not special:
             return member.mode
         if not self._trusted:
             self.notes.add("setuid and setgid bits were left out; --trusted restores them")
-        elif is_owned:
-            return member.mode
-        else:
+            return member.mode & ~special
+        uid, gid = owner_of(member)
+        wrong = (stat.S_ISUID if status.st_uid != uid else 0) | (
+            stat.S_ISGID if status.st_gid != gid else 0
+        )
+        if wrong & special:
             self.notes.add("setuid and setgid bits were left out where the owner could not be set")
-        return member.mode & ~_SPECIAL_BITS
+        return member.mode & ~wrong
 
-    def _note_owner(self, error: OSError) -> bool:
+    def _note_owner(self, error: OSError) -> None:
         if error.errno not in _NOT_ALLOWED:
             raise error
         self.notes.add("owners could not all be set; run as root to restore them")
-        return False
 
     def _drop_inherited(self, place: int | str, member: Member) -> None:
         """A new file inherits its folder's default ACL, and a folder that was there before may

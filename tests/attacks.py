@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -21,8 +20,8 @@ from backup_tasks.manifest import (
     Entry,
     EntryType,
     Header,
+    encode_line,
     name_fields,
-    write_manifest,
 )
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
@@ -163,9 +162,8 @@ def forge_end(
         "chunk_bytes": offset,
         **header,
     }
-    lines = io.BytesIO()
-    write_manifest(lines, Header(**said), chunks, entries)  # type: ignore[arg-type]
-    text = lines.getvalue()
+    records = [Header(**said), *chunks, *entries]  # type: ignore[arg-type]
+    text = b"".join(map(encode_line, records))
     member = Member(MANIFEST_PATH.encode(), "file", size=len(text), stored=len(text), mode=0o600)
     raw = encode_headers(member) + text + bytes(padding_bytes(len(text)))
     return seal(offset, compress_chunk(raw, 1).stored)

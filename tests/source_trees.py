@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import pickle
 import socket
@@ -20,7 +21,7 @@ NAMES = {
     "plain": "plain",
     "newline": "line\nbreak\r",
     "controls": "\x01\x1b[31mred\x7f\t",
-    "right-to-left": "‮txt.exe",
+    "right-to-left": "\u202etxt.exe",
     "composed": "é e\u0301",
     "latin-1": os.fsdecode(b"caf\xe9"),
     "bytes": os.fsdecode(bytes(range(0x80, 0x100))),
@@ -72,7 +73,7 @@ def make_long_path(root: Path, length: int) -> None:
     """A file whose path below `root` is longer than any system call takes."""
     root.mkdir()
     folder = os.open(root, os.O_RDONLY)
-    for number in range(length // 201 + 1):
+    for number in range(length // 200 + 1):
         name = f"{number:03}".ljust(200, "x")
         os.mkdir(name, dir_fd=folder)
         below = os.open(name, os.O_RDONLY, dir_fd=folder)
@@ -266,10 +267,14 @@ def disk_usage(root: Path) -> dict[str, int]:
 
 def assert_same_tree(original: Path, restored: Path) -> None:
     """Nobody's tool finds a difference."""
-    assert rsync_differences(original, restored) == []
+    differences = rsync_differences(original, restored)
+    assert not differences, differences
     expected, found = attributes_of(original), attributes_of(restored)
     for tool, told in expected.items():
-        assert found[tool].splitlines() == told.splitlines(), tool
+        differences = [
+            *difflib.unified_diff(told.splitlines(), found[tool].splitlines(), lineterm="", n=0)
+        ]
+        assert not differences, (tool, differences)
 
 
 def as_nobody(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -1,0 +1,431 @@
+"""Every file comes back as it was, in the eyes of other people's tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup_tasks.catalog import find_backups
+from backup_tasks.local_zone import find_zone
+from backup_tasks.paths import Paths
+from backup_tasks.progress import SilentProgress
+from backup_tasks.reader import read_manifest
+from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from tests.attacks import Item, forge_ours, forge_plain
+from tests.attacks import restore as restore_forged
+from tests.backups import Backups
+from tests.source_trees import (
+    IS_ROOT,
+    NOBODY,
+    as_nobody,
+    assert_same_tree,
+    attributes_of,
+    make_attributes,
+    make_links,
+    make_long_path,
+    make_modes,
+    make_socket,
+    make_sparse,
+    make_whole_tree,
+    rsync_differences,
+    run,
+)
+
+UTC = find_zone("UTC")
+MIB = 2**20
+AS_GNU_TAR_NEEDS = ("--xattrs", "--xattrs-include=*", "--acls")
+
+
+@pytest.fixture
+def backups(tmp_path: Path, paths: Paths) -> Backups:
+    return Backups(tmp_path / "source", tmp_path / "store", paths)
+
+
+def restore(backups: Backups, target: Path, *patterns: str, **options: Any) -> RestoreReport:
+    """Restore the newest backup as root would in place, but elsewhere."""
+    store = backups.open_store()
+    request = RestoreRequest(paths=patterns, target=target, trusted=True)
+    newest = find_backups(store, UTC)[-1]
+    return run_restore(store, newest, replace(request, **options), SilentProgress())
+
+
+def test_a_tree_with_everything_comes_back_as_it_was(backups: Backups, tmp_path: Path) -> None:
+    make_whole_tree(backups.source)
+    assert backups.backup().problems == []
+    report = restore(backups, tmp_path / "target")
+    assert (report.extracted.problems, report.extracted.notes) == ([], set())
+    assert_same_tree(backups.source, backups.in_target(tmp_path / "target"))
+
+
+def test_the_oracle_sees_each_thing_that_this_file_speaks_of(tmp_path: Path) -> None:
+    """Or else the test before this one would show nothing."""
+    make_whole_tree(tmp_path / "one")
+    subprocess.run(["cp", "-a", tmp_path / "one", tmp_path / "two"], check=True)
+    assert_same_tree(tmp_path / "one", tmp_path / "two")
+    two = tmp_path / "two"
+    spoilers = [
+        lambda: os.utime(two / "times" / "zero", ns=(0, 1)),
+        lambda: os.utime(two / "times" / "zero folder", ns=(0, 1)),
+        lambda: (two / "modes" / "folder 755").chmod(0o754),
+        lambda: os.setxattr(two / "attributes" / "file", "user.empty", b"!"),
+        lambda: run("setfacl", "-x", str(NOBODY), two / "attributes" / "acl"),
+        lambda: run("setfacl", "-k", two / "attributes" / "acl folder"),
+        lambda: shutil.copy2(two / "links" / "zz last", two / "x").replace(two / "links/zz last"),
+        lambda: (two / "names" / "link plain").unlink(),
+    ]
+    for spoil in spoilers:
+        subprocess.run(["rsync", "-aHAX", "--delete", f"{tmp_path}/one/", two], check=True)
+        spoil()
+        with pytest.raises(AssertionError):
+            assert_same_tree(tmp_path / "one", two)
+
+
+def test_gnu_tar_gives_the_same(backups: Backups, tmp_path: Path) -> None:
+    make_whole_tree(backups.source)
+    backups.backup()
+    (tmp_path / "target").mkdir()
+    run("tar", "-xzpf", backups.archive(), *AS_GNU_TAR_NEEDS, "-C", tmp_path / "target")
+    assert_same_tree(backups.source, backups.in_target(tmp_path / "target"))
+
+
+def test_plain_archives_of_gnu_tar_come_back_with_links_xattrs_and_acls(
+    backups: Backups, tmp_path: Path
+) -> None:
+    backups.source.mkdir()
+    make_links(backups.source / "links")
+    (backups.source / "links" / "folder" / "fifo too").unlink()  # which GNU tar stores as two
+    make_attributes(backups.source / "attributes")
+    make_sparse(backups.source / "sparse")
+    backups.write_profile()
+    name = backups.store_folder / "2025-06-12_0200-backup.tar.gz"
+    options = ("--format=posix", "--sparse", *AS_GNU_TAR_NEEDS)
+    run("tar", "-czf", name, *options, "-C", "/", str(backups.source).lstrip("/"))
+    report = restore(backups, tmp_path / "target")
+    assert (report.extracted.problems, report.extracted.notes) == ([], set())
+    assert_same_tree(backups.source, backups.in_target(tmp_path / "target"))
+
+
+def test_paths_beyond_4096_bytes_are_stored_and_restored(backups: Backups, tmp_path: Path) -> None:
+    backups.source.mkdir()
+    make_long_path(backups.source / "long", 5000)
+    assert backups.backup().problems == []
+    report = restore(backups, tmp_path / "target")
+    assert report.extracted.problems == []
+    for path in (backups.source, backups.in_target(tmp_path / "target")):
+        assert _deepest(path / "long") == (26, "at the end of a long path", "leaf", True)
+    # Hand the folders back short enough for other programs to remove.
+    for path in (backups.source, tmp_path / "target"):
+        run("find", path, "-depth", "-delete")
+
+
+def _deepest(folder: Path) -> tuple[int, str, str, bool]:
+    """How deep it goes, and the file, the link and the second name that lie at the end."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    depth = 0
+    while True:
+        below = [name for name in os.listdir(descriptor) if name[0].isdigit()]
+        if not below:
+            break
+        following = os.open(below[0], os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = following
+        depth += 1
+    with open(os.open("leaf", os.O_RDONLY, dir_fd=descriptor)) as leaf:
+        text = leaf.read()
+    link = os.readlink("link", dir_fd=descriptor)
+    inodes = {os.stat(name, dir_fd=descriptor).st_ino for name in ("leaf", "twin")}
+    os.close(descriptor)
+    return depth, text, link, len(inodes) == 1
+
+
+def test_a_file_beyond_8_gib_costs_what_it_holds_and_its_holes_are_holes_again(
+    backups: Backups, tmp_path: Path
+) -> None:
+    backups.source.mkdir()
+    huge = backups.source / "huge"
+    with huge.open("wb") as file:
+        file.seek(5 * 2**30)
+        file.write(b"in the middle of nowhere")
+        file.truncate(8 * 2**30 + 5)
+    os.utime(huge, ns=(1, 1))
+    record = backups.backup()
+    assert record.raw_bytes == 8 * 2**30 + 5
+    assert record.archive_bytes < 20_000
+    report = restore(backups, tmp_path / "target")
+    twin = backups.in_target(tmp_path / "target") / "huge"
+    assert report.fetched_bytes < 20_000
+    assert (twin.stat().st_size, twin.stat().st_mtime_ns) == (8 * 2**30 + 5, 1)
+    assert twin.stat().st_blocks * 512 <= 8192
+    with twin.open("rb") as file:
+        file.seek(5 * 2**30)
+        assert file.read(24) == b"in the middle of nowhere"
+
+
+def test_holes_are_neither_stored_nor_filled(backups: Backups, tmp_path: Path) -> None:
+    backups.source.mkdir()
+    make_sparse(backups.source / "sparse")
+    record = backups.backup()
+    data = sum(file.stat().st_blocks * 512 for file in (backups.source / "sparse").iterdir())
+    assert record.archive_bytes < data + 30_000
+    restore(backups, tmp_path / "target")
+    twin = backups.in_target(tmp_path / "target") / "sparse"
+    for file in (backups.source / "sparse").iterdir():
+        assert (twin / file.name).stat().st_blocks <= file.stat().st_blocks, file.name
+    told = [run("du", "-sk", folder).split()[0] for folder in (backups.source / "sparse", twin)]
+    assert int(told[1]) <= int(told[0])
+
+
+def test_only_one_of_several_links_may_lie_inside_the_sources(
+    backups: Backups, tmp_path: Path
+) -> None:
+    backups.source.mkdir()
+    (tmp_path / "outside").write_text("shared with the outside")
+    os.link(tmp_path / "outside", backups.source / "inside")
+    assert backups.backup().problems == []
+    restore(backups, tmp_path / "target")
+    twin = backups.in_target(tmp_path / "target") / "inside"
+    assert (twin.read_text(), twin.stat().st_nlink) == ("shared with the outside", 1)
+
+
+@pytest.mark.parametrize("kept", ["a first", "b second", "c third"])
+def test_one_of_several_links_can_be_restored_alone(
+    backups: Backups, tmp_path: Path, kept: str
+) -> None:
+    backups.source.mkdir()
+    (backups.source / "a first").write_text("one file, three names")
+    for name in ("b second", "c third"):
+        os.link(backups.source / "a first", backups.source / name)
+    backups.backup()
+    report = restore(backups, tmp_path / "target", f"{str(backups.source).lstrip('/')}/{kept}")
+    twin = backups.in_target(tmp_path / "target")
+    assert os.listdir(twin) == [kept]
+    assert (twin / kept).read_text() == "one file, three names"
+    assert (twin / kept).stat().st_mtime_ns == (backups.source / kept).stat().st_mtime_ns
+    assert report.extracted.problems == []
+
+
+def test_links_whose_first_is_not_wanted_still_share_one_file(
+    backups: Backups, tmp_path: Path
+) -> None:
+    backups.source.mkdir()
+    (backups.source / "a first").write_text("one file, three names")
+    for name in ("b second", "c third"):
+        os.link(backups.source / "a first", backups.source / name)
+    backups.backup()
+    restore(backups, tmp_path / "target", "b second", "c third")
+    twin = backups.in_target(tmp_path / "target")
+    assert (twin / "b second").stat().st_nlink == 2
+    assert (twin / "c third").samefile(twin / "b second")
+
+
+def test_sockets_are_counted_but_not_stored(backups: Backups, tmp_path: Path) -> None:
+    backups.source.mkdir()
+    (backups.source / "file").write_text("x")
+    make_socket(backups.source / "socket")
+    record = backups.backup()
+    assert record.problems == []
+    restore(backups, tmp_path / "target")
+    assert os.listdir(backups.in_target(tmp_path / "target")) == ["file"]
+
+
+def test_the_manifest_says_of_each_entry_what_stat_says(backups: Backups) -> None:
+    make_whole_tree(backups.source)
+    backups.backup()
+    store = backups.open_store()
+    manifest = read_manifest(store, find_backups(store, UTC)[-1].stored)
+    assert manifest is not None
+    count = 0
+    for entry in manifest.entries():
+        found = os.lstat(b"/" + os.fsencode(entry.name))
+        said = (entry.mode, entry.uid, entry.gid, entry.inode, entry.device)
+        assert said == (
+            stat.S_IMODE(found.st_mode),
+            found.st_uid,
+            found.st_gid,
+            found.st_ino,
+            found.st_dev,
+        )
+        if entry.name.startswith(str(backups.source).lstrip("/")):
+            assert entry.mtime_ns == found.st_mtime_ns
+            assert entry.ctime_ns == found.st_ctime_ns
+            count += 1
+    assert count > 200
+
+
+def test_a_default_acl_of_the_target_does_not_stick_to_what_is_restored(
+    backups: Backups, tmp_path: Path
+) -> None:
+    backups.source.mkdir()
+    (backups.source / "folder").mkdir()
+    (backups.source / "folder" / "file").write_text("x")
+    os.mkfifo(backups.source / "fifo")
+    backups.backup()
+    (tmp_path / "target").mkdir()
+    run("setfacl", "-m", "d:u:1:rwx,d:g:1:rwx,d:o::rwx", tmp_path / "target")
+    restore(backups, tmp_path / "target")
+    assert_same_tree(backups.source, backups.in_target(tmp_path / "target"))
+
+
+def test_attributes_that_do_not_fit_are_said_and_the_file_is_kept(tmp_path: Path) -> None:
+    """ext4 has one block for the attributes of a file; others take up to 64 KiB each."""
+    item = Item("file", xattrs={f"user.{n}": bytes(60_000) for n in range(3)})
+    for number, forge in enumerate((forge_ours, forge_plain)):
+        target = tmp_path / f"target {number}"
+        report = restore_forged(tmp_path / "store", forge([item, Item("other")]), target)
+        assert sorted(os.listdir(target)) == ["file", "other"]
+        kept = len(os.listxattr(target / "file"))
+        assert kept == 3 or any("no room" in note for note in report.extracted.notes)
+
+
+# As an ordinary user. The fixtures that follow make what such a user may see.
+
+
+@dataclass
+class UserScene:
+    """A place that belongs to an ordinary user, with a source in it."""
+
+    here: Path
+    backups: Backups
+
+    def back_up_and_restore(self) -> tuple[list[Any], RestoreReport]:
+        problems = self.backups.backup().problems
+        return problems, restore(self.backups, self.here / "target")
+
+
+@pytest.fixture
+def user_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UserScene]:
+    # Folders of pytest are closed to others.
+    run_folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    run_folder.chmod(0o755)
+    here = run_folder / "here"
+    here.mkdir()
+    folders = {name: here / name for name in ("profiles", "logs", "state")}
+    for folder in (*folders.values(), here / "store"):
+        folder.mkdir()
+    from backup_tasks.paths import PROJECT_ROOT
+
+    paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
+    yield UserScene(here, Backups(here / "source", here / "store", paths))
+    run("find", run_folder, "-depth", "-delete")
+
+
+def give_away(folder: Path) -> None:
+    """Everything in the folder to the ordinary user, if that is somebody else."""
+    if IS_ROOT:
+        run("chown", "-R", "-h", f"{NOBODY}:{NOBODY}", folder)
+
+
+def test_as_an_ordinary_user_ones_own_tree_comes_back_as_it_was(user_scene: UserScene) -> None:
+    source = user_scene.backups.source
+    give_away(user_scene.here)
+
+    def make() -> None:
+        source.mkdir()
+        make_links(source / "links")
+        (source / "modes").mkdir()
+        for mode in (0o400, 0o644, 0o4755, 0o2711, 0o1600):
+            (source / "modes" / f"{mode:o}").write_text("x")
+            (source / "modes" / f"{mode:o}").chmod(mode)
+        (source / "modes" / "folder").mkdir(0o500)
+        os.setxattr(source / "modes" / "644", "user.note", b"mine")
+        run("setfacl", "-m", "u:1:r", source / "modes" / "644")
+
+    as_nobody(make)
+    problems, report = as_nobody(user_scene.back_up_and_restore)
+    assert problems == []
+    assert report.extracted.problems == []
+    # The folders above the source are root's.
+    assert all("owners" in note for note in report.extracted.notes)
+    twin = user_scene.backups.in_target(user_scene.here / "target")
+    assert_same_tree(source, twin)
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can make what belongs to others")
+def test_as_an_ordinary_user_all_is_set_that_may_be_and_the_rest_is_said_once(
+    user_scene: UserScene,
+) -> None:
+    source = user_scene.backups.source
+    source.mkdir()
+    make_modes(source / "modes")
+    (source / "capable").write_text("x")
+    run("setcap", "cap_chown+ep", source / "capable")
+    os.mknod(source / "device", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    user_scene.backups.backup()
+    before = attributes_of(source)["stat"]
+    run("chmod", "-R", "a+rX", user_scene.backups.store_folder)
+    for name in ("profiles", "logs", "state"):
+        give_away(user_scene.here / name)
+    (user_scene.here / "target").mkdir()
+    give_away(user_scene.here / "target")
+
+    report = as_nobody(lambda: restore(user_scene.backups, user_scene.here / "target"))
+    twin = user_scene.backups.in_target(user_scene.here / "target")
+    device = str(source / "device").lstrip("/")
+    assert report.extracted.problems == [(device, "Operation not permitted")]
+    notes = " ".join(report.extracted.notes)
+    assert len(report.extracted.notes) == 3
+    assert "owners could not all be set" in notes
+    assert "setuid and setgid bits were left out where the owner" in notes
+    assert "extended attributes could not all be set" in notes
+    assert before == attributes_of(source)["stat"]
+    # What rsync would change: owners, groups, the modes of setuid files; but no time, no content.
+    for line in rsync_differences(source, twin):
+        change, _, name = line.partition(" ")
+        assert change[0] in ".cS" or name == "device", line
+        assert set(change[2:]) <= set(".pogax") or "device" in name, line
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can make what belongs to others")
+def test_a_setuid_bit_is_not_set_on_a_file_that_could_not_be_given_to_its_owner(
+    user_scene: UserScene,
+) -> None:
+    """It would make anybody who runs it the user who restored."""
+    archive = forge_ours(
+        [Item("of root", mode=0o6755, uid=0), Item("own", mode=0o6755, uid=NOBODY)]
+    )
+    give_away(user_scene.here)
+    target = user_scene.here / "target"
+
+    def go() -> None:
+        from backup_tasks.catalog import find_backups as find
+        from backup_tasks.stores.directory import DirectoryStore
+
+        store = DirectoryStore(user_scene.here / "store")
+        request = RestoreRequest(paths=(), target=target, trusted=True)
+        run_restore(store, find(store, UTC)[-1], request, SilentProgress())
+
+    (user_scene.here / "store" / "2025-06-12_0200-backup.tar.gz").write_bytes(archive)
+    as_nobody(go)
+    assert stat.S_IMODE((target / "of root").stat().st_mode) == 0o755
+    assert (target / "of root").stat().st_uid == NOBODY
+    # Its group is root's, so that only one of its two bits may stay.
+    assert stat.S_IMODE((target / "own").stat().st_mode) == 0o4755
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="root may read everything")
+def test_as_an_ordinary_user_what_cannot_be_read_is_named_and_costs_only_itself(
+    user_scene: UserScene,
+) -> None:
+    source = user_scene.backups.source
+    source.mkdir()
+    (source / "readable").write_text("x")
+    (source / "secret").write_text("x")
+    (source / "closed").mkdir()
+    (source / "closed" / "file").write_text("x")
+    give_away(user_scene.here)
+    for name in ("secret", "closed"):
+        os.chown(source / name, 0, 0)
+        (source / name).chmod(0o700)
+    problems, _ = as_nobody(user_scene.back_up_and_restore)
+    named = {problem.path.rpartition("/")[2]: problem.reason for problem in problems}
+    assert named == {"secret": "Permission denied", "closed": "Permission denied"}
+    twin = user_scene.backups.in_target(user_scene.here / "target")
+    assert sorted(os.listdir(twin)) == ["closed", "readable"]
