@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 PLAIN_SUFFIX = "-backup.tar.gz"
 ENCRYPTED_SUFFIX = "-backup.tar.gz.age.tar"
 _NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{4})(-backup\.tar\.gz(?:\.age\.tar)?)")
+_STAGING = re.compile(r"(.+)\.[0-9a-f]{8}\.partial")
 _FORMAT = "%Y-%m-%d_%H%M"
 
 
@@ -33,6 +34,21 @@ def parse_backup_name(object_name: str, zone: tzinfo) -> datetime | None:
 def is_backup_name(object_name: str) -> bool:
     """Whether an object of this name is a backup."""
     return parse_backup_name(object_name, UTC) is not None
+
+
+def render_staging_name(backup_name: str, run_id: str) -> str:
+    """The name under which a run collects what it sends, until the backup itself is complete.
+
+    Args:
+        run_id: eight hex digits that tell one run from all others.
+    """
+    return f"{backup_name}.{run_id}.partial"
+
+
+def is_staging_name(object_name: str) -> bool:
+    """Whether an object of this name is what a run collected for a backup."""
+    match = _STAGING.fullmatch(object_name)
+    return match is not None and is_backup_name(match[1])
 
 
 def render_backup_id(object_name: str) -> str:

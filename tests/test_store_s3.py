@@ -11,17 +11,19 @@ import pytest
 
 from backup_tasks.errors import (
     CopyRefused,
+    CopyUnsupported,
     ObjectChanged,
     ObjectExists,
     ObjectMissing,
     StoreError,
 )
 from backup_tasks.stores import open_store
-from backup_tasks.stores.base import ArchiveWriter
+from backup_tasks.stores.base import ArchiveWriter, Unfinished
 from backup_tasks.stores.s3 import S3Store
 from tests.conftest import S3Bucket
 from tests.faulty_proxy import (
     Answer,
+    Fault,
     FaultyProxy,
     PassOn,
     Request,
@@ -490,7 +492,7 @@ def test_an_archived_object_says_how_to_get_it_back(store: S3Store, proxy: Fault
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        (refuse(501, "NotImplemented"), CopyRefused),
+        (refuse(501, "NotImplemented"), CopyUnsupported),
         (refuse(403, "InvalidObjectState"), CopyRefused),
         (refuse(403, "AccessDenied"), CopyRefused),
         (refuse(412, "PreconditionFailed"), ObjectChanged),
@@ -510,6 +512,95 @@ def test_a_copy_that_cannot_be_says_why_by_its_kind(
     assert type(error.value) is expected
     assert NAME in told(error)
     writer.abort()
+
+
+def test_a_server_that_wants_all_parts_equal_cannot_take_copies(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    put(store, NAME, b"x" * PART)
+    proxy.misbehave("CompleteMultipartUpload", refuse(400, "InvalidPart", "must be equal"))
+    writer = store.write(OTHER, in_flight_bytes=MIB)
+    writer.copy(store.stat(NAME), 0, PART)
+    with pytest.raises(CopyUnsupported) as error:
+        writer.commit()
+    assert OTHER in told(error)
+    writer.abort()
+
+
+# Salvage
+
+
+def lose_second_part(request: Request, pass_on: PassOn) -> Answer | None:
+    return None if "partNumber=2&" in request.path + "&" else pass_on(request)
+
+
+def interrupted_upload(store: S3Store, proxy: FaultyProxy) -> Unfinished:
+    """An upload whose second of three parts never arrived."""
+    proxy.misbehave("UploadPart", lose_second_part, times=50)
+    writer = store.write(NAME, in_flight_bytes=64 * MIB)
+    for letter in (b"a", b"b", b"c"):
+        writer.send(letter * PART)
+    with writer._changed:  # type: ignore[attr-defined]
+        assert writer._changed.wait_for(  # type: ignore[attr-defined]
+            lambda: not writer._under_way,  # type: ignore[attr-defined]
+            timeout=60,
+        )
+    writer.leave()
+    (found,) = store.list_unfinished()
+    return found
+
+
+def test_salvage_ends_at_the_first_part_that_is_missing(store: S3Store, proxy: FaultyProxy) -> None:
+    found = store.salvage(interrupted_upload(store, proxy))
+    assert found is not None
+    assert store.read_range(found, 0, found.size) == b"a" * PART
+    assert store.list_unfinished() == []
+
+
+def test_salvage_whose_answer_is_lost_finds_what_it_made(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    upload = interrupted_upload(store, proxy)
+    proxy.misbehave("CompleteMultipartUpload", lose_answer)
+    found = store.salvage(upload)
+    assert found is not None
+    assert (found.name, found.size) == (NAME, PART)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [refuse(403, "AccessDenied"), refuse(501, "NotImplemented"), refuse(404, "NoSuchUpload")],
+)
+@pytest.mark.parametrize("operation", ["ListParts", "CompleteMultipartUpload"])
+def test_what_the_server_does_not_let_us_salvage_is_ended(
+    store: S3Store, proxy: FaultyProxy, operation: str, fault: Fault
+) -> None:
+    upload = interrupted_upload(store, proxy)
+    proxy.misbehave(operation, fault)
+    assert store.salvage(upload) is None
+    assert store.list_unfinished() == []
+    assert store.list_objects() == []
+
+
+def test_salvage_loses_nothing_when_the_server_cannot_be_reached(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    upload = interrupted_upload(store, proxy)
+    proxy.misbehave("ListParts", break_off, times=3)
+    with pytest.raises(StoreError) as error:
+        store.salvage(upload)
+    assert NAME in told(error)
+    found = store.salvage(upload)
+    assert found is not None
+    assert found.size == PART
+
+
+def test_what_is_sent_for_a_while_only_goes_to_no_archive_class(s3_bucket: S3Bucket) -> None:
+    store = S3Store(s3_settings(s3_bucket, storage_class="STANDARD_IA"))
+    put(store, NAME, b"kept")
+    put(store, f"{NAME}.0123abcd.partial", b"for a while")
+    listed = s3_bucket.client.list_objects_v2(Bucket=s3_bucket.bucket)["Contents"]
+    assert [item["StorageClass"] for item in listed] == ["STANDARD_IA", "STANDARD"]
 
 
 def test_copying_sends_no_bytes(store: S3Store, proxy: FaultyProxy) -> None:

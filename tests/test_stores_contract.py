@@ -12,15 +12,17 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreError
-from backup_tasks.stores.base import ArchiveWriter, PartBody, Store, StoredObject
-from backup_tasks.stores.directory import DirectoryStore
+from backup_tasks.stores.base import ArchiveWriter, PartBody, Store, StoredObject, Unfinished
+from backup_tasks.stores.directory import DirectoryStore, partial_path
 from backup_tasks.stores.s3 import S3Store
+from backup_tasks.stores.s3_writer import S3Writer
 from tests.conftest import S3Bucket
 from tests.settings import s3_settings
 
 MIB = 2**20
 PART = 5 * MIB
 NAME = "2025-06-12_0200-backup.tar.gz"
+STAGED = f"{NAME}.0123abcd.partial"
 OTHER = "2025-06-13_0200-backup.tar.gz"
 
 # Opens a store with this prefix (for a directory: this folder) in the test's own place.
@@ -238,6 +240,102 @@ def test_unfinished_writes_are_listed_and_can_be_ended(store: Store) -> None:
     with pytest.raises(StoreError):
         writer.commit()
     writer.abort()
+
+
+def begin(store: Store, name: str, *parts: bytes) -> Unfinished:
+    """Send parts, end as a lost connection would, and find what is left."""
+    writer = store.write(name, in_flight_bytes=64 * MIB)
+    for part in parts:
+        writer.send(part)
+    wait_until_arrived(store, writer)
+    writer.leave()
+    writer.leave()
+    with pytest.raises(StoreError):
+        writer.send(b"late")
+    (found,) = [one for one in store.list_unfinished() if one.name == name]
+    assert found.upload_id == writer.upload_id
+    return found
+
+
+def wait_until_arrived(store: Store, writer: ArchiveWriter) -> None:
+    if isinstance(writer, S3Writer):
+        with writer._changed:
+            assert writer._changed.wait_for(lambda: not writer._under_way, timeout=60)
+    writer.check()
+
+
+def test_salvage_makes_what_arrived_an_object(store: Store) -> None:
+    parts = [noise(PART + i, i) for i in range(3)]
+    upload = begin(store, STAGED, *parts)
+    assert store.list_objects() == []
+    found = store.salvage(upload)
+    assert found is not None
+    assert (found.name, found.size) == (STAGED, sum(map(len, parts)))
+    assert content_of(store, found) == b"".join(parts)
+    assert store.list_unfinished() == []
+    again = store.salvage(upload)
+    assert again is None or again == found
+    assert [(one.name, one.etag) for one in store.list_objects()] == [(STAGED, found.etag)]
+
+
+def test_salvaged_bytes_can_be_copied(store: Store) -> None:
+    found = store.salvage(begin(store, STAGED, noise(PART, 1), noise(PART, 2)))
+    assert found is not None
+    writer = store.write(NAME, in_flight_bytes=MIB)
+    writer.copy(found, 7, PART)
+    writer.send(b"end")
+    body = noise(PART, 1) + noise(PART, 2)
+    assert content_of(store, writer.commit()) == body[7 : 7 + PART] + b"end"
+
+
+def test_salvage_of_nothing_leaves_nothing(store: Store) -> None:
+    assert store.salvage(begin(store, STAGED)) is None
+    assert store.list_unfinished() == []
+    assert store.list_objects() == []
+
+
+def test_salvage_finds_what_an_earlier_one_made(store: Store) -> None:
+    """The server did it, and the answer was lost."""
+    upload = begin(store, STAGED, noise(PART))
+    found = store.salvage(upload)
+    assert found is not None
+    if isinstance(store, DirectoryStore):  # killed between the name and the end of the old one
+        os.link(store.folder / STAGED, partial_path(store.folder, STAGED, upload.upload_id))
+    else:
+        assert store.salvage(upload) == found
+    for left in store.list_unfinished():
+        assert store.salvage(left) == found
+    assert store.list_unfinished() == []
+    assert [one.name for one in store.list_objects()] == [STAGED]
+
+
+def test_commit_may_give_another_name_where_the_store_says_so(store: Store) -> None:
+    writer = store.write(STAGED, in_flight_bytes=MIB)
+    writer.send(b"hello")
+    if not store.can_rename:
+        with pytest.raises(ValueError, match="key"):
+            writer.commit(NAME)
+        writer.abort()
+        return
+    found = writer.commit(NAME)
+    assert (found.name, content_of(store, found)) == (NAME, b"hello")
+    assert store.stat(NAME) == found
+    assert [one.name for one in store.list_objects()] == [NAME]
+    assert store.list_unfinished() == []
+
+
+def test_check_tells_what_went_wrong_in_the_background(store: Store) -> None:
+    old = put(store, NAME, noise(PART, 1))
+    store.delete(NAME)
+    writer = store.write(OTHER, in_flight_bytes=MIB)
+    with pytest.raises(ObjectMissing, match=NAME):
+        copy_and_check(store, writer, old)
+    writer.abort()
+
+
+def copy_and_check(store: Store, writer: ArchiveWriter, source: StoredObject) -> None:
+    writer.copy(source, 0, PART)
+    wait_until_arrived(store, writer)
 
 
 def test_delete_removes_the_object_and_may_be_repeated(store: Store) -> None:

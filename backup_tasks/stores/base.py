@@ -80,14 +80,23 @@ class ArchiveWriter(Protocol):
         Raises (here or later): CopyRefused, ObjectChanged, ObjectMissing, StoreError.
         """
 
-    def commit(self) -> StoredObject:
+    def check(self) -> None:
+        """Raises what has gone wrong in the background so far, as a later call would."""
+
+    def commit(self, name: str = "") -> StoredObject:
         """Make the object visible under its name, in one atomic step, whole or not at all.
+
+        Args:
+            name: another one than it was started under, where `Store.can_rename`.
 
         Raises: ObjectExists when the name is taken; StoreError.
         """
 
     def abort(self) -> None:
         """Give up: end the background work and remove what was sent."""
+
+    def leave(self) -> None:
+        """Give up, but leave what was sent, for `Store.salvage`; as `abort` in all else."""
 
 
 class RangeReader(Protocol):
@@ -98,11 +107,20 @@ class RangeReader(Protocol):
 
 
 class Store(Protocol):
-    """A place where archives lie."""
+    """A place where archives lie.
+
+    Attributes:
+        can_copy: whether writers copy ranges on the store's side, as far as is known.
+        can_rename: whether an object gets its name only when it is committed.
+        salvage_is_sure: whether what `salvage` finds has arrived for certain; otherwise a
+            crash of the machine may have left other bytes in places, and they must be read.
+    """
 
     url: str
     limits: PartLimits
     can_copy: bool
+    can_rename: bool
+    salvage_is_sure: bool
 
     def list_objects(self) -> list[StoredObject]:
         """Every object directly under the prefix, sorted by name."""
@@ -129,3 +147,15 @@ class Store(Protocol):
 
     def end_unfinished(self, upload: Unfinished) -> None:
         """Remove what such a write left; one that is gone already is no error."""
+
+    def salvage(self, upload: Unfinished) -> StoredObject | None:
+        """Make what such a write left an object under the name that it would have got.
+
+        The object holds what was sent or copied first and arrived, without a gap. Repeating
+        it after a crash gives the same object.
+
+        Returns:
+            None when nothing can be had of it; then nothing of it is left.
+
+        Raises StoreError when the store cannot be reached.
+        """

@@ -41,6 +41,8 @@ class DirectoryStore:
 
     limits = LIMITS
     can_copy = True
+    can_rename = True
+    salvage_is_sure = False
 
     def __init__(self, folder: Path, url: str = "") -> None:
         self.folder = folder
@@ -97,6 +99,24 @@ class DirectoryStore:
     def end_unfinished(self, upload: Unfinished) -> None:
         with explained(self.url, f"remove what is left of {upload.name}"):
             partial_path(self.folder, upload.name, upload.upload_id).unlink(missing_ok=True)
+
+    def salvage(self, upload: Unfinished) -> StoredObject | None:
+        from backup_tasks.stores.directory_writer import give_name
+
+        partial = partial_path(self.folder, upload.name, upload.upload_id)
+        with explained(self.url, f"keep what there is of {upload.name}"):
+            try:
+                descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            try:
+                if not os.fstat(descriptor).st_size:
+                    partial.unlink(missing_ok=True)
+                    return None
+                status = give_name(descriptor, partial, self.folder / upload.name, self.url)
+            finally:
+                os.close(descriptor)
+        return stored_object(upload.name, status)
 
     def _files(self) -> list[tuple[str, os.stat_result]]:
         """Regular files of the folder; a folder that is yet to be made has none."""

@@ -63,16 +63,15 @@ class DirectoryWriter:
             finally:
                 os.close(origin)
 
-    def commit(self) -> StoredObject:
-        with self._whole_or_nothing(f"complete {self._name}"):
-            # The bytes must be on disk before the name is, or a power cut leaves a name alone.
-            os.fsync(self._descriptor)
-            status = os.fstat(self._descriptor)
-            self._give_name(status)
-            self._partial.unlink(missing_ok=True)
-            _sync_folder(self._folder)
+    def check(self) -> None:
+        pass  # nothing happens in the background
+
+    def commit(self, name: str = "") -> StoredObject:
+        name = name or self._name
+        with self._whole_or_nothing(f"complete {name}"):
+            status = give_name(self._descriptor, self._partial, self._folder / name, self._url)
         self._close()
-        return stored_object(self._name, status)
+        return stored_object(name, status)
 
     def abort(self) -> None:
         if self._descriptor >= 0:
@@ -80,6 +79,10 @@ class DirectoryWriter:
             # The next run finds what cannot be removed now.
             with contextlib.suppress(OSError):
                 self._partial.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        if self._descriptor >= 0:
+            self._close()
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -125,30 +128,41 @@ class DirectoryWriter:
             self._write(memoryview(content))
             start, length = start + len(content), length - len(content)
 
-    def _give_name(self, status: os.stat_result) -> None:
-        """Let the final name appear, atomically, unless it is taken."""
-        final = self._folder / self._name
-        try:
-            os.link(self._partial, final, follow_symlinks=False)
-        except FileExistsError:
-            # A network file system whose answer was lost is asked again: the link is ours.
-            if not os.path.samestat(os.lstat(final), status):
-                raise taken(self._url, self._name) from None
-        except OSError as error:
-            if error.errno not in _CANNOT_LINK:
-                raise
-            self._rename(final)
 
-    def _rename(self, final: Path) -> None:
-        """For file systems without links: the lock keeps two of us from taking one name."""
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            if os.path.lexists(final):
-                raise taken(self._url, self._name)
-            os.rename(self._partial, final)
-        finally:
-            os.close(folder)
+def give_name(descriptor: int, partial: Path, final: Path, url: str) -> os.stat_result:
+    """Let a file that is written appear under its name, atomically and to stay.
+
+    Returns:
+        The file's status. Raises: ObjectExists when the name is taken; OSError.
+    """
+    # The bytes must be on disk before the name is, or a power cut leaves a name alone.
+    os.fsync(descriptor)
+    status = os.fstat(descriptor)
+    try:
+        os.link(partial, final, follow_symlinks=False)
+    except FileExistsError:
+        # A network file system whose answer was lost is asked again: the link is ours.
+        if not os.path.samestat(os.lstat(final), status):
+            raise taken(url, final.name) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        _rename(partial, final, url)
+    partial.unlink(missing_ok=True)
+    _sync_folder(final.parent)
+    return status
+
+
+def _rename(partial: Path, final: Path, url: str) -> None:
+    """For file systems without links: the lock keeps two of us from taking one name."""
+    folder = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if os.path.lexists(final):
+            raise taken(url, final.name)
+        os.rename(partial, final)
+    finally:
+        os.close(folder)
 
 
 def _sync_folder(folder: Path) -> None:

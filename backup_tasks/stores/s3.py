@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backup_tasks.errors import StoreError
+from backup_tasks.naming import is_staging_name
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
 from backup_tasks.stores.s3_access import (
     RUN_KEY,
@@ -52,6 +53,8 @@ class S3Store:
 
     limits = LIMITS
     can_copy = True
+    can_rename = False
+    salvage_is_sure = True
 
     def __init__(self, settings: StoreSettings) -> None:
         self.url = settings.url
@@ -139,7 +142,9 @@ class S3Store:
         refuse_taken_name(access, name)
         run_id = secrets.token_hex(16)
         options: dict[str, Any] = {"ContentType": _content_type(name)}
-        if access.storage_class != "STANDARD":  # some servers do not know the parameter
+        # Some servers do not know the parameter; and what is deleted soon, and copied from
+        # before that, must not go to an archive class.
+        if access.storage_class != "STANDARD" and not is_staging_name(name):
             options["StorageClass"] = access.storage_class
         with explained(access.place, f"start {name}"):
             answer = access.client.create_multipart_upload(
@@ -171,6 +176,11 @@ class S3Store:
 
     def end_unfinished(self, upload: Unfinished) -> None:
         end_upload(self.access, upload.name, upload.upload_id)
+
+    def salvage(self, upload: Unfinished) -> StoredObject | None:
+        from backup_tasks.stores.s3_salvage import salvage_upload
+
+        return salvage_upload(self.access, upload)
 
 
 def make_client(settings: StoreSettings, endpoint: str, place: Place) -> S3Client:

@@ -78,6 +78,7 @@ class S3Writer:
         self._in_flight_bytes = 0
         self._total_bytes = 0
         self._failure: StoreError | None = None
+        self._has_copies = False
         self._ended = False
 
     @property
@@ -95,9 +96,17 @@ class S3Writer:
     def copy(self, source: StoredObject, start: int, length: int) -> None:
         with self._changed:
             number = self._begin_part(length)
+            self._has_copies = True
         self._copiers.submit(self._run, self._copy_part, number, 0, source, start, length)
 
-    def commit(self) -> StoredObject:
+    def check(self) -> None:
+        with self._changed:
+            if self._failure:
+                raise self._failure
+
+    def commit(self, name: str = "") -> StoredObject:
+        if name not in ("", self._name):
+            raise ValueError("S3 binds an upload to its key when it is started")
         if not self._parts:  # S3 makes no object out of no parts
             self.send(b"")
         with self._changed:
@@ -131,6 +140,12 @@ class S3Writer:
             with contextlib.suppress(StoreError):
                 end_upload(self._access, self._name, self._upload_id)
         self._ended = True
+
+    def leave(self) -> None:
+        if not self._ended:
+            self._stopped.set()
+            self._shut_down()
+            self._ended = True
 
     def _has_room(self, size: int) -> bool:
         # A part larger than all the room goes when it is alone.
@@ -250,12 +265,16 @@ class S3Writer:
                 return self._whole(found)
             if status_of(error) == 412:
                 raise taken(self._access.place.url, self._name) from error
+        doing = f"complete {self._name}"
+        if self._has_copies and code_of(error) == "InvalidPart":
+            # Cloudflare R2 wants all parts but the last equal, which copies cannot be.
+            raise CopyUnsupported(str(explain(error, self._access.place, doing))) from error
         if status_of(error) == 409:
             raise StoreError(
                 f"{self._access.place.url}: somebody else wrote {self._name} at the same moment; "
                 "run the backup again"
             ) from error
-        raise explain(error, self._access.place, f"complete {self._name}") from error
+        raise explain(error, self._access.place, doing) from error
 
     def _confirmed(self, etag: str) -> StoredObject:
         """The object as the server now shows it; no answer is believed without that."""
