@@ -159,6 +159,8 @@ _encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
 _chunk_decoder = msgspec.json.Decoder(Chunk)
 _header_decoder = msgspec.json.Decoder(Header)
+# Besides its own errors msgspec raises two, for invalid UTF-8 and for deep nesting.
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _Record = TypeVar("_Record")
 
 
@@ -185,8 +187,7 @@ def decode_chunk(line: bytes) -> Chunk:
 def _decoded(decoder: msgspec.json.Decoder[_Record], line: bytes, complaint: str) -> _Record:
     try:
         return decoder.decode(line)
-    # Besides its own errors msgspec raises these, for invalid UTF-8 and for deep nesting.
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _DECODE_ERRORS as error:
         raise ArchiveError(f"{complaint}: {error}") from error
 
 
@@ -232,7 +233,7 @@ class Manifest:
         for block in self._blocks():
             try:
                 entries = _entry_decoder.decode_lines(block)
-            except msgspec.MsgspecError as error:
+            except _DECODE_ERRORS as error:
                 raise ArchiveError(
                     f"the manifest holds a line that is no entry: {error}"
                 ) from error
@@ -275,7 +276,7 @@ class Manifest:
             entry.size >= 0
             and 0 <= number < len(chunks)
             and 0 <= entry.offset < chunks[number].raw
-            and not any(stale >= len(chunks) or stale < 0 for stale in entry.stale)
+            and (not entry.stale or 0 <= min(entry.stale) <= max(entry.stale) < len(chunks))
         )
 
     def _check_count(self, count: int) -> None:
