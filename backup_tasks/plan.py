@@ -2,8 +2,8 @@
 
 The order of an archive is: kept chunks, new entries, folders. Plain `tar x` lets the last
 entry of a name win, so a changed file's earlier entry may stay in a kept chunk. Whatever tar
-would bring back or trip over may not: a deleted path, a path that became something else, and
-any change in a group of hardlinks take the chunks that hold them along.
+would bring back or trip over may not: a deleted path and a path that became something else take
+the chunks that hold them along, and a file that is written anew those of the hardlinks to it.
 """
 
 from __future__ import annotations
@@ -102,12 +102,15 @@ def piece_numbers(entry: Entry, chunks: Sequence[Chunk]) -> range:
 
 @dataclass(slots=True)
 class _LinkGroup:
-    """The entries that are one inode: their paths then and now, and the chunks they stand in."""
+    """The unchanged entries that are one inode.
 
-    before: set[str] = field(default_factory=set)
-    after: set[str] = field(default_factory=set)
-    chunks: set[int] = field(default_factory=set)
-    is_touched: bool = False
+    Attributes:
+        first_chunk: where the first name stands, with the content; -1 if it is not unchanged.
+        link_chunks: where the hardlinks to it stand, always further back in the archive.
+    """
+
+    first_chunk: int = -1
+    link_chunks: set[int] = field(default_factory=set)
 
 
 _NOTHING: tuple[int, Entry | None] = (-1, None)
@@ -155,7 +158,6 @@ class ReusePlanner:
                 place, old = next(leaves, _NOTHING)
             else:
                 self.counts.new += 1
-                self._note_link(entry, is_after=True, is_touched=False)
                 yield PlannedEntry(entry)
         while old is not None:
             self._gone(old)
@@ -164,12 +166,11 @@ class ReusePlanner:
     def _pair(self, entry: Entry, old: Entry, place: int) -> PlannedEntry:
         is_exact = self._is_exact(entry, old)
         same = old if is_exact else self._same(entry, old)
-        touched = same is None
-        self._note_link(old, is_after=False, is_touched=touched)
-        self._note_link(entry, is_after=True, is_touched=touched)
         if same is not None:
             self.counts.same += 1
             self._count_live(same)
+            if same.nlink > 1 or same.type == "hardlink":
+                self._note_link(same)
             return PlannedEntry(same, is_same=True, place=place if is_exact else -1)
         self.counts.changed += 1
         if entry.type == old.type == "file":
@@ -214,7 +215,8 @@ class ReusePlanner:
             owner = (entry.mode, entry.uid, entry.gid, entry.user, entry.group)
             if owner != (old.mode, old.uid, old.gid, old.user, old.group):
                 return None
-            if not self._is_same_content(entry, old):
+            # A hardlink has no content of its own: it goes with the name that has it.
+            if entry.type != "hardlink" and not self._is_same_content(entry, old):
                 return None
         old.ctime_ns, old.inode, old.device = entry.ctime_ns, entry.inode, entry.device
         old.nlink = entry.nlink
@@ -222,7 +224,6 @@ class ReusePlanner:
 
     def _gone(self, old: Entry) -> None:
         self.counts.gone += 1
-        self._note_link(old, is_after=False, is_touched=True)
         self._take_along(old)
 
     def _take_along(self, old: Entry) -> None:
@@ -238,18 +239,12 @@ class ReusePlanner:
         else:
             self._live[old.chunk] += old.raw_span
 
-    def _note_link(self, entry: Entry, *, is_after: bool, is_touched: bool) -> None:
-        if entry.nlink < 2 and entry.type != "hardlink":
-            return
-        name = entry.name
-        first = entry.link_name if entry.type == "hardlink" else name
-        group = self._groups.setdefault(first, _LinkGroup())
-        group.is_touched |= is_touched
-        if is_after:
-            group.after.add(name)
+    def _note_link(self, same: Entry) -> None:
+        if same.type == "hardlink":
+            group = self._groups.setdefault(same.link_name, _LinkGroup())
+            group.link_chunks.add(same.chunk)
         else:
-            group.before.add(name)
-            group.chunks.update((entry.chunk, *entry.stale))
+            self._groups.setdefault(same.name, _LinkGroup()).first_chunk = same.chunk
 
     def decide(self, smallest_run_bytes: int, most_runs: int) -> Reuse:
         """Choose the chunks to keep, after `join` was read to its end.
@@ -258,16 +253,13 @@ class ReusePlanner:
             smallest_run_bytes: stored bytes of the shortest run that can be copied.
             most_runs: how many runs there may be; beyond that the shortest are given up.
         """
-        count = len(self._chunks)
-        tied = [block for block in self._blocks if len(block) > 1]
-        groups = [group for group in self._groups.values() if group.before]
-        for group in groups:
-            is_pair = len(group.before) > 1 or len(group.after) > 1
-            if is_pair and (group.is_touched or group.before != group.after):
-                for number in group.chunks:
-                    self._must_go[number] = 1
-        dropped = {"deleted or retyped": 0, "too many stale bytes": 0, "run too short": 0}
-        keep = bytearray(count)
+        dropped = {
+            "deleted or retyped": 0,
+            "too many stale bytes": 0,
+            "no use without others": 0,
+            "run too short": 0,
+        }
+        keep = bytearray(len(self._chunks))
         for number, chunk in enumerate(self._chunks):
             if not self._live[number]:
                 continue
@@ -277,35 +269,27 @@ class ReusePlanner:
                 dropped["too many stale bytes"] += 1
             else:
                 keep[number] = 1
-        linked = [sorted(group.chunks) for group in groups if len(group.before) > 1]
-        before = sum(keep)
-        runs = self._settle(keep, [*tied, *linked], smallest_run_bytes, most_runs)
-        dropped["run too short"] = before - sum(keep)
-        return self._reuse(runs, keep, dropped)
-
-    def _settle(
-        self,
-        keep: bytearray,
-        tied: Sequence[Sequence[int]],
-        smallest_run_bytes: int,
-        most_runs: int,
-    ) -> list[range]:
-        """Give up chunks until what is tied together stays together and every run is legal."""
         while True:
-            is_settled = True
-            for numbers in tied:
-                if not all(keep[n] for n in numbers) and any(keep[n] for n in numbers):
-                    is_settled = False
-                    for number in numbers:
-                        keep[number] = 0
-            runs = _runs_of(keep)
-            by_length = sorted(runs, key=self._stored_length, reverse=True)
-            for place, run in enumerate(by_length):
-                if place >= most_runs or self._stored_length(run) < smallest_run_bytes:
-                    is_settled = False
-                    keep[run.start : run.stop] = bytes(len(run))
-            if is_settled:
-                return runs
+            before = sum(keep)
+            self._drop_dependent(keep)
+            tied = sum(keep)
+            runs = _legal_runs(keep, self._stored_length, smallest_run_bytes, most_runs)
+            after = sum(keep)
+            dropped["no use without others"] += before - tied
+            dropped["run too short"] += tied - after
+            if after == before:
+                return self._reuse(runs, keep, dropped)
+
+    def _drop_dependent(self, keep: bytearray) -> None:
+        """Give up pieces of large files that are not kept whole, and links whose file, which
+        is then written anew, would come after them."""
+        for block in self._blocks:
+            if not all(keep[block.start : block.stop]):
+                keep[block.start : block.stop] = bytes(len(block))
+        for group in self._groups.values():
+            if group.first_chunk < 0 or not keep[group.first_chunk]:
+                for number in group.link_chunks:
+                    keep[number] = 0
 
     def _stored_length(self, run: range) -> int:
         first, last = self._chunks[run[0]], self._chunks[run[-1]]
@@ -327,6 +311,18 @@ class ReusePlanner:
 
 def _same_path(one: Entry, other: Entry) -> bool:
     return one.path == other.path and one.path_b64 == other.path_b64
+
+
+def _legal_runs(
+    keep: bytearray, length_of: Callable[[range], int], smallest_bytes: int, most: int
+) -> list[range]:
+    """The runs of what is kept, without those too short and without the shortest of too many;
+    these are taken out of `keep`."""
+    longest = sorted(_runs_of(keep), key=length_of, reverse=True)
+    for place, run in enumerate(longest):
+        if place >= most or length_of(run) < smallest_bytes:
+            keep[run.start : run.stop] = bytes(len(run))
+    return _runs_of(keep)
 
 
 def _runs_of(keep: bytearray) -> list[range]:
