@@ -1,0 +1,234 @@
+"""The policy of reuse, held to every history that hypothesis finds, on a model of tar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup_tasks.plan import DEAD_SHARE
+from tests.histories import CHUNK, Change, histories, play, use_small_chunks
+from tests.model_archive import ModelArchive, ModelBackup, ModelTree, expected, extract
+
+EVER = 10**18  # more than any clock of the model moves
+run_lengths = st.sampled_from((1, 3000, 9000, 40_000))
+run_counts = st.sampled_from((1, 2, 100))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_chunks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_chunks(patch)
+        yield
+
+
+def replay(
+    history: list[list[Change]], smallest_run: int = 1, most_runs: int = 100, margin_ns: int = 0
+) -> Iterator[tuple[ModelTree, ModelBackup, ModelArchive]]:
+    """After each generation: the tree, the backups, and the archive before the newest."""
+    tree = ModelTree()
+    backup = ModelBackup(tree, smallest_run, most_runs)
+    for changes in history:
+        for change in changes:
+            play(tree, change)
+        before = backup.archive
+        backup.run(margin_ns=margin_ns)
+        yield tree, backup, before
+
+
+@given(histories(8), run_lengths, run_counts, st.sampled_from((0, EVER)))
+def test_plain_tar_gives_the_tree_of_every_generation_whatever_happened_before(
+    history: list[list[Change]], smallest_run: int, most_runs: int, margin_ns: int
+) -> None:
+    for tree, backup, _ in replay(history, smallest_run, most_runs, margin_ns):
+        assert extract(backup.archive) == expected(tree)
+
+
+@given(histories(8), run_lengths)
+def test_the_manifest_names_every_path_once_with_what_tar_finds_there(
+    history: list[list[Change]], smallest_run: int
+) -> None:
+    for tree, backup, _ in replay(history, smallest_run):
+        archive = backup.archive
+        assert [e.name for e in archive.entries] == [e.name for e in tree.walk()]
+        for entry in archive.entries:
+            names = [record.name for record in archive.records[entry.chunk]]
+            assert entry.name in names
+            for number in entry.stale:
+                assert entry.name in [record.name for record in archive.records[number]]
+
+
+@given(histories(8), run_lengths, run_counts)
+def test_dead_bytes_of_every_chunk_stay_below_the_limit(
+    history: list[list[Change]], smallest_run: int, most_runs: int
+) -> None:
+    for _, backup, _ in replay(history, smallest_run, most_runs):
+        for number in range(len(backup.archive.chunks)):
+            assert backup.archive.dead_share(number) <= DEAD_SHARE
+
+
+@given(histories(8), run_lengths, run_counts)
+def test_every_run_is_long_enough_and_there_are_not_too_many(
+    history: list[list[Change]], smallest_run: int, most_runs: int
+) -> None:
+    for _, backup, before in replay(history, smallest_run, most_runs):
+        reuse = backup.reuse
+        assert reuse is not None
+        assert len(reuse.runs) <= most_runs
+        assert reuse.runs == sorted(reuse.runs, key=lambda run: run.start)
+        lengths = [sum(before.chunks[n].length for n in run) for run in reuse.runs]
+        assert all(length >= smallest_run for length in lengths)
+        assert reuse.kept_bytes == sum(lengths)
+
+
+@given(histories(4))
+def test_an_unchanged_tree_is_kept_whole_and_read_not_at_all(history: list[list[Change]]) -> None:
+    for _, backup, _ in replay(history):
+        used = {entry.chunk for entry in backup.archive.entries}
+        backup.run()
+        assert backup.read_again == []
+        assert backup.reuse is not None
+        assert all(backup.reuse.moved[number] >= 0 for number in used)
+        assert {e.chunk for e in backup.archive.entries} == {backup.reuse.moved[n] for n in used}
+
+
+@given(histories(4))
+def test_a_moved_disk_is_read_and_nothing_is_written(history: list[list[Change]]) -> None:
+    for tree, backup, _ in replay(history):
+        tree.move_disk()
+        files = [entry.name for entry in tree.walk() if entry.type != "hardlink"]
+        backup.run()
+        assert backup.read_again == files
+        assert backup.reuse is not None
+        counts = backup.reuse.counts
+        assert (counts.changed, counts.new, counts.gone) == (0, 0, 0)
+        last = backup.archive
+        backup.run()
+        assert backup.read_again == []
+        assert backup.archive.chunks == last.chunks
+
+
+def tree_of(*names: str, size: int = 100) -> ModelTree:
+    tree = ModelTree()
+    for seed, name in enumerate(names):
+        tree.write(name, seed, 0, size)
+    return tree
+
+
+def kept_after(backup: ModelBackup) -> list[bool]:
+    backup.run()
+    assert backup.reuse is not None
+    return [number >= 0 for number in backup.reuse.moved]
+
+
+def first_backup(tree: ModelTree) -> ModelBackup:
+    backup = ModelBackup(tree, 1, 100)
+    backup.run()
+    return backup
+
+
+def test_same_size_and_mtime_with_another_ctime_is_noticed() -> None:
+    tree = tree_of("a", "b")
+    backup = first_backup(tree)
+    tree.sneak("a", 7)
+    backup.run()
+    assert backup.read_again == ["a"]
+    assert extract(backup.archive) == expected(tree)
+
+
+def test_a_file_whose_ctime_is_not_safely_older_than_the_run_is_read_again() -> None:
+    tree = tree_of("a", "b")
+    backup = first_backup(tree)
+    inode = tree.inodes["b"]
+    ctime_ns = inode.ctime_ns
+    tree.sneak("b", 7)
+    inode.ctime_ns = ctime_ns  # the clock was too coarse to tell
+    backup.run(margin_ns=tree.now - ctime_ns + 1)
+    assert backup.read_again == ["a", "b"] or backup.read_again == ["b"]
+    assert extract(backup.archive) == expected(tree)
+
+
+def test_a_changed_file_leaves_its_chunk_alone_until_a_quarter_is_dead() -> None:
+    tree = tree_of("a", "b", "c", "d", size=512)  # of four entries each is a quarter
+    backup = first_backup(tree)
+    tree.write("a", 8, 0, 512)
+    assert kept_after(backup) == [True]
+    tree.write("b", 9, 0, 512)
+    assert kept_after(backup)[0] is False
+    assert extract(backup.archive) == expected(tree)
+
+
+def test_a_path_deleted_long_after_it_changed_takes_every_earlier_entry_along() -> None:
+    tree = tree_of("a", "b", "c", "d", size=512)
+    backup = first_backup(tree)
+    tree.write("a", 8, 0, 512)
+    backup.run()
+    (a,) = (entry for entry in backup.archive.entries if entry.name == "a")
+    assert a.stale == (0,)
+    backup.run()
+    tree.remove("a")
+    assert kept_after(backup) == [False, False]
+    assert extract(backup.archive) == expected(tree)
+
+
+def test_another_name_for_a_file_costs_no_chunk() -> None:
+    tree = tree_of("a", "b", "c", "d")
+    backup = first_backup(tree)
+    tree.link("a", "h")
+    assert kept_after(backup) == [True]
+    tree.link("a", "i")
+    assert kept_after(backup) == [True, True]
+    assert extract(backup.archive) == expected(tree)
+
+
+def test_links_go_with_the_file_they_lead_to_and_not_the_other_way_round() -> None:
+    tree = tree_of("a", "b", "c", "d", size=512)
+    backup = first_backup(tree)
+    tree.link("a", "h")
+    backup.run()
+    tree.remove("h")
+    assert kept_after(backup) == [True, False]
+    tree.link("a", "h")
+    backup.run()
+    tree.write("a", 9, 0, 512)
+    assert kept_after(backup) == [True, False], "the link must not come before what it leads to"
+    assert extract(backup.archive) == expected(tree)
+
+
+@pytest.mark.parametrize("make", [ModelTree.fifo, lambda tree, path: tree.symlink(path, 1)])
+def test_links_go_with_what_is_no_file_too(make: object) -> None:
+    tree = tree_of("b", "c", "d")
+    make(tree, "a")  # type: ignore[operator]
+    backup = first_backup(tree)
+    tree.link("a", "h")
+    assert kept_after(backup) == [True]
+    for name in ("b", "c", "d"):
+        tree.write(name, 9, 0, 100)
+    assert kept_after(backup) == [False, False]
+    assert extract(backup.archive) == expected(tree)
+
+
+def test_a_large_file_is_kept_whole_or_not_at_all() -> None:
+    tree = tree_of("a", size=5 * CHUNK)
+    backup = first_backup(tree)
+    assert len(backup.archive.chunks) == 6
+    assert kept_after(backup) == [True] * 6
+    tree.write("a", 9, 0, 50)
+    assert kept_after(backup) == [False] * 6
+
+
+def test_the_plan_says_why_chunks_are_not_kept() -> None:
+    tree = tree_of("a", "b", "c", "d", size=512)
+    backup = first_backup(tree)
+    tree.remove("a")
+    backup.run()
+    assert backup.reuse is not None
+    assert backup.reuse.dropped["deleted or retyped"] == 1
+    assert backup.reuse.counts.gone == 1
+    for name in ("b", "c"):
+        tree.write(name, 9, 0, 512)
+    backup.run()
+    assert backup.reuse.dropped["too many stale bytes"] == 1
+    assert backup.reuse.counts.changed == 2
