@@ -86,7 +86,7 @@ class EntryWriter:
             kept_lines: the last manifest's, for the runs of unchanged entries.
 
         Yields:
-            A line an entry; for a folder, whose line follows later, FOLDER_LINE.
+            A line an entry, some at once; for a folder, whose line follows later, FOLDER_LINE.
         """
         with self._folders:
             for step in steps:
@@ -99,7 +99,7 @@ class EntryWriter:
                     self.totals.files += step.files
                     self.totals.raw_bytes += step.content_bytes
                     self._progress.advance(0, step.count)
-                    yield from kept_lines.take(step)
+                    yield b"".join(kept_lines.take(step))
                 else:
                     for line in kept_lines.take(step):
                         yield from self._write_plan(PlannedEntry(decode_entry(line), is_same=True))
@@ -150,6 +150,8 @@ class EntryWriter:
         return written
 
     def _write(self, entry: Entry, pieces: Sequence[int]) -> Entry | None:
+        if entry.type == "dir" and not entry.xattrs:
+            return self._add_headers(entry, encode_headers(_member_of(entry, {})))
         parent, name = split_path(entry.name)
         try:
             folder = self._folders.enter(parent)

@@ -10,7 +10,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -19,6 +19,9 @@ from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
 from backup_tasks.patterns import PathPatterns
 
+# Stands in a folder's entry until its extended attributes are read: most have none, and are
+# then not opened a second time.
+UNREAD_XATTRS = "unread"
 _KINDS: dict[int, EntryType] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
@@ -144,7 +147,7 @@ class Walk:
         self.sockets = 0
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry, `chunk` not yet set."""
+        """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
         allow_deep_folders()
         levels: list[_Level] = []
         top = os.open("/", OPEN_FOLDER)
@@ -188,7 +191,9 @@ class Walk:
         crosses = self._rules.one_file_system and status.st_dev != level.device
         if crosses and level.whole and node is None:
             # The mount point itself is kept, so that it is there to mount on again.
-            return entry_of(path, "dir", status), None
+            entry = entry_of(path, "dir", status)
+            entry.xattrs = UNREAD_XATTRS
+            return entry, None
         return self._folder(level, name, path, status, node, crosses)
 
     def _leaf(self, level: _Level, name: str, path: str, status: os.stat_result) -> Entry | None:
@@ -224,6 +229,7 @@ class Walk:
         crosses: bool,
     ) -> tuple[Entry, _Level | None]:
         entry = entry_of(path, "dir", status)
+        entry.xattrs = UNREAD_XATTRS
         whole = (node is not None and node.whole) or (level.whole and not crosses)
         if not whole and node is None:
             return entry, None
@@ -232,6 +238,8 @@ class Walk:
         except OSError as error:
             self._report(path, error.strerror or str(error))
             return entry, None
+        if not _has_xattrs(descriptor):
+            entry.xattrs = ""
         try:
             below = self._open_level(descriptor, path, node, status, whole=whole)
         except OSError as error:
@@ -254,7 +262,7 @@ class Walk:
         forced = set(node.names) if node else set()
         is_whole = (node.whole if node else False) if whole is None else whole
         statuses: dict[str, os.stat_result] = {}
-        names = forced
+        names: Collection[str] = forced
         if is_whole:
             with os.scandir(descriptor) as found:
                 for item in found:
@@ -262,11 +270,15 @@ class Walk:
                         statuses[item.name] = item.stat(follow_symlinks=False)
                     except OSError as error:
                         self._report(f"{path}/{item.name}", error.strerror or str(error))
-            names = forced | self._wanted_names(descriptor, statuses)
+            names = self._wanted_names(descriptor, statuses)
+            if forced:
+                names = forced.union(names)
         ordered = sorted(names, key=os.fsencode, reverse=True)
         return _Level(descriptor, path, node, is_whole, status.st_dev, ordered, statuses)
 
-    def _wanted_names(self, descriptor: int, statuses: dict[str, os.stat_result]) -> set[str]:
+    def _wanted_names(
+        self, descriptor: int, statuses: dict[str, os.stat_result]
+    ) -> Collection[str]:
         """All names, or of an excluded folder only the tag, so that the reason is kept too."""
         rules = self._rules
         for marker in rules.exclude_if_present:
@@ -274,7 +286,7 @@ class Walk:
                 return {marker}
         if rules.exclude_caches and "CACHEDIR.TAG" in statuses and _is_cache(descriptor):
             return {"CACHEDIR.TAG"}
-        return set(statuses)
+        return statuses
 
 
 # https://bford.info/cachedir/ : the tag must begin with these bytes.
@@ -293,6 +305,13 @@ def _is_cache(folder: int) -> bool:
         return False
     finally:
         os.close(tag)
+
+
+def _has_xattrs(folder: int) -> bool:
+    try:
+        return bool(os.listxattr(folder))
+    except OSError:
+        return False
 
 
 def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:

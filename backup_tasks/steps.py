@@ -7,6 +7,7 @@ next to nothing here, whatever its size.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 
@@ -96,6 +97,5 @@ class LeafLines:
         while self._next < step.first:
             next(self._lines)
             self._next += 1
-        for _ in range(step.count):
-            self._next += 1
-            yield next(self._lines)
+        self._next += step.count
+        yield from islice(self._lines, step.count)

@@ -40,7 +40,7 @@ class Survey:
     Attributes:
         steps: everything in the order of the walk; folders: their entries.
         reuse: what is kept of the last archive.
-        totals: source -> what lies below it.
+        totals: source -> what lies below it, if that was asked for.
         content_bytes: of all files; read_bytes: of those that must be read.
         rechecked_bytes: what was read only to see whether it had changed.
         sockets: sockets met, which are not stored.
@@ -72,6 +72,8 @@ def survey_sources(
     limits: PartLimits,
     report: Report,
     progress: Progress,
+    *,
+    by_source: bool = False,
 ) -> Survey:
     """Walk the profile's sources and decide what to keep of the last archive.
 
@@ -79,6 +81,7 @@ def survey_sources(
         last: the archive to compare with; None means that everything is read.
         limits: of the store, for the shortest run that can be copied.
         report: called with (path, reason) for what cannot be looked at.
+        by_source: also count for each source what lies below it.
 
     Raises SourceError when none of the sources is there.
     """
@@ -87,7 +90,8 @@ def survey_sources(
     for path, reason in missing.items():
         report(path, reason)
     walk = Walk(tree, _walk_rules(profile), report)
-    survey = Survey(totals={s: SourceTotals() for s in rules.sources if s not in missing})
+    counted = [source for source in rules.sources if by_source and source not in missing]
+    survey = Survey(totals={source: SourceTotals() for source in counted})
     progress.start("looking", 0, 0)
     try:
         leaves = _sort_out(walk.entries(), survey, progress)
@@ -124,11 +128,12 @@ def _own_folder(profile: Profile) -> list[str]:
 
 def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> Iterator[Entry]:
     """Count every entry, put the folders aside, and pass the leaves on."""
-    below = _TotalsBelow(survey.totals)
+    below = _TotalsBelow(survey.totals) if survey.totals else None
     uncounted = 0
     for entry in entries:
         survey.content_bytes += entry.size
-        below.count(entry)
+        if below is not None:
+            below.count(entry)
         uncounted += 1
         if uncounted == _COUNTED_TOGETHER:
             progress.advance(0, uncounted)
@@ -235,7 +240,7 @@ def plan_backup(
         problems.append(Problem(printable(path), reason))
 
     with progress:
-        survey = survey_sources(profile, last, limits, report, progress)
+        survey = survey_sources(profile, last, limits, report, progress, by_source=True)
     survey.close()
     reuse = survey.reuse
     return BackupPlan(
