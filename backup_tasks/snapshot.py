@@ -11,13 +11,13 @@ import os
 import pwd
 import stat
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
-from backup_tasks.errors import SourceError
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
 from backup_tasks.patterns import PathPatterns
+from backup_tasks.sources import SourceNode
 
 # Stands in a folder's entry until its extended attributes are read: most have none, and are
 # then not opened a second time.
@@ -30,65 +30,6 @@ _KINDS: dict[int, EntryType] = {
     stat.S_IFCHR: "char",
     stat.S_IFBLK: "block",
 }
-
-
-@dataclass(slots=True)
-class SourceNode:
-    """One name on the way to the sources.
-
-    Attributes:
-        names: the names below that lead to sources.
-        whole: everything below belongs to the backup, not just `names`.
-    """
-
-    names: dict[str, SourceNode] = field(default_factory=dict)
-    whole: bool = False
-
-    def add(self, path: str, *, whole: bool) -> None:
-        """Add an absolute path to the tree."""
-        node = self
-        for name in path.split("/"):
-            if name:
-                node = node.names.setdefault(name, SourceNode())
-        node.whole = node.whole or whole
-
-
-def plan_sources(sources: tuple[str, ...]) -> tuple[SourceNode, dict[str, str]]:
-    """The tree of names that leads to the sources.
-
-    A source that is a symlink, or lies behind one, is followed: the link itself and what it
-    leads to both belong to the backup.
-
-    Returns:
-        The tree, and the sources that are not there: path -> reason.
-
-    Raises:
-        SourceError: none of them is there.
-    """
-    root = SourceNode()
-    missing: dict[str, str] = {}
-    for source in sources:
-        try:
-            os.lstat(source)
-            real = os.path.realpath(source, strict=True)
-        except OSError as error:
-            missing[source] = f"source: {error.strerror or error}"
-            continue
-        for link in _links_on_the_way(source):
-            root.add(link, whole=False)
-        root.add(real, whole=True)
-    if len(missing) == len(sources):
-        named = ", ".join(f"{path} ({reason})" for path, reason in missing.items())
-        raise SourceError(f"none of the sources can be read: {named}; check backup.sources")
-    return root, missing
-
-
-def _links_on_the_way(path: str) -> Iterator[str]:
-    names = path.strip("/").split("/")
-    for end in range(1, len(names) + 1):
-        upper = "/" + "/".join(names[:end])
-        if os.path.islink(upper):
-            yield upper
 
 
 @dataclass(frozen=True, slots=True)

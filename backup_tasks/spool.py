@@ -96,14 +96,3 @@ class Spool(Generic[Record]):
     def close(self) -> None:
         """Free the memory or the file."""
         self._lines.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

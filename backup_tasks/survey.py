@@ -15,7 +15,8 @@ from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.recheck import ContentCheck
-from backup_tasks.snapshot import Walk, WalkRules, plan_sources
+from backup_tasks.snapshot import Walk, WalkRules
+from backup_tasks.sources import plan_sources
 from backup_tasks.spool import Spool
 from backup_tasks.steps import LeafLines, Steps
 from backup_tasks.stores.base import PartLimits

@@ -19,7 +19,7 @@ ROOMS = {
     "format": "manifest footer posix_acl tarstream tarread",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_writer stores.s3 stores manifest_cache",
-    "sources": "snapshot content",
+    "sources": "sources snapshot content",
     "archive": "compress plan recheck upload spool steps archive entry_writer cut_off reader foreign "
     "selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
