@@ -62,7 +62,7 @@ def acl_from_text(text: bytes) -> bytes:
         # star adds the number in a fourth field.
         name, letters, number = [*rest, "", "", ""][:3]
         tag = _NUMBERS.get((words.get(word, word), bool(name)))
-        if tag is None or letters.strip("rwx-"):
+        if tag is None or not letters or letters.strip("rwx-"):
             raise ArchiveError(f"a header holds an ACL that cannot be read: {line[:80]!r}")
         permissions = sum(
             bit for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if letter in letters
