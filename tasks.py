@@ -47,6 +47,7 @@ HELP = {
     "overwrite": "never, older or always: what to do with files that are there",
     "trusted": "make devices and set setuid bits too",
     "skip_damaged": "leave out the files that damage in the archive costs, and restore the others",
+    "against_sources": "compare the backup with the sources as they are now, too",
     "all_": "every backup there is",
     "sample": "look at a part of the chunks only, as 1%; another one each day",
     "install": "merge the profile's rules into the bucket's",
@@ -218,6 +219,31 @@ def verify(
         report.print_verify(found, as_json=json)
         if any(one.is_damaged for one in found):
             raise damage_error(found)
+
+
+@task()
+def drill(
+    _: Context,
+    profile: str = "",
+    date: str = "",
+    name: str = "",
+    against_sources: bool = False,
+    json: bool = False,
+) -> None:
+    """Restore a backup into a temporary folder, for proof, and mail the evidence."""
+    from backup_tasks import report
+    from backup_tasks.drill import DrillWish, run_drill_job
+    from backup_tasks.drill_report import drill_error
+    from backup_tasks.terminal import terminal_progress
+
+    wish = DrillWish(name, date, against_sources)
+    with job("drill", profile, mailed=True) as running:
+        done = run_drill_job(
+            running.profile, running.store, wish, running.record, terminal_progress()
+        )
+        report.print_drill(done, as_json=json)
+        if done.failures:
+            raise drill_error(done)
 
 
 @task()

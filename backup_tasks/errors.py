@@ -12,6 +12,7 @@
     |       +-- CopyUnsupported  it never copies ranges
     +-- ArchiveError         1   an archive is damaged, or not one of ours
     +-- RestoreError         1   the target cannot take what was asked for
+    +-- DrillError           1   a drill did not give back what it should
     +-- NotifyError          1   a notification could not be delivered
     +-- ScheduleError        1   the crontab cannot be read or written
     +-- LockedError         11   another run holds the lock
@@ -78,6 +79,10 @@ class ArchiveError(BackupError):
 
 class RestoreError(BackupError):
     """The target of a restore cannot take what was asked for."""
+
+
+class DrillError(BackupError):
+    """A drill, a restore done for proof, did not give back what it should."""
 
 
 class NotifyError(BackupError):

@@ -26,6 +26,7 @@ __all__ = [
     "EncryptionSettings",
     "ScheduleSettings",
     "RetentionSettings",
+    "DrillSettings",
     "NotifySettings",
     "EmailSettings",
 ]
@@ -213,6 +214,19 @@ class RetentionSettings(Settings):
         return any(counts) or bool(self.keep_within)
 
 
+class DrillSettings(Settings):
+    """[drill]: how a restored tree is tried out."""
+
+    command: types.Command = Field(
+        default=(),
+        description="A program and its arguments, run without a shell in the restored tree. Any "
+        "other exit code than 0 fails the drill.",
+    )
+    timeout_seconds: int = Field(
+        default=3600, ge=1, le=86400, description="How long the command may take."
+    )
+
+
 class Profile(Settings):
     """One profile, whole and checked.
 
@@ -241,6 +255,9 @@ class Profile(Settings):
     )
     retention: RetentionSettings = Field(
         default_factory=RetentionSettings, description="Which backups `prune` keeps."
+    )
+    drill: DrillSettings = Field(
+        default_factory=DrillSettings, description="How `drill` tries out a restored tree."
     )
     notify: NotifySettings = Field(
         default_factory=NotifySettings, description="Who is told about a run."

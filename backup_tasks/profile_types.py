@@ -137,6 +137,12 @@ def _file_name(name: str) -> str:
     return name
 
 
+def _command(command: tuple[str, ...]) -> tuple[str, ...]:
+    if command and (not command[0] or any("\0" in word for word in command)):
+        raise ValueError('should be a list such as ["test", "-s", "etc/passwd"], the program first')
+    return command
+
+
 def _zone_name(name: str) -> str:
     from backup_tasks.local_zone import find_zone
 
@@ -237,6 +243,7 @@ Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], Befor
 FileNames = Annotated[
     tuple[Annotated[str, AfterValidator(_file_name)], ...], BeforeValidator(listed)
 ]
+Command = Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(_command)]
 ZoneName = Annotated[str, AfterValidator(_zone_name)]
 StoreAddress = Annotated[str, AfterValidator(_store_url)]
 Endpoint = Annotated[

@@ -19,6 +19,7 @@ from backup_tasks.units import render_bytes, render_count, render_seconds
 if TYPE_CHECKING:
     # A task imports the room it works in; the others would only cost time here.
     from backup_tasks.catalog import BackupDetails
+    from backup_tasks.drill_report import DrillReport
     from backup_tasks.lifecycle import LifecycleReport
     from backup_tasks.manifest import Entry
     from backup_tasks.profile import ProfileSummary
@@ -235,6 +236,19 @@ def print_verify(reports: Sequence[VerifyReport], *, as_json: bool) -> None:
         return
     for line in render_verify([report for report in reports if not report.is_damaged]):
         print(line)
+
+
+def print_drill(report: DrillReport, *, as_json: bool) -> None:
+    """What was done and found; why it failed, if it did, stands in the error."""
+    from backup_tasks.drill_report import drill_to_json, render_drill
+
+    if as_json:
+        print_json(drill_to_json(report))
+        return
+    state = "drill failed" if report.failures else "drill passed"
+    print(f"{report.backup.id}: {state}")
+    for line in render_drill(report):
+        print(f"  {line}")
 
 
 def unrestored(report: RestoreReport) -> RestoreError:

@@ -90,7 +90,7 @@ def survey_sources(
     tree, missing = plan_sources(rules.sources)
     for path, reason in missing.items():
         report(path, reason)
-    walk = Walk(tree, _walk_rules(profile), report)
+    walk = Walk(tree, walk_rules(profile), report)
     counted = [source for source in rules.sources if by_source and source not in missing]
     survey = Survey(totals={source: SourceTotals() for source in counted})
     progress.start("looking", 0, 0)
@@ -109,7 +109,8 @@ def survey_sources(
     return survey
 
 
-def _walk_rules(profile: Profile) -> WalkRules:
+def walk_rules(profile: Profile) -> WalkRules:
+    """What a walk of the profile's sources leaves out."""
     rules = profile.backup
     return WalkRules(
         excludes=PathPatterns(rules.exclude),

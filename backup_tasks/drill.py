@@ -1,0 +1,150 @@
+"""Drill: restore a backup into a temporary folder, to prove that restoring works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.compare import TreeComparer, TreeComparison
+from backup_tasks.compare_sources import SourceComparer, SourceComparison
+from backup_tasks.drill_command import run_command
+from backup_tasks.drill_place import temporary_tree
+from backup_tasks.drill_report import DrillReport, render_drill
+from backup_tasks.errors import ArchiveError, ProfileError, RestoreError, UsageError
+from backup_tasks.extract_policy import ExtractReport
+from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.journal import RunRecord
+from backup_tasks.manifest import Manifest
+from backup_tasks.profile_model import Profile
+from backup_tasks.profile_settings import Settings
+from backup_tasks.progress import Progress
+from backup_tasks.reader import read_manifest
+from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.secret import Secret
+from backup_tasks.stores.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class DrillWish:
+    """What an operator typed after `invoke drill`; "" where nothing."""
+
+    name: str = ""
+    day: str = ""
+    against_sources: bool = False
+
+
+def run_drill(
+    profile: Profile, store: Store, backup: Backup, progress: Progress, *, against_sources: bool
+) -> DrillReport:
+    """Restore a backup into a temporary folder, compare it, and run the profile's command there.
+
+    The folder is gone afterwards, whatever happens. What is found wrong stands in the report.
+
+    Raises:
+        ArchiveError: the archive is damaged.
+        RestoreError: the folder for temporary files cannot take it.
+        UsageError: `against_sources`, but the archive has no manifest of ours.
+        DrillError: the command cannot be started.
+        SourceError, StoreError.
+    """
+    with contextlib.ExitStack() as opened:
+        manifest = read_manifest(store, backup.stored)
+        if manifest is not None:
+            opened.callback(manifest.close)
+        elif against_sources:
+            raise UsageError(
+                f"{backup.stored.name} has no manifest of ours to compare the sources with; "
+                "leave out --against-sources"
+            )
+        place = opened.enter_context(temporary_tree())
+        extracted = _restore(store, backup, place, progress)
+        report = DrillReport(backup, extracted.files, extracted.bytes)
+        report.notes = sorted(extracted.notes)
+        if manifest is not None:
+            report.tree = _compare_tree(place, manifest, extracted, progress)
+            if against_sources:
+                report.sources = _compare_sources(profile, place, manifest, progress)
+        if profile.drill.command:
+            progress.start("running drill.command", 0, 0)
+            report.command = run_command(
+                profile.drill.command,
+                place,
+                profile.drill.timeout_seconds,
+                list(_known_secrets(profile)),
+            )
+    return report
+
+
+def _restore(store: Store, backup: Backup, place: Path, progress: Progress) -> ExtractReport:
+    # Setuid bits and devices too: nobody but us can enter the folder that holds the tree.
+    request = RestoreRequest(paths=(), target=place, trusted=True)
+    try:
+        return run_restore(store, backup, request, progress).extracted
+    except RestoreError as error:
+        reason = str(error).split(";")[0]
+        raise RestoreError(
+            f"{reason}; a drill restores the whole backup: set TMPDIR to a folder that takes it"
+        ) from error
+
+
+def _compare_tree(
+    place: Path, manifest: Manifest, extracted: ExtractReport, progress: Progress
+) -> TreeComparison:
+    header = manifest.header
+    progress.start("comparing", header.raw_bytes, header.entries)
+    root = os.open(place, OPEN_FOLDER)
+    try:
+        comparer = TreeComparer(root, dict(extracted.problems), progress)
+        return comparer.compare(manifest.entries())
+    finally:
+        os.close(root)
+
+
+def _compare_sources(
+    profile: Profile, place: Path, manifest: Manifest, progress: Progress
+) -> SourceComparison:
+    header = manifest.header
+    progress.start("comparing with the sources", header.raw_bytes, header.entries)
+    try:
+        started_at = datetime.fromisoformat(header.started_at)
+    except ValueError as error:
+        raise ArchiveError(f"the manifest's start is no time: {header.started_at!r}") from error
+    since_ns = int(started_at.timestamp()) * 10**9
+    own = str(place).lstrip("/")
+    return SourceComparer(profile, since_ns, own, progress).compare(manifest.entries())
+
+
+def _known_secrets(settings: Settings) -> Iterator[str]:
+    """The text of each secret of a profile that can be read without asking anybody."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Settings):
+                yield from _known_secrets(one)
+            elif isinstance(one, Secret) and one.kind != "command":
+                with contextlib.suppress(ProfileError):
+                    yield one.reveal()
+
+
+def run_drill_job(
+    profile: Profile, store: Store, wish: DrillWish, record: RunRecord, progress: Progress
+) -> DrillReport:
+    """Choose the backup that is meant and drill it; fills in `record`.
+
+    Raises: as `choose_backup` and `run_drill`.
+    """
+    backups = find_backups(store, profile.tzinfo)
+    chosen = choose_backup(backups, name=wish.name, day=wish.day)
+    record.archive = chosen.stored.name
+    record.archive_bytes = chosen.stored.size
+    with progress:
+        report = run_drill(profile, store, chosen, progress, against_sources=wish.against_sources)
+    record.files, record.raw_bytes = report.restored_files, report.restored_bytes
+    record.outcome = report.outcome
+    record.evidence = list(render_drill(report))
+    return report
