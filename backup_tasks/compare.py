@@ -20,7 +20,6 @@ OPEN_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_
 _PIECE_BYTES = 2**20
 _FORMATS = {
     "file": stat.S_IFREG,
-    "hardlink": stat.S_IFREG,
     "dir": stat.S_IFDIR,
     "symlink": stat.S_IFLNK,
     "fifo": stat.S_IFIFO,
@@ -119,10 +118,10 @@ class TreeComparer:
 
     def _differences(self, entry: Entry, found: Found) -> list[str]:
         status = found.status
-        if stat.S_IFMT(status.st_mode) != _FORMATS[entry.type]:
-            return ["type"]
         if entry.type == "hardlink":
             return [] if self._is_same_file(entry.link_name, status) else ["link"]
+        if stat.S_IFMT(status.st_mode) != _FORMATS[entry.type]:
+            return ["type"]
         owner = owner_of(_owner_member(entry)) if self._is_root else (status.st_uid, status.st_gid)
         pairs = {
             "size": (entry.size, status.st_size if entry.type == "file" else entry.size),

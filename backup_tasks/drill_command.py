@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from backup_tasks.drill_place import signals_held
 from backup_tasks.errors import DrillError
 from backup_tasks.text import one_line
 
@@ -68,8 +69,18 @@ def run_command(
     Raises DrillError when it cannot be started.
     """
     shown = one_line(shlex.join(command))
+    with contextlib.ExitStack() as guard:
+        with signals_held():
+            process = _start(command, tree, shown)
+            guard.callback(_end_group, process)
+        output, is_cut, in_time = _read_tail(process, timeout_seconds)
+    tail = _render_tail(output, secrets, is_cut=is_cut)
+    return CommandResult(shown, process.returncode if in_time else None, tail, timeout_seconds)
+
+
+def _start(command: Sequence[str], tree: Path, shown: str) -> subprocess.Popen[bytes]:
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command,
             cwd=tree,
             env=_bare_environment(),
@@ -83,12 +94,6 @@ def run_command(
             f"drill.command {shown} cannot be started: {error.strerror}; it is looked for in PATH, "
             "or give its full path"
         ) from error
-    try:
-        output, is_cut, in_time = _read_tail(process, timeout_seconds)
-    finally:
-        _end_group(process)
-    tail = _render_tail(output, secrets, is_cut=is_cut)
-    return CommandResult(shown, process.returncode if in_time else None, tail, timeout_seconds)
 
 
 def _bare_environment() -> dict[str, str]:

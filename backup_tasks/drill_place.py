@@ -27,24 +27,32 @@ def temporary_tree() -> Iterator[Path]:
 
     Raises RestoreError when it cannot be made.
     """
+    with contextlib.ExitStack() as guard:
+        with signals_held():
+            place = _make_folder()
+            guard.callback(_remove_tree, place)
+        yield place
+
+
+def _make_folder() -> Path:
     wanted = os.environ.get("TMPDIR", "")
     try:
         # tempfile passes over a TMPDIR that cannot be used, and would fill another disk.
-        place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=wanted or None)).resolve()
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=wanted or None)).resolve()
     except OSError as error:
         where = wanted or "the folder for temporary files"
         raise RestoreError(
             f"{where}: {error.strerror}; set TMPDIR to a folder that takes the whole backup"
         ) from error
-    try:
-        yield place
-    finally:
-        with _signals_held():
-            _remove_tree(place)
 
 
 def _remove_tree(place: Path) -> None:
     """Remove a folder of our own at any depth, whatever the modes of what is in it."""
+    with signals_held():
+        _remove_all(place)
+
+
+def _remove_all(place: Path) -> None:
     folder = os.open(place, OPEN_FOLDER)
     levels = [(folder, "", os.listdir(folder))]
     while levels:
@@ -71,8 +79,11 @@ def _remove_or_enter(folder: int, name: str, levels: list[tuple[int, str, list[s
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Let signals that ask for the end wait until the block is through."""
+def signals_held() -> Iterator[None]:
+    """Let signals that ask for the end wait until the block is through.
+
+    Between making something and being sure that it will be removed, nothing may interrupt.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

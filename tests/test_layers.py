@@ -29,7 +29,7 @@ ROOMS = {
     "profile_settings profile_notify profile_model profile_files profile_problems "
     "profile_template profile profile_schema",
     "jobs": "leftovers catalog last_archive survey listing backup restore findings entry_check "
-    "verify_report verify compare compare_sources drill_command drill_place drill_report drill "
+    "verify_report verify compare compare_sources drill_place drill_command drill_report drill "
     "retention prune lifecycle_plan lifecycle_bucket lifecycle",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
