@@ -106,7 +106,7 @@ class _LinkGroup:
 
     Attributes:
         first_chunk: where the first name stands, with the content; -1 if it is not unchanged.
-        link_chunks: where the hardlinks to it stand, always further back in the archive.
+        link_chunks: where the hardlinks to it stand, further back in the archive.
     """
 
     first_chunk: int = -1
@@ -139,7 +139,6 @@ class ReusePlanner:
         self._is_same_content = is_same_content
         self._live = [0] * len(chunks)
         self._must_go = bytearray(len(chunks))
-        self._blocks: list[range] = []
         self._groups: dict[str, _LinkGroup] = {}
         self.counts = ReuseCounts()
 
@@ -232,9 +231,9 @@ class ReusePlanner:
 
     def _count_live(self, old: Entry) -> None:
         if is_large(old):
-            block = range(old.chunk, piece_numbers(old, self._chunks).stop)
-            self._blocks.append(block)
-            for number in block:
+            # All of it or nothing: these chunks lie side by side and hold nothing else, so
+            # that no rule ends a run between them.
+            for number in range(old.chunk, piece_numbers(old, self._chunks).stop):
                 self._live[number] = self._chunks[number].raw
         else:
             self._live[old.chunk] += old.raw_span
@@ -256,7 +255,7 @@ class ReusePlanner:
         dropped = {
             "deleted or retyped": 0,
             "too many stale bytes": 0,
-            "no use without others": 0,
+            "links to what is written anew": 0,
             "run too short": 0,
         }
         keep = bytearray(len(self._chunks))
@@ -271,24 +270,22 @@ class ReusePlanner:
                 keep[number] = 1
         while True:
             before = sum(keep)
-            self._drop_dependent(keep)
+            self._drop_links(keep)
             tied = sum(keep)
             runs = _legal_runs(keep, self._stored_length, smallest_run_bytes, most_runs)
             after = sum(keep)
-            dropped["no use without others"] += before - tied
+            dropped["links to what is written anew"] += before - tied
             dropped["run too short"] += tied - after
             if after == before:
                 return self._reuse(runs, keep, dropped)
 
-    def _drop_dependent(self, keep: bytearray) -> None:
-        """Give up pieces of large files that are not kept whole, and links whose file, which
-        is then written anew, would come after them."""
-        for block in self._blocks:
-            if not all(keep[block.start : block.stop]):
-                keep[block.start : block.stop] = bytes(len(block))
+    def _drop_links(self, keep: bytearray) -> None:
+        """Give up links whose file would come after them: because it is written anew, or because
+        it lies in what an interrupted run left, and the link in the archive before."""
         for group in self._groups.values():
-            if group.first_chunk < 0 or not keep[group.first_chunk]:
-                for number in group.link_chunks:
+            first = group.first_chunk
+            for number in group.link_chunks:
+                if first < 0 or not keep[first] or number < first:
                     keep[number] = 0
 
     def _stored_length(self, run: range) -> int:

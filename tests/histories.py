@@ -26,7 +26,11 @@ import backup_tasks.recheck
 
 # Small enough that a few files fill many chunks; headers still fit in.
 CHUNK = 8192
-NAMES = ("a", "b", "c", "d", "d/a", "d/b", "d/e/a", "f", "g/a", "g/b", "h", "i\udcff")
+# Some of these stand in the way of others.
+NAMES = (
+    *("a", "b", "c", "d", "d/a", "d/b", "d/e/a", "f", "g/a", "g/b", "h", "i\udcff", "i\udcfe"),
+    *(f"m{number}" for number in range(10)),
+)
 SIZES = (0, 10, 700, 2500, CHUNK - 1536, CHUNK - 1535, 2 * CHUNK, 5 * CHUNK + 77)
 KINDS = (
     *("write", "write", "write", "replace", "edit", "grow", "shrink", "sneak", "touch", "chmod"),
@@ -44,22 +48,23 @@ class Change:
     size: int
 
 
-changes = st.builds(
-    Change,
-    st.sampled_from(KINDS),
-    st.integers(0, len(NAMES) - 1),
-    st.integers(0, len(NAMES) - 1),
-    st.integers(0, len(SIZES) - 1),
-)
+@st.composite
+def histories(draw: st.DrawFn, generations: int, most_changes: int = 5) -> list[list[Change]]:
+    """Lists of changes, one list before each backup; the first fills the tree.
 
-
-def histories(generations: int, most_changes: int = 6) -> st.SearchStrategy[list[list[Change]]]:
-    """Lists of changes, one list before each backup; the first fills the tree."""
-    fill = st.lists(changes, min_size=1, max_size=25)
-    later = st.lists(changes, max_size=most_changes)
-    return st.tuples(fill, st.lists(later, min_size=1, max_size=generations - 1)).map(
-        lambda parts: [parts[0], *parts[1]]
-    )
+    What changes later are a few paths in a few ways, so that one path meets many changes.
+    """
+    every = range(len(NAMES))
+    filled = draw(st.integers(0, len(NAMES)))
+    fill = [
+        Change(("link", "fifo", "symlink", *8 * ("write",))[-path % 11], path, 0, path % len(SIZES))
+        for path in every[:filled]
+    ]
+    paths = st.sampled_from(draw(st.lists(st.sampled_from(every), min_size=2, max_size=4)))
+    kinds = st.sampled_from(draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4)))
+    sizes = st.sampled_from(range(len(SIZES)))
+    later = st.lists(st.builds(Change, kinds, paths, paths, sizes), max_size=most_changes)
+    return [fill, *draw(st.lists(later, min_size=1, max_size=generations - 1))]
 
 
 @pytest.fixture

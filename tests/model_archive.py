@@ -244,7 +244,9 @@ class _Packer:
     def write(self, entry: Entry) -> Entry:
         inode = self._tree.inodes[entry.name]
         link = entry.link_name if entry.type == "hardlink" else ""
-        entry.span = 512 if entry.type != "file" else 0
+        # Small, so that a chunk holds many and some may be dead; is_large goes by the size.
+        is_file = entry.type == "file"
+        entry.span = 0 if is_large(entry) else 200 + entry.size // 8 if is_file else 200
         entry.sha256, entry.xattrs = inode._bytes().hex(), inode.xattrs
         record = _Record(entry.name, entry.type, link, inode.state, has_pieces=is_large(entry))
         if is_large(entry):
