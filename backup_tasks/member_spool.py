@@ -6,15 +6,18 @@ import struct
 import tempfile
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 
 import msgspec
 
 from backup_tasks.tarstream import Member
 
 _SPILL_BYTES = 8 * 2**20
+_ESCAPED = "utf-8", "surrogateescape"
 _LENGTH = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Member).decode
+# The names of attributes apart, as bytes: text that is not UTF-8 cannot be packed.
+_decode = msgspec.msgpack.Decoder(tuple[Member, dict[bytes, bytes]]).decode
 
 
 class MemberSpool:
@@ -30,7 +33,8 @@ class MemberSpool:
 
     def append(self, member: Member) -> None:
         """Add one member at the end."""
-        packed = _encode(member)
+        xattrs = {name.encode(*_ESCAPED): value for name, value in member.xattrs.items()}
+        packed = _encode((replace(member, xattrs={}), xattrs))
         self._file.seek(self._end)
         self._file.write(_LENGTH.pack(len(packed)) + packed)
         self._places.append(self._end)
@@ -49,7 +53,9 @@ class MemberSpool:
     def _read(self, place: int) -> Member:
         self._file.seek(place)
         (length,) = _LENGTH.unpack(self._file.read(_LENGTH.size))
-        return _decode(self._file.read(length))
+        member, xattrs = _decode(self._file.read(length))
+        member.xattrs = {name.decode(*_ESCAPED): value for name, value in xattrs.items()}
+        return member
 
     def close(self) -> None:
         """Free the memory or the file."""
