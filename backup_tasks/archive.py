@@ -7,9 +7,10 @@ that later archives can keep those that did not change.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO
 
 from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_chunk
@@ -22,12 +23,44 @@ from backup_tasks.upload import PartAssembler
 Place = tuple[int, int]
 
 
+# Stands between the tables of two objects, so that no run of chunks crosses from one to the other.
+_GAP = Chunk(0, 0, "", 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Base:
-    """An earlier archive that chunks are kept from: the object, and its table of chunks."""
+    """Earlier objects that chunks are kept from, numbered as if they were one archive.
 
-    stored: StoredObject
+    Attributes:
+        objects: each with the number of its first chunk, ascending.
+        chunks: the tables of all, one after the other, with a gap of one number between.
+        arrived: path -> chunks with the first bytes of a large file that is not there whole.
+    """
+
+    objects: Sequence[tuple[int, StoredObject]]
     chunks: Sequence[Chunk]
+    arrived: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def source_of(self, number: int) -> StoredObject:
+        """The object that a chunk lies in."""
+        place = bisect.bisect_right(self.objects, number, key=lambda first: first[0])
+        return self.objects[place - 1][1]
+
+
+def join_bases(tables: Sequence[tuple[StoredObject, Sequence[Chunk]]]) -> Base:
+    """Several objects as one base; the first one's chunks keep their numbers."""
+    objects: list[tuple[int, StoredObject]] = []
+    chunks: list[Chunk] = []
+    for stored, table in tables:
+        if objects:
+            chunks.append(_GAP)
+        objects.append((len(chunks), stored))
+        chunks += table
+    return Base(objects, chunks)
+
+
+# Told of every chunk that is delivered, and where in the object that is being written.
+Delivered = Callable[[Chunk, int], None]
 
 
 class ArchiveBuilder:
@@ -42,7 +75,9 @@ class ArchiveBuilder:
     """
 
     def __init__(self, parts: PartAssembler, level: int) -> None:
-        self._parts = parts
+        self._parts = self._main = parts
+        self._begins_at = 0
+        self._delivered: Delivered | None = None
         self._level = level
         self._base: Base | None = None
         self._compressor = ChunkCompressor(level, self._deliver)
@@ -52,21 +87,34 @@ class ArchiveBuilder:
         self._used = 0
 
     def _deliver(self, chunk: StoredChunk, old_number: int) -> None:
-        offset = self._parts.offset
-        length = len(chunk.stored)
-        self.chunks.append(Chunk(offset, length, chunk.sha256, chunk.raw))
-        if self._base is not None and old_number >= 0:
-            old = self._base.chunks[old_number]
-            if (old.sha256, old.length) == (chunk.sha256, length):
-                self._parts.add_known(chunk.stored, self._base.stored, old.offset)
-                return
-        self._parts.add(chunk.stored)
+        place, length = self._parts.offset, len(chunk.stored)
+        written = Chunk(self._begins_at + place, length, chunk.sha256, chunk.raw)
+        self.chunks.append(written)
+        base = self._base
+        old = base.chunks[old_number] if base is not None and old_number >= 0 else None
+        if base and old and (old.sha256, old.length) == (chunk.sha256, length):
+            self._parts.add_known(chunk.stored, base.source_of(old_number), old.offset)
+        else:
+            self._parts.add(chunk.stored)
+        if self._delivered is not None:
+            self._delivered(written, place)
+
+    def record(self, delivered: Delivered, aside: PartAssembler | None) -> None:
+        """Tell of every chunk from now on, until `end_entries`.
+
+        Args:
+            aside: an object of its own that takes these chunks. Afterwards its bytes are to
+                follow what the archive holds by now.
+        """
+        self._delivered = delivered
+        if aside is not None:
+            self._parts, self._begins_at = aside, self._main.offset
 
     def keep(self, base: Base, runs: Sequence[range]) -> None:
         """Begin the archive with runs of another one's chunks, copied on the store's side.
 
         Args:
-            base: the other archive; later, `add_large` may keep single chunks of it too.
+            base: what was written earlier; later, `add_large` may keep single chunks of it too.
             runs: chunk numbers, each run at least as long as the store's smallest part.
         """
         self._base = base
@@ -76,7 +124,8 @@ class ArchiveBuilder:
             for number in run:
                 old = base.chunks[number]
                 self.chunks.append(Chunk(old.offset + shift, old.length, old.sha256, old.raw))
-            self._parts.copy(base.stored, first.offset, last.offset + last.length - first.offset)
+            length = last.offset + last.length - first.offset
+            self._parts.copy(base.source_of(run[0]), first.offset, length)
             self._submitted += len(run)
 
     def reserve(self, length: int) -> memoryview:
@@ -113,14 +162,17 @@ class ArchiveBuilder:
         self.reserve(len(headers))[:] = headers
         return self.take(len(headers))
 
-    def add_large(
-        self,
-        headers: bytes,
-        size: int,
-        fill: Callable[[memoryview], None],
-        old_numbers: Sequence[int] = (),
-    ) -> Place:
-        """Append an entry with chunks of its own.
+    def begin_large(self, headers: bytes) -> Place:
+        """Append the headers of an entry with chunks of its own; `add_pieces` must follow."""
+        self.end_chunk()
+        place = self.add_headers(headers)
+        self.end_chunk()
+        return place
+
+    def add_pieces(
+        self, size: int, fill: Callable[[memoryview], None], old_numbers: Sequence[int] = ()
+    ) -> None:
+        """Append the bytes of an entry that was begun.
 
         Args:
             size: stored bytes, without padding.
@@ -128,9 +180,6 @@ class ArchiveBuilder:
             old_numbers: the base's chunks of this file, piece by piece; one whose bytes
                 come out the same is copied instead of sent.
         """
-        self.end_chunk()
-        place = self.add_headers(headers)
-        self.end_chunk()
         done = 0
         remaining = iter(old_numbers)
         while done < size:
@@ -142,13 +191,13 @@ class ArchiveBuilder:
             self.take(padded)
             self.end_chunk(next(remaining, -1))
             done += length
-        return place
 
     def end_entries(self) -> None:
-        """Close the last chunk and wait until all are delivered."""
+        """Close the last chunk and wait until all are delivered; what follows is the archive's."""
         self.end_chunk()
         self._compressor.drain()
         self._parts.end_run()
+        self._parts, self._begins_at, self._delivered = self._main, 0, None
 
     def add_manifest(self, lines: IO[bytes], size: int, copy: IO[bytes]) -> None:
         """Append the manifest, the end mark and the footer.

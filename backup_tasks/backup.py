@@ -1,39 +1,48 @@
-"""One backup: compare the sources with the last archive, write one that stands alone, commit it."""
+"""One backup: compare the sources with the last archive, write one that stands alone, commit it.
+
+A run that sends much sends it to a staging object first, and notes in a journal what has gone
+out, so that after a crash the next run sends only the rest; see docs/architecture.md.
+"""
 
 from __future__ import annotations
 
-import os
+import contextlib
+import secrets
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import IO
+from datetime import datetime
 
-from backup_tasks import __version__
-from backup_tasks.archive import ArchiveBuilder
-from backup_tasks.entry_writer import FOLDER_LINE, EntryWriter
-from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectChanged, ObjectMissing
-from backup_tasks.folders import OPEN_FOLDER
-from backup_tasks.footer import FORMAT_VERSION
+from backup_tasks.assembly import Assembly, Writers, utc_text
+from backup_tasks.errors import (
+    CopyRefused,
+    CopyUnsupported,
+    ObjectChanged,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+)
 from backup_tasks.journal import Problem, RunRecord, open_log
 from backup_tasks.last_archive import FIRST_ARCHIVE, CopyMemory, LastArchive, find_last_archive
 from backup_tasks.leftovers import UploadNote, end_leftovers
-from backup_tasks.manifest import Header, write_manifest
 from backup_tasks.manifest_cache import ManifestCache
-from backup_tasks.naming import choose_free_name
+from backup_tasks.naming import choose_free_name, render_staging_name
 from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.spool import SPILL_BYTES, LineSpool
+from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
+from backup_tasks.spool import SPILL_BYTES
+from backup_tasks.staging import StagedRun, Staging, StagingFolder, StagingJournal
 from backup_tasks.state import state_key
-from backup_tasks.steps import LeafLines
-from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject
+from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject, Unfinished
 from backup_tasks.survey import BackupPlan, Survey, plan_backup, survey_sources
 from backup_tasks.text import one_line, printable
-from backup_tasks.upload import IN_FLIGHT_BYTES, PartAssembler, plan_part_bytes
+from backup_tasks.units import render_bytes
+from backup_tasks.upload import IN_FLIGHT_BYTES
 
-# What an entry's headers and manifest line take, at most, in an estimate.
-_ENTRY_OVERHEAD_BYTES = 2048
+# A run that reads less is repeated sooner than it is resumed.
+RESUMABLE_BYTES = 16 * 2**20
+_CANNOT_COPY = (CopyRefused, ObjectChanged, ObjectMissing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,38 +79,65 @@ class BackupRun:
     def copy_memory(self) -> CopyMemory:
         return CopyMemory(self.paths.state, self._key)
 
+    @property
+    def staging(self) -> StagingFolder:
+        return StagingFolder(self.paths.state, self._key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Approach:
+    """How an archive is to be made.
+
+    Attributes:
+        last: what chunks are kept of; if there is none, `why_full` says why.
+        may_stage: whether what is sent may be copied from a staging object.
+    """
+
+    last: LastArchive | None
+    why_full: str
+    may_stage: bool
+
 
 def run_backup(run: BackupRun, record: RunRecord) -> None:
     """Back up the profile's sources as one new archive; fills in `record` as it goes.
 
-    A crash, a kill or an exception at any point leaves no backup: at most an upload, which
-    the next run ends. When the last archive vanishes meanwhile, or the store refuses to copy
-    from it, everything is sent instead.
+    A crash, a kill or an exception at any point leaves no backup: at most uploads, a staging
+    object and its journal, which the next run uses and removes. When the last archive vanishes
+    meanwhile, or the store refuses to copy from it, everything is sent instead.
 
     Raises: SourceError, StoreError, ObjectExists.
     """
-    end_leftovers(run.store, run.upload_note, run.now)
-    last, why_full = _choose_last(run, record.host)
-    if last is not None:
-        try:
-            _write_backup(run, last, record)
-            return
-        except (CopyRefused, ObjectChanged, ObjectMissing) as error:
-            if isinstance(error, CopyUnsupported):
-                run.copy_memory.remember(run.now)
-            why_full = one_line(str(error))
-            record.problems.clear()
-        finally:
-            last.close()
-    if why_full != FIRST_ARCHIVE:
-        open_log(run.paths).info(
-            "backup %s: everything is read and sent: %s", run.profile.name, why_full
-        )
-    _write_backup(run, None, record)
+    approach = _choose_approach(run, record)
+    while (failed := _try(run, approach, record)) is not None:
+        if approach.last is None and not approach.may_stage:
+            raise failed
+        approach = _approach_after(run, approach, failed, record)
+    if staged := run.staging.read():
+        _discard(run, staged, run.store.list_unfinished(), record)
+
+
+def _try(run: BackupRun, approach: _Approach, record: RunRecord) -> StoreError | None:
+    """Make the archive. Returns what went wrong with copying, if that was all."""
+    try:
+        _write_backup(run, approach, record)
+    except _CANNOT_COPY as error:
+        return error
+    except StoreError:
+        if run.store.can_rename:  # a disk, and perhaps a full one
+            with contextlib.suppress(StoreError):
+                _discard(run, run.staging.read(), run.store.list_unfinished(), record)
+        raise
+    finally:
+        if approach.last is not None:
+            approach.last.close()
+    return None
 
 
 def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
-    """What `run_backup` would do now, and why. Writes nothing."""
+    """What `run_backup` would do now, and why, but for what interrupted runs left.
+
+    Writes nothing.
+    """
     last, why_full = _choose_last(run, host)
     try:
         return plan_backup(run.profile, last, why_full, run.store.limits, run.progress)
@@ -118,122 +154,171 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
     return find_last_archive(run.profile, run.store, run.cache, host, run.now)
 
 
-def _write_backup(run: BackupRun, last: LastArchive | None, record: RunRecord) -> None:
+def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
+    """Look at what earlier runs left, finished or not, and remove what is of no use."""
+    store, staged = run.store, run.staging.read()
+    names = [one.staging.name for one in staged if one.staging]
+    end_leftovers(store, run.upload_note, run.now, names)
+    last, why_full = _choose_last(run, record.host)
+    may_stage = store.can_copy and not run.copy_memory.refused(run.now)
+    if not staged:
+        return _Approach(last, why_full, may_stage)
+    try:
+        unfinished = store.list_unfinished()
+        may_resume = may_stage and not run.full
+        useful = [one for one in staged if may_resume and _is_useful(run, one, last)]
+        found = salvage_runs(store, useful, unfinished)
+        used = {id(one.run) for one in found}
+        useless = [one for one in staged if id(one) not in used]
+        # Who may not delete must not leave something behind with every run.
+        may_stage &= _discard(run, useless, unfinished, record)
+        if found:
+            last = build_on(last, found)
+            _tell_what_was_found(run, found)
+    except BaseException:
+        if last is not None:
+            last.close()
+        raise
+    return _Approach(last, why_full, may_stage)
+
+
+def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> bool:
+    """Whether an interrupted run read what no later archive holds, and not too long ago."""
+    if staged.staging is None:
+        return False
+    started_at = staged.staging.started_at
+    if last is not None:
+        return started_at > last.started_at
+    return run.now - datetime.fromisoformat(started_at) < run.profile.backup.full_every
+
+
+def _tell_what_was_found(run: BackupRun, found: Sequence[Salvaged]) -> None:
+    arrived = sum(chunk.length for one in found for chunk in one.chunks)
+    open_log(run.paths).info(
+        "backup %s: an interrupted run goes on: %s had arrived",
+        run.profile.name,
+        render_bytes(arrived),
+    )
+
+
+def _discard(
+    run: BackupRun,
+    staged: Sequence[StagedRun],
+    unfinished: Collection[Unfinished],
+    record: RunRecord,
+) -> bool:
+    """Remove what is of no use any more. Returns whether it is gone; if not, the record says so."""
+    try:
+        discard_runs(run.store, staged, unfinished)
+    except (StoreError, OSError) as error:
+        record.warnings.append(f"what an interrupted run left stays: {one_line(str(error))}")
+        return False
+    return True
+
+
+def _approach_after(
+    run: BackupRun, approach: _Approach, error: StoreError, record: RunRecord
+) -> _Approach:
+    """What to do when copying failed: keep nothing, and if copying as such fails, stage nothing."""
+    if isinstance(error, CopyUnsupported):
+        run.copy_memory.remember(run.now)
+    record.problems.clear()
+    _discard(run, run.staging.read(), run.store.list_unfinished(), record)
+    may_stage = approach.last is not None and not isinstance(error, CopyRefused)
+    return _Approach(None, one_line(str(error)), may_stage)
+
+
+def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
         record.problems.append(Problem(printable(path), reason))
 
-    survey = survey_sources(run.profile, last, run.store.limits, report, run.progress)
-    note = run.upload_note
+    profile, store, last = run.profile, run.store, approach.last
+    if last is None and approach.why_full != FIRST_ARCHIVE:
+        open_log(run.paths).info(
+            "backup %s: everything is read and sent: %s", profile.name, approach.why_full
+        )
+    survey = survey_sources(profile, last, store.limits, report, run.progress)
     try:
+        assembly = Assembly(
+            profile, store.limits, last, survey, record, report, run.progress, run.clock
+        )
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
-            taken = {stored.name for stored in run.store.list_objects()}
-            name = choose_free_name(run.now, run.profile.tzinfo, taken)
-            writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
-            try:
-                note.write(writer.upload_id)
-                _Writing(run, last, survey, record, report).write(writer, end)
-                stored = writer.commit()
-            except BaseException:
-                writer.abort()
-                raise
-            finally:
-                note.clear()
+            taken = {stored.name for stored in store.list_objects()}
+            name = choose_free_name(run.now, profile.tzinfo, taken)
+            writers = _open_writers(run, name, survey, may_stage=approach.may_stage)
+            stored = _fill(writers, name, lambda: assembly.write(writers, end))
+            run.upload_note.clear()
             end.seek(0)
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    _finish(record, stored)
-
-
-def _finish(record: RunRecord, stored: StoredObject) -> None:
-    record.archive = stored.name
-    record.archive_bytes = stored.size
+    record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Writing:
-    """The bytes of one archive, from the first chunk to the footer."""
+def _fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:
+    """Write and commit; what fails leaves what the next run can use, and nothing else."""
+    journal = writers.journal
+    in_place = journal is not None and writers.staging is None
+    try:
+        write()
+        return writers.archive.commit(name if in_place else "")
+    except BaseException:
+        if in_place:
+            writers.archive.leave()
+        else:
+            writers.archive.abort()
+        if writers.staging is not None:
+            writers.staging.leave()
+        raise
+    finally:
+        if journal is not None:
+            journal.close()
 
-    run: BackupRun
-    last: LastArchive | None
-    survey: Survey
-    record: RunRecord
-    report: Callable[[str, str], None]
 
-    def write(self, writer: ArchiveWriter, end: IO[bytes]) -> None:
-        """Write everything; `end` gets a copy of what follows the chunks."""
-        survey, run, limits = self.survey, self.run, self.run.store.limits
-        estimate = survey.read_bytes + survey.count * _ENTRY_OVERHEAD_BYTES
-        parts = PartAssembler(writer, limits, plan_part_bytes(estimate, limits))
-        builder = ArchiveBuilder(parts, run.profile.backup.compression_level)
-        root = os.open("/", OPEN_FOLDER)
-        base = self.last.base if self.last else None
-        run.progress.start("backing up", survey.read_bytes, survey.count)
+def _open_writers(run: BackupRun, name: str, survey: Survey, *, may_stage: bool) -> Writers:
+    """Start what is written to, with a note for each that a crash leaves to the next run."""
+    journal = None
+    if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
+        journal = _open_journal(run, name, survey)
+    if journal is None:
+        return Writers(_open_archive(run, name))
+    try:
+        staging = run.store.write(journal.staging.name, in_flight_bytes=IN_FLIGHT_BYTES)
+        journal.note_upload(staging.upload_id)
+        if run.store.can_rename:
+            return Writers(staging, journal)
         try:
-            if base is not None:
-                builder.keep(base, survey.reuse.runs)
-            entries = EntryWriter(builder, self.report, run.progress, root, survey.reuse, base)
-            with LineSpool() as lines, LineSpool() as folder_lines:
-                kept_lines = LeafLines(self.last.leaf_lines() if self.last else iter(()))
-                for line in entries.write_all(survey.steps, kept_lines):
-                    lines.append(line)
-                for line in entries.write_folders(survey.folders):
-                    folder_lines.append(line)
-                builder.end_entries()
-                header = self._header(builder, entries, parts)
-                _add_manifest(builder, header, _with_folders(lines, folder_lines), end)
-        finally:
-            os.close(root)
-            builder.close()
-        self.record.files = entries.totals.files
-        self.record.raw_bytes = entries.totals.raw_bytes
-        self.record.sent_bytes = parts.sent_bytes
-        self.record.copied_bytes = parts.copied_bytes
-
-    def _header(
-        self, builder: ArchiveBuilder, written: EntryWriter, parts: PartAssembler
-    ) -> Header:
-        last, started_at = self.last, _utc(self.run.now)
-        return Header(
-            format=FORMAT_VERSION,
-            profile=self.run.profile.name,
-            host=self.record.host,
-            started_at=started_at,
-            written_at=_utc(self.run.clock()),
-            tool=f"backup-tasks {__version__}",
-            sources=self.run.profile.backup.sources,
-            entries=written.totals.entries,
-            files=written.totals.files,
-            raw_bytes=written.totals.raw_bytes,
-            chunks=len(builder.chunks),
-            chunk_bytes=sum(chunk.length for chunk in builder.chunks),
-            problems=len(self.record.problems),
-            copied_from=last.base.stored.name if last else "",
-            copied_bytes=parts.copied_bytes,
-            full_at=last.manifest.header.full_at if last else started_at,
-        )
+            return Writers(_open_archive(run, name), journal, staging)
+        except BaseException:
+            staging.leave()
+            raise
+    except BaseException:
+        journal.close()
+        raise
 
 
-def _with_folders(lines: Iterable[bytes], folder_lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Put the folders' lines where they belong in the order of the walk."""
-    folders = iter(folder_lines)
-    for line in lines:
-        found = next(folders) if line == FOLDER_LINE else line
-        if found != FOLDER_LINE:
-            yield found
+def _open_journal(run: BackupRun, name: str, survey: Survey) -> StagingJournal | None:
+    run_id = secrets.token_hex(4)
+    staging = Staging(
+        name=render_staging_name(name, run_id),
+        store=run.store.url,
+        started_at=utc_text(run.now),
+        first_chunk=sum(len(kept) for kept in survey.reuse.runs),
+    )
+    try:
+        return run.staging.begin(run_id, staging)
+    except OSError:  # no room for a journal: the backup goes on without one
+        return None
 
 
-def _add_manifest(
-    builder: ArchiveBuilder, header: Header, entry_lines: Iterable[bytes], end: IO[bytes]
-) -> None:
-    with tempfile.TemporaryFile() as lines:
-        write_manifest(lines, header, builder.chunks, entry_lines)
-        size = lines.tell()
-        lines.seek(0)
-        builder.add_manifest(lines, size, end)
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
+    run.upload_note.announce(name, run.store.list_unfinished())
+    try:
+        writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
+    except ObjectExists:
+        run.upload_note.clear()
+        raise
+    run.upload_note.write(writer.upload_id)
+    return writer

@@ -14,6 +14,7 @@ from backup_tasks.manifest import Entry, decode_entry, encode_line, name_fields
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.progress import Progress
 from backup_tasks.snapshot import entry_of
+from backup_tasks.staging import StagingJournal
 from backup_tasks.steps import LeafLines, Step
 from backup_tasks.tarstream import (
     Member,
@@ -58,6 +59,7 @@ class EntryWriter:
         progress: told about bytes and files.
         root: descriptor of the folder that the entries' paths are relative to.
         reuse: what is kept of the last archive, and `base`, its table of chunks.
+        journal: told of every entry that is written.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class EntryWriter:
         root: int,
         reuse: Reuse = NO_REUSE,
         base: Base | None = None,
+        journal: StagingJournal | None = None,
     ) -> None:
+        self._journal = journal
         self._builder = builder
         self._reuse = reuse
         self._base = base
@@ -123,6 +127,8 @@ class EntryWriter:
             size = plan.entry.size
             written = self._write_anew(plan)
             self._progress.advance(size, 1)
+            if self._journal is not None and written is not None:
+                self._journal.add_entry(written)
         if written is not None:
             self._count(written)
             yield encode_line(written)
@@ -135,9 +141,9 @@ class EntryWriter:
 
     def _write_anew(self, plan: PlannedEntry) -> Entry | None:
         old = plan.entry if plan.is_same else plan.old
-        if old is None or self._base is None:
-            return self._write(plan.entry, ())
-        pieces = piece_numbers(old, self._base.chunks) if is_large(old) else ()
+        pieces = self._known_pieces(plan.entry, old)
+        if old is None:
+            return self._write(plan.entry, pieces)
         stale = self._reuse.stale_after(old)
         stays_behind = not is_large(old) and self._reuse.keeps(old)
         written = self._write(plan.entry, pieces)
@@ -148,6 +154,14 @@ class EntryWriter:
             self._report(old.name, "the version of the backup before was kept")
             return self._reuse.move(old)
         return written
+
+    def _known_pieces(self, entry: Entry, old: Entry | None) -> Sequence[int]:
+        """The base's chunks that may hold the bytes of a large file, piece by piece."""
+        if self._base is None:
+            return ()
+        before = piece_numbers(old, self._base.chunks) if old and is_large(old) else ()
+        arrived = self._base.arrived.get(entry.name, ())
+        return (*arrived, *before[len(arrived) :]) if arrived else before
 
     def _write(self, entry: Entry, pieces: Sequence[int]) -> Entry | None:
         if entry.type == "dir" and not entry.xattrs:
@@ -229,7 +243,10 @@ class EntryWriter:
             stored = source.stored_bytes
             length = len(headers) + stored + padding_bytes(stored)
             if length > CHUNK_BYTES:
-                place = self._builder.add_large(headers, stored, source.fill, pieces)
+                _set_place(entry, self._builder.begin_large(headers), length)
+                if self._journal is not None:
+                    self._journal.begin_large(entry)
+                self._builder.add_pieces(stored, source.fill, pieces)
                 reason = source.what_changed()
             else:
                 view = self._builder.reserve(length)
@@ -239,8 +256,7 @@ class EntryWriter:
                 reason = source.what_changed()
                 if reason and (not is_last_try or (source.failure and not source.read_bytes)):
                     return _Attempt(None, reason)
-                place = self._builder.take(length)
-            _set_place(entry, place, length)
+                _set_place(entry, self._builder.take(length), length)
             entry.sha256 = source.sha256()
             return _Attempt(entry, reason, is_worth_another=stored <= _READ_AGAIN_BYTES)
         finally:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from backup_tasks.archive import Base
 from backup_tasks.catalog import find_backups
 from backup_tasks.errors import ArchiveError
-from backup_tasks.manifest import Entry, Header, Manifest
+from backup_tasks.manifest import Entry, Header
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
@@ -24,34 +25,53 @@ _TRIES = 3
 FIRST_ARCHIVE = "there is no earlier archive of this profile and host to build on"
 
 
+class EntryIndex(Protocol):
+    """The entries of what chunks are kept of, in the order of the walk."""
+
+    def entries(self) -> Iterator[Entry]:
+        """All of them; one iteration at a time."""
+
+    def leaf_lines(self) -> Iterator[bytes]:
+        """The manifest's lines of those that are no folders."""
+
+    def close(self) -> None:
+        """Free memory and files."""
+
+
 @dataclass(frozen=True, slots=True)
 class LastArchive:
-    """An archive that the next one may keep chunks of.
+    """What the next archive may keep chunks of; `close` it when done.
 
     Attributes:
-        manifest: its index; `close` it when done.
+        index: its entries.
+        name: the archive's, "" if there are only chunks of interrupted runs.
+        started_at, full_at: as in its manifest's header.
         settled_before_ns: ctimes older than this cannot hide a later change.
     """
 
     base: Base
-    manifest: Manifest
-
-    @property
-    def settled_before_ns(self) -> int:
-        started = datetime.fromisoformat(self.manifest.header.started_at)
-        return int(started.timestamp()) * 10**9 - CTIME_MARGIN_NS
+    index: EntryIndex
+    name: str
+    started_at: str
+    full_at: str
+    settled_before_ns: int
 
     def entries(self) -> Iterator[Entry]:
         """All entries in the order of the walk."""
-        return self.manifest.entries()
+        return self.index.entries()
 
     def leaf_lines(self) -> Iterator[bytes]:
         """The manifest's lines of everything but folders, in the same order."""
-        return self.manifest.leaf_lines()
+        return self.index.leaf_lines()
 
     def close(self) -> None:
-        """Free the manifest."""
-        self.manifest.close()
+        """Free the index."""
+        self.index.close()
+
+
+def settled_before_ns(started_at: str) -> int:
+    """What `LastArchive` says of ctimes, for a run that started then (ISO 8601)."""
+    return int(datetime.fromisoformat(started_at).timestamp()) * 10**9 - CTIME_MARGIN_NS
 
 
 def find_last_archive(
@@ -81,7 +101,10 @@ def find_last_archive(
         if why := _why_full_is_due(header, profile.backup.full_every, now):
             manifest.close()
             return None, why
-        return LastArchive(Base(backup.stored, manifest.chunks), manifest), ""
+        base = Base([(0, backup.stored)], manifest.chunks)
+        settled_ns = settled_before_ns(header.started_at)
+        name, full_at = backup.stored.name, header.full_at
+        return LastArchive(base, manifest, name, header.started_at, full_at, settled_ns), ""
     return None, FIRST_ARCHIVE
 
 

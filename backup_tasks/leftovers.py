@@ -1,14 +1,16 @@
-"""Uploads that a crash left behind: found by the next run, and ended."""
+"""What a crash left in the store: found by the next run, and ended."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from backup_tasks.naming import is_backup_name
-from backup_tasks.stores.base import Store
+from backup_tasks.naming import is_backup_name, is_staging_name
+from backup_tasks.stores.base import Store, Unfinished
 
 # Nobody's backup takes two days without a sign; the lifecycle rule ends such uploads as well.
 _ABANDONED_AFTER = timedelta(days=2)
@@ -25,39 +27,67 @@ class UploadNote:
     def __init__(self, state: Path, key: str) -> None:
         self._path = state / "uploads" / f"{key}.json"
 
+    def announce(self, name: str, others: Collection[Unfinished]) -> None:
+        """An upload of this name is about to be started.
+
+        Args:
+            others: uploads that are there already, among them perhaps some of this name.
+        """
+        known = [other.upload_id for other in others if other.name == name]
+        self._write({"name": name, "others": known})
+
     def write(self, upload_id: str) -> None:
         """Remember this upload, before its first part is sent."""
+        self._write({"upload_id": upload_id})
+
+    def _write(self, note: dict[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"upload_id": upload_id}, file)
+            json.dump(note, file)
+            file.flush()
+            os.fsync(descriptor)
 
-    def read(self) -> str:
-        """The upload that was under way last, or ""."""
+    def means(self, upload: Unfinished) -> bool:
+        """Whether this is the upload that was under way."""
         try:
-            return str(json.loads(self._path.read_text(encoding="utf-8"))["upload_id"])
+            note = json.loads(self._path.read_text(encoding="utf-8"))
+            if "upload_id" in note:
+                return bool(note["upload_id"] == upload.upload_id)
+            return note["name"] == upload.name and upload.upload_id not in note["others"]
         except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            return False
 
     def clear(self) -> None:
         """Forget it: the upload was committed or ended."""
         self._path.unlink(missing_ok=True)
 
 
-def end_leftovers(store: Store, note: UploadNote, now: datetime) -> int:
-    """End what earlier runs left: the noted upload, and backups begun over two days ago.
+def end_leftovers(
+    store: Store, note: UploadNote, now: datetime, wanted: Collection[str] = ()
+) -> int:
+    """End what earlier runs left: the noted upload, and what nobody has touched for two days.
 
-    Call it under the lock of profile and store. Uploads with other names are not touched.
+    The latter are uploads of backups, and staging objects and their uploads. Call it under the
+    lock of profile and store. Whatever has another name is not touched.
+
+    Args:
+        wanted: names of staging objects that are still of use.
 
     Returns:
         How many were ended.
     """
-    noted = note.read()
     ended = 0
     for upload in store.list_unfinished():
-        is_abandoned = is_backup_name(upload.name) and now - upload.started_at > _ABANDONED_AFTER
-        if upload.upload_id == noted or is_abandoned:
+        is_ours = is_backup_name(upload.name) or is_staging_name(upload.name)
+        is_abandoned = is_ours and now - upload.started_at > _ABANDONED_AFTER
+        if note.means(upload) or (is_abandoned and upload.name not in wanted):
             store.end_unfinished(upload)
+            ended += 1
+    for stored in store.list_objects():
+        is_abandoned = now - stored.modified_at > _ABANDONED_AFTER
+        if is_staging_name(stored.name) and is_abandoned and stored.name not in wanted:
+            store.delete(stored.name)
             ended += 1
     note.clear()
     return ended

@@ -250,7 +250,7 @@ def plan_backup(
         entries=survey.count,
         content_bytes=survey.content_bytes,
         read_bytes=survey.read_bytes + survey.rechecked_bytes,
-        compared_with=last.base.stored.name if last else why_full,
+        compared_with=last.name if last else why_full,
         copied_bytes=reuse.kept_bytes,
         same=reuse.counts.same,
         changed=reuse.counts.changed,

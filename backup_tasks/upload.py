@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from backup_tasks.stores.base import ArchiveWriter, PartBody, PartLimits, StoredObject
 
 MIB = 2**20
-# Small enough to keep several under way, large enough that a request's own cost is little.
+# Small enough to keep several under way, large enough that a request's own cost is little. An
+# interrupted run loses the parts that were under way, so a smaller archive has smaller ones.
 _USUAL_PART = 16 * MIB
+_SMALL_PART = 5 * MIB
+_USUAL_COUNT = 64
 # Larger parts wait in an unlinked temporary file instead of in memory.
 _LARGEST_IN_MEMORY = 32 * MIB
 IN_FLIGHT_BYTES = 64 * MIB
@@ -23,13 +26,18 @@ _GROWTH_STEP = 100
 def plan_part_bytes(estimated_bytes: int, limits: PartLimits) -> int:
     """Bytes of each sent part for an archive of about this size.
 
-    All parts but the last are equal (Cloudflare R2 insists), 16 MiB up to about 140 GiB,
-    beyond that larger, so that 90 % of the parts suffice.
+    All parts but the last are equal (Cloudflare R2 insists): 5 MiB up to 320 MiB, then about 64
+    of them up to 1 GiB, 16 MiB up to about 140 GiB, beyond that larger, so that 90 % of the parts
+    suffice.
     """
-    planned_count = max(1, int(limits.count * _PLANNED_SHARE))
-    needed = -(-estimated_bytes // planned_count)
-    rounded = -(-needed // MIB) * MIB
-    return min(max(_USUAL_PART, rounded, limits.smallest), limits.largest)
+    usual = min(max(_SMALL_PART, _mebibytes(estimated_bytes, _USUAL_COUNT)), _USUAL_PART)
+    needed = _mebibytes(estimated_bytes, max(1, int(limits.count * _PLANNED_SHARE)))
+    return min(max(usual, needed, limits.smallest), limits.largest)
+
+
+def _mebibytes(estimated_bytes: int, count: int) -> int:
+    """Bytes of each of so many parts, rounded up to whole mebibytes."""
+    return -(-estimated_bytes // (count * MIB)) * MIB
 
 
 def part_bytes_at(number: int, planned_bytes: int, limits: PartLimits) -> int:
@@ -102,7 +110,7 @@ class PartAssembler:
         """
         self.offset += len(data)
         run = self._run
-        if run is not None and run.start + run.length == start:
+        if run is not None and run.source == source and run.start + run.length == start:
             run.length += len(data)
             if run.held:
                 run.held += data
@@ -124,6 +132,14 @@ class PartAssembler:
             self._number += 1
         self.offset += length
         self.copied_bytes += length
+
+    def take_back(self) -> bytes:
+        """Everything so far, if it is less than the store's smallest part, to go elsewhere."""
+        self.end_run()
+        assert self.offset < max(1, self._limits.smallest)
+        buffer, self._buffer = self._buffer, None
+        self.offset = self.sent_bytes = 0
+        return bytes(buffer.finish()) if buffer is not None else b""
 
     def flush(self) -> None:
         """Send what is collected as a part; only the last may be below the store's smallest."""

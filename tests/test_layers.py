@@ -21,16 +21,16 @@ ROOMS = {
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_writer stores.s3 stores "
     "manifest_cache",
     "sources": "sources snapshot content",
-    "archive": "compress plan recheck upload spool steps archive entry_writer cut_off reader "
-    "foreign selection members",
+    "archive": "compress plan recheck upload spool steps archive staging entry_writer cut_off "
+    "reader foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems "
     "profile_template profile profile_schema",
-    "jobs": "leftovers catalog last_archive survey listing backup restore findings entry_check "
-    "verify_report verify compare compare_sources drill_place drill_command drill_report drill "
-    "retention prune lifecycle_plan lifecycle_bucket lifecycle",
+    "jobs": "leftovers catalog last_archive resume survey listing assembly backup restore findings "
+    "entry_check verify_report verify compare compare_sources drill_place drill_command "
+    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "watch jobs report",

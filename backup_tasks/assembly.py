@@ -1,0 +1,184 @@
+"""The bytes of one archive, from the first chunk to the footer, on their way into the store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO
+
+from backup_tasks import __version__
+from backup_tasks.archive import ArchiveBuilder
+from backup_tasks.entry_writer import FOLDER_LINE, EntryWriter
+from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.footer import FORMAT_VERSION
+from backup_tasks.journal import RunRecord
+from backup_tasks.last_archive import LastArchive
+from backup_tasks.manifest import Chunk, Header, write_manifest
+from backup_tasks.profile_model import Profile
+from backup_tasks.progress import Progress
+from backup_tasks.spool import LineSpool
+from backup_tasks.staging import StagingJournal
+from backup_tasks.steps import LeafLines
+from backup_tasks.stores.base import ArchiveWriter, PartLimits
+from backup_tasks.survey import Survey
+from backup_tasks.upload import PartAssembler, plan_part_bytes
+
+# What an entry's headers and manifest line take, at most, in an estimate.
+_ENTRY_OVERHEAD_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """Where an archive is written to.
+
+    Attributes:
+        archive: takes the archive.
+        journal: told of what is new in it, if the next run is to go on from there.
+        staging: takes what is new first; None if the archive's own writer leaves something
+            that can be salvaged, or if nothing is recorded.
+    """
+
+    archive: ArchiveWriter
+    journal: StagingJournal | None = None
+    staging: ArchiveWriter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Writes one archive.
+
+    Attributes:
+        last: what chunks are kept of, and `survey` says which.
+        record: gets the figures, and tells the profile's host.
+        report: called with (path, reason) for each file that is not stored whole.
+        clock: reads the time, for the moment when the manifest is written.
+    """
+
+    profile: Profile
+    limits: PartLimits
+    last: LastArchive | None
+    survey: Survey
+    record: RunRecord
+    report: Callable[[str, str], None]
+    progress: Progress
+    clock: Callable[[], datetime]
+
+    def write(self, writers: Writers, end: IO[bytes]) -> None:
+        """Write everything; `end` gets a copy of what follows the chunks."""
+        survey, last = self.survey, self.last
+        parts = self._assembler(writers.archive)
+        aside = self._assembler(writers.staging) if writers.staging else None
+        builder = ArchiveBuilder(parts, self.profile.backup.compression_level)
+        root = os.open("/", OPEN_FOLDER)
+        self.progress.start("backing up", survey.read_bytes, survey.count)
+        try:
+            if last is not None:
+                builder.keep(last.base, survey.reuse.runs)
+            if writers.journal is not None:
+                builder.record(_Watched(writers.archive, writers.journal).delivered, aside)
+            base = last.base if last else None
+            entries = EntryWriter(
+                builder, self.report, self.progress, root, survey.reuse, base, writers.journal
+            )
+            with LineSpool() as lines, LineSpool() as folder_lines:
+                kept_lines = LeafLines(last.leaf_lines() if last else iter(()))
+                for line in entries.write_all(survey.steps, kept_lines):
+                    lines.append(line)
+                builder.end_entries()
+                if writers.staging and aside:
+                    _bring_in(writers.staging, aside, parts, self.limits)
+                for line in entries.write_folders(survey.folders):
+                    folder_lines.append(line)
+                builder.end_entries()
+                self._note_figures(entries, parts, aside)
+                header = self._header(builder, entries)
+                _add_manifest(builder, header, _with_folders(lines, folder_lines), end)
+        finally:
+            os.close(root)
+            builder.close()
+        self._note_figures(entries, parts, aside)
+
+    def _assembler(self, writer: ArchiveWriter) -> PartAssembler:
+        estimate = self.survey.read_bytes + self.survey.count * _ENTRY_OVERHEAD_BYTES
+        return PartAssembler(writer, self.limits, plan_part_bytes(estimate, self.limits))
+
+    def _note_figures(
+        self, entries: EntryWriter, parts: PartAssembler, aside: PartAssembler | None
+    ) -> None:
+        record = self.record
+        record.files, record.raw_bytes = entries.totals.files, entries.totals.raw_bytes
+        record.sent_bytes = parts.sent_bytes + (aside.sent_bytes if aside else 0)
+        record.copied_bytes = parts.copied_bytes - (aside.sent_bytes if aside else 0)
+
+    def _header(self, builder: ArchiveBuilder, written: EntryWriter) -> Header:
+        last, started_at = self.last, utc_text(self.record.started_at)
+        return Header(
+            format=FORMAT_VERSION,
+            profile=self.profile.name,
+            host=self.record.host,
+            started_at=started_at,
+            written_at=utc_text(self.clock()),
+            tool=f"backup-tasks {__version__}",
+            sources=self.profile.backup.sources,
+            entries=written.totals.entries,
+            files=written.totals.files,
+            raw_bytes=written.totals.raw_bytes,
+            chunks=len(builder.chunks),
+            chunk_bytes=sum(chunk.length for chunk in builder.chunks),
+            problems=len(self.record.problems),
+            copied_from=last.name if last else "",
+            copied_bytes=self.record.copied_bytes,
+            full_at=last.full_at if last else started_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """Records chunks, and sees to it that trouble with copies is met now and not at the end."""
+
+    archive: ArchiveWriter
+    journal: StagingJournal
+
+    def delivered(self, chunk: Chunk, place: int) -> None:
+        self.archive.check()
+        self.journal.add_chunk(chunk, place)
+
+
+def _bring_in(
+    staging: ArchiveWriter, aside: PartAssembler, parts: PartAssembler, limits: PartLimits
+) -> None:
+    """Let what was written aside follow in the archive, copied on the store's side."""
+    if aside.offset < max(1, limits.smallest):  # too short to be copied, and not sent yet
+        parts.add(aside.take_back())
+        staging.abort()
+        return
+    aside.flush()
+    stored = staging.commit()
+    parts.copy(stored, 0, stored.size)
+
+
+def _with_folders(lines: Iterable[bytes], folder_lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Put the folders' lines where they belong in the order of the walk."""
+    folders = iter(folder_lines)
+    for line in lines:
+        found = next(folders) if line == FOLDER_LINE else line
+        if found != FOLDER_LINE:
+            yield found
+
+
+def _add_manifest(
+    builder: ArchiveBuilder, header: Header, entry_lines: Iterable[bytes], end: IO[bytes]
+) -> None:
+    with tempfile.TemporaryFile() as lines:
+        write_manifest(lines, header, builder.chunks, entry_lines)
+        size = lines.tell()
+        lines.seek(0)
+        builder.add_manifest(lines, size, end)
+
+
+def utc_text(moment: datetime) -> str:
+    """A moment as headers and journals write it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
