@@ -129,6 +129,5 @@ def remove_tree(folder: Path) -> None:
             path = os.path.join(place, name)
             if not os.path.islink(path):
                 with contextlib.suppress(OSError):
-                    os.chown(path, os.geteuid(), -1)
                     os.chmod(path, 0o700)
     shutil.rmtree(folder)
