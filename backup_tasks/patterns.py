@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+_ALL_INSIDE = re.compile(r"/\*\*\s*$")
 
 
 class PathPatterns:
@@ -14,24 +16,31 @@ class PathPatterns:
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        self._prefilter: re.Pattern[str] | None = None
+        self._might_match: Callable[[str], object] | None = None
         if not patterns:
             return
         from pathspec import GitIgnoreSpec
 
-        self._spec = GitIgnoreSpec.from_lines(patterns)
+        # gitignore(5): "a/**" means everything inside a, not a itself.
+        lines = [_ALL_INSIDE.sub("/**/*", pattern) for pattern in patterns]
+        self._spec = GitIgnoreSpec.from_lines(lines)
         # One alternation answers "no pattern matches" for almost every path at a tenth of
         # the cost of asking pattern by pattern.
         sources = [p.regex.pattern for p in self._spec.patterns if p.include and p.regex]
         if sources:
-            self._prefilter = re.compile("|".join(f"(?:{_unname(s)})" for s in sources))
+            any_of_them = re.compile("|".join(f"(?:{_unname(s)})" for s in sources))
+            is_anchored = all(source.startswith("^") for source in sources)
+            self._might_match = any_of_them.match if is_anchored else any_of_them.search
 
     def match(self, path: str, is_folder: bool) -> bool:
         """Whether this path (no slash in front) is meant, or lies below a folder that is."""
-        if self._prefilter is None:
+        if self._might_match is None:
             return False
         asked = path + "/" if is_folder else path
-        return bool(self._prefilter.match(asked)) and self._spec.match_file(asked)
+        if "\n" in asked:
+            # In an expression neither `.` nor `$` takes a line's end for an ordinary character.
+            asked = asked.replace("\n", "\0")
+        return bool(self._might_match(asked)) and self._spec.match_file(asked)
 
 
 def _unname(pattern: str) -> str:
