@@ -13,7 +13,6 @@ import random
 import shutil
 import signal
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import render_verify
 from tests.backups import Backups
+from tests.histories import use_small_chunks
 
 NAME = "2025-06-12_0200-backup.tar.gz"
 CHUNK_BYTES = 4096
@@ -106,9 +106,11 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
     backups = Backups(here / "source", here / "store", paths)
     with pytest.MonkeyPatch.context() as patch:
-        for name, module in list(sys.modules.items()):
-            if name.startswith("backup_tasks.") and hasattr(module, "CHUNK_BYTES"):
-                patch.setattr(module, "CHUNK_BYTES", CHUNK_BYTES)
+        use_small_chunks(patch, CHUNK_BYTES)
+        # The first archive's chunks are copied into the second, which is the one to damage.
+        backups.backup()
+        (here / "source" / "small-05").write_text("changed\n")
+        (here / "source" / "y-new").write_text("new\n")
         backups.backup()
     content = backups.archive().read_bytes()
     store, backup = put(here / "store", content)
@@ -134,12 +136,11 @@ def borders_of(store: DirectoryStore, backup: Backup) -> list[int]:
 
 
 def put(folder: Path, content: bytes) -> tuple[DirectoryStore, Backup]:
-    """A store that holds this as its only backup."""
+    """A store that holds this as its oldest backup."""
     folder.mkdir(exist_ok=True)
     (folder / NAME).write_bytes(content)
     store = DirectoryStore(folder)
-    (backup,) = find_backups(store, UTC)
-    return store, backup
+    return store, find_backups(store, UTC)[0]
 
 
 def read_tree(root: Path) -> Tree:

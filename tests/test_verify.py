@@ -7,25 +7,29 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, date
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
 
 from backup_tasks.catalog import find_backups
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES
 from backup_tasks.listing import list_entries
 from backup_tasks.manifest import Chunk, Entry
-from backup_tasks.paths import Paths
+from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
 from backup_tasks.verify import Sample, parse_sample, run_verify
 from backup_tasks.verify_report import VerifyReport, render_verify
 from tests.backups import Backups
-from tests.cli import Cli, cli
+from tests.cli import Cli, cli, s3_store
+from tests.conftest import S3Bucket
+from tests.histories import Change, RealTree, histories, play, use_small_chunks
 
 __all__ = ["cli"]
 
@@ -90,6 +94,29 @@ def test_an_archive_that_copied_from_another_one_is_whole(backups: Backups) -> N
         (backups.source / name).write_text("changed\n")
     backups.backup()
     assert not verify(backups).is_damaged
+
+
+@settings(max_examples=20, deadline=None)
+@given(histories(generations=4))
+def test_every_archive_of_any_history_is_whole(history: list[list[Change]]) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="test-verify-") as place,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        use_small_chunks(patch)
+        here = Path(place)
+        folders = {name: here / name for name in ("profiles", "logs", "state")}
+        for folder in (*folders.values(), here / "source"):
+            folder.mkdir()
+        paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
+        backups = Backups(here / "source", here / "store", paths)
+        tree = RealTree(backups.source)
+        for changes in history:
+            for change in changes:
+                play(tree, change)
+            backups.backup()
+            report = verify(backups)
+            assert not report.is_damaged, list(render_verify([report]))
 
 
 def test_a_damaged_chunk_costs_the_large_file_that_goes_on_in_it_and_its_links(
@@ -462,3 +489,23 @@ def test_restore_names_what_was_lost_and_fails(cli: Cli) -> None:
     assert "restored 3 files" in done.out
     assert f"{cli.source}/large: chunk ".lstrip("/") in done.err
     assert not (cli.here / "two" / str(cli.source / "large").lstrip("/")).exists()
+
+
+def test_an_archive_in_a_bucket_is_verified_and_a_cut_one_is_found(
+    cli: Cli, s3_bucket: S3Bucket
+) -> None:
+    cli.write_profile(s3_store(s3_bucket))
+    (cli.source / "large").write_bytes(random.Random(1).randbytes(9 * 2**20))
+    name = cli.back_up()
+    assert cli.run("verify", "--profile", "test").code == 0
+    (key,) = s3_bucket.keys()
+    content = s3_bucket.client.get_object(Bucket=s3_bucket.bucket, Key=key)["Body"].read()
+    s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=key, Body=content[: 5 * 2**20])
+    for task in ("verify", "restore", "drill"):
+        done = cli.run(task, "--profile", "test")
+        assert (done.code, done.out) == (1, "")
+        assert f"{name}-backup.tar.gz" in done.err
+        assert "cut off" in done.err
+    flipped = content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+    s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=key, Body=flipped)
+    assert "its hash is wrong" in cli.run("verify", "--profile", "test").err
