@@ -119,8 +119,11 @@ class PartAssembler:
             return
         self.end_run()
         if self._buffer is not None and self._buffer.length < self._limits.smallest:
-            self._collect(data)
-            return
+            missing = self._limits.smallest - self._buffer.length
+            self._collect(data[:missing])
+            start, data = start + missing, data[missing:]
+            if not data:
+                return
         is_enough = len(data) >= self._limits.smallest
         self._run = _Run(source, start, len(data), bytearray() if is_enough else bytearray(data))
 

@@ -130,6 +130,7 @@ class FaultyProxy:
 
     Attributes:
         seen: S3 operation -> how many requests came.
+        down: nothing gets through any more, while this is set.
         sent_bytes, received_bytes: from and to the client, headers included.
     """
 
@@ -138,6 +139,7 @@ class FaultyProxy:
         self._guard = threading.Lock()
         self._faults: list[tuple[str, Fault]] = []
         self.seen: Counter[str] = Counter()
+        self.down = False
         self.sent_bytes = 0
         self.received_bytes = 0
         handler = type("Handler", (_Handler,), {"proxy": self})
@@ -164,6 +166,8 @@ class FaultyProxy:
         """What the client is to get; None breaks off the connection."""
         with self._guard:
             self.seen[request.operation] += 1
+            if self.down:
+                return None
             fault: Fault = lambda request, pass_on: pass_on(request)  # noqa: E731
             for planned in self._faults:
                 if planned[0] == request.operation:
@@ -246,7 +250,11 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client went away
+            self.close_connection = True
+            return
         headers = {name: value for name, value in self.headers.items() if name != "Expect"}
         try:
             answer = self.proxy.answer(Request(self.command, self.path, headers, body))
