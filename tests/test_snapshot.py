@@ -1,0 +1,279 @@
+"""The walk: everything below the sources, once, in the order of the manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backup_tasks.errors import SourceError
+from backup_tasks.manifest import Entry
+from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.patterns import PathPatterns
+from backup_tasks.snapshot import Walk, WalkRules
+from backup_tasks.sources import plan_sources
+from tests.source_trees import IS_ROOT, make_links, make_names, make_socket
+from tests.test_manifest import NAMES
+
+CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# made by hand\n"
+
+
+def walk(
+    *sources: Path,
+    exclude: tuple[str, ...] = (),
+    problems: list[str] | None = None,
+    **rules: object,
+) -> list[Entry]:
+    tree, missing = plan_sources(tuple(map(str, sources)))
+    told = problems if problems is not None else []
+    told += missing
+    found = Walk(
+        tree,
+        WalkRules(excludes=PathPatterns(exclude), **rules),  # type: ignore[arg-type]
+        lambda path, reason: told.append(f"{path}: {reason}"),
+    )
+    return list(found.entries())
+
+
+def names(found: list[Entry], below: Path) -> list[str]:
+    """The paths below this folder, relative to it, in the order of the walk."""
+    front = str(below).lstrip("/") + "/"
+    return [entry.name.removeprefix(front) for entry in found if entry.name.startswith(front)]
+
+
+TREES = st.recursive(
+    st.none(), lambda inner: st.dictionaries(NAMES, inner, max_size=4), max_leaves=12
+)
+
+
+def make_tree(folder: bytes, tree: dict[bytes, object] | None) -> None:
+    for name, below in (tree or {}).items():
+        if name in (b".", b".."):
+            continue
+        path = folder + b"/" + name
+        if below is None:
+            open(path, "wb").close()
+        else:
+            os.mkdir(path)
+            make_tree(path, below)  # type: ignore[arg-type]
+
+
+@given(st.dictionaries(NAMES, TREES, max_size=5))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_order_of_the_walk_is_the_order_of_its_keys(tree: dict[bytes, object]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        make_tree(folder.encode(), tree)
+        found = walk(Path(folder))
+        keys = [entry.walk_key for entry in found]
+        assert keys == sorted(set(keys))
+        expected = {
+            os.path.join(root, name).lstrip(b"/")
+            for root, folders, files in os.walk(folder.encode())
+            for name in folders + files
+        }
+        below = {os.fsencode(e.name) for e in found if e.name.startswith(folder[1:] + "/")}
+        assert below == expected
+
+
+def test_folders_above_a_source_are_entries_but_nothing_else_beside_it(tmp_path: Path) -> None:
+    for name in ("a/wanted/inner", "a/beside"):
+        (tmp_path / name).mkdir(parents=True)
+    found = walk(tmp_path / "a" / "wanted")
+    assert names(found, tmp_path) == ["a", "a/wanted", "a/wanted/inner"]
+    upper = [entry.name for entry in found if str(tmp_path).lstrip("/").startswith(entry.name)]
+    assert upper == ["/".join(tmp_path.parts[1:end]) for end in range(2, len(tmp_path.parts) + 1)]
+
+
+def test_sources_within_each_other_are_walked_once(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    found = walk(tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a")
+    assert names(found, tmp_path) == ["a", "a/b", "a/b/c"]
+
+
+def test_a_source_may_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "other").write_text("x")
+    assert names(walk(tmp_path / "file"), tmp_path) == ["file"]
+
+
+def test_a_source_behind_a_symlink_is_followed_and_the_link_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    found = walk(tmp_path / "link" / "inner")
+    assert names(found, tmp_path) == ["link", "real", "real/inner"]
+    assert [entry.link for entry in found if entry.type == "symlink"] == ["real"]
+
+
+def test_symlinks_inside_are_never_followed(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "secret").write_text("x")
+    (tmp_path / "source" / "link").symlink_to("../elsewhere")
+    assert names(walk(tmp_path / "source"), tmp_path) == ["source", "source/link"]
+
+
+def test_a_missing_source_is_named_and_the_others_are_walked(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    problems: list[str] = []
+    found = walk(tmp_path / "there", tmp_path / "missing", problems=problems)
+    assert names(found, tmp_path) == ["there"]
+    assert problems == [str(tmp_path / "missing")]
+
+
+def test_no_source_at_all_is_an_error_that_names_them(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"none of the sources can be read: .*missing .*No such"):
+        walk(tmp_path / "missing", tmp_path / "missing too")
+
+
+def test_excluded_folders_are_not_even_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "node_modules" / "deep").mkdir(parents=True)
+    (tmp_path / "keep" / "a.tmp").write_text("x")
+    looked: list[int] = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda place: (looked.append(place), real(place))[1])
+    found = walk(tmp_path, exclude=("node_modules/", "*.tmp"))
+    assert names(found, tmp_path) == ["keep"]
+    assert len(looked) == 2  # the source, and keep
+
+
+def test_what_lies_inside_a_pattern_can_be_excluded_with_the_folder_kept(tmp_path: Path) -> None:
+    (tmp_path / "cache" / "x").mkdir(parents=True)
+    assert names(walk(tmp_path, exclude=(f"{tmp_path}/cache/**",)), tmp_path) == ["cache"]
+
+
+def test_a_source_named_in_full_is_walked_whatever_the_excludes_say_of_folders_above(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tmp" / "wanted").mkdir(parents=True)
+    found = walk(tmp_path / "tmp" / "wanted", exclude=("tmp/",))
+    assert "tmp/wanted" in names(found, tmp_path)
+
+
+def test_of_a_cache_only_the_tag_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "CACHEDIR.TAG").write_text(CACHE_TAG)
+    (tmp_path / "cache" / "content").write_text("x")
+    (tmp_path / "cache" / "folder").mkdir()
+    (tmp_path / "no cache").mkdir()
+    (tmp_path / "no cache" / "CACHEDIR.TAG").write_text("something else")
+    (tmp_path / "no cache" / "content").write_text("x")
+    kept = ["cache", "cache/CACHEDIR.TAG"]
+    others = ["no cache", "no cache/CACHEDIR.TAG", "no cache/content"]
+    assert names(walk(tmp_path, exclude_caches=True), tmp_path) == kept + others
+    assert "cache/content" in names(walk(tmp_path), tmp_path)
+
+
+def test_a_tag_that_is_a_fifo_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "CACHEDIR.TAG")
+    (tmp_path / "content").write_text("x")
+    assert "content" in names(walk(tmp_path, exclude_caches=True), tmp_path)
+
+
+def test_a_marker_excludes_the_folder_that_holds_it(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / ".nobackup").touch()
+    (tmp_path / "a" / "content").touch()
+    (tmp_path / "z").touch()
+    found = walk(tmp_path, exclude_if_present=(".never", ".nobackup"))
+    assert names(found, tmp_path) == ["a", "a/.nobackup", "z"]
+
+
+def test_links_to_one_file_are_hardlinks_to_the_first_of_them(tmp_path: Path) -> None:
+    make_links(tmp_path / "links")
+    found = {e.name.rpartition("links/")[2]: e for e in walk(tmp_path)}
+    assert found["folder/first"].type == "file"
+    front = str(tmp_path / "links" / "folder" / "first").lstrip("/")
+    for name in ("folder/second", "zz last"):
+        assert (found[name].type, found[name].link_name, found[name].size) == ("hardlink", front, 0)
+    assert found["folder/dangling too"].type == "hardlink"
+    assert found["folder/fifo too"].type == "hardlink"
+
+
+def test_links_outside_the_sources_make_no_hardlink(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "outside").write_text("x")
+    os.link(tmp_path / "outside", tmp_path / "source" / "z")
+    assert [entry.type for entry in walk(tmp_path / "source")][-1] == "file"
+
+
+def test_an_excluded_first_link_leaves_the_file_to_the_second(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    os.link(tmp_path / "a", tmp_path / "b")
+    found = walk(tmp_path, exclude=("/" + str(tmp_path / "a").lstrip("/"),))
+    assert names(found, tmp_path) == ["b"]
+    assert found[-1].type == "file"
+
+
+def test_sockets_are_counted(tmp_path: Path) -> None:
+    make_socket(tmp_path / "socket")
+    tree, _ = plan_sources((str(tmp_path),))
+    found = Walk(tree, WalkRules(PathPatterns(())), lambda path, reason: None)
+    assert names(list(found.entries()), tmp_path) == []
+    assert found.sockets == 1
+
+
+def test_any_name_is_an_entry(tmp_path: Path) -> None:
+    make_names(tmp_path / "names")
+    found = names(walk(tmp_path), tmp_path)
+    expected = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    assert sorted(found) == sorted(expected)
+
+
+_ON_TWO_DISKS = """
+import json, sys
+from pathlib import Path
+from tests.test_snapshot import names, walk
+top = Path(sys.argv[1])
+(top / "disk" / "inside").mkdir()
+(top / "disk" / "file").touch()
+print(json.dumps([
+    names(walk(top), top),
+    names(walk(top, one_file_system=True), top),
+    names(walk(top, top / "disk", one_file_system=True), top),
+    names(walk(top, top / "disk" / "inside", one_file_system=True), top),
+]))
+"""
+
+
+def test_one_file_system_keeps_the_mount_point_but_not_what_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "z").touch()
+    mount = 'mount -t tmpfs other "$0" && exec "$@"'
+    done = subprocess.run(
+        [
+            *("unshare", "-m" if IS_ROOT else "-rm", "sh", "-c", mount, tmp_path / "disk"),
+            *(sys.executable, "-c", _ON_TWO_DISKS, tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PROJECT_ROOT,
+    )
+    everything, one, both, deeper = json.loads(done.stdout)
+    assert everything == ["disk", "disk/file", "disk/inside", "z"]
+    assert one == ["disk", "z"]
+    assert both == everything
+    assert deeper == ["disk", "disk/inside", "z"]
+
+
+def test_a_deep_tree_needs_no_recursion(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("d", dir_fd=folder)
+        below = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    found = walk(tmp_path)
+    assert len(names(found, tmp_path)) == 1100
+    subprocess.run(["find", tmp_path / "d", "-depth", "-delete"], check=True)
