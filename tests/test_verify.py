@@ -361,6 +361,21 @@ def test_an_archive_of_ours_without_its_end_is_named_as_such(
     assert not list(target.iterdir())
 
 
+@pytest.mark.parametrize("place", range(1, FOOTER_BYTES, 9))
+def test_a_broken_footer_is_refused_before_anything_is_restored(
+    backups: Backups, tmp_path: Path, place: int
+) -> None:
+    # The first chunk ends as a whole tar does, so that only the footer tells whose this is.
+    (backups.source / "a-before").write_bytes(bytes(4096))
+    backups.backup()
+    flip(backups.archive(), backups.archive().stat().st_size - place)
+    store = backups.open_store()
+    (backup,) = find_backups(store, UTC)
+    with pytest.raises(ArchiveError):
+        run_restore(store, backup, RestoreRequest((), tmp_path / "restored"), SilentProgress())
+    assert list((tmp_path / "restored").iterdir()) == []
+
+
 def test_an_archive_of_ours_without_its_end_is_named_also_when_its_front_says_nothing(
     backups: Backups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
