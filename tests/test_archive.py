@@ -1,0 +1,186 @@
+"""How an archive is laid out: DESIGN's chunks, each with whole tar blocks, in a known order."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from backup_tasks.catalog import find_backups
+from backup_tasks.compress import CHUNK_BYTES
+from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, decode_footer
+from backup_tasks.local_zone import find_zone
+from backup_tasks.manifest import MANIFEST_PATH, Chunk, Entry, Header
+from backup_tasks.paths import Paths
+from backup_tasks.reader import read_manifest
+from backup_tasks.tarstream import decode_headers
+from tests.backups import Backups
+from tests.source_trees import make_whole_tree
+
+MIB = 2**20
+UTC = find_zone("UTC")
+
+
+@dataclass
+class Laid:
+    """An archive taken apart."""
+
+    content: bytes
+    header: Header
+    chunks: list[Chunk]
+    entries: dict[str, Entry]
+
+    def raw(self, number: int) -> bytes:
+        chunk = self.chunks[number]
+        return gzip.decompress(self.content[chunk.offset : chunk.offset + chunk.length])
+
+
+def lay_open(backups: Backups) -> Laid:
+    store = backups.open_store()
+    manifest = read_manifest(store, find_backups(store, UTC)[-1].stored)
+    assert manifest is not None
+    found = {entry.name: entry for entry in manifest.entries()}
+    return Laid(backups.archive().read_bytes(), manifest.header, list(manifest.chunks), found)
+
+
+@pytest.fixture
+def backups(tmp_path: Path, paths: Paths) -> Backups:
+    return Backups(tmp_path / "source", tmp_path / "store", paths)
+
+
+@pytest.fixture
+def whole(backups: Backups) -> Laid:
+    make_whole_tree(backups.source)
+    backups.backup()
+    return lay_open(backups)
+
+
+def test_chunks_lie_one_after_the_other_from_the_very_front(whole: Laid) -> None:
+    end = 0
+    for number, chunk in enumerate(whole.chunks):
+        assert chunk.offset == end
+        stored = whole.content[chunk.offset : chunk.offset + chunk.length]
+        assert hashlib.sha256(stored).hexdigest() == chunk.sha256
+        raw = whole.raw(number)
+        assert (len(raw), len(raw) % 512) == (chunk.raw, 0)
+        assert len(raw) <= CHUNK_BYTES
+        end += chunk.length
+
+
+def test_manifest_end_mark_and_footer_follow_in_this_order(whole: Laid) -> None:
+    footer = decode_footer(whole.content[-FOOTER_BYTES:])
+    assert footer is not None
+    assert footer.offset == whole.chunks[-1].offset + whole.chunks[-1].length
+    packed = whole.content[footer.offset : footer.offset + footer.length]
+    assert hashlib.sha256(packed).digest() == footer.sha256
+    member, _ = decode_headers(memoryview(gzip.decompress(packed)), 0)
+    assert member.path == MANIFEST_PATH.encode()
+    rest = whole.content[footer.offset + footer.length : -FOOTER_BYTES]
+    assert rest == END_CHUNK
+    assert gzip.decompress(rest) == bytes(1024)
+
+
+def test_every_entry_has_its_headers_where_the_manifest_says(whole: Laid) -> None:
+    for name, entry in whole.entries.items():
+        member, _ = decode_headers(memoryview(whole.raw(entry.chunk)), entry.offset)
+        assert os.fsdecode(member.path) == name
+        assert (member.kind, member.size) == (entry.type, entry.size)
+        if entry.type != "hardlink":
+            assert (member.mode, member.mtime_ns) == (entry.mode, entry.mtime_ns)
+
+
+def test_the_headers_totals_are_what_is_there(whole: Laid) -> None:
+    files = [entry for entry in whole.entries.values() if entry.type == "file"]
+    assert whole.header.entries == len(whole.entries)
+    assert whole.header.files == len(files)
+    assert whole.header.raw_bytes == sum(entry.size for entry in files)
+    assert whole.header.chunks == len(whole.chunks)
+    assert whole.header.chunk_bytes == sum(chunk.length for chunk in whole.chunks)
+
+
+def test_every_file_has_the_hash_of_its_whole_content(whole: Laid) -> None:
+    for name, entry in whole.entries.items():
+        if entry.type == "file":
+            content = Path(f"/{name}").read_bytes() if len(name) < 4000 else b""
+            assert entry.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_folders_come_last_in_chunks_of_their_own(whole: Laid) -> None:
+    folders = {entry.chunk for entry in whole.entries.values() if entry.type == "dir"}
+    others = {entry.chunk for entry in whole.entries.values() if entry.type != "dir"}
+    assert min(folders) > max(others)
+    assert max(folders) == len(whole.chunks) - 1
+
+
+def test_the_manifest_is_in_the_order_of_the_walk(whole: Laid) -> None:
+    keys = [entry.walk_key for entry in whole.entries.values()]
+    assert keys == sorted(keys)
+
+
+def test_a_link_comes_after_the_file_that_it_joins(whole: Laid) -> None:
+    for entry in whole.entries.values():
+        if entry.type == "hardlink":
+            first = whole.entries[entry.link_name]
+            assert (first.chunk, first.offset) < (entry.chunk, entry.offset)
+
+
+@pytest.mark.parametrize(
+    "size", [CHUNK_BYTES - 512, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * MIB, 3 * MIB + 777]
+)
+def test_a_large_file_has_chunks_of_its_own_bytes_cut_at_fixed_places(
+    backups: Backups, size: int
+) -> None:
+    backups.source.mkdir()
+    (backups.source / "a").write_text("before")
+    content = os.urandom(size)
+    (backups.source / "b").write_bytes(content)
+    (backups.source / "c").write_text("after")
+    backups.backup()
+    laid = lay_open(backups)
+    entry = laid.entries[str(backups.source / "b").lstrip("/")]
+    headers = laid.raw(entry.chunk)
+    if len(headers) < CHUNK_BYTES and entry.offset == 0 and len(headers) <= 1536:
+        for piece, start in enumerate(range(0, size, CHUNK_BYTES), start=1):
+            raw = laid.raw(entry.chunk + piece)
+            wanted = content[start : start + CHUNK_BYTES]
+            assert raw == wanted + bytes(-len(wanted) % 512)
+    else:
+        assert size + 512 <= CHUNK_BYTES
+        assert content in headers
+
+
+def test_small_files_share_chunks(backups: Backups) -> None:
+    backups.source.mkdir()
+    for number in range(500):
+        (backups.source / f"{number:03}").write_bytes(os.urandom(1000))
+    backups.backup()
+    laid = lay_open(backups)
+    assert len(laid.chunks) <= 4
+
+
+def test_equal_sources_give_equal_chunks(backups: Backups, tmp_path: Path, paths: Paths) -> None:
+    """Nothing of a run's own time or place gets into a chunk."""
+    make_whole_tree(backups.source)
+    backups.backup()
+    first = lay_open(backups)
+    for file in backups.store_folder.iterdir():
+        file.unlink()
+    backups.backup()
+    assert [chunk.sha256 for chunk in lay_open(backups).chunks] == [
+        chunk.sha256 for chunk in first.chunks
+    ]
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_every_compression_level_makes_a_sound_archive(backups: Backups, level: int) -> None:
+    backups.extra = f"compression_level = {level}"
+    backups.source.mkdir()
+    (backups.source / "text").write_text("all work and no play " * 100_000)
+    backups.backup()
+    laid = lay_open(backups)
+    assert sum(len(laid.raw(number)) for number in range(len(laid.chunks))) > 2_000_000
+    assert len(laid.content) < 200_000
