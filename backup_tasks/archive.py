@@ -88,16 +88,21 @@ class ArchiveBuilder:
 
     def _deliver(self, chunk: StoredChunk, old_number: int) -> None:
         place, length = self._parts.offset, len(chunk.stored)
-        written = Chunk(self._begins_at + place, length, chunk.sha256, chunk.raw)
-        self.chunks.append(written)
         base = self._base
         old = base.chunks[old_number] if base is not None and old_number >= 0 else None
         if base and old and (old.sha256, old.length) == (chunk.sha256, length):
             self._parts.add_known(chunk.stored, base.source_of(old_number), old.offset)
         else:
             self._parts.add(chunk.stored)
+        self._note(Chunk(place, length, chunk.sha256, chunk.raw))
+
+    def _note(self, placed: Chunk) -> None:
+        """List a chunk that was delivered; its offset is that in the object that took it."""
+        offset = self._begins_at + placed.offset
+        written = Chunk(offset, placed.length, placed.sha256, placed.raw)
+        self.chunks.append(written)
         if self._delivered is not None:
-            self._delivered(written, place)
+            self._delivered(written, placed.offset)
 
     def record(self, delivered: Delivered, aside: PartAssembler | None) -> None:
         """Tell of every chunk from now on, until `end_entries`.
@@ -191,6 +196,28 @@ class ArchiveBuilder:
             self.take(padded)
             self.end_chunk(next(remaining, -1))
             done += length
+
+    def keep_again(
+        self, numbers: Sequence[int], read: Callable[[StoredObject, Chunk], bytes]
+    ) -> Place:
+        """Append chunks of the base as they are; returns where the first begins.
+
+        Args:
+            read: gives a chunk's stored bytes; asked only for those that must be sent.
+        """
+        assert self._base is not None
+        self.end_chunk()
+        self._compressor.drain()
+        place = (self._submitted, 0)
+        for number in numbers:
+            source, old = self._base.source_of(number), self._base.chunks[number]
+            offset = self._parts.offset
+            if self._parts.extend_known(source, old.offset, old.length):
+                self._note(Chunk(offset, old.length, old.sha256, old.raw))
+            else:
+                self._deliver(StoredChunk(read(source, old), old.sha256, old.raw), number)
+            self._submitted += 1
+        return place
 
     def end_entries(self) -> None:
         """Close the last chunk and wait until all are delivered; what follows is the archive's."""

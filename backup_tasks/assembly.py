@@ -11,6 +11,7 @@ from typing import IO
 
 from backup_tasks import __version__
 from backup_tasks.archive import ArchiveBuilder
+from backup_tasks.carry import Earlier
 from backup_tasks.entry_writer import FOLDER_LINE, EntryWriter
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.footer import FORMAT_VERSION
@@ -22,7 +23,7 @@ from backup_tasks.progress import Progress
 from backup_tasks.spool import LineSpool
 from backup_tasks.staging import StagingJournal
 from backup_tasks.steps import LeafLines
-from backup_tasks.stores.base import ArchiveWriter, PartLimits
+from backup_tasks.stores.base import ArchiveWriter, PartLimits, Store
 from backup_tasks.survey import Survey
 from backup_tasks.upload import PartAssembler, plan_part_bytes
 
@@ -51,6 +52,7 @@ class Assembly:
     """Writes one archive.
 
     Attributes:
+        store: where the archive goes, and where what it is built on lies.
         last: what chunks are kept of, and `survey` says which.
         record: gets the figures, and tells the profile's host.
         report: called with (path, reason) for each file that is not stored whole.
@@ -58,7 +60,7 @@ class Assembly:
     """
 
     profile: Profile
-    limits: PartLimits
+    store: Store
     last: LastArchive | None
     survey: Survey
     record: RunRecord
@@ -79,9 +81,9 @@ class Assembly:
                 builder.keep(last.base, survey.reuse.runs)
             if writers.journal is not None:
                 builder.record(_Watched(writers.archive, writers.journal).delivered, aside)
-            base = last.base if last else None
+            earlier = Earlier(last.base, self.store) if last else None
             entries = EntryWriter(
-                builder, self.report, self.progress, root, survey.reuse, base, writers.journal
+                builder, self.report, self.progress, root, survey.reuse, earlier, writers.journal
             )
             with LineSpool() as lines, LineSpool() as folder_lines:
                 kept_lines = LeafLines(last.leaf_lines() if last else iter(()))
@@ -89,7 +91,7 @@ class Assembly:
                     lines.append(line)
                 builder.end_entries()
                 if writers.staging and aside:
-                    _bring_in(writers.staging, aside, parts, self.limits)
+                    _bring_in(writers.staging, aside, parts, self.store.limits)
                 for line in entries.write_folders(survey.folders):
                     folder_lines.append(line)
                 builder.end_entries()
@@ -103,7 +105,8 @@ class Assembly:
 
     def _assembler(self, writer: ArchiveWriter) -> PartAssembler:
         estimate = self.survey.read_bytes + self.survey.count * _ENTRY_OVERHEAD_BYTES
-        return PartAssembler(writer, self.limits, plan_part_bytes(estimate, self.limits))
+        limits = self.store.limits
+        return PartAssembler(writer, limits, plan_part_bytes(estimate, limits))
 
     def _note_figures(
         self, entries: EntryWriter, parts: PartAssembler, aside: PartAssembler | None

@@ -239,9 +239,7 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
         )
     survey = survey_sources(profile, last, store.limits, report, run.progress)
     try:
-        assembly = Assembly(
-            profile, store.limits, last, survey, record, report, run.progress, run.clock
-        )
+        assembly = Assembly(profile, store, last, survey, record, report, run.progress, run.clock)
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
             taken = {stored.name for stored in store.list_objects()}
             name = choose_free_name(run.now, profile.tzinfo, taken)

@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from backup_tasks.archive import ArchiveBuilder, Base, Place
+from backup_tasks.archive import ArchiveBuilder
+from backup_tasks.carry import Earlier
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.content import SourceFile, explain, read_xattrs
+from backup_tasks.entry_headers import file_headers, member_of, set_place
 from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import Entry, decode_entry, encode_line, name_fields
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
@@ -16,14 +18,7 @@ from backup_tasks.progress import Progress
 from backup_tasks.snapshot import entry_of
 from backup_tasks.staging import StagingJournal
 from backup_tasks.steps import LeafLines, Step
-from backup_tasks.tarstream import (
-    Member,
-    SparseMap,
-    encode_headers,
-    encode_sparse_map,
-    hash_xattrs,
-    padding_bytes,
-)
+from backup_tasks.tarstream import encode_headers, hash_xattrs, padding_bytes
 
 # A larger file that changed while it was read is not sent a second time.
 _READ_AGAIN_BYTES = 64 * 2**20
@@ -58,7 +53,7 @@ class EntryWriter:
         report: called with (path, reason) for each file that is not stored whole.
         progress: told about bytes and files.
         root: descriptor of the folder that the entries' paths are relative to.
-        reuse: what is kept of the last archive, and `base`, its table of chunks.
+        reuse: what is kept of the last archive, and `earlier`, all that it holds.
         journal: told of every entry that is written.
     """
 
@@ -69,16 +64,18 @@ class EntryWriter:
         progress: Progress,
         root: int,
         reuse: Reuse = NO_REUSE,
-        base: Base | None = None,
+        earlier: Earlier | None = None,
         journal: StagingJournal | None = None,
     ) -> None:
         self._journal = journal
         self._builder = builder
         self._reuse = reuse
-        self._base = base
+        self._earlier = earlier
         self._report = report
         self._progress = progress
         self._folders = FolderStack(root, _FOLDER_TO_READ)
+        # Why the entry that was tried last is not stored.
+        self._failure = ""
         # First links that did not become what the walk saw -> the link stored in their place.
         self._broken_links: dict[str, str | None] = {}
         self.totals = WriteTotals()
@@ -140,32 +137,39 @@ class EntryWriter:
             self.totals.raw_bytes += written.size
 
     def _write_anew(self, plan: PlannedEntry) -> Entry | None:
-        old = plan.entry if plan.is_same else plan.old
-        pieces = self._known_pieces(plan.entry, old)
-        if old is None:
-            return self._write(plan.entry, pieces)
-        stale = self._reuse.stale_after(old)
-        stays_behind = not is_large(old) and self._reuse.keeps(old)
-        written = self._write(plan.entry, pieces)
+        path, old = plan.entry.name, plan.entry if plan.is_same else plan.old
+        stale = self._reuse.stale_after(old) if old is not None else ()
+        written = self._write(plan.entry, self._known_pieces(plan.entry, old))
         if written is not None:
             written.stale = stale
-        elif stays_behind:
-            # Its earlier entry is in the archive anyway, and tar would bring it back.
-            self._report(old.name, "the version of the backup before was kept")
-            return self._reuse.move(old)
+        elif old is None or old.type != "file":
+            self._report(path, self._failure)
+        else:
+            # An entry of this path may be in a kept chunk, and tar would bring it back.
+            self._report(path, f"{self._failure}; the version of the backup before was kept")
+            return self._keep_last_version(old, stale)
         return written
+
+    def _keep_last_version(self, old: Entry, stale: tuple[int, ...]) -> Entry:
+        if not is_large(old) and self._reuse.keeps(old):
+            return self._reuse.move(old)
+        assert self._earlier is not None
+        old.chunk, old.offset = self._earlier.carry_over(self._builder, old)
+        old.stale = stale
+        return old
 
     def _known_pieces(self, entry: Entry, old: Entry | None) -> Sequence[int]:
         """The base's chunks that may hold the bytes of a large file, piece by piece."""
-        if self._base is None:
+        if self._earlier is None:
             return ()
-        before = piece_numbers(old, self._base.chunks) if old and is_large(old) else ()
-        arrived = self._base.arrived.get(entry.name, ())
+        base = self._earlier.base
+        before = piece_numbers(old, base.chunks) if old and is_large(old) else ()
+        arrived = base.arrived.get(entry.name, ())
         return (*arrived, *before[len(arrived) :]) if arrived else before
 
     def _write(self, entry: Entry, pieces: Sequence[int]) -> Entry | None:
         if entry.type == "dir" and not entry.xattrs:
-            return self._add_headers(entry, encode_headers(_member_of(entry, {})))
+            return self._add_headers(entry, encode_headers(member_of(entry, {})))
         parent, name = split_path(entry.name)
         try:
             folder = self._folders.enter(parent)
@@ -178,10 +182,10 @@ class EntryWriter:
             return self._write_hardlink(entry, folder, name)
         xattrs = read_xattrs(f"/proc/self/fd/{folder}/{name}")
         entry.xattrs = hash_xattrs(xattrs)
-        return self._add_headers(entry, encode_headers(_member_of(entry, xattrs)))
+        return self._add_headers(entry, encode_headers(member_of(entry, xattrs)))
 
     def _add_headers(self, entry: Entry, headers: bytes) -> Entry:
-        _set_place(entry, self._builder.add_headers(headers), len(headers))
+        set_place(entry, self._builder.add_headers(headers), len(headers))
         return entry
 
     def _write_hardlink(self, entry: Entry, folder: int, name: str) -> Entry | None:
@@ -199,7 +203,7 @@ class EntryWriter:
                 self._broken_links[first] = entry.name
             return written
         entry.link, entry.link_b64 = name_fields(stand_in)
-        return self._add_headers(entry, encode_headers(_member_of(entry, {})))
+        return self._add_headers(entry, encode_headers(member_of(entry, {})))
 
     def _write_file(
         self, entry: Entry, folder: int, name: str, pieces: Sequence[int] = ()
@@ -215,9 +219,13 @@ class EntryWriter:
             again = self._read_once(path, folder, name, pieces, is_last_try=True)
             if again.entry is not None or attempt.entry is None:
                 attempt = again
-        if attempt.reason:
-            self._report(path, attempt.reason)
         stored = attempt.entry
+        if stored is None:
+            self._failure = attempt.reason
+        elif attempt.reason:
+            self._report(path, attempt.reason)
+            # No file has this one: so it is read again, and told again, until it is whole.
+            stored.ctime_ns = 0
         if stored is None or stored.inode != entry.inode:
             self._broken_links[path] = None
         return stored
@@ -239,11 +247,11 @@ class EntryWriter:
             entry = entry_of(path, "file", source.status)
             xattrs = source.xattrs()
             entry.xattrs = hash_xattrs(xattrs)
-            headers = _file_headers(entry, source, xattrs)
+            headers = file_headers(entry, source, xattrs)
             stored = source.stored_bytes
             length = len(headers) + stored + padding_bytes(stored)
             if length > CHUNK_BYTES:
-                _set_place(entry, self._builder.begin_large(headers), length)
+                set_place(entry, self._builder.begin_large(headers), length)
                 if self._journal is not None:
                     self._journal.begin_large(entry)
                 self._builder.add_pieces(stored, source.fill, pieces)
@@ -256,53 +264,12 @@ class EntryWriter:
                 reason = source.what_changed()
                 if reason and (not is_last_try or (source.failure and not source.read_bytes)):
                     return _Attempt(None, reason)
-                _set_place(entry, self._builder.take(length), length)
+                set_place(entry, self._builder.take(length), length)
             entry.sha256 = source.sha256()
             return _Attempt(entry, reason, is_worth_another=stored <= _READ_AGAIN_BYTES)
         finally:
             source.close()
 
     def _fail(self, entry: Entry, error: OSError) -> None:
-        self._report(entry.name, explain(error))
+        self._failure = explain(error)
         self._broken_links[entry.name] = None
-
-
-def _set_place(entry: Entry, place: Place, span: int) -> None:
-    entry.chunk, entry.offset = place
-    entry.span = 0
-    if entry.raw_span != span:
-        entry.span = span
-
-
-def _file_headers(entry: Entry, source: SourceFile, xattrs: dict[str, bytes]) -> bytes:
-    """The headers of a regular file, with the map of its parts if it is sparse."""
-    sparse = source.runs if source.is_sparse else None
-    headers = encode_headers(_member_of(entry, xattrs, source.stored_bytes, sparse))
-    return headers + encode_sparse_map(sparse) if sparse is not None else headers
-
-
-def _member_of(
-    entry: Entry,
-    xattrs: dict[str, bytes],
-    stored_bytes: int = 0,
-    sparse: SparseMap | None = None,
-) -> Member:
-    """The tar member of an entry; `stored_bytes` without the sparse map, which is added."""
-    map_bytes = len(encode_sparse_map(sparse)) if sparse is not None else 0
-    return Member(
-        path=entry.name.encode("utf-8", "surrogateescape"),
-        kind=entry.type,
-        size=entry.size,
-        stored=stored_bytes + map_bytes,
-        mode=entry.mode,
-        uid=entry.uid,
-        gid=entry.gid,
-        user=entry.user.encode("utf-8", "surrogateescape"),
-        group=entry.group.encode("utf-8", "surrogateescape"),
-        mtime_ns=entry.mtime_ns,
-        link=entry.link_name.encode("utf-8", "surrogateescape"),
-        rdev_major=os.major(entry.rdev),
-        rdev_minor=os.minor(entry.rdev),
-        xattrs=xattrs,
-        sparse=sparse,
-    )

@@ -127,6 +127,15 @@ class PartAssembler:
         is_enough = len(data) >= self._limits.smallest
         self._run = _Run(source, start, len(data), bytearray() if is_enough else bytearray(data))
 
+    def extend_known(self, source: StoredObject, start: int, length: int) -> bool:
+        """As `add_known` for bytes that nobody has at hand; False if they are needed."""
+        run = self._run
+        if run is None or run.held or run.source != source or run.start + run.length != start:
+            return False
+        run.length += length
+        self.offset += length
+        return True
+
     def copy(self, source: StoredObject, start: int, length: int) -> None:
         """Append a range of another object, at least as long as the smallest part."""
         self.flush()
