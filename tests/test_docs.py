@@ -5,6 +5,7 @@ The commands of docs/recovery.md are run by test_recovery.py.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from tests.readme_stage import BUCKET, Stage, build_stage, mask, read_session
 from tests.s3_server import S3Server
 from tests.shell_blocks import read_blocks
 from tests.smtp_server import SmtpServer, make_certificates, start_smtp_server
-from tests.test_layers import ROOMS
+from tests.test_layers import MODULES, ROOMS
 
 __all__ = ["cron_box"]
 _A_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d{4}-backup\.tar\.gz")
@@ -175,5 +176,12 @@ def test_the_format_says_where_each_byte_of_the_footer_stands() -> None:
 
 def test_the_architecture_shows_every_module_in_its_room() -> None:
     for room, modules in ROOMS.items():
-        rows = _table("docs/architecture.md", room)
-        assert [row[0].strip("`") for row in rows] == modules.split()
+        shown = [row[0].strip("`") for row in _table("docs/architecture.md", room)]
+        wanted = modules.split()
+        missing = [f"| `{name}` | {_summary(name)} |" for name in wanted if name not in shown]
+        assert shown == wanted, f"room {room}; missing there:\n" + "\n".join(missing)
+
+
+def _summary(module: str) -> str:
+    """The first sentence of a module's docstring."""
+    return (ast.get_docstring(MODULES[module]) or "").split("\n\n")[0].replace("\n", " ")
