@@ -92,12 +92,14 @@ class Assembly:
                 builder.end_entries()
                 if writers.staging and aside:
                     _bring_in(writers.staging, aside, parts, self.store.limits)
-                for line in entries.write_folders(survey.folders):
+                # From the deepest up: some tars set a folder's time at once, and a folder that
+                # is made in it afterwards would change it.
+                for line in entries.write_folders(reversed(survey.folders)):
                     folder_lines.append(line)
                 builder.end_entries()
                 self._note_figures(entries, parts, aside)
                 header = self._header(builder, entries)
-                _add_manifest(builder, header, _with_folders(lines, folder_lines), end)
+                _add_manifest(builder, header, _with_folders(lines, reversed(folder_lines)), end)
         finally:
             os.close(root)
             builder.close()

@@ -6,6 +6,7 @@ file (0600, as `tempfile` makes them). A million entries take about 60 MB.
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ class LineSpool:
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=SPILL_BYTES)  # noqa: SIM115
         self._block = bytearray()
+        self._places: list[int] = []
 
     def append(self, line: bytes) -> None:
         """Add one line, with its newline, at the end."""
@@ -36,25 +38,25 @@ class LineSpool:
     def _flush(self) -> None:
         if self._block:
             packed = isal_zlib.compress(bytes(self._block), 1)
+            self._places.append(self._file.seek(0, os.SEEK_END))
             self._file.write(_LENGTH.pack(len(packed)) + packed)
             self._block.clear()
 
-    def blocks(self) -> Iterator[bytes]:
-        """The lines again, many at once."""
+    def blocks(self, *, backwards: bool = False) -> Iterator[bytes]:
+        """The lines again, many at once; the last ones first, if asked for."""
         self._flush()
-        place = 0
-        while True:
+        for place in reversed(self._places) if backwards else self._places:
             self._file.seek(place)
-            prefix = self._file.read(_LENGTH.size)
-            if not prefix:
-                return
-            (length,) = _LENGTH.unpack(prefix)
+            (length,) = _LENGTH.unpack(self._file.read(_LENGTH.size))
             yield isal_zlib.decompress(self._file.read(length))
-            place += _LENGTH.size + length
 
     def __iter__(self) -> Iterator[bytes]:
         for block in self.blocks():
             yield from block.splitlines(keepends=True)
+
+    def __reversed__(self) -> Iterator[bytes]:
+        for block in self.blocks(backwards=True):
+            yield from reversed(block.splitlines(keepends=True))
 
     def close(self) -> None:
         """Free the memory or the file."""
@@ -92,6 +94,10 @@ class Spool(Generic[Record]):
     def __iter__(self) -> Iterator[Record]:
         for block in self._lines.blocks():
             yield from self._decode(block)
+
+    def __reversed__(self) -> Iterator[Record]:
+        for block in self._lines.blocks(backwards=True):
+            yield from reversed(self._decode(block))
 
     def close(self) -> None:
         """Free the memory or the file."""
