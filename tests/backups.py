@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backup_tasks.backup import BackupRun, run_backup
+from backup_tasks.backup import BackupRun, run_backup, run_backup_plan
 from backup_tasks.catalog import find_backups
 from backup_tasks.journal import RunRecord
 from backup_tasks.paths import Paths
@@ -16,6 +16,7 @@ from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
+from backup_tasks.survey import BackupPlan
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Backups:
         source: the folder that is backed up.
         store_folder: where the archives lie.
         extra: more TOML for the profile's [backup] table.
+        host: the machine's name, as record and manifest get it.
     """
 
     source: Path
@@ -33,6 +35,7 @@ class Backups:
     paths: Paths
     extra: str = ""
     now: datetime = field(default=datetime(2025, 6, 12, 2, 0, tzinfo=UTC))
+    host: str = "host"
 
     def write_profile(self) -> Path:
         """The profile as a file."""
@@ -50,21 +53,34 @@ class Backups:
     def open_store(self) -> Store:
         return open_store(self.profile().store)
 
-    def backup(self) -> RunRecord:
+    def backup(self, *, full: bool = False) -> RunRecord:
         """Run one backup; returns its record."""
         profile = self.profile()
-        record = RunRecord("backup", profile.name, "host", profile.store.url, self.now)
-        run = BackupRun(
+        record = RunRecord("backup", profile.name, self.host, profile.store.url, self.now)
+        run_backup(self._run(profile, full=full), record)
+        self.now += timedelta(days=1)
+        return record
+
+    def plan(self) -> BackupPlan:
+        """What a backup would do now."""
+        return run_backup_plan(self._run(self.profile(), full=False), self.host)
+
+    def _run(self, profile: Profile, *, full: bool) -> BackupRun:
+        return BackupRun(
             profile,
             self.open_store(),
             self.paths,
             self.now,
             lambda: self.now + timedelta(seconds=35),
             SilentProgress(),
+            full,
         )
-        run_backup(run, record)
-        self.now += timedelta(days=1)
-        return record
+
+    def log(self) -> str:
+        """What stands in logs/backup.log, without the dates."""
+        file = self.paths.logs / "backup.log"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return "\n".join(line.split("] ", 1)[-1] for line in lines)
 
     def archive(self) -> Path:
         """The newest archive's file."""

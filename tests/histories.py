@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import stat
 from collections.abc import Iterator
@@ -170,10 +171,8 @@ def _make_room(tree: Tree, path: str, *, keep_file: bool = False) -> None:
 
 
 def noise(seed: int, length: int) -> bytes:
-    """Bytes that differ for each seed, half of them hard to compress."""
-    block = (b"%d " % seed).ljust(16, b".") * 4
-    half = b"".join((seed * 7919 + n).to_bytes(8, "little") for n in range(8))
-    return ((block + half) * (length // 128 + 1))[:length]
+    """Bytes that differ for each seed and do not compress."""
+    return random.Random(seed).randbytes(length)
 
 
 class RealTree:
