@@ -267,6 +267,7 @@ def test_what_is_whole_in_a_damaged_archive_comes_back_and_the_rest_is_named(
     said = recovery.run("A damaged archive", 1)
     assert said.count("is damaged") == 2
     lost = {name for name, entry in entries.items() if entry.chunk == packed}
+    assert entries["part-19"].chunk > packed, "something lies behind the damage"
     rescued = recovery.twin("rescued")
     assert {name for name in lost if (rescued / name).exists()} == set()
 
@@ -278,6 +279,7 @@ def test_what_is_whole_in_a_damaged_archive_comes_back_and_the_rest_is_named(
     named = recovery.run("Check what was restored", 1)
     assert named.count(": FAILED\n") == 1
     assert "large: FAILED\n" in named
+    assert named.count(": FAILED open or read\n") == len(lost)
     for name in lost:
         assert f"{name}: FAILED open or read" in named
     original, twin = (recovery.source / "large").read_bytes(), recovery.twin("restored") / "large"
