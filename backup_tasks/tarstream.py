@@ -283,9 +283,10 @@ def parse_pax(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     while position < len(body):
         space = body.find(b" ", position, position + 20)
         digits = body[position:space]
-        end = position + int(digits) if space > 0 and digits.isdigit() else 0
+        # Without digits the end would be where we stand, and this would never come to one.
+        end = position + int(digits) if space > position and digits.isdigit() else position
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
-        if not space < end <= len(body) or not equals or body[end - 1] != 0x0A:
+        if not position < space < end <= len(body) or not equals or body[end - 1] != 0x0A:
             raise ArchiveError("a pax header holds a record that cannot be read")
         yield key, value
         position = end

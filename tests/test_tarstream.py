@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import collections
 import contextlib
 import io
 import os
@@ -25,6 +26,7 @@ from backup_tasks.tarstream import (
     encode_sparse_map,
     encode_xattr_name,
     padding_bytes,
+    parse_pax,
     parse_time,
 )
 from tests.test_manifest import NAMES
@@ -279,3 +281,18 @@ def test_times_are_read_to_the_nanosecond(nanoseconds: int) -> None:
     text = sign + b"%d.%09d" % divmod(abs(nanoseconds), 10**9)
     assert parse_time(text) == nanoseconds
     assert parse_time(text + b"123") == nanoseconds
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"no-length-within-the-first-twenty-bytes=x\n",
+        b"11 mtime=1\nno-length-within-the-first-twenty-bytes=x\n",
+        b" mtime=1\n",
+        b"0 mtime=1\n",
+        b"7 mtime=1\n",
+    ],
+)
+def test_a_pax_record_without_a_true_length_is_refused_and_not_read_for_ever(body: bytes) -> None:
+    with pytest.raises(ArchiveError, match="record that cannot be read"):
+        collections.deque(parse_pax(body), maxlen=1)
