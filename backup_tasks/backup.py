@@ -15,11 +15,14 @@ from datetime import datetime
 
 from backup_tasks.assembly import Assembly, Writers, utc_text
 from backup_tasks.errors import (
+    ArchiveError,
+    BackupError,
     CopyRefused,
     CopyUnsupported,
     ObjectChanged,
     ObjectExists,
     ObjectMissing,
+    ReadRefused,
     StoreError,
 )
 from backup_tasks.journal import Problem, RunRecord, open_log
@@ -42,7 +45,8 @@ from backup_tasks.upload import IN_FLIGHT_BYTES
 
 # A run that reads less is repeated sooner than it is resumed.
 RESUMABLE_BYTES = 16 * 2**20
-_CANNOT_COPY = (CopyRefused, ObjectChanged, ObjectMissing)
+# What is no reason to fail as long as everything can be sent instead.
+_CANNOT_COPY = (CopyRefused, ReadRefused, ObjectChanged, ObjectMissing, ArchiveError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +120,8 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
         _discard(run, staged, run.store.list_unfinished(), record)
 
 
-def _try(run: BackupRun, approach: _Approach, record: RunRecord) -> StoreError | None:
-    """Make the archive. Returns what went wrong with copying, if that was all."""
+def _try(run: BackupRun, approach: _Approach, record: RunRecord) -> BackupError | None:
+    """Make the archive. Returns what went wrong with what it is built on, if that was all."""
     try:
         _write_backup(run, approach, record)
     except _CANNOT_COPY as error:
@@ -160,6 +164,8 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
     names = [one.staging.name for one in staged if one.staging]
     end_leftovers(store, run.upload_note, run.now, names)
     last, why_full = _choose_last(run, record.host)
+    if last is not None and why_full:
+        open_log(run.paths).info("backup %s: %s", run.profile.name, why_full)
     may_stage = store.can_copy and not run.copy_memory.refused(run.now)
     if not staged:
         return _Approach(last, why_full, may_stage)
@@ -217,7 +223,7 @@ def _discard(
 
 
 def _approach_after(
-    run: BackupRun, approach: _Approach, error: StoreError, record: RunRecord
+    run: BackupRun, approach: _Approach, error: BackupError, record: RunRecord
 ) -> _Approach:
     """What to do when copying failed: keep nothing, and if copying as such fails, stage nothing."""
     if isinstance(error, CopyUnsupported):

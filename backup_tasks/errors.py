@@ -8,6 +8,7 @@
     |   +-- ObjectMissing    1   no such object
     |   +-- ObjectExists     1   the name is taken; nothing was overwritten
     |   +-- ObjectChanged    1   the object is no longer the one that was pinned
+    |   +-- ReadRefused      1   the object is there, and the store does not give it
     |   +-- CopyRefused      1   the store does not copy this range on its own side
     |       +-- CopyUnsupported  it never copies ranges
     +-- ArchiveError         1   an archive is damaged, or not one of ours
@@ -63,6 +64,10 @@ class ObjectExists(StoreError):
 
 class ObjectChanged(StoreError):
     """The object under this name is no longer the one that was looked at before."""
+
+
+class ReadRefused(StoreError):
+    """The object is there, but cannot be read: archived, no permission, or a bad disk."""
 
 
 class CopyRefused(StoreError):

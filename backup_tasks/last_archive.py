@@ -12,16 +12,19 @@ from typing import Protocol
 
 from backup_tasks.archive import Base
 from backup_tasks.catalog import find_backups
-from backup_tasks.errors import ArchiveError
-from backup_tasks.manifest import Entry, Header
+from backup_tasks.errors import ArchiveError, ObjectChanged, ObjectMissing, ReadRefused
+from backup_tasks.manifest import Entry, Header, Manifest
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
-from backup_tasks.reader import read_manifest
-from backup_tasks.stores.base import Store
+from backup_tasks.reader import read_header, read_manifest
+from backup_tasks.stores.base import RangeReader, Store, StoredObject
+from backup_tasks.text import one_line
 
-# How many of the newest archives are tried before everything is read anew.
+# How many of our archives are tried, and how many archives are looked at to find them among
+# those of others, before everything is read anew.
 _TRIES = 3
+_LOOK_BACK = 64
 FIRST_ARCHIVE = "there is no earlier archive of this profile and host to build on"
 
 
@@ -80,32 +83,45 @@ def find_last_archive(
     """The newest archive of this profile and host that chunks can be kept of.
 
     Returns:
-        The archive, or None and in words why everything is to be read and sent.
+        The archive, or None; and in words what is wrong with newer ones, or why everything is
+        to be read and sent.
 
-    Raises StoreError when the store fails; a damaged archive is passed over instead.
+    Raises StoreError when the store fails. An archive that is damaged, or that the store does
+    not give, is passed over.
     """
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
-    backups = find_backups(store, profile.tzinfo)
-    for backup in reversed(backups[-_TRIES:]):
+    troubles: list[str] = []
+    for backup in reversed(find_backups(store, profile.tzinfo)[-_LOOK_BACK:]):
+        stored = backup.stored
         try:
-            manifest = read_manifest(cache.in_front_of(store, backup.stored), backup.stored)
-        except ArchiveError:
+            manifest = _read_ours(cache.in_front_of(store, stored), stored, profile.name, host)
+        except (ArchiveError, ObjectChanged, ObjectMissing, ReadRefused) as error:
+            troubles.append(f"nothing of {stored.name} can be kept: {one_line(str(error))}")
+            if len(troubles) == _TRIES:
+                break
             continue
         if manifest is None:
             continue
         header = manifest.header
-        if (header.profile, header.host) != (profile.name, host):
-            manifest.close()
-            continue
         if why := _why_full_is_due(header, profile.backup.full_every, now):
             manifest.close()
             return None, why
-        base = Base([(0, backup.stored)], manifest.chunks)
+        base = Base([(0, stored)], manifest.chunks)
         settled_ns = settled_before_ns(header.started_at)
-        name, full_at = backup.stored.name, header.full_at
-        return LastArchive(base, manifest, name, header.started_at, full_at, settled_ns), ""
-    return None, FIRST_ARCHIVE
+        started_at, full_at, trouble = header.started_at, header.full_at, "; ".join(troubles)
+        return LastArchive(base, manifest, stored.name, started_at, full_at, settled_ns), trouble
+    return None, "; ".join(troubles) or FIRST_ARCHIVE
+
+
+def _read_ours(
+    reader: RangeReader, stored: StoredObject, profile: str, host: str
+) -> Manifest | None:
+    """The manifest, if it is this profile's and host's; of others' little more is fetched."""
+    header = read_header(reader, stored)
+    if header is None or (header.profile, header.host) != (profile, host):
+        return None
+    return read_manifest(reader, stored)
 
 
 def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> str:
@@ -137,9 +153,9 @@ class CopyMemory:
         """Whether copying was refused not long ago."""
         try:
             since = datetime.fromisoformat(json.loads(self._path.read_text())["since"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return now - since < _ASK_AGAIN_AFTER
+        except (OSError, ValueError, KeyError, TypeError):  # also a time without its zone
             return False
-        return now - since < _ASK_AGAIN_AFTER
 
     def remember(self, now: datetime) -> None:
         """Note that copying was refused now."""

@@ -91,7 +91,7 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
 
 def _reuse_lines(plan: BackupPlan) -> str:
     """What would be copied, read and sent, and why."""
-    if not plan.copied_bytes:
+    if not plan.same + plan.changed + plan.gone:
         return f"everything would be read and sent: {plan.compared_with}"
     lines = [
         f"compared with {plan.compared_with}: {plan.same:,} entries as before, "

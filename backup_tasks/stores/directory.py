@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreError
+from backup_tasks.errors import (
+    ObjectChanged,
+    ObjectExists,
+    ObjectMissing,
+    ReadRefused,
+    StoreError,
+)
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
 
 LIMITS = PartLimits(smallest=1, largest=2**62, count=2**31)
@@ -193,6 +199,8 @@ def explained(url: str, doing: str, name: str = "") -> Iterator[None]:
         raise StoreError(f"{url}: could not {doing}: it was removed in the meantime") from error
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        if name and error.errno in (errno.EACCES, errno.EPERM, errno.EIO):
+            raise ReadRefused(f"{url}: could not {doing}: {reason}") from error
         raise StoreError(f"{url}: could not {doing}: {reason}") from error
 
 

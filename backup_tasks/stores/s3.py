@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from backup_tasks.errors import StoreError
+from backup_tasks.errors import ReadRefused, StoreError
 from backup_tasks.naming import is_staging_name
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
 from backup_tasks.stores.s3_access import (
@@ -27,6 +27,7 @@ from backup_tasks.stores.s3_errors import (
     Place,
     explain,
     explained,
+    is_refused,
     is_unknown_to_server,
     status_of,
 )
@@ -133,6 +134,8 @@ class S3Store:
             if status_of(error) == 412:
                 raise changed(self.url, source.name) from error
             doing = f"read {source.name} at byte {start:,}"
+            if is_refused(error):
+                raise ReadRefused(str(explain(error, access.place, doing))) from error
             raise explain(error, access.place, doing, source.name) from error
 
     def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:

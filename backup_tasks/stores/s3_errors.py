@@ -40,6 +40,7 @@ _PERMISSIONS: Final = {
     "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
     "GetBucketVersioning": "s3:GetBucketVersioning",
 }
+_REFUSED: Final = {"AccessDenied", "AllAccessDisabled", "Forbidden", "403", "InvalidObjectState"}
 _WRONG_REGION: Final = {
     "301",
     "PermanentRedirect",
@@ -131,6 +132,11 @@ def status_of(error: BaseException) -> int:
 def is_missing(error: BaseException) -> bool:
     """The object (not the bucket, not the upload) does not exist."""
     return code_of(error) in ("NoSuchKey", "NoSuchVersion", "404", "NotFound")
+
+
+def is_refused(error: BaseException) -> bool:
+    """The object is there, but these keys may not read it, or it lies in an archive class."""
+    return code_of(error) in _REFUSED
 
 
 def is_unknown_to_server(error: BaseException) -> bool:
