@@ -27,6 +27,7 @@ class Backups:
         source: the folder that is backed up.
         store_folder: where the archives lie.
         extra: more TOML for the profile's [backup] table.
+        name: the profile's.
         host: the machine's name, as record and manifest get it.
     """
 
@@ -35,12 +36,13 @@ class Backups:
     paths: Paths
     extra: str = ""
     now: datetime = field(default=datetime(2025, 6, 12, 2, 0, tzinfo=UTC))
+    name: str = "test"
     host: str = "host"
 
     def write_profile(self) -> Path:
         """The profile as a file."""
         self.store_folder.mkdir(exist_ok=True)
-        file = self.paths.profiles / "test.toml"
+        file = self.paths.profiles / f"{self.name}.toml"
         file.write_text(
             f'[backup]\nsources = ["{self.source}"]\ntimezone = "UTC"\n{self.extra}\n'
             f'[store]\nurl = "file://{self.store_folder}/"\n'

@@ -1,0 +1,103 @@
+"""Backups of one folder, generation after generation, and what other programs make of them."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup_tasks.catalog import find_backups
+from backup_tasks.manifest import Entry, Manifest
+from backup_tasks.progress import SilentProgress
+from backup_tasks.reader import read_manifest
+from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.stores import open_store
+from backup_tasks.stores.base import PartLimits, StoredObject
+from tests.backups import Backups
+from tests.histories import CHUNK, noise
+from tests.recording_store import RecordingStore
+
+ANY = PartLimits(smallest=1, largest=2**62, count=2**31)
+# As S3's, for archives of some tens of KiB.
+NARROW = PartLimits(smallest=6_000, largest=2**20, count=40)
+# The ctimes of a test are older than this, so that what they say is believed.
+LATER = datetime(2100, 1, 1, 2, 0, tzinfo=UTC)
+# ... and younger than this, so that every file is read to be sure.
+EARLIER = datetime(2020, 1, 1, 2, 0, tzinfo=UTC)
+
+
+@dataclass
+class Generations(Backups):
+    """Backups whose stores keep a list of what was asked of them."""
+
+    limits: PartLimits = ANY
+    stores: list[RecordingStore] = field(default_factory=list)
+
+    on_write: Callable[[], None] = lambda: None
+    on_copy: Callable[[StoredObject], None] = lambda source: None
+
+    def open_store(self) -> RecordingStore:
+        store = RecordingStore(open_store(self.profile().store), self.limits)
+        store.on_write, store.on_copy = self.on_write, self.on_copy
+        self.stores.append(store)
+        return store
+
+    def sent(self) -> int:
+        """Bytes that the newest backup sent."""
+        return sum(parts.sent_bytes for parts in self.stores[-1].written)
+
+    def copied(self) -> int:
+        """Bytes that it copied."""
+        return sum(parts.copied_bytes for parts in self.stores[-1].written)
+
+    def manifest(self) -> Manifest:
+        """Of the newest archive."""
+        store = open_store(self.profile().store)
+        manifest = read_manifest(store, find_backups(store, UTC)[-1].stored)
+        assert manifest is not None
+        return manifest
+
+    def entry(self, name: str) -> Entry:
+        """The newest archive's entry of a file below the source."""
+        wanted = f"{self.source}/{name}".lstrip("/")
+        return next(entry for entry in self.manifest().entries() if entry.name == wanted)
+
+
+def fill(backups: Backups, count: int = 20, size: int = 1000) -> None:
+    """Some files, and one of several chunks."""
+    for number in range(count):
+        (backups.source / f"file{number:02}").write_bytes(noise(number, size))
+    (backups.source / "large").write_bytes(noise(99, 5 * CHUNK))
+
+
+def untar(archive: Path, target: Path, program: str = "tar") -> Path:
+    """What a tar program makes of an archive alone, without the manifest."""
+    target.mkdir()
+    command = {
+        "tar": ["tar", "-xpf", archive, "--xattrs", "--xattrs-include=*", "--acls"],
+        "bsdtar": ["bsdtar", "-xpf", archive, "--xattrs", "--acls"],
+    }[program]
+    subprocess.run([*command, "-C", target], check=True, capture_output=True)
+    shutil.rmtree(target / ".backup")
+    return target
+
+
+def untar_by_python(archive: Path, target: Path) -> Path:
+    with gzip.open(archive) as raw, tarfile.open(fileobj=raw, mode="r|") as tar:
+        tar.extractall(target, filter="fully_trusted")
+    shutil.rmtree(target / ".backup")
+    return target
+
+
+def restored(backups: Backups, number: int, target: Path) -> Path:
+    """What our own restore makes of the backup with this number."""
+    store = open_store(backups.profile().store)
+    backup = find_backups(store, UTC)[number]
+    report = run_restore(store, backup, RestoreRequest(paths=(), target=target), SilentProgress())
+    assert not report.extracted.problems
+    return target
