@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import tempfile
-import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO
 
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 
 from backup_tasks.compress import IsalError, decompress_chunk
 from backup_tasks.cut_off import refuse_cut_off
@@ -103,7 +101,7 @@ def read_manifest(store: RangeReader, stored: StoredObject) -> Manifest | None:
         try:
             most = _MANIFEST_RAW_BYTES + _MANIFEST_RATIO * footer.length
             manifest = Manifest(_unpack_manifest(packed, most))
-        except (OSError, EOFError, zlib.error, ArchiveError) as error:
+        except (OSError, EOFError, IsalError, ArchiveError) as error:
             raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
     if manifest.header.chunk_bytes != footer.offset:
         manifest.close()
@@ -114,7 +112,7 @@ def read_manifest(store: RangeReader, stored: StoredObject) -> Manifest | None:
 def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
     lines = tempfile.TemporaryFile()  # noqa: SIM115
     try:
-        with gzip.GzipFile(fileobj=packed, mode="rb") as unpacked:
+        with igzip.IGzipFile(fileobj=packed, mode="rb") as unpacked:  # type: ignore[no-untyped-call]
             head = unpacked.read(BLOCK_BYTES)
             if head[156:157] == b"x":  # from 8 GiB on its size stands in a pax header
                 head += unpacked.read(2 * BLOCK_BYTES)
