@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
-import pickle
 import socket
 import stat
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
-IS_ROOT = os.geteuid() == 0
-# Debian's own, there on every machine, and with a name.
-NOBODY = 65534
-Result = TypeVar("Result")
+from tests.other_process import IS_ROOT, NOBODY
 
 NAMES = {
     "plain": "plain",
@@ -275,30 +269,3 @@ def assert_same_tree(original: Path, restored: Path) -> None:
             *difflib.unified_diff(told.splitlines(), found[tool].splitlines(), lineterm="", n=0)
         ]
         assert not differences, (tool, differences)
-
-
-def as_nobody(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call it in a process of an ordinary user, and return what it returned."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        outcome: tuple[bool, Any] = (False, "it died")
-        try:
-            if IS_ROOT:
-                os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
-            outcome = (True, function(*arguments))
-        except BaseException as error:
-            outcome = (False, f"{type(error).__name__}: {error}")
-        finally:
-            os.write(writer, pickle.dumps(outcome))
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        told = pipe.read()
-    os.waitpid(child, 0)
-    is_good, result = pickle.loads(told)
-    if not is_good:
-        raise AssertionError(result)
-    return result  # type: ignore[no-any-return]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from backup_tasks.local_zone import find_zone
 from backup_tasks.paths import Paths
 from tests.attacks import fingerprint
 from tests.backups import Backups
+from tests.other_process import killed_after
 from tests.source_trees import assert_same_tree, make_files, make_links, run
 
 MIB = 2**20
@@ -131,34 +130,6 @@ def test_a_disk_that_fails_leaves_no_backup_and_those_before_it_untouched(
 CALLS = ("open", "write", "fsync", "rename", "link", "mkdir", "unlink", "replace", "ftruncate")
 
 
-def killed_backup(backups: Backups, at_call: int) -> bool:
-    """Back up in another process, which kills itself right after so many system calls of those
-    that may change something; whether it lived that long."""
-    child = os.fork()
-    if child == 0:
-        left = at_call
-
-        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **options: Any) -> Any:
-                nonlocal left
-                result = real(*args, **options)
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            return call
-
-        try:
-            for name in CALLS:
-                setattr(os, name, counted(getattr(os, name)))
-            backups.backup()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
 def test_a_backup_killed_at_any_point_harms_nothing_and_the_next_one_works(
     backups: Backups, tmp_path: Path
 ) -> None:
@@ -171,7 +142,7 @@ def test_a_backup_killed_at_any_point_harms_nothing_and_the_next_one_works(
         (backups.source / "new").write_bytes(os.urandom(2 * MIB))
         kept = {name: (backups.store_folder / name).read_bytes() for name in [earlier.name]}
         listed = names(backups)
-        if not killed_backup(backups, at_call):
+        if not killed_after(at_call, CALLS, Backups.backup, backups):
             break
         # Either it is there whole, or it is not there.
         assert set(names(backups)) - set(listed) <= {f"{backups.now:%Y-%m-%d_%H%M}"}

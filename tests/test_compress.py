@@ -99,7 +99,12 @@ def test_what_goes_wrong_in_a_thread_is_raised_where_chunks_are_submitted() -> N
         raise OSError("the store is gone")
 
     compressor = ChunkCompressor(1, refuse, 2)
-    compressor.submit(compressor.take_buffer(), 10)
-    with pytest.raises(OSError, match="the store is gone"):
+
+    def submit_all() -> None:
+        for _ in range(20):
+            compressor.submit(compressor.take_buffer(), 10)
         compressor.drain()
+
+    with pytest.raises(OSError, match="the store is gone"):
+        submit_all()
     compressor.close()

@@ -22,10 +22,8 @@ from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
 from tests.attacks import Item, forge_ours, forge_plain
 from tests.attacks import restore as restore_forged
 from tests.backups import Backups
+from tests.other_process import IS_ROOT, NOBODY, as_nobody
 from tests.source_trees import (
-    IS_ROOT,
-    NOBODY,
-    as_nobody,
     assert_same_tree,
     attributes_of,
     make_attributes,
@@ -297,7 +295,10 @@ class UserScene:
 
     def back_up_and_restore(self) -> tuple[list[Any], RestoreReport]:
         problems = self.backups.backup().problems
-        return problems, restore(self.backups, self.here / "target")
+        return problems, self.restore()
+
+    def restore(self) -> RestoreReport:
+        return restore(self.backups, self.here / "target")
 
 
 @pytest.fixture
@@ -323,23 +324,25 @@ def give_away(folder: Path) -> None:
         run("chown", "-R", "-h", f"{NOBODY}:{NOBODY}", folder)
 
 
+def make_own_tree(source: Path) -> None:
+    """What needs no root."""
+    source.mkdir()
+    make_links(source / "links")
+    (source / "modes").mkdir()
+    for mode in (0o400, 0o644, 0o4755, 0o2711, 0o1600):
+        (source / "modes" / f"{mode:o}").write_text("x")
+        (source / "modes" / f"{mode:o}").chmod(mode)
+    (source / "modes" / "folder").mkdir(0o500)
+    os.setxattr(source / "modes" / "644", "user.note", b"mine")
+    run("setfacl", "-m", "u:1:r", source / "modes" / "644")
+
+
 def test_as_an_ordinary_user_ones_own_tree_comes_back_as_it_was(user_scene: UserScene) -> None:
     source = user_scene.backups.source
     give_away(user_scene.here)
 
-    def make() -> None:
-        source.mkdir()
-        make_links(source / "links")
-        (source / "modes").mkdir()
-        for mode in (0o400, 0o644, 0o4755, 0o2711, 0o1600):
-            (source / "modes" / f"{mode:o}").write_text("x")
-            (source / "modes" / f"{mode:o}").chmod(mode)
-        (source / "modes" / "folder").mkdir(0o500)
-        os.setxattr(source / "modes" / "644", "user.note", b"mine")
-        run("setfacl", "-m", "u:1:r", source / "modes" / "644")
-
-    as_nobody(make)
-    problems, report = as_nobody(user_scene.back_up_and_restore)
+    as_nobody(make_own_tree, source)
+    problems, report = as_nobody(UserScene.back_up_and_restore, user_scene)
     assert problems == []
     assert report.extracted.problems == []
     # The folders above the source are root's.
@@ -366,7 +369,7 @@ def test_as_an_ordinary_user_all_is_set_that_may_be_and_the_rest_is_said_once(
     (user_scene.here / "target").mkdir()
     give_away(user_scene.here / "target")
 
-    report = as_nobody(lambda: restore(user_scene.backups, user_scene.here / "target"))
+    report = as_nobody(UserScene.restore, user_scene)
     twin = user_scene.backups.in_target(user_scene.here / "target")
     device = str(source / "device").lstrip("/")
     assert report.extracted.problems == [(device, "Operation not permitted")]
@@ -383,6 +386,10 @@ def test_as_an_ordinary_user_all_is_set_that_may_be_and_the_rest_is_said_once(
         assert set(change[2:]) <= set(".pogax") or "device" in name, line
 
 
+def restore_forged_trusted(store_folder: Path, archive: bytes, target: Path) -> None:
+    restore_forged(store_folder, archive, target, trusted=True)
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root can make what belongs to others")
 def test_a_setuid_bit_is_not_set_on_a_file_that_could_not_be_given_to_its_owner(
     user_scene: UserScene,
@@ -394,16 +401,7 @@ def test_a_setuid_bit_is_not_set_on_a_file_that_could_not_be_given_to_its_owner(
     give_away(user_scene.here)
     target = user_scene.here / "target"
 
-    def go() -> None:
-        from backup_tasks.catalog import find_backups as find
-        from backup_tasks.stores.directory import DirectoryStore
-
-        store = DirectoryStore(user_scene.here / "store")
-        request = RestoreRequest(paths=(), target=target, trusted=True)
-        run_restore(store, find(store, UTC)[-1], request, SilentProgress())
-
-    (user_scene.here / "store" / "2025-06-12_0200-backup.tar.gz").write_bytes(archive)
-    as_nobody(go)
+    as_nobody(restore_forged_trusted, user_scene.here / "store", archive, target)
     assert stat.S_IMODE((target / "of root").stat().st_mode) == 0o755
     assert (target / "of root").stat().st_uid == NOBODY
     # Its group is root's, so that only one of its two bits may stay.
@@ -424,7 +422,7 @@ def test_as_an_ordinary_user_what_cannot_be_read_is_named_and_costs_only_itself(
     for name in ("secret", "closed"):
         os.chown(source / name, 0, 0)
         (source / name).chmod(0o700)
-    problems, _ = as_nobody(user_scene.back_up_and_restore)
+    problems, _ = as_nobody(UserScene.back_up_and_restore, user_scene)
     named = {problem.path.rpartition("/")[2]: problem.reason for problem in problems}
     assert named == {"secret": "Permission denied", "closed": "Permission denied"}
     twin = user_scene.backups.in_target(user_scene.here / "target")

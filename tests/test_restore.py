@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from backup_tasks.stores.base import Store, StoredObject
 from tests import attacks
 from tests.attacks import Forge, Item, forge_ours, forge_plain
 from tests.backups import Backups
+from tests.other_process import killed_after
 from tests.source_trees import (
     assert_same_tree,
     make_attributes,
@@ -455,32 +455,8 @@ def test_a_flipped_byte_in_manifest_or_footer_is_an_error(
 CALLS = ("link", "rename", "mkdir", "symlink", "mknod", "fchmod", "chmod", "utime", "pwrite")
 
 
-def killed_restore(backups: Backups, target: Path, at_call: int) -> bool:
-    """Restore in another process, which kills itself right after so many system calls that
-    change something; whether it lived that long."""
-    child = os.fork()
-    if child == 0:
-        left = at_call
-
-        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **options: Any) -> Any:
-                nonlocal left
-                result = real(*args, **options)
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            return call
-
-        try:
-            for name in CALLS:
-                setattr(os, name, counted(getattr(os, name)))
-            restore(backups, target, trusted=True)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+def restore_trusted(backups: Backups, target: Path) -> None:
+    restore(backups, target, trusted=True)
 
 
 def test_a_killed_restore_can_be_run_again_and_leaves_no_trace(
@@ -501,7 +477,7 @@ def test_a_killed_restore_can_be_run_again_and_leaves_no_trace(
     at_call, kills = 1, 0
     while True:
         target = tmp_path / f"target {at_call}"
-        if not killed_restore(backups, target, at_call):
+        if not killed_after(at_call, CALLS, restore_trusted, backups, target):
             break
         twin = backups.in_target(target)
         for path, content in expected.items():

@@ -19,7 +19,8 @@ from backup_tasks.paths import PROJECT_ROOT
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.snapshot import Walk, WalkRules
 from backup_tasks.sources import plan_sources
-from tests.source_trees import IS_ROOT, make_links, make_names, make_socket
+from tests.other_process import IS_ROOT
+from tests.source_trees import make_links, make_names, make_socket
 from tests.test_manifest import NAMES
 
 CACHE_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# made by hand\n"
