@@ -18,6 +18,7 @@ from backup_tasks.footer import FORMAT_VERSION
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
 from backup_tasks.manifest import Chunk, Header, write_manifest
+from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.spool import LineSpool
@@ -25,7 +26,7 @@ from backup_tasks.staging import StagingJournal
 from backup_tasks.steps import LeafLines
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, Store
 from backup_tasks.survey import Survey
-from backup_tasks.upload import PartAssembler, plan_part_bytes
+from backup_tasks.upload import PartAssembler, count_copies, plan_part_bytes
 
 # What an entry's headers and manifest line take, at most, in an estimate.
 _ENTRY_OVERHEAD_BYTES = 2048
@@ -71,8 +72,8 @@ class Assembly:
     def write(self, writers: Writers, end: IO[bytes]) -> None:
         """Write everything; `end` gets a copy of what follows the chunks."""
         survey, last = self.survey, self.last
-        parts = self._assembler(writers.archive)
-        aside = self._assembler(writers.staging) if writers.staging else None
+        parts = self._assembler(writers.archive, survey.reuse)
+        aside = self._assembler(writers.staging, NO_REUSE) if writers.staging else None
         builder = ArchiveBuilder(parts, self.profile.backup.compression_level)
         root = os.open("/", OPEN_FOLDER)
         self.progress.start("backing up", survey.read_bytes, survey.count)
@@ -105,10 +106,13 @@ class Assembly:
             builder.close()
         self._note_figures(entries, parts, aside)
 
-    def _assembler(self, writer: ArchiveWriter) -> PartAssembler:
-        estimate = self.survey.read_bytes + self.survey.count * _ENTRY_OVERHEAD_BYTES
-        limits = self.store.limits
-        return PartAssembler(writer, limits, plan_part_bytes(estimate, limits))
+    def _assembler(self, writer: ArchiveWriter, reuse: Reuse) -> PartAssembler:
+        limits, kept_bytes = self.store.limits, reuse.kept_bytes
+        sent_bytes = self.survey.read_bytes + self.survey.count * _ENTRY_OVERHEAD_BYTES
+        expected_bytes = kept_bytes + sent_bytes
+        copies = count_copies(len(reuse.runs), kept_bytes, expected_bytes, limits)
+        planned_bytes = plan_part_bytes(sent_bytes, limits, copies)
+        return PartAssembler(writer, limits, planned_bytes, expected_bytes)
 
     def _note_figures(
         self, entries: EntryWriter, parts: PartAssembler, aside: PartAssembler | None

@@ -21,6 +21,7 @@ from backup_tasks.spool import Spool
 from backup_tasks.steps import LeafLines, Steps
 from backup_tasks.stores.base import PartLimits
 from backup_tasks.text import printable
+from backup_tasks.upload import most_runs
 
 _COUNTED_TOGETHER = 256
 Report = Callable[[str, str], None]
@@ -181,7 +182,7 @@ def _compare(
         check.close()
         os.close(root)
     survey.rechecked_bytes = check.read_bytes
-    survey.reuse = planner.decide(limits.smallest, limits.count // 2)
+    survey.reuse = planner.decide(limits.smallest, most_runs(limits))
     survey.read_bytes = survey.steps.unkept_bytes
     if not survey.reuse.is_all_kept:
         survey.read_bytes += _bytes_in_dropped_chunks(last, survey)

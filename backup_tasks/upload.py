@@ -23,15 +23,15 @@ _PLANNED_SHARE = 0.9
 _GROWTH_STEP = 100
 
 
-def plan_part_bytes(estimated_bytes: int, limits: PartLimits) -> int:
-    """Bytes of each sent part for an archive of about this size.
+def plan_part_bytes(sent_bytes: int, limits: PartLimits, copies: int = 0) -> int:
+    """Bytes of each sent part, when about so much is to be sent and there are so many copies.
 
     All parts but the last are equal (Cloudflare R2 insists): 5 MiB up to 320 MiB, then about 64
     of them up to 1 GiB, 16 MiB up to about 140 GiB, beyond that larger, so that 90 % of the parts
     suffice.
     """
-    usual = min(max(_SMALL_PART, _mebibytes(estimated_bytes, _USUAL_COUNT)), _USUAL_PART)
-    needed = _mebibytes(estimated_bytes, max(1, int(limits.count * _PLANNED_SHARE)))
+    usual = min(max(_SMALL_PART, _mebibytes(sent_bytes, _USUAL_COUNT)), _USUAL_PART)
+    needed = _mebibytes(sent_bytes, max(1, int(limits.count * _PLANNED_SHARE) - copies))
     return min(max(usual, needed, limits.smallest), limits.largest)
 
 
@@ -51,25 +51,49 @@ def part_bytes_at(number: int, planned_bytes: int, limits: PartLimits) -> int:
 _COPY_BYTES = 128 * MIB
 
 
-def plan_copies(start: int, length: int, limits: PartLimits) -> list[tuple[int, int]]:
+# Beyond this half of all parts, a copy must be worth its part.
+_PLENTY_SHARE = 0.5
+# Known bytes that wait in memory until they are enough for a copy.
+_MOST_HELD_BYTES = 32 * MIB
+
+
+def most_runs(limits: PartLimits) -> int:
+    """How many ranges may be kept of the archive before, so that the parts last for the rest."""
+    return int(limits.count * 0.4)
+
+
+def _copy_bytes(expected_bytes: int, limits: PartLimits) -> int:
+    """Bytes of each copy: so many that cutting ranges takes no more than a tenth of all parts."""
+    return min(max(_COPY_BYTES, expected_bytes * 10 // limits.count), limits.largest)
+
+
+def count_copies(runs: int, kept_bytes: int, expected_bytes: int, limits: PartLimits) -> int:
+    """How many parts the copies of so many runs take, at most."""
+    return runs + kept_bytes // _copy_bytes(expected_bytes, limits)
+
+
+def plan_copies(
+    start: int, length: int, limits: PartLimits, expected_bytes: int = 0
+) -> list[tuple[int, int]]:
     """Cut a range into copies of equal size, about 128 MiB each, all legal as parts.
 
-    Larger ones where the range would otherwise take more than a tenth of all parts.
+    Args:
+        expected_bytes: of the whole object, if that is more: beyond 1.2 TiB copies are larger.
     """
-    wanted = max(_COPY_BYTES, length * 10 // limits.count)
-    count = max(1, -(-length // min(wanted, limits.largest)))
+    count = max(1, -(-length // _copy_bytes(max(length, expected_bytes), limits)))
     bounds = [start + length * number // count for number in range(count + 1)]
     return [(low, high - low) for low, high in itertools.pairwise(bounds)]
 
 
 @dataclass(slots=True)
 class _Run:
-    """Consecutive bytes of another object that are to follow; `held` until they are enough."""
+    """Consecutive bytes of another object that are to follow; `held` until they are `enough`."""
 
     source: StoredObject
     start: int
     length: int
     held: bytearray
+    enough: int
 
 
 class PartAssembler:
@@ -79,13 +103,21 @@ class PartAssembler:
         writer: takes the parts; what goes wrong there is raised here.
         limits: of the store.
         planned_bytes: of `plan_part_bytes`.
+        expected_bytes: of the whole object, about.
 
     Attributes:
         offset: bytes of the object so far, collected ones included.
         sent_bytes, copied_bytes: what of it went which way, as far as that is decided.
     """
 
-    def __init__(self, writer: ArchiveWriter, limits: PartLimits, planned_bytes: int) -> None:
+    def __init__(
+        self,
+        writer: ArchiveWriter,
+        limits: PartLimits,
+        planned_bytes: int,
+        expected_bytes: int = 0,
+    ) -> None:
+        self._expected_bytes = expected_bytes
         self._writer = writer
         self._limits = limits
         self._planned_bytes = planned_bytes
@@ -114,7 +146,7 @@ class PartAssembler:
             run.length += len(data)
             if run.held:
                 run.held += data
-                if run.length >= self._limits.smallest:
+                if run.length >= run.enough:
                     run.held = bytearray()
             return
         self.end_run()
@@ -124,8 +156,27 @@ class PartAssembler:
             start, data = start + missing, data[missing:]
             if not data:
                 return
-        is_enough = len(data) >= self._limits.smallest
-        self._run = _Run(source, start, len(data), bytearray() if is_enough else bytearray(data))
+        enough = self._shortest_copy()
+        if not enough:
+            self._collect(data)
+            return
+        held = bytearray() if len(data) >= enough else bytearray(data)
+        self._run = _Run(source, start, len(data), held, enough)
+
+    def _shortest_copy(self) -> int:
+        """Known bytes that are worth a copy: the smallest part, as long as parts are plentiful.
+
+        Then so many that copies, and what is sent between them, last for all that is expected.
+        0 when no more copies can be had.
+        """
+        limits = self._limits
+        if self._number < limits.count * _PLENTY_SHARE:
+            return limits.smallest
+        left = int(limits.count * _PLANNED_SHARE) - self._number
+        if left <= 0:
+            return 0
+        needed = 2 * max(0, self._expected_bytes - self.offset) // left
+        return max(limits.smallest, min(needed, _MOST_HELD_BYTES))
 
     def extend_known(self, source: StoredObject, start: int, length: int) -> bool:
         """As `add_known` for bytes that nobody has at hand; False if they are needed."""
@@ -139,7 +190,7 @@ class PartAssembler:
     def copy(self, source: StoredObject, start: int, length: int) -> None:
         """Append a range of another object, at least as long as the smallest part."""
         self.flush()
-        for low, size in plan_copies(start, length, self._limits):
+        for low, size in plan_copies(start, length, self._limits, self._expected_bytes):
             self._writer.copy(source, low, size)
             self._number += 1
         self.offset += length
