@@ -24,8 +24,9 @@ import msgspec
 
 from backup_tasks.manifest import CHUNK_RAW_LIMIT, LINE_BYTES, Chunk, Entry
 
-# So much may have to be sent again after a power cut.
-_SYNC_BYTES = 64 * 2**20
+# So much may have to be sent again after a power cut. Where the disk is busy each sync may wait
+# for what others write: every 64 MiB made a backup of /usr take 119 instead of 66 s.
+_SYNC_BYTES = 512 * 2**20
 
 
 class Staging(msgspec.Struct, frozen=True, kw_only=True):
