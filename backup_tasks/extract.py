@@ -99,9 +99,6 @@ class Extractor:
                 self._try(path, partial(self._add_node, member, path))
         except UnsafePathError as error:
             self.report.problems.append((path, str(error)))
-        except ArchiveError:
-            self._unlike.add(path)
-            raise
 
     def add_upper_folder(self, member: Member) -> None:
         """A folder above wanted ones: it gets its own metadata only if a restore made it."""

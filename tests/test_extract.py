@@ -450,6 +450,20 @@ def test_a_chunk_that_unpacks_to_more_than_the_manifest_says_is_damage(scene: Sc
     assert os.listdir(scene.target) == []
 
 
+def test_a_chunk_with_another_hash_is_damage_though_it_unpacks_well(scene: Scene) -> None:
+    """What a symlink says, or who owns a folder, has no other hash to protect it."""
+    from backup_tasks.compress import compress_chunk
+
+    stored = compress_chunk(Item("link", "symlink", link="elsewhere").blocks(), 1)
+    chunk = Chunk(0, len(stored.stored), "0" * 64, stored.raw)
+    end = attacks.forge_end(
+        len(stored.stored), [chunk], [Entry(path="link", type="symlink", link="true", chunk=0)]
+    )
+    scene.attack(stored.stored + end)
+    assert "its hash is wrong" in str(scene.reports[-1])
+    assert os.listdir(scene.target) == []
+
+
 def test_a_chunk_that_would_fill_the_memory_is_refused(scene: Scene) -> None:
     end = attacks.forge_end(1000, [Chunk(0, 1000, "0" * 64, 2**40)], [])
     scene.attack(bytes(1000) + end)
