@@ -145,7 +145,7 @@ def _find_profile(name: str, paths: Paths) -> Path:
     near = get_close_matches(name, known, n=1)
     hint = f'; did you mean "{near[0]}"?' if near else ""
     there = f"there are: {', '.join(known)}" if known else "there are none"
-    raise ProfileError(f'unknown profile "{name}"{hint} In {paths.profiles} {there}')
+    raise ProfileError(f'unknown profile "{name}"{hint}; in {paths.profiles} {there}')
 
 
 def _read(path: Path, paths: Paths) -> MergedFiles:
