@@ -136,7 +136,6 @@ def test_kill_leaves_an_upload_that_the_next_run_ends(run: Run, s3_bucket: S3Buc
     assert unfinished(s3_bucket) == []
 
 
-@pytest.mark.xfail(reason="the note of the upload is cleared although it could not be ended")
 def test_upload_that_could_not_be_ended_is_ended_by_the_next_run(
     run: Run, s3_bucket: S3Bucket
 ) -> None:
