@@ -173,6 +173,8 @@ def _restore_ours(
                 if not request.skip_damaged:
                     raise ArchiveError(_damaged(backup, error)) from error
                 extractor.leave_out(found.wanted.restore_as, str(error))
+        for path, first in selection.lost_links:
+            extractor.leave_out(path, f"{first!r}, which it is a link to, is not in the archive")
         for path, joined in selection.extra_links:
             extractor.add(_link_member(path, joined), ())
         _add_upper_folders(extractor, selection.upper_folders)

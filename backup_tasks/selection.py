@@ -52,7 +52,8 @@ class Selection:
     Attributes:
         count, files, bytes: entries, regular files and their content bytes.
         extra_links: (path, path of the file it joins) of hardlinks whose first link is
-            not wanted, beyond the one that takes its place.
+            not wanted, beyond the one that takes its place; lost_links: those whose first link
+            is not even in the archive.
         upper_folders: entries of the folders above wanted ones, not wanted themselves.
     """
 
@@ -63,6 +64,7 @@ class Selection:
         self._starts = bytearray(len(manifest.chunks))
         self._restore_as: dict[str, str] = {}
         self.extra_links: list[tuple[str, str]] = []
+        self.lost_links: list[tuple[str, str]] = []
         self.upper_folders: list[Entry] = []
         self.count = self.files = self.bytes = 0
         self._scan(wanted)
@@ -102,9 +104,13 @@ class Selection:
             self.bytes += entry.size
 
     def _add_stand_ins(self) -> None:
+        found = set()
         for entry, place in self._manifest.entries_with_place():
             if entry.name in self._restore_as:
                 self._append(entry, place)
+                found.add(entry.name)
+        missing = self._restore_as.keys() - found
+        self.lost_links += sorted((self._restore_as[first], first) for first in missing)
 
     def entries(self) -> Iterator[WantedEntry]:
         """The wanted entries in the order of the archive."""

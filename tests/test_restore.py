@@ -352,6 +352,15 @@ def test_no_link_joins_a_file_that_was_kept_with_other_content(
     assert [path for path, _ in report.extracted.problems] == ["b"]
 
 
+@pytest.mark.parametrize("paths", [(), ("b", "c")])
+def test_links_to_a_file_that_is_not_in_the_archive_are_named(
+    tmp_path: Path, forge: Forge, paths: tuple[str, ...]
+) -> None:
+    items = [Item("b", "hardlink", link="a"), Item("c", "hardlink", link="a"), Item("d")]
+    report = attacks.restore(tmp_path / "store", forge(items), tmp_path / "target", paths=paths)
+    assert {path for path, _ in report.extracted.problems} == {"b", "c"}
+
+
 def test_a_folder_that_the_archive_says_nothing_of_is_like_any_new_folder(
     tmp_path: Path, forge: Forge
 ) -> None:
