@@ -40,7 +40,7 @@ from backup_tasks.state import state_key
 from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject, Unfinished
 from backup_tasks.survey import BackupPlan, Survey, plan_backup, survey_sources
 from backup_tasks.text import one_line, printable
-from backup_tasks.units import render_bytes
+from backup_tasks.units import render_bytes, render_count
 from backup_tasks.upload import IN_FLIGHT_BYTES
 
 # A run that reads less is repeated sooner than it is resumed.
@@ -217,7 +217,7 @@ def _discard(
     try:
         discard_runs(run.store, staged, unfinished)
     except (StoreError, OSError) as error:
-        record.warnings.append(f"what an interrupted run left stays: {one_line(str(error))}")
+        record.warnings.append(f"what was staged stays in the store: {one_line(str(error))}")
         return False
     return True
 
@@ -244,6 +244,7 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
     survey = survey_sources(profile, last, store.limits, report, run.progress)
+    record.sockets = survey.sockets
     try:
         assembly = Assembly(profile, store, last, survey, record, report, run.progress, run.clock)
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
@@ -256,6 +257,9 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
             run.cache.write(stored, end.read())
     finally:
         survey.close()
+    if survey.sockets:
+        sockets = render_count(survey.sockets, "socket")
+        open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)
     record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3

@@ -64,6 +64,8 @@ class RunRecord:
             sent_bytes: bytes sent to the store by this run; copied_bytes: bytes that the
             store copied from the archive before.
         files: number of entries that are regular files.
+        sockets: number of sockets met, which exist only while a program listens, and are
+            not stored.
         problems: every source file that was not stored whole.
         error: what the operator was told, or "".
         warnings: what went wrong beside the task itself, such as a prune after a good backup.
@@ -85,6 +87,7 @@ class RunRecord:
     sent_bytes: int = 0
     copied_bytes: int = 0
     files: int = 0
+    sockets: int = 0
     problems: list[Problem] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
     error: str = ""

@@ -85,6 +85,8 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
     rows.append(("together", f"{plan.entries:,}", render_bytes(plan.content_bytes)))
     print_table(("source", "entries", "size"), rows)
     print(_reuse_lines(plan))
+    if plan.sockets:
+        print(f"{render_count(plan.sockets, 'socket')} would not be stored")
     for problem in plan.problems:
         print(f"missing: {problem.path}: {problem.reason}", file=sys.stderr)
 

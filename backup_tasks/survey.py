@@ -213,6 +213,7 @@ class BackupPlan:
         same, changed, new, gone: numbers of entries, compared with the last archive.
         dropped_chunks: why chunks of it are not kept: reason -> number.
         problems: what is missing or cannot be looked at.
+        sockets: sockets met, which are not stored.
     """
 
     totals: dict[str, SourceTotals]
@@ -227,6 +228,7 @@ class BackupPlan:
     gone: int
     dropped_chunks: dict[str, int]
     problems: list[Problem]
+    sockets: int = 0
 
 
 def plan_backup(
@@ -259,4 +261,5 @@ def plan_backup(
         gone=reuse.counts.gone,
         dropped_chunks={why: number for why, number in reuse.dropped.items() if number},
         problems=problems,
+        sockets=survey.sockets,
     )

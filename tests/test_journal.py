@@ -170,6 +170,7 @@ def test_a_record_holds_everything_and_comes_back(paths: Paths) -> None:
             "sent_bytes": 5,
             "copied_bytes": 0,
             "files": 12,
+            "sockets": 0,
             "problems": [{"path": "/a\\xff", "reason": "vanished"}],
             "pruned": ["2025-05-01_0200-backup.tar.gz"],
             "error": "",

@@ -174,6 +174,9 @@ def test_a_fifo_is_stored_as_one_and_never_blocks(backups: Backups, tmp_path: Pa
     record = backups.backup()
     listener.close()
     assert record.problems == []
+    assert record.sockets == 1
+    log = (backups.paths.logs / "backup.log").read_text()
+    assert "INFO: backup test: 1 socket not stored" in log
     backups.restore(tmp_path / "restored")
     assert (backups.in_target(tmp_path / "restored") / "m-pipe").is_fifo()
     assert not (backups.in_target(tmp_path / "restored") / "m-socket").exists()
