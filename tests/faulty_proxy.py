@@ -162,6 +162,11 @@ class FaultyProxy:
         with self._guard:
             self._faults += [(operation, fault)] * times
 
+    def forgive(self) -> None:
+        """Let nothing go wrong any more."""
+        with self._guard:
+            self._faults.clear()
+
     def answer(self, request: Request) -> Answer | None:
         """What the client is to get; None breaks off the connection."""
         with self._guard:

@@ -17,7 +17,7 @@ from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
 from backup_tasks.stores import open_store
-from backup_tasks.stores.base import PartLimits, StoredObject
+from backup_tasks.stores.base import PartLimits, Store, StoredObject
 from tests.backups import Backups
 from tests.histories import CHUNK, noise
 from tests.recording_store import RecordingStore
@@ -42,10 +42,13 @@ class Generations(Backups):
     on_copy: Callable[[StoredObject], None] = lambda source: None
 
     def open_store(self) -> RecordingStore:
-        store = RecordingStore(open_store(self.profile().store), self.limits)
+        store = RecordingStore(self._opened(), self.limits)
         store.on_write, store.on_copy = self.on_write, self.on_copy
         self.stores.append(store)
         return store
+
+    def _opened(self) -> Store:
+        return open_store(self.profile().store)
 
     def sent(self) -> int:
         """Bytes that the newest backup sent."""
@@ -57,7 +60,7 @@ class Generations(Backups):
 
     def manifest(self) -> Manifest:
         """Of the newest archive."""
-        store = open_store(self.profile().store)
+        store = self._opened()
         manifest = read_manifest(store, find_backups(store, UTC)[-1].stored)
         assert manifest is not None
         return manifest
