@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ import pytest
 
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from tests.s3_server import REGION, S3Server, start_s3_server
+
+# Started by nohup or in the background, the tests and what they start would ignore these.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,15 @@ from backup_tasks.drill_report import DrillReport, drill_error, render_drill
 from backup_tasks.errors import ArchiveError, DrillError, RestoreError, UsageError
 from backup_tasks.paths import Paths
 from backup_tasks.profile import load_profile
+from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import RestoreReport
 from backup_tasks.stores.directory import DirectoryStore
 from tests.backups import Backups
 from tests.cli import Cli, cli, finish
+from tests.other_process import IS_ROOT, as_nobody
 from tests.smtp_server import start_smtp_server
-from tests.source_trees import IS_ROOT, as_nobody, make_whole_tree
+from tests.source_trees import make_whole_tree
 
 __all__ = ["cli"]
 
@@ -180,34 +182,35 @@ def test_another_owner_is_named_by_root(
     assert report.tree.wrong.first == [(name_of(backups, "large"), "differs in owner")]
 
 
-def test_an_ordinary_user_can_drill_too(backups: Backups, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_user_can_drill_too(backups: Backups) -> None:
     """Also what root stored: files that only their owner may read, folders that are closed."""
     (backups.source / "folder" / "inside").chmod(0)
     (backups.source / "folder").chmod(0o300)
     if IS_ROOT:
         os.mknod(backups.source / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     backups.backup()
-    profile = backups.profile()
-
-    def drill_it() -> tuple[list[str], int, list[str]]:
-        (newest,) = find_backups(store, UTC)
-        report = run_drill(profile, store, newest, SilentProgress(), against_sources=False)
-        assert report.tree is not None
-        wrong = [*report.failures, *report.tree.wrong.render()]
-        return wrong, report.tree.nodes, os.listdir(public / "temporary")
-
     # Folders of pytest are closed to others.
     public = Path(tempfile.mkdtemp(prefix="test-drill-", dir="/tmp"))
     try:
         shutil.copytree(backups.store_folder, public / "store")
         (public / "temporary").mkdir()
         (public / "temporary").chmod(0o1777)
-        monkeypatch.setenv("TMPDIR", str(public / "temporary"))
         subprocess.run(["chmod", "-R", "a+rX", public], check=True)
-        store = DirectoryStore(public / "store")
-        assert as_nobody(drill_it) == ([], 1 if IS_ROOT else 0, [])
+        found = as_nobody(drill_in, public, backups.profile())
+        assert found == ([], 1 if IS_ROOT else 0, [])
     finally:
         shutil.rmtree(public)
+
+
+def drill_in(folder: Path, profile: Profile) -> tuple[list[str], int, list[str]]:
+    """Drill the only backup of `folder`/store; what was wrong, devices, and what is left."""
+    tempfile.tempdir = str(folder / "temporary")
+    store = DirectoryStore(folder / "store")
+    (newest,) = find_backups(store, UTC)
+    report = run_drill(profile, store, newest, SilentProgress(), against_sources=False)
+    assert report.tree is not None
+    wrong = [*report.failures, *report.tree.wrong.render()]
+    return wrong, report.tree.nodes, os.listdir(folder / "temporary")
 
 
 def test_a_damaged_archive_fails_and_leaves_nothing(backups: Backups, place: Path) -> None:
