@@ -217,4 +217,12 @@ def new_bucket(endpoint: str, access_key: str, secret_key: str, client: object) 
     """A bucket of a server that a script has started."""
     name = f"kills-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=name)  # type: ignore[attr-defined]
-    return S3Bucket(endpoint, name, access_key, secret_key, client)
+    bucket = S3Bucket(endpoint, name, access_key, secret_key, client)
+    warm_up(bucket)
+    return bucket
+
+
+def warm_up(bucket: S3Bucket) -> None:
+    """The first object of a bucket takes this server seconds, which would stop all others."""
+    bucket.client.put_object(Bucket=bucket.bucket, Key="warm", Body=b"x" * MIB)
+    bucket.client.delete_object(Bucket=bucket.bucket, Key="warm")
