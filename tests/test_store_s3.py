@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -20,6 +21,7 @@ from backup_tasks.errors import (
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import ArchiveWriter, Unfinished
 from backup_tasks.stores.s3 import S3Store
+from backup_tasks.stores.s3_writer import S3Writer
 from tests.conftest import S3Bucket
 from tests.faulty_proxy import (
     Answer,
@@ -527,6 +529,32 @@ def test_a_server_that_wants_all_parts_equal_cannot_take_copies(
     writer.abort()
 
 
+def test_sending_waits_for_a_part_that_is_slow_so_that_a_crash_loses_little(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    gate = threading.Event()
+
+    def hold(request: Request, pass_on: PassOn) -> Answer:
+        assert gate.wait(60)
+        return pass_on(request)
+
+    proxy.misbehave("UploadPart", hold)
+    writer = cast(S3Writer, store.write(NAME, in_flight_bytes=64 * MIB))
+    sender = threading.Thread(target=lambda: [writer.send(b"x" * PART) for _ in range(14)])
+    sender.start()
+
+    def waits() -> bool:
+        return len(writer._sending) == 1 and writer._parts == writer._sending[0] + 8
+
+    try:
+        with writer._changed:
+            assert writer._changed.wait_for(waits, timeout=60)
+    finally:
+        gate.set()
+        sender.join()
+    assert writer.commit().size == 14 * PART
+
+
 # Salvage
 
 
@@ -537,14 +565,11 @@ def lose_second_part(request: Request, pass_on: PassOn) -> Answer | None:
 def interrupted_upload(store: S3Store, proxy: FaultyProxy) -> Unfinished:
     """An upload whose second of three parts never arrived."""
     proxy.misbehave("UploadPart", lose_second_part, times=50)
-    writer = store.write(NAME, in_flight_bytes=64 * MIB)
+    writer = cast(S3Writer, store.write(NAME, in_flight_bytes=64 * MIB))
     for letter in (b"a", b"b", b"c"):
         writer.send(letter * PART)
-    with writer._changed:  # type: ignore[attr-defined]
-        assert writer._changed.wait_for(  # type: ignore[attr-defined]
-            lambda: not writer._under_way,  # type: ignore[attr-defined]
-            timeout=60,
-        )
+    with writer._changed:
+        assert writer._changed.wait_for(lambda: not writer._under_way, timeout=60)
     writer.leave()
     (found,) = store.list_unfinished()
     return found

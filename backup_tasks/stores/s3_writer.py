@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 _SENDERS = 4
 # On threads of their own: the server is busy with a copy, and sending must not wait for that.
 _COPIERS = 4
+# How far sending may get ahead of a part that is slow to arrive: what lies behind a gap cannot be
+# salvaged after a crash.
+_MOST_AHEAD = 8
 _REFUSED_COPIES = frozenset(
     {"NotImplemented", "InvalidObjectState", "InvalidRequest", "MethodNotAllowed"}
     | {"AccessDenied", "Forbidden", "403"}
@@ -76,6 +79,7 @@ class S3Writer:
         self._parts = 0
         self._under_way = 0
         self._in_flight_bytes = 0
+        self._sending: list[int] = []
         self._total_bytes = 0
         self._failure: StoreError | None = None
         self._has_copies = False
@@ -91,6 +95,7 @@ class S3Writer:
             self._changed.wait_for(lambda: self._failure or self._has_room(size))
             number = self._begin_part(size)
             self._in_flight_bytes += size
+            self._sending.append(number)
         self._senders.submit(self._run, self._send_part, number, size, body)
 
     def copy(self, source: StoredObject, start: int, length: int) -> None:
@@ -150,7 +155,8 @@ class S3Writer:
     def _has_room(self, size: int) -> bool:
         # A part larger than all the room goes when it is alone.
         free = self._most_in_flight_bytes - self._in_flight_bytes
-        return not self._in_flight_bytes or size <= free
+        is_ahead = self._sending and self._parts - self._sending[0] >= _MOST_AHEAD
+        return not self._in_flight_bytes or (size <= free and not is_ahead)
 
     def _begin_part(self, size: int) -> int:
         """The number of the next part. Raises what went wrong before."""
@@ -178,6 +184,8 @@ class S3Writer:
             self._failure = self._failure or failure
             self._under_way -= 1
             self._in_flight_bytes -= held_bytes
+            if number in self._sending:
+                self._sending.remove(number)
             self._changed.notify_all()
 
     def _send_part(self, number: int, body: PartBody) -> str:
