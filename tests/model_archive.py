@@ -171,15 +171,15 @@ class ModelArchive:
         self.chunks.append(Chunk(last.offset + last.length, stored, "", raw))
         self.records.append(records)
 
-    def dead_share(self, number: int) -> float:
-        """Of a chunk's raw bytes, those of entries that the manifest does not name any more."""
-        live = 0
-        for entry in self.entries:
-            pieces = piece_numbers(entry, self.chunks) if is_large(entry) else range(0)
-            if is_large(entry) and number in (entry.chunk, *pieces):
-                return 0.0
-            live += entry.raw_span if entry.chunk == number else 0
-        return 1 - live / self.chunks[number].raw
+    def live_and_dead_bytes(self) -> tuple[int, int]:
+        """Raw bytes of the chunks: of entries that the manifest names, and of others."""
+        live = sum(
+            sum(self.chunks[n].raw for n in (entry.chunk, *piece_numbers(entry, self.chunks)))
+            if is_large(entry)
+            else entry.raw_span
+            for entry in self.entries
+        )
+        return live, sum(chunk.raw for chunk in self.chunks) - live
 
 
 class ModelBackup:

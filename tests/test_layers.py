@@ -21,7 +21,7 @@ ROOMS = {
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_writer stores.s3 stores "
     "manifest_cache",
     "sources": "sources snapshot content",
-    "archive": "compress plan recheck upload spool steps archive carry staging entry_headers "
+    "archive": "compress runs plan recheck upload spool steps archive carry staging entry_headers "
     "entry_writer cut_off reader foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
