@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # All entries that no longer count may take this share of the bytes of those that do.
-DEAD_BUDGET = 0.095
-# A chunk that is two thirds dead is worth writing anew even where there is room.
-_LOWEST_PRICE = 0.5
+DEAD_BUDGET = 0.098
+# A chunk that is four fifths dead is worth writing anew even where there is room.
+_LOWEST_PRICE = 0.25
 # Above this, no byte that is dead is kept.
 _HIGHEST_PRICE = 2.0**20
 # The chunks that a higher price is tried on are cut into so many steps.
