@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from backup_tasks.compress import CHUNK_BYTES
-from backup_tasks.manifest import Chunk, Entry
+from backup_tasks.manifest import Chunk, Entry, PlacedEntry
 from backup_tasks.runs import ChunkCosts, choose_runs, runs_of
 
 # A file changed so shortly before it was stored may have changed once more within the
@@ -29,14 +29,15 @@ class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
         entry: to be written, or, if `is_same`, as the last archive has it.
         is_same: unchanged: kept, if its chunk is.
         old: the file's earlier entry, if it changed.
-        place: if not a letter of the last manifest's line needs to change, its number among
-            the lines of leaves there; else -1.
+        place, end: if not a letter of the last manifest's line needs to change, where that
+            begins and ends there; else -1.
     """
 
     entry: Entry
     is_same: bool = False
     old: Entry | None = None
     place: int = -1
+    end: int = -1
 
 
 @dataclass(slots=True)
@@ -112,7 +113,7 @@ class _LinkGroup:
     link_chunks: set[int] = field(default_factory=set)
 
 
-_NOTHING: tuple[int, Entry | None] = (-1, None)
+_NOTHING: tuple[Entry | None, int, int] = (None, -1, -1)
 
 
 class ReusePlanner:
@@ -141,40 +142,51 @@ class ReusePlanner:
         self._groups: dict[str, _LinkGroup] = {}
         self.counts = ReuseCounts()
 
-    def join(self, walked: Iterable[Entry], before: Iterable[Entry]) -> Iterator[PlannedEntry]:
-        """Pair the entries of both streams, folders left out, both in the order of a walk."""
-        leaves = enumerate(entry for entry in before if entry.type != "dir")
-        place, old = next(leaves, _NOTHING)
+    def join(
+        self, walked: Iterable[Entry], before: Iterable[PlacedEntry]
+    ) -> Iterator[PlannedEntry]:
+        """Pair the entries of both streams, folders left out, both in the order of a walk.
+
+        Args:
+            before: with the place of each entry's line, -1 if it is not to be used.
+        """
+        leaves = (placed for placed in before if placed[0].type != "dir")
+        old, place, end = next(leaves, _NOTHING)
         for entry in walked:
             while old is not None and not _same_path(old, entry):
                 if old.walk_key > entry.walk_key:
                     break
                 self._gone(old)
-                place, old = next(leaves, _NOTHING)
+                old, place, end = next(leaves, _NOTHING)
             if old is not None and _same_path(old, entry):
-                yield self._pair(entry, old, place)
-                place, old = next(leaves, _NOTHING)
+                yield self._pair(entry, old, place, end)
+                old, place, end = next(leaves, _NOTHING)
             else:
                 self.counts.new += 1
                 yield PlannedEntry(entry)
         while old is not None:
             self._gone(old)
-            place, old = next(leaves, _NOTHING)
+            old, place, end = next(leaves, _NOTHING)
 
-    def _pair(self, entry: Entry, old: Entry, place: int) -> PlannedEntry:
-        is_exact = self._is_exact(entry, old)
-        same = old if is_exact else self._same(entry, old)
+    def _pair(self, entry: Entry, old: Entry, place: int, end: int) -> PlannedEntry:
+        if self._is_exact(entry, old):
+            self._count_same(old)
+            return PlannedEntry(old, is_same=True, place=place, end=end)
+        same = self._same(entry, old)
         if same is not None:
-            self.counts.same += 1
-            self._count_live(same)
-            if same.nlink > 1 or same.type == "hardlink":
-                self._note_link(same)
-            return PlannedEntry(same, is_same=True, place=place if is_exact else -1)
+            self._count_same(same)
+            return PlannedEntry(same, is_same=True)
         self.counts.changed += 1
         if entry.type == old.type == "file":
             return PlannedEntry(entry, old=old)
         self._take_along(old)
         return PlannedEntry(entry)
+
+    def _count_same(self, same: Entry) -> None:
+        self.counts.same += 1
+        self._count_live(same)
+        if same.nlink > 1 or same.type == "hardlink":
+            self._note_link(same)
 
     def _is_exact(self, entry: Entry, old: Entry) -> bool:
         """Whether the old entry still holds to the last letter."""
