@@ -116,7 +116,14 @@ class EntryWriter:
         self._builder.end_chunk()
         with self._folders:
             for folder in folders:
-                yield next(self._write_plan(PlannedEntry(folder)), FOLDER_LINE)
+                written = self._write(folder, ())
+                self._progress.advance(0, 1)
+                if written is None:
+                    self._report(folder.name, self._failure)
+                    yield FOLDER_LINE
+                else:
+                    self._count(written)
+                    yield encode_line(written)
 
     def _write_plan(self, plan: PlannedEntry) -> Iterator[bytes]:
         if plan.is_same and self._reuse.keeps(plan.entry):

@@ -117,12 +117,12 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     @property
     def name(self) -> str:
         """The path as the file system gives it: surrogateescape where it is not UTF-8."""
-        return self.path or _from_base64(self.path_b64)
+        return self.path or (_from_base64(self.path_b64) if self.path_b64 else "")
 
     @property
     def link_name(self) -> str:
         """What the link says, as `name` gives the path."""
-        return self.link or _from_base64(self.link_b64)
+        return self.link or (_from_base64(self.link_b64) if self.link_b64 else "")
 
     @property
     def walk_key(self) -> bytes:
@@ -137,6 +137,8 @@ def walk_key(name: str) -> bytes:
 
 def name_fields(name: str) -> tuple[str, str]:
     """A path as (`path`, `path_b64`), of which one is empty."""
+    if name.isascii():
+        return name, ""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

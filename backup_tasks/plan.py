@@ -153,12 +153,15 @@ class ReusePlanner:
         leaves = (placed for placed in before if placed[0].type != "dir")
         old, place, end = next(leaves, _NOTHING)
         for entry in walked:
-            while old is not None and not _same_path(old, entry):
-                if old.walk_key > entry.walk_key:
+            path, path_b64 = entry.path, entry.path_b64
+            is_met = False
+            while old is not None:
+                is_met = old.path == path and old.path_b64 == path_b64
+                if is_met or old.walk_key > entry.walk_key:
                     break
                 self._gone(old)
                 old, place, end = next(leaves, _NOTHING)
-            if old is not None and _same_path(old, entry):
+            if old is not None and is_met:
                 yield self._pair(entry, old, place, end)
                 old, place, end = next(leaves, _NOTHING)
             else:
@@ -241,13 +244,14 @@ class ReusePlanner:
             self._must_go[number] = 1
 
     def _count_live(self, old: Entry) -> None:
-        if is_large(old):
+        span = old.raw_span
+        if span > CHUNK_BYTES and is_large(old):
             # All of it or nothing: these chunks lie side by side and hold nothing else, so
             # that no rule ends a run between them.
             for number in range(old.chunk, piece_numbers(old, self._chunks).stop):
                 self._live[number] = self._chunks[number].raw
         else:
-            self._live[old.chunk] += old.raw_span
+            self._live[old.chunk] += span
 
     def _note_link(self, same: Entry) -> None:
         if same.type == "hardlink":
@@ -323,7 +327,3 @@ class ReusePlanner:
             "links to what is written anew": links_lost,
             "run too short": len(given_up) - stale,
         }
-
-
-def _same_path(one: Entry, other: Entry) -> bool:
-    return one.path == other.path and one.path_b64 == other.path_b64
