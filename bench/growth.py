@@ -79,7 +79,7 @@ def render_growth(growth: Growth) -> str:
         "Written by `make bench-scale`: this project alone, one run of each, to an S3 server on "
         "the same machine. Each load is a tree of its own; each restored tree equals it. CPU is "
         "that of the client, memory the peak of its largest process.\n",
-        render_table(("", ""), list(told.items())).replace("---:|", "---|"),
+        render_table(("", ""), list(told.items()), figures=False),
     ]
     for phase in growth.phases():
         rows = [_row(point) for point in growth.points if point.phase == phase]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from backup_tasks.paths import PROJECT_ROOT
 from bench.measure import Work, measure
+from bench.peers import INVOKE
 
 _TIMES = 10
 COMMANDS = (("profiles",), ("cron-show",), ("--help",))
@@ -27,10 +27,9 @@ def measure_instant(folder: Path) -> dict[str, list[float]]:
         "BACKUP_TASKS_LOGS": str(folder),
         "BACKUP_TASKS_STATE": str(folder),
     }
-    invoke = str(Path(sys.executable).parent / "invoke")
     found = {}
     for arguments in COMMANDS:
-        work = Work(((invoke, *arguments),), PROJECT_ROOT, environ)
+        work = Work(((INVOKE, *arguments),), PROJECT_ROOT, environ)
         measure(work)
         seconds = [measure(work).wall_seconds for _ in range(_TIMES)]
         found[" ".join(("invoke", *arguments))] = seconds

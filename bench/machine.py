@@ -13,12 +13,8 @@ from tests.s3_server import find_weed
 _VERSION = re.compile(r"\d+(?:\.\d+)+(?:[-~+]\w+)*")
 
 
-def describe_machine(tools: Path) -> dict[str, str]:
-    """Hardware, kernel and the versions of all who take part.
-
-    Args:
-        tools: the environment that holds the AWS CLI.
-    """
+def describe_machine() -> dict[str, str]:
+    """Hardware, kernel and server."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": f"{os.cpu_count()} cores, {_processor()}",
@@ -26,6 +22,16 @@ def describe_machine(tools: Path) -> dict[str, str]:
         "system": f"{_system()}, Linux {platform.release()}",
         "Python": platform.python_version(),
         "S3 server": f"SeaweedFS {_version(find_weed(), 'version')} on the same machine",
+    }
+
+
+def describe_peers(tools: Path) -> dict[str, str]:
+    """The versions of all that we are compared with.
+
+    Args:
+        tools: the environment that holds the AWS CLI.
+    """
+    return {
         "restic": _version("restic", "version"),
         "borg": _version("borg", "--version"),
         "tar": _version("tar", "--version"),
@@ -49,6 +55,4 @@ def _system() -> str:
 def _version(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = _VERSION.search(done.stdout + done.stderr)
-    if found is None:  # `weed version` has "8000GB 4.48"
-        return "unknown"
-    return found[0]
+    return found[0] if found else "unknown"

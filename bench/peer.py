@@ -25,7 +25,7 @@ class Scene:
         corpus: what is backed up.
         endpoint: of the server, or of what stands in front of it.
         client: of boto3, to look into the bucket.
-        tools: the environment that holds the AWS CLI.
+        programs: folder that holds the AWS CLI; None where nobody needs it.
     """
 
     folder: Path
@@ -36,14 +36,14 @@ class Scene:
     access_key: str
     secret_key: str
     client: Any
-    tools: Path
-    python_folder: Path
+    programs: Path | None = None
 
     @property
     def environ(self) -> dict[str, str]:
         """The environment of everybody, with the keys as every S3 client looks for them."""
+        path = os.environ.get("PATH", os.defpath)
         return {
-            "PATH": os.pathsep.join([str(self.tools / "bin"), os.environ.get("PATH", os.defpath)]),
+            "PATH": f"{self.programs}{os.pathsep}{path}" if self.programs else path,
             "HOME": str(self.folder),
             "TMPDIR": str(self.folder),
             "LANG": "C.UTF-8",

@@ -6,6 +6,7 @@ Each peer has a fresh store for each round, is set up untimed, and runs with its
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from bench.peer import Peer, Scene
 from bench.phases import Phase
 from bench.server import folder_bytes
 from tests.s3_server import REGION
+
+# Beside this Python, as `. .venv/bin/activate` finds it.
+INVOKE = str(Path(sys.executable).parent / "invoke")
 
 
 class Us(Peer):
@@ -42,7 +46,7 @@ class Us(Peer):
         arguments = self._ARGUMENTS.get(phase) or ("restore", "--to", str(target))
         if phase is Phase.ONE_FILE:
             arguments += ("--path", str(self.scene.one_file))
-        return ((str(self.scene.python_folder / "invoke"), *arguments, "--profile", "bench"),)
+        return ((INVOKE, *arguments, "--profile", "bench"),)
 
 
 def write_profile(scene: Scene) -> None:

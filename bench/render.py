@@ -57,7 +57,7 @@ def _render_setting(results: Results) -> str:
         for what, value in results.corpus.items()
     )
     told["rounds"] = f"{results.rounds}, alternating; medians and spread of these"
-    return render_table(("", ""), list(told.items())).replace("---:|", "---|")
+    return render_table(("", ""), list(told.items()), figures=False)
 
 
 def _render_goals(results: Results, growth: Growth | None) -> str:
@@ -66,7 +66,7 @@ def _render_goals(results: Results, growth: Growth | None) -> str:
     reached = sum(one.reached is True for one in verdicts)
     missed = sum(one.reached is False for one in verdicts)
     told = f"\n{reached} reached, {missed} missed"
-    return render_table(("work", "goal", "found", ""), rows) + f"{told}.\n"
+    return render_table(("work", "goal", "found", ""), rows, figures=False) + f"{told}.\n"
 
 
 def _render_phase(results: Results, phase: str) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -34,13 +33,13 @@ class Bench:
 
     Attributes:
         folder: for everything that is written, emptied by whoever made it.
-        tools: the environment that holds the AWS CLI.
+        programs: folder that holds the AWS CLI.
     """
 
     server: S3Server
     corpus: Corpus
     folder: Path
-    tools: Path
+    programs: Path
     results: Results
 
     def count_bytes(self) -> None:
@@ -48,8 +47,12 @@ class Bench:
 
         It comes first: it also brings the corpus and all programs into the page cache.
         """
-        with CountingRelay(self.server.endpoint) as relay, self._peers("bytes", relay) as peers:
-            for phase, peer in self._turns(peers):
+        with (
+            CountingRelay(self.server.endpoint) as relay,
+            self._peers("bytes", relay) as peers,
+            contextlib.closing(self._turns(peers)) as turns,
+        ):
+            for phase, peer in turns:
                 before = relay.sent_bytes, relay.received_bytes
                 if self._do(phase, peer) is None:
                     continue
@@ -62,8 +65,11 @@ class Bench:
 
     def play(self, number: int) -> None:
         """Round `number`, counted from 1."""
-        with self._peers(f"round{number}", None) as peers:
-            for phase, peer in self._turns(rotated(peers, number - 1)):
+        with (
+            self._peers(f"round{number}", None) as peers,
+            contextlib.closing(self._turns(rotated(peers, number - 1))) as turns,
+        ):
+            for phase, peer in turns:
                 run = self._do(phase, peer, number)
                 if run is None:
                     continue
@@ -72,7 +78,8 @@ class Bench:
                 memory = f"{run.largest_kib / 1024:6.0f} MiB"
                 self._say(f"round {number}", phase, peer, f"{told} {memory}")
 
-    def _turns(self, peers: Sequence[Peer]) -> Iterator[tuple[Phase, Peer]]:
+    def _turns(self, peers: Sequence[Peer]) -> Generator[tuple[Phase, Peer]]:
+        """Whose turn it is for which work. The corpus changes in between, and back in the end."""
         self._original = fingerprint(self.corpus.root)
         self._now = self._original
         try:
@@ -157,8 +164,7 @@ class Bench:
                     access_key=self.server.access_key,
                     secret_key=self.server.secret_key,
                     client=client,
-                    tools=self.tools,
-                    python_folder=Path(sys.executable).parent,
+                    programs=self.programs,
                 )
                 peer = kind(scene)
                 peer.prepare()

@@ -9,7 +9,6 @@ import argparse
 import functools
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,7 +83,6 @@ class Bench:
 
     server: S3Server
     folder: Path
-    tools: Path
 
     def measure(self, number: int, load: Load) -> Iterator[Point]:
         """All works on one load. Its tree is removed when only the restore is left to be done."""
@@ -107,8 +105,6 @@ class Bench:
                         access_key=self.server.access_key,
                         secret_key=self.server.secret_key,
                         client=client,
-                        tools=self.tools,
-                        python_folder=Path(sys.executable).parent,
                     )
                 )
                 us.prepare()
@@ -141,10 +137,9 @@ class Bench:
 
 def run_bench(size: str, work: Path) -> Growth:
     """Measure every load that there is room for."""
-    tools = work / "venv"
-    growth = Growth(datetime.now(UTC).strftime("%Y-%m-%d"), describe_machine(tools))
+    growth = Growth(datetime.now(UTC).strftime("%Y-%m-%d"), describe_machine())
     with working_folder(work) as place, start_s3_server(place / "server") as server:
-        bench = Bench(server, place, tools)
+        bench = Bench(server, place)
         for number, load in enumerate(plan_loads(_SCALES[size])):
             if why := _what_is_missing(place, load):
                 growth.skipped[load.name] = why

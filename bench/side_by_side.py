@@ -17,7 +17,7 @@ from backup_tasks.paths import PROJECT_ROOT
 from bench.corpus import SIZES, Corpus
 from bench.growth import load_growth
 from bench.instant import measure_instant
-from bench.machine import describe_machine
+from bench.machine import describe_machine, describe_peers
 from bench.render import render_results
 from bench.results import Results, load_results
 from bench.rounds import Bench
@@ -57,7 +57,7 @@ def run_bench(size: str, rounds: int, work: Path, tools: Path) -> Results:
     _check_space(work, total)
     results = Results(
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        machine=describe_machine(tools),
+        machine={**describe_machine(), **describe_peers(tools)},
         entries=len(tree),
         rounds=rounds,
         corpus={
@@ -69,7 +69,7 @@ def run_bench(size: str, rounds: int, work: Path, tools: Path) -> Results:
         },
     )
     with working_folder(work) as place, start_s3_server(place / "server") as server:
-        bench = Bench(server, corpus, place, tools, results)
+        bench = Bench(server, corpus, place, tools / "bin", results)
         bench.count_bytes()
         for number in range(1, rounds + 1):
             bench.play(number)

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 MISSING = "-"
 
 
-def render_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A GitHub table; all columns but the first are aligned to the right."""
-    lines = [_row(head), "|---|" + "---:|" * (len(head) - 1), *(_row(row) for row in rows)]
+def render_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, figures: bool = True
+) -> str:
+    """A GitHub table. With `figures`, all columns but the first are aligned to the right."""
+    rule = "---:|" if figures else "---|"
+    lines = [_row(head), "|---|" + rule * (len(head) - 1), *(_row(row) for row in rows)]
     return "\n".join(lines) + "\n"
 
 
