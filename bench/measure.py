@@ -7,7 +7,9 @@ that of GNU time is next to nothing, while ours is not.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MOST_TOLD = 2000
+_STOP_SECONDS = 10
 
 
 class WorkFailed(Exception):
@@ -88,6 +91,7 @@ def _start(work: Work, notes: list[Path], log: int) -> list[subprocess.Popen[byt
                 stderr=log,
                 cwd=work.folder,
                 env=dict(work.environ),
+                start_new_session=True,  # so that `_stop` reaches what GNU time started
             )
             if source is not None:
                 source.close()  # so that a reader that ends is noticed by its writer
@@ -100,13 +104,15 @@ def _start(work: Work, notes: list[Path], log: int) -> list[subprocess.Popen[byt
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    # On Ctrl-C the commands get the signal themselves, as they are of our process group.
-    for process in processes:
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    """End them and all that they started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for process in processes:
+                process.wait(timeout=_STOP_SECONDS)
+            return
 
 
 def _check(work: Work, processes: list[subprocess.Popen[bytes]], said: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import os
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,6 +189,38 @@ def test_a_command_that_fails_anywhere_in_a_pipeline_fails_it(tmp_path: Path, pl
     programs[place] = "import sys; sys.exit('out of luck')"
     with pytest.raises(WorkFailed, match="out of luck"):
         measure(work(tmp_path, *programs))
+
+
+def test_an_interrupted_measurement_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = (
+        "import os, sys, time\n"
+        "open(f'{os.getpid()}.new', 'x').close()\n"
+        "os.rename(f'{os.getpid()}.new', f'{os.getpid()}.pid')\n"
+        "time.sleep(600)"
+    )
+
+    def interrupted(process_id: int, options: int) -> None:
+        while len(list(tmp_path.glob("*.pid"))) < 2:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "wait4", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(work(tmp_path, endless, endless))
+    give_up_at = time.monotonic() + 60  # of the ten minutes that they would sleep
+    while any(is_running(file.stem) for file in tmp_path.glob("*.pid")):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
+def is_running(process_id: str) -> bool:
+    """False also for one that has ended and that nobody has asked about yet."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        status = Path("/proc", process_id, "stat").read_text()
+        return status.rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def test_the_relay_counts_every_byte_both_ways_and_changes_none() -> None:
