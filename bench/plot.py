@@ -22,7 +22,10 @@ from bench.results import Results, Run, cpu, largest_kib, load_results, wall
 _INK = "#808890"
 _OURS = "#e8590c"
 _OTHERS = "#5c8ab8"
-_BAR_INCHES, _GAP_INCHES, _WIDTH_INCHES = 0.21, 0.52, 9.6
+# In inches.
+_BAR, _GAP, _TOP, _WIDTH = 0.2, 0.42, 0.32, 9.6
+_LEFT_OF_COLUMNS = (1.5, 4.35, 7.2)
+_COLUMN_WIDTH = 2.3
 _COLUMNS: tuple[tuple[str, str, Callable[[Run], float]], ...] = (
     ("wall time", "{:.3g} s", wall),
     ("CPU time of the client", "{:.3g} s", cpu),
@@ -33,32 +36,24 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Run], float]], ...] = (
 def draw(results: Results) -> Figure:
     """One row for each work; shorter is better; thin lines show the spread of the rounds."""
     phases = results.phases()
-    heights = [_GAP_INCHES + _BAR_INCHES * len(results.peers(phase)) for phase in phases]
-    figure = Figure(figsize=(_WIDTH_INCHES, sum(heights) + 0.5))
+    heights = [_BAR * len(results.peers(phase)) for phase in phases]
+    total = _TOP + sum(heights) + _GAP * len(phases)
+    figure = Figure(figsize=(_WIDTH, total))
     figure.patch.set_alpha(0)
-    rows = figure.subplots(len(phases), len(_COLUMNS), height_ratios=heights, squeeze=False)
-    for phase, axes in zip(phases, rows, strict=True):
-        for number, (title, unit, of) in enumerate(_COLUMNS):
-            _draw_bars(axes[number], results, phase, unit, of, with_names=number == 0)
-            if phase == phases[0]:
-                axes[number].annotate(
-                    title,
-                    (0, 1),
-                    xytext=(0, 26),
-                    xycoords="axes fraction",
-                    textcoords="offset points",
-                    color=_INK,
-                    fontsize=10,
-                )
-        axes[0].set_title(phase, loc="left", color=_INK, fontsize=10, fontweight="bold")
-    figure.subplots_adjust(
-        left=0.17,
-        right=0.955,
-        top=1 - 0.62 / (sum(heights) + 0.5),
-        bottom=0.01,
-        wspace=0.28,
-        hspace=0.75,
-    )
+    for left, (title, _, _) in zip(_LEFT_OF_COLUMNS, _COLUMNS, strict=True):
+        figure.text(left / _WIDTH, 1 - 0.16 / total, title, color=_INK, fontsize=10, va="center")
+    figure.text(0.01, 1 - 0.16 / total, "shorter is better", color=_INK, fontsize=8, va="center")
+    top = _TOP
+    for phase, height in zip(phases, heights, strict=True):
+        top += _GAP
+        for left, (_, unit, of) in zip(_LEFT_OF_COLUMNS, _COLUMNS, strict=True):
+            bottom = 1 - (top + height) / total
+            place = (left / _WIDTH, bottom, _COLUMN_WIDTH / _WIDTH, height / total)
+            with_names = left == _LEFT_OF_COLUMNS[0]
+            _draw_bars(figure.add_axes(place), results, phase, unit, of, with_names)
+        above = 1 - (top - 0.13) / total
+        figure.text(0.01, above, phase, color=_INK, fontsize=10, fontweight="bold", va="center")
+        top += height
     return figure
 
 
@@ -86,8 +81,8 @@ def _draw_bars(
             color=_INK,
             fontsize=8,
         )
-    axes.set_xlim(0, 1.28 * max(found.largest for found in figures if found))
-    axes.set_ylim(len(peers) - 0.4, -0.6)
+    axes.set_xlim(0, 1.32 * max(found.largest for found in figures if found))
+    axes.set_ylim(len(peers) - 0.5, -0.5)
     axes.set_yticks(range(len(peers)), peers if with_names else [""] * len(peers))
     axes.tick_params(axis="y", length=0, labelcolor=_INK, labelsize=8)
     axes.set_xticks([])
