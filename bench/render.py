@@ -142,7 +142,8 @@ _METHOD = """\
   lz4; restic also encrypts, which nobody else does here.
 - In each round all peers do one work before anybody does the next one, and another one begins in
   each round. Before each, what was written is synced, and the server has come to rest. The files
-  have been read before, so all find them in the page cache.
+  have been read before, so all find them in the page cache. No restore begins within a minute
+  after many files were removed, which ext4 would remember.
 - CPU is the user and system time of the client's whole process tree, not of the server. Memory is
   the peak of its largest process; for a pipeline, in brackets, the sum of the peaks of all its
   commands.

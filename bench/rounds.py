@@ -7,9 +7,9 @@ quiet, so that no peer has a better place than another.
 from __future__ import annotations
 
 import contextlib
-import shutil
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from bench.peer import Peer, Scene
 from bench.peers import PEERS
 from bench.phases import Phase
 from bench.results import Bytes, Results, Run
+from bench.rubbish import Rubbish
 from bench.server import fresh_bucket, wait_until_quiet
 from bench.trees import Print, differences, fingerprint, summarize
 from bench.wire import CountingRelay
@@ -41,6 +42,7 @@ class Bench:
     folder: Path
     programs: Path
     results: Results
+    _rubbish: Rubbish = field(default_factory=Rubbish)
 
     def count_bytes(self) -> None:
         """A round of which the times do not count, as all bytes go through a relay.
@@ -93,19 +95,22 @@ class Bench:
             self.corpus.revert()
 
     def _do(self, phase: Phase, peer: Peer, number: int = 0) -> Run | None:
-        with self._target() as target:
-            work = peer.work(phase, target)
-            if work is None:
-                return None
-            wait_until_quiet(self.server)
-            try:
-                cost = measure(work)
-            except WorkFailed as error:
-                raise WorkFailed(f"{peer.name}, {phase.value}: {error}") from error
-            if phase is Phase.RESTORE:
-                self._check(peer, target)
-            elif phase is Phase.ONE_FILE:
-                self._check_one_file(peer, target)
+        target = Path(tempfile.mkdtemp(prefix="restored-", dir=self.folder))
+        self._rubbish.add(target)
+        work = peer.work(phase, target)
+        if work is None:
+            return None
+        if phase is Phase.RESTORE:
+            self._rubbish.wait()
+        wait_until_quiet(self.server)
+        try:
+            cost = measure(work)
+        except WorkFailed as error:
+            raise WorkFailed(f"{peer.name}, {phase.value}: {error}") from error
+        if phase is Phase.RESTORE:
+            self._check(peer, target)
+        elif phase is Phase.ONE_FILE:
+            self._check_one_file(peer, target)
         return Run(
             number,
             phase.value,
@@ -134,26 +139,16 @@ class Bench:
             raise WorkFailed(f"{peer.name} restored something else:\n{summarize(lines)}")
 
     @contextlib.contextmanager
-    def _target(self) -> Iterator[Path]:
-        target = self.folder / "restored"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        try:
-            yield target
-        finally:
-            shutil.rmtree(target, ignore_errors=True)
-
-    @contextlib.contextmanager
     def _peers(self, name: str, relay: CountingRelay | None) -> Iterator[list[Peer]]:
         """All peers with fresh stores, which are gone afterwards."""
         client = self.server.client()
         with contextlib.ExitStack() as stack:
+            stack.callback(self._rubbish.clear)
             peers = []
             for number, kind in enumerate(PEERS):
                 folder = self.folder / f"{name}-peer{number}"
-                shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
-                stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                self._rubbish.add(folder)
                 bucket = stack.enter_context(fresh_bucket(client, f"{name}-peer{number}"))
                 scene = Scene(
                     folder=folder,

@@ -10,17 +10,18 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.growth import Growth, Point, render_growth
 from bench.machine import describe_machine
-from bench.measure import WorkFailed, measure
+from bench.measure import Cost, WorkFailed, measure
 from bench.noise import noise, numbers
 from bench.peer import Scene
 from bench.peers import Us
 from bench.phases import Phase
+from bench.rubbish import Rubbish
 from bench.server import fresh_bucket, wait_until_quiet
 from bench.session import HERE, ends_tidily, working_folder
 from bench.trees import differences, fingerprint, summarize
@@ -83,40 +84,27 @@ class Bench:
 
     server: S3Server
     folder: Path
+    rubbish: Rubbish = field(default_factory=Rubbish)
 
     def measure(self, number: int, load: Load) -> Iterator[Point]:
-        """All works on one load. Its tree is removed when only the restore is left to be done."""
-        client = self.server.client()
+        """All works on one load, of which nothing is left afterwards."""
         folder, source = self.folder / f"load{number}", self.folder / "source"
         try:
-            folder.mkdir()
-            source.mkdir()
+            for place in (folder, source):
+                place.mkdir()
+                self.rubbish.add(place)
             load.fill(source)
             wanted = fingerprint(source)
             sizes = [(source / path).stat().st_size for path, one in wanted.items() if one.sha256]
-            with fresh_bucket(client, f"load{number}") as bucket:
-                us = Us(
-                    Scene(
-                        folder=folder,
-                        corpus=source,
-                        one_file=source,
-                        bucket=bucket,
-                        endpoint=self.server.endpoint,
-                        access_key=self.server.access_key,
-                        secret_key=self.server.secret_key,
-                        client=client,
-                    )
-                )
-                us.prepare()
+            with fresh_bucket(self.server.client(), f"load{number}") as bucket:
+                us = self._peer(folder, source, bucket)
                 target = folder / "restored"
                 for phase in _PHASES:
                     if phase is Phase.RESTORE:
-                        shutil.rmtree(source)
-                    self.server.vacuum()
-                    wait_until_quiet(self.server)
-                    work = us.work(phase, target)
-                    assert work is not None
-                    cost = measure(work)
+                        if len(sizes) == 1:
+                            shutil.rmtree(source)  # to have room for another one
+                        self.rubbish.wait()
+                    cost = self._cost(us, phase, target)
                     yield Point(
                         load.name,
                         len(sizes),
@@ -131,8 +119,30 @@ class Bench:
                 if lines:
                     raise WorkFailed(f"{load.name}: restored something else:\n{summarize(lines)}")
         finally:
-            shutil.rmtree(source, ignore_errors=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            self.rubbish.clear()
+
+    def _peer(self, folder: Path, source: Path, bucket: str) -> Us:
+        us = Us(
+            Scene(
+                folder=folder,
+                corpus=source,
+                one_file=source,
+                bucket=bucket,
+                endpoint=self.server.endpoint,
+                access_key=self.server.access_key,
+                secret_key=self.server.secret_key,
+                client=self.server.client(),
+            )
+        )
+        us.prepare()
+        return us
+
+    def _cost(self, us: Us, phase: Phase, target: Path) -> Cost:
+        self.server.vacuum()
+        wait_until_quiet(self.server)
+        work = us.work(phase, target)
+        assert work is not None
+        return measure(work)
 
 
 def run_bench(size: str, work: Path) -> Growth:

@@ -24,6 +24,7 @@ from bench.phases import Phase
 from bench.render import render_results
 from bench.results import Bytes, Results, Run, load_results, ratio, wall
 from bench.rounds import rotated
+from bench.rubbish import Rubbish
 from bench.scale import fill_many, fill_one, plan_loads
 from bench.tables import megabytes, render_table, seconds
 from bench.trees import Print, differences, digest, fingerprint, summarize
@@ -255,6 +256,23 @@ def test_the_relay_counts_every_byte_both_ways_and_changes_none() -> None:
 def test_every_peer_begins_once_in_as_many_rounds() -> None:
     assert [rotated("abc", place)[0] for place in range(4)] == ["a", "b", "c", "a"]
     assert rotated("abc", 1) == ["b", "c", "a"]
+
+
+def test_trees_are_removed_when_it_is_time_and_what_follows_waits_for_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    rubbish = Rubbish()
+    rubbish.wait()
+    (tmp_path / "tree").mkdir()
+    rubbish.add(tmp_path / "tree")
+    assert (tmp_path / "tree").exists()
+    rubbish.clear()
+    assert not (tmp_path / "tree").exists()
+    rubbish.wait()
+    assert slept[0] == 0
+    assert 0 < slept[1] <= 65
 
 
 # Results
