@@ -40,7 +40,7 @@ bench: .venv/.installed-dev $(BENCH_FOLDER)/venv/.installed ## Measure beside re
 	@$(BIN)/python -m bench.side_by_side --size $(SIZE) --rounds $(ROUNDS) --folder $(BENCH_FOLDER)
 
 bench-report: .venv/.installed-dev $(BENCH_FOLDER)/venv/.installed ## Write that report anew, measure nothing
-	@$(BIN)/python -m bench.side_by_side --render --folder $(BENCH_FOLDER)
+	@$(BIN)/python -m bench.side_by_side --render --size $(SIZE) --folder $(BENCH_FOLDER)
 
 bench-scale: .venv/.installed-dev ## Measure how time and memory grow (SIZE=small for a look)
 	@$(BIN)/python -m bench.install

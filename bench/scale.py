@@ -23,7 +23,7 @@ from bench.peers import Us
 from bench.phases import Phase
 from bench.rubbish import Rubbish
 from bench.server import fresh_bucket, wait_until_quiet
-from bench.session import HERE, ends_tidily, working_folder
+from bench.session import HERE, ends_tidily, report_folder, working_folder
 from bench.trees import differences, fingerprint, summarize
 from tests.s3_server import S3Server, start_s3_server
 
@@ -180,13 +180,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=_SCALES, default="full")
     parser.add_argument("--folder", type=Path, default=HERE / "work", help="for all that is made")
-    parser.add_argument("--results", type=Path, default=HERE, help="folder of the report")
+    parser.add_argument("--results", type=Path, help="folder of the report")
     asked = parser.parse_args()
+    work = asked.folder.resolve()
+    results = asked.results or report_folder(asked.size, work)
     with ends_tidily():
-        growth = run_bench(asked.size, asked.folder.resolve())
-        growth.save(asked.results / "scale.json")
-        (asked.results / "scale.md").write_text(render_growth(growth))
-        print(f"wrote scale.md to {asked.results}")
+        growth = run_bench(asked.size, work)
+        growth.save(results / "scale.json")
+        (results / "scale.md").write_text(render_growth(growth))
+        print(f"wrote scale.md to {results}")
 
 
 if __name__ == "__main__":

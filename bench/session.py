@@ -14,6 +14,11 @@ from bench.measure import WorkFailed
 HERE = Path(__file__).resolve().parent
 
 
+def report_folder(size: str, work: Path) -> Path:
+    """Where a report is written: the full one where it is kept, a look into the working folder."""
+    return HERE if size == "full" else work
+
+
 @contextlib.contextmanager
 def working_folder(work: Path) -> Iterator[Path]:
     """An empty folder below `work`, gone afterwards, for what one bench makes."""

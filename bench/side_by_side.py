@@ -21,7 +21,7 @@ from bench.machine import describe_machine, describe_peers
 from bench.render import render_results
 from bench.results import Results, load_results
 from bench.rounds import Bench
-from bench.session import HERE, ends_tidily, working_folder
+from bench.session import HERE, ends_tidily, report_folder, working_folder
 from bench.trees import digest, fingerprint
 from tests.s3_server import start_s3_server
 
@@ -34,17 +34,18 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=HERE / "work", help="for all that is made")
-    parser.add_argument("--results", type=Path, default=HERE, help="folder of the report")
+    parser.add_argument("--results", type=Path, help="folder of the report")
     parser.add_argument("--render", action="store_true", help="write the report anew, and no more")
     asked = parser.parse_args()
     if asked.rounds < 1:
         parser.error("--rounds: at least one")
     work = asked.folder.resolve()
     tools = work / "venv"
+    results = asked.results or report_folder(asked.size, work)
     with ends_tidily():
         if not asked.render:
-            run_bench(asked.size, asked.rounds, work, tools).save(asked.results / "results.json")
-        write_report(asked.results, tools)
+            run_bench(asked.size, asked.rounds, work, tools).save(results / "results.json")
+        write_report(results, tools)
 
 
 def run_bench(size: str, rounds: int, work: Path, tools: Path) -> Results:
