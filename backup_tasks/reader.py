@@ -22,7 +22,7 @@ from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
 from backup_tasks.manifest import MANIFEST_PATH, Chunk, Header, Manifest, decode_header
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.outer_tar import measure_member
-from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, decode_sealed_footer
+from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, SealedFooter, decode_sealed_footer
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 
@@ -176,6 +176,8 @@ def find_fault_at_end(
     store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring = NO_KEYS
 ) -> str:
     """What is wrong between manifest and footer, or "": there is nothing but tar's end mark."""
+    if isinstance(footer, SealedFooter) and (any(footer.public_key) or any(footer.signature)):
+        return "there is something in the footer's room for a signature, and it is none"
     start = footer.offset + footer.length
     length = stored.size - footer_length(stored) - start
     if is_encrypted_name(stored.name):
