@@ -143,7 +143,10 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
 
     with job("list", profile, recorded=False) as running:
         backups = find_backups(running.store, running.profile.tzinfo)
-        details = read_details(running.store, backups, running.keys(identity))
+        keys = running.keys(identity)
+        if identity:
+            keys.load()
+        details = read_details(running.store, backups, keys)
         report.print_backups(details, now(), as_json=json)
 
 

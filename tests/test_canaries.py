@@ -1,8 +1,8 @@
 """No secret appears where others look: logs, mails, records, tracebacks, process lists.
 
 Canaries stand wherever a secret can: the S3 keys, the mail password, an identity file and its
-passphrase. Every task is run, with and without `invoke -d`, while the command lines of all processes
-are read; then again with everything that can be wrong with a key.
+passphrase. Every task is run, with and without `invoke -d`, while the command lines of all
+processes are read; then again with everything that can be wrong with a key.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def scene(cli: Cli, s3_bucket: S3Bucket, cron_box: CronBox) -> Iterator[Scene]:
         (cli.here / name).chmod(0o600)
     certificates = make_certificates(cli.here)
     with start_smtp_server("starttls", certificates=certificates, password=PASSWORD) as mails:
-        keys = {name: "" for name in ("access_key_id", "secret_access_key")}
+        keys = dict.fromkeys(("access_key_id", "secret_access_key"), "")
         store = s3_store(s3_bucket, **keys) + (
             f'\naccess_key_id = {{ file = "{cli.here}/key-id" }}'
             f'\nsecret_access_key = {{ file = "{cli.here}/secret" }}'

@@ -169,6 +169,8 @@ def test_list_without_a_key_still_lists(cli: Cli, pair: KeyPair) -> None:
     (found,) = json.loads(cli.run("list", "--profile", "test", "--json").out)
     assert found["is_locked"] is True
     assert "no key was named" in found["trouble"]
+    done = cli.run("list", "--profile", "test", "--identity", "nowhere.txt")
+    assert_refused(cli, done, 12, "nowhere.txt cannot be read: No such file")
 
 
 def test_a_passphrase_is_asked_on_a_terminal_and_nowhere_else(cli: Cli, pair: KeyPair) -> None:

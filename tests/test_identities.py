@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -63,9 +64,13 @@ def test_a_passphrase_is_asked_once_and_opens_the_identity_file(
     assert open_sealed(sealed, keys) == CONTENT
     assert open_sealed(sealed, keys) == CONTENT
     assert asked == [f"Passphrase for {protected}: "]
-    with pytest.raises(IdentityError, match="the passphrase is wrong") as caught:
-        Keyring(protected, lambda _: "wrong horse").load()
-    assert "horse" not in str(caught.value)
+    asked.clear()
+    wrong = Keyring(protected, lambda prompt: asked.append(prompt) or "wrong horse")
+    for _ in range(2):
+        with pytest.raises(IdentityError, match="the passphrase is wrong") as caught:
+            wrong.load()
+        assert "horse" not in str(caught.value)
+    assert len(asked) == 1
     with pytest.raises(IdentityError, match="nobody is asked here"):
         Keyring(protected).load()
 
@@ -164,10 +169,8 @@ def test_the_footer_has_one_spelling_and_a_fixed_length() -> None:
     for place in range(len(tail)):
         flipped = bytearray(tail)
         flipped[place] ^= 1 << place % 8
-        try:
+        with contextlib.suppress(ArchiveError):  # a version that nobody knows
             assert decode_sealed_footer(bytes(flipped)) != footer
-        except ArchiveError as error:
-            assert "format" in str(error)
 
 
 @pytest.mark.parametrize("program", [["tar"], ["bsdtar"], ["busybox", "tar"]], ids=" ".join)
