@@ -18,6 +18,7 @@ from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Entry, Manifest
 from backup_tasks.members import MemberStream
+from backup_tasks.naming import is_encrypted_name
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_chunks, read_manifest
@@ -285,5 +286,9 @@ def run_restore_job(
     record.archive = chosen.stored.name
     with progress:
         report = run_restore(store, chosen, request, progress, keys)
+    if profile.recipients and not is_encrypted_name(chosen.stored.name):
+        report.extracted.notes.add(
+            f"{chosen.stored.name} is not encrypted, although backups of this profile are"
+        )
     record.files, record.raw_bytes = report.extracted.files, report.extracted.bytes
     return report

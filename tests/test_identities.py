@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.encrypt import Sealer, open_sealed
+from backup_tasks.compress import compress_chunk
+from backup_tasks.encrypt import Sealer, open_sealed, open_sealed_chunk
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.identities import Keyring, NoKeyFits
 from backup_tasks.outer_tar import unwrap_age_file, wrap_age_file
@@ -157,6 +158,17 @@ def test_a_member_of_the_outer_tar_has_one_spelling(tmp_path: Path) -> None:
     for wrong in (sealed[:-512], sealed + bytes(512), sealed[:100], b""):
         with pytest.raises(ArchiveError):
             unwrap_age_file(wrong)
+
+
+def test_a_sealed_chunk_must_hold_what_the_manifest_lists(tmp_path: Path) -> None:
+    pair = make_key(tmp_path)
+    sealed = Sealer([pair.recipient]).seal_chunk(compress_chunk(b"raw", 1))
+    keys = Keyring(pair.file)
+    assert (
+        open_sealed_chunk(sealed.stored, sealed.content, keys) == compress_chunk(b"raw", 1).stored
+    )
+    with pytest.raises(ArchiveError, match="is not what the manifest says"):
+        open_sealed_chunk(sealed.stored, compress_chunk(b"other", 1).sha256, keys)
 
 
 def test_the_footer_has_one_spelling_and_a_fixed_length() -> None:
