@@ -50,6 +50,9 @@ HELP = {
     "against_sources": "compare the backup with the sources as they are now, too",
     "all_": "every backup there is",
     "sample": "look at a part of the chunks only, as 1%; another one each day",
+    "identity": "file with the private key (default: encryption.identity_file of the profile)",
+    "output": "where to write the private key (default: ~/.config/backup-tasks/key.txt)",
+    "skip": "believe that the keys are safe elsewhere, without proof",
     "install": "merge the profile's rules into the bucket's",
 }
 
@@ -133,14 +136,18 @@ def backup(
 
 
 @task("list")
-def list_(_: Context, profile: str = "", json: bool = False) -> None:
+def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.catalog import find_backups, read_details
 
     with job("list", profile, recorded=False) as running:
         backups = find_backups(running.store, running.profile.tzinfo)
-        report.print_backups(read_details(running.store, backups), now(), as_json=json)
+        keys = running.keys(identity)
+        if identity:
+            keys.load()
+        details = read_details(running.store, backups, keys)
+        report.print_backups(details, now(), as_json=json)
 
 
 @task()
@@ -150,6 +157,7 @@ def files(
     date: str = "",
     name: str = "",
     path: list[str] | None = None,  # what invoke wants for one that may be repeated
+    identity: str = "",
     json: bool = False,
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
@@ -160,7 +168,8 @@ def files(
     with job("files", profile, recorded=False) as running:
         backups = find_backups(running.store, running.profile.tzinfo)
         chosen = choose_backup(backups, name=name, day=date)
-        report.print_entries(list_entries(running.store, chosen, path or ()), as_json=json)
+        entries = list_entries(running.store, chosen, path or (), running.keys(identity))
+        report.print_entries(entries, as_json=json)
 
 
 @task()
@@ -175,6 +184,7 @@ def restore(
     overwrite: str = "",
     trusted: bool = False,
     skip_damaged: bool = False,
+    identity: str = "",
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -188,7 +198,13 @@ def restore(
     )
     with job("restore", profile, recorded=not dry_run) as running:
         done = run_restore_job(
-            running.profile, running.store, wish, Path.cwd(), running.record, terminal_progress()
+            running.profile,
+            running.store,
+            wish,
+            Path.cwd(),
+            running.record,
+            terminal_progress(),
+            running.keys(identity),
         )
         report.print_restore(done, as_json=json)
         if done.extracted.problems:
@@ -203,6 +219,7 @@ def verify(
     name: str = "",
     all_: bool = False,
     sample: str = "",
+    identity: str = "",
     json: bool = False,
 ) -> None:
     """Check every byte of the newest backup, or of the one that --date or --name chooses."""
@@ -214,7 +231,13 @@ def verify(
     wish = VerifyWish(name, date, all_, sample)
     with job("verify", profile, mailed=True) as running:
         found = run_verify_job(
-            running.profile, running.store, wish, now(), running.record, terminal_progress()
+            running.profile,
+            running.store,
+            wish,
+            now(),
+            running.record,
+            terminal_progress(),
+            running.keys(identity),
         )
         report.print_verify(found, as_json=json)
         if any(one.is_damaged for one in found):
@@ -228,6 +251,7 @@ def drill(
     date: str = "",
     name: str = "",
     against_sources: bool = False,
+    identity: str = "",
     json: bool = False,
 ) -> None:
     """Restore a backup into a temporary folder, for proof, and mail the evidence."""
@@ -239,7 +263,12 @@ def drill(
     wish = DrillWish(name, date, against_sources)
     with job("drill", profile, mailed=True) as running:
         done = run_drill_job(
-            running.profile, running.store, wish, running.record, terminal_progress()
+            running.profile,
+            running.store,
+            wish,
+            running.record,
+            terminal_progress(),
+            running.keys(identity),
         )
         report.print_drill(done, as_json=json)
         if done.failures:
@@ -279,6 +308,30 @@ def lifecycle(
     with job("lifecycle", profile, exclusive=changes, recorded=changes) as running:
         found = run_lifecycle(running.profile, install=install, dry_run=dry_run)
         report.print_lifecycle(found, as_json=json)
+
+
+@task()
+def keygen(_: Context, output: str = "") -> None:
+    """Make a key pair for encrypted backups; never overwrites one."""
+    from backup_tasks.keygen import default_identity_file, render_new_key, run_keygen
+    from backup_tasks.watch import watched
+
+    with operator_errors(), watched("keygen", "", find_paths(), now):
+        file = Path(output).absolute() if output else default_identity_file(os.environ)
+        print(render_new_key(run_keygen(file, now())))
+
+
+@task()
+def key_check(_: Context, profile: str = "", identity: str = "", skip: bool = False) -> None:
+    """Prove that a key opens what is encrypted for the profile's recipients."""
+    from backup_tasks.key_check import ProvenKeys, render_key_check, run_key_check
+
+    with job("key-check", profile) as running:
+        if skip and identity:
+            raise UsageError("give --identity or --skip, not both")
+        keys, proven = running.keys(identity), ProvenKeys(running.paths.state)
+        done = run_key_check(running.profile, keys, proven, now(), skip=skip)
+        print(render_key_check(done))
 
 
 @task()

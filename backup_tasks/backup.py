@@ -19,12 +19,14 @@ from backup_tasks.errors import (
     BackupError,
     CopyRefused,
     CopyUnsupported,
+    IdentityError,
     ObjectChanged,
     ObjectExists,
     ObjectMissing,
     ReadRefused,
     StoreError,
 )
+from backup_tasks.identities import Keyring
 from backup_tasks.journal import Problem, RunRecord, open_log
 from backup_tasks.last_archive import FIRST_ARCHIVE, CopyMemory, LastArchive, find_last_archive
 from backup_tasks.leftovers import UploadNote, end_leftovers
@@ -46,7 +48,14 @@ from backup_tasks.upload import IN_FLIGHT_BYTES
 # A run that reads less is repeated sooner than it is resumed.
 RESUMABLE_BYTES = 16 * 2**20
 # What is no reason to fail as long as everything can be sent instead.
-_CANNOT_COPY = (CopyRefused, ReadRefused, ObjectChanged, ObjectMissing, ArchiveError)
+_CANNOT_COPY = (
+    CopyRefused,
+    ReadRefused,
+    ObjectChanged,
+    ObjectMissing,
+    ArchiveError,
+    IdentityError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,11 @@ class BackupRun:
     @property
     def cache(self) -> ManifestCache:
         return ManifestCache(self.paths.state, self._key)
+
+    @property
+    def keys(self) -> Keyring:
+        """Where the profile names an identity file: nobody is asked for its passphrase."""
+        return Keyring(self.profile.identity_file, recipients=self.profile.recipients)
 
     @property
     def upload_note(self) -> UploadNote:
@@ -155,7 +169,7 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
         return None, "--full was asked for"
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
-    return find_last_archive(run.profile, run.store, run.cache, host, run.now)
+    return find_last_archive(run.profile, run.store, run.cache, host, run.now, run.keys)
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
@@ -190,7 +204,7 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
 
 def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> bool:
     """Whether an interrupted run read what no later archive holds, and not too long ago."""
-    if staged.staging is None:
+    if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False
     started_at = staged.staging.started_at
     if last is not None:
@@ -246,10 +260,13 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
     survey = survey_sources(profile, last, store.limits, report, run.progress)
     record.sockets = survey.sockets
     try:
-        assembly = Assembly(profile, store, last, survey, record, report, run.progress, run.clock)
+        assembly = Assembly(
+            profile, store, last, survey, record, report, run.progress, run.clock, run.keys
+        )
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
             taken = {stored.name for stored in store.list_objects()}
-            name = choose_free_name(run.now, profile.tzinfo, taken)
+            encrypted = bool(profile.recipients)
+            name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
             writers = _open_writers(run, name, survey, may_stage=approach.may_stage)
             stored = _fill(writers, name, lambda: assembly.write(writers, end))
             run.upload_note.clear()
@@ -314,6 +331,7 @@ def _open_journal(run: BackupRun, name: str, survey: Survey) -> StagingJournal |
         store=run.store.url,
         started_at=utc_text(run.now),
         first_chunk=sum(len(kept) for kept in survey.reuse.runs),
+        recipients=run.profile.recipients,
     )
     try:
         return run.staging.begin(run_id, staging)

@@ -18,6 +18,7 @@ from backup_tasks.drill_report import DrillReport, render_drill
 from backup_tasks.errors import ArchiveError, ProfileError, RestoreError, UsageError
 from backup_tasks.extract_policy import ExtractReport
 from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Manifest
 from backup_tasks.profile_model import Profile
@@ -39,7 +40,13 @@ class DrillWish:
 
 
 def run_drill(
-    profile: Profile, store: Store, backup: Backup, progress: Progress, *, against_sources: bool
+    profile: Profile,
+    store: Store,
+    backup: Backup,
+    progress: Progress,
+    keys: Keyring = NO_KEYS,
+    *,
+    against_sources: bool,
 ) -> DrillReport:
     """Restore a backup into a temporary folder, compare it, and run the profile's command there.
 
@@ -53,7 +60,7 @@ def run_drill(
         SourceError, StoreError.
     """
     with contextlib.ExitStack() as opened:
-        manifest = read_manifest(store, backup.stored)
+        manifest = read_manifest(store, backup.stored, keys)
         if manifest is not None:
             opened.callback(manifest.close)
         elif against_sources:
@@ -62,7 +69,7 @@ def run_drill(
                 "leave out --against-sources"
             )
         place = opened.enter_context(temporary_tree())
-        extracted = _restore(store, backup, place, progress)
+        extracted = _restore(store, backup, place, progress, keys)
         report = DrillReport(backup, extracted.files, extracted.bytes)
         report.notes = sorted(extracted.notes)
         if manifest is not None:
@@ -80,11 +87,13 @@ def run_drill(
     return report
 
 
-def _restore(store: Store, backup: Backup, place: Path, progress: Progress) -> ExtractReport:
+def _restore(
+    store: Store, backup: Backup, place: Path, progress: Progress, keys: Keyring
+) -> ExtractReport:
     # Setuid bits and devices too: nobody but us can enter the folder that holds the tree.
     request = RestoreRequest(paths=(), target=place, trusted=True)
     try:
-        return run_restore(store, backup, request, progress).extracted
+        return run_restore(store, backup, request, progress, keys).extracted
     except RestoreError as error:
         reason = str(error).split(";")[0]
         raise RestoreError(
@@ -132,7 +141,12 @@ def _known_secrets(settings: Settings) -> Iterator[str]:
 
 
 def run_drill_job(
-    profile: Profile, store: Store, wish: DrillWish, record: RunRecord, progress: Progress
+    profile: Profile,
+    store: Store,
+    wish: DrillWish,
+    record: RunRecord,
+    progress: Progress,
+    keys: Keyring = NO_KEYS,
 ) -> DrillReport:
     """Choose the backup that is meant and drill it; fills in `record`.
 
@@ -143,7 +157,9 @@ def run_drill_job(
     record.archive = chosen.stored.name
     record.archive_bytes = chosen.stored.size
     with progress:
-        report = run_drill(profile, store, chosen, progress, against_sources=wish.against_sources)
+        report = run_drill(
+            profile, store, chosen, progress, keys, against_sources=wish.against_sources
+        )
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes
     record.outcome = report.outcome
     record.evidence = list(render_drill(report))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from backup_tasks.catalog import Backup
 from backup_tasks.foreign import foreign_members
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Entry, name_fields
 from backup_tasks.reader import read_manifest
 from backup_tasks.selection import WantedPaths
@@ -14,22 +15,25 @@ from backup_tasks.stores.base import Store
 from backup_tasks.tarstream import Member
 
 
-def list_entries(store: Store, backup: Backup, patterns: Sequence[str]) -> Iterator[Entry]:
+def list_entries(
+    store: Store, backup: Backup, patterns: Sequence[str], keys: Keyring = NO_KEYS
+) -> Iterator[Entry]:
     """The entries that match the patterns (all without any), in the order of the walk.
 
     Only the manifest is fetched; an ordinary .tar.gz without one is read through.
 
-    Raises: UsageError when a pattern matches nothing; ArchiveError; StoreError.
+    Raises: UsageError when a pattern matches nothing; ArchiveError; StoreError;
+        IdentityError when it is encrypted and `keys` do not open it.
     """
     wanted = WantedPaths(patterns)
-    for entry in _all_entries(store, backup):
+    for entry in _all_entries(store, backup, keys):
         if wanted.match(entry.name, entry.type == "dir"):
             yield entry
     wanted.check_all_met(backup.stored.name)
 
 
-def _all_entries(store: Store, backup: Backup) -> Iterator[Entry]:
-    manifest = read_manifest(store, backup.stored)
+def _all_entries(store: Store, backup: Backup, keys: Keyring) -> Iterator[Entry]:
+    manifest = read_manifest(store, backup.stored, keys)
     if manifest is None:
         for member, _ in foreign_members(store, backup.stored):
             yield _entry_of(member)

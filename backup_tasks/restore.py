@@ -14,9 +14,11 @@ from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
 from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Entry, Manifest
 from backup_tasks.members import MemberStream
+from backup_tasks.naming import is_encrypted_name
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_chunks, read_manifest
@@ -114,7 +116,11 @@ class RestoreReport:
 
 
 def run_restore(
-    store: Store, backup: Backup, request: RestoreRequest, progress: Progress
+    store: Store,
+    backup: Backup,
+    request: RestoreRequest,
+    progress: Progress,
+    keys: Keyring = NO_KEYS,
 ) -> RestoreReport:
     """Restore the wanted entries of a backup.
 
@@ -131,11 +137,11 @@ def run_restore(
         check_target(request.target, may_hold_files=request.is_told_what_to_do)
     allow_deep_folders()
     wanted = WantedPaths(request.paths)
-    manifest = read_manifest(store, backup.stored)
+    manifest = read_manifest(store, backup.stored, keys)
     if manifest is None:
         return _restore_foreign(store, backup, request, wanted, progress)
     try:
-        return _restore_ours(store, backup, request, wanted, manifest, progress)
+        return _restore_ours(store, backup, request, wanted, manifest, progress, keys)
     finally:
         manifest.close()
 
@@ -147,6 +153,7 @@ def _restore_ours(
     wanted: WantedPaths,
     manifest: Manifest,
     progress: Progress,
+    keys: Keyring,
 ) -> RestoreReport:
     selection = Selection(manifest, wanted)
     wanted.check_all_met(backup.stored.name)
@@ -160,7 +167,7 @@ def _restore_ours(
         if not request.is_told_what_to_do:
             check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
         stream = MemberStream(
-            read_chunks(store, backup.stored, manifest.chunks, numbers),
+            read_chunks(store, backup.stored, manifest.chunks, numbers, keys),
             extractor.leave_out if request.skip_damaged else None,
         )
         for found in stream.members(selection.entries()):
@@ -264,6 +271,7 @@ def run_restore_job(
     folder: Path,
     record: RunRecord,
     progress: Progress,
+    keys: Keyring = NO_KEYS,
 ) -> RestoreReport:
     """Choose the backup that is meant and restore it; fills in `record`.
 
@@ -277,6 +285,10 @@ def run_restore_job(
     request = parse_wish(wish, chosen, folder)
     record.archive = chosen.stored.name
     with progress:
-        report = run_restore(store, chosen, request, progress)
+        report = run_restore(store, chosen, request, progress, keys)
+    if profile.recipients and not is_encrypted_name(chosen.stored.name):
+        report.extracted.notes.add(
+            f"{chosen.stored.name} is not encrypted, although backups of this profile are"
+        )
     record.files, record.raw_bytes = report.extracted.files, report.extracted.bytes
     return report

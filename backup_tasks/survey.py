@@ -192,8 +192,10 @@ def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
     """Content of unchanged files that are read again, because their chunk is not kept."""
     content_bytes = 0
     for step in survey.steps:
-        if step.plan is not None and step.plan.is_same:
-            entries: Iterable[Entry] = (step.plan.entry,)
+        if step.plan is not None:
+            entries: Iterable[Entry] = (step.plan.entry,) if step.plan.is_same else ()
+        elif step.is_folder:
+            continue
         else:
             entries = decode_entries(last.index.lines_between(step.first, step.end))
         content_bytes += sum(e.size for e in entries if not survey.reuse.keeps(e))
@@ -213,6 +215,7 @@ class BackupPlan:
         dropped_chunks: why chunks of it are not kept: reason -> number.
         problems: what is missing or cannot be looked at.
         sockets: sockets met, which are not stored.
+        refused: why `backup` would refuse to run, or "".
     """
 
     totals: dict[str, SourceTotals]
@@ -228,6 +231,7 @@ class BackupPlan:
     dropped_chunks: dict[str, int]
     problems: list[Problem]
     sockets: int = 0
+    refused: str = ""
 
 
 def plan_backup(

@@ -15,15 +15,16 @@ from datetime import date, datetime
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
-from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer
+from backup_tasks.footer import Footer
 from backup_tasks.foreign import foreign_members
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Manifest
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.reader import read_chunks, read_footer, read_manifest
+from backup_tasks.reader import find_fault_at_end, read_chunks, read_footer, read_manifest
 from backup_tasks.selection import Selection, WantedPaths
-from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.stores.base import Store
 from backup_tasks.units import render_count
 from backup_tasks.verify_report import VerifyReport, render_verify
 
@@ -41,19 +42,24 @@ class VerifyWish:
 
 
 def run_verify(
-    store: Store, backup: Backup, progress: Progress, sample: Sample | None = None
+    store: Store,
+    backup: Backup,
+    progress: Progress,
+    sample: Sample | None = None,
+    keys: Keyring = NO_KEYS,
 ) -> VerifyReport:
     """Read one archive and check it. What is wrong stands in the report; nothing is raised for it.
 
     Args:
         sample: look at some chunks only; None looks at all.
+        keys: open it if it is encrypted.
 
-    Raises StoreError when the store fails.
+    Raises StoreError when the store fails, IdentityError when `keys` do not open the archive.
     """
     report = VerifyReport(backup)
     try:
         footer = read_footer(store, backup.stored)
-        manifest = read_manifest(store, backup.stored)
+        manifest = read_manifest(store, backup.stored, keys)
         if footer is None or manifest is None:
             _verify_foreign(store, report, progress)
             return report
@@ -61,7 +67,7 @@ def run_verify(
         report.add_fault(str(error))
         return report
     try:
-        _verify_ours(store, report, footer, manifest, progress, sample)
+        _verify_ours(store, report, footer, manifest, progress, sample, keys)
     finally:
         manifest.close()
     return report
@@ -74,10 +80,12 @@ def _verify_ours(
     manifest: Manifest,
     progress: Progress,
     sample: Sample | None,
+    keys: Keyring,
 ) -> None:
     stored = report.backup.stored
     report.chunks = len(manifest.chunks)
-    for fault in (_fault_at_end(store, stored, footer), _fault_in_manifest(manifest)):
+    fault_at_end = find_fault_at_end(store, stored, footer, keys)
+    for fault in (fault_at_end, _fault_in_manifest(manifest)):
         if fault:
             report.add_fault(fault)
     numbers: Sequence[int] = range(report.chunks)
@@ -85,7 +93,7 @@ def _verify_ours(
         numbers = sample.choose(report.chunks, stored.name)
         report.limit = f"a sample of {sample.percent:g}%"
     try:
-        _check_chunks(store, report, manifest, numbers, progress)
+        _check_chunks(store, report, manifest, numbers, progress, keys)
     except ArchiveError as error:  # a manifest that contradicts itself
         report.add_fault(str(error))
 
@@ -96,12 +104,13 @@ def _check_chunks(
     manifest: Manifest,
     numbers: Sequence[int],
     progress: Progress,
+    keys: Keyring,
 ) -> None:
     chunks = manifest.chunks
     selection = Selection(manifest, WantedPaths(()))
     check = EntryCheck(wanted.entry for wanted in selection.entries())
     progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
-    for chunk in read_chunks(store, report.backup.stored, chunks, numbers):
+    for chunk in read_chunks(store, report.backup.stored, chunks, numbers, keys):
         place = chunks[chunk.number]
         if chunk.damage:
             end = place.offset + place.length
@@ -118,19 +127,6 @@ def _check_chunks(
     check.add_hardlinks(manifest.entries())
     report.lost = check.lost
     report.entries, report.files, report.raw_bytes = check.entries, check.files, check.bytes
-
-
-def _fault_at_end(store: Store, stored: StoredObject, footer: Footer) -> str:
-    """What is wrong between manifest and footer, or "": there is nothing but the end mark."""
-    start = footer.offset + footer.length
-    length = stored.size - FOOTER_BYTES - start
-    if length != len(END_CHUNK):
-        return (
-            f"{length:,} bytes lie between manifest and footer, where tar's end mark takes "
-            f"{len(END_CHUNK)}"
-        )
-    is_sound = store.read_range(stored, start, length) == END_CHUNK
-    return "" if is_sound else "tar's end mark after the manifest is damaged"
 
 
 def _fault_in_manifest(manifest: Manifest) -> str:
@@ -210,6 +206,7 @@ def run_verify_job(
     now: datetime,
     record: RunRecord,
     progress: Progress,
+    keys: Keyring = NO_KEYS,
 ) -> list[VerifyReport]:
     """Verify the backups that are meant, oldest first; fills in `record`.
 
@@ -225,7 +222,7 @@ def run_verify_job(
     reports = []
     with progress:
         for backup in backups if wish.all else [newest]:
-            reports.append(run_verify(store, backup, progress, sample))
+            reports.append(run_verify(store, backup, progress, sample, keys))
             _add_to_record(record, reports[-1])
     subject = f"{render_count(len(reports), 'archive')} whole" if wish.all else "is whole"
     record.outcome = subject + (f" as far as {sample.percent:g}% show" if sample else "")

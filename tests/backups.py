@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backup_tasks.backup import BackupRun, run_backup, run_backup_plan
 from backup_tasks.catalog import find_backups
+from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.paths import Paths
 from backup_tasks.profile import load_profile
@@ -29,6 +31,8 @@ class Backups:
         extra: more TOML for the profile's [backup] table.
         name: the profile's.
         host: the machine's name, as record and manifest get it.
+        recipients: public keys that the archives are encrypted for.
+        key: file with the private key that the tests read them with; the profile names none.
     """
 
     source: Path
@@ -38,6 +42,9 @@ class Backups:
     now: datetime = field(default=datetime(2025, 6, 12, 2, 0, tzinfo=UTC))
     name: str = "test"
     host: str = "host"
+    recipients: tuple[str, ...] = ()
+    key: Path | None = None
+    server_has_key: bool = False
 
     def write_profile(self) -> Path:
         """The profile as a file."""
@@ -45,9 +52,19 @@ class Backups:
         file = self.paths.profiles / f"{self.name}.toml"
         file.write_text(
             f'[backup]\nsources = ["{self.source}"]\ntimezone = "UTC"\n{self.extra}\n'
-            f'[store]\nurl = "file://{self.store_folder}/"\n'
+            f'[store]\nurl = "file://{self.store_folder}/"\n' + self._encryption()
         )
         return file
+
+    def _encryption(self) -> str:
+        if not self.recipients:
+            return ""
+        text = f"[encryption]\nrecipients = {json.dumps(self.recipients)}\n"
+        return text + (f'identity_file = "{self.key}"\n' if self.server_has_key else "")
+
+    @property
+    def keys(self) -> Keyring:
+        return Keyring(self.key)
 
     def profile(self) -> Profile:
         return load_profile(str(self.write_profile()), self.paths)
@@ -86,14 +103,14 @@ class Backups:
 
     def archive(self) -> Path:
         """The newest archive's file."""
-        return max(self.store_folder.glob("*-backup.tar.gz"))
+        return max(self.store_folder.glob("*-backup.tar.gz*"))
 
     def restore(self, target: Path) -> RestoreReport:
         """Restore the newest backup below `target`."""
         store = self.open_store()
         newest = find_backups(store, UTC)[-1]
         request = RestoreRequest(paths=(), target=target)
-        return run_restore(store, newest, request, SilentProgress())
+        return run_restore(store, newest, request, SilentProgress(), self.keys)
 
     def in_target(self, target: Path) -> Path:
         """Where the source's restored twin lies."""

@@ -27,18 +27,21 @@ from hypothesis import strategies as st
 
 from backup_tasks.catalog import Backup, find_backups, read_details
 from backup_tasks.errors import BackupError
-from backup_tasks.footer import END_CHUNK, FOOTER_BYTES
+from backup_tasks.footer import END_CHUNK
+from backup_tasks.identities import Keyring
 from backup_tasks.listing import list_entries
 from backup_tasks.manifest import Header
+from backup_tasks.naming import is_encrypted_name
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
-from backup_tasks.reader import read_footer, read_manifest
+from backup_tasks.reader import footer_length, read_footer, read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import render_verify
 from tests.backups import Backups
 from tests.histories import use_small_chunks
+from tests.keys import make_key
 
 NAME = "2025-06-12_0200-backup.tar.gz"
 CHUNK_BYTES = 4096
@@ -59,6 +62,7 @@ class Sound:
     """An archive as it was written, and what it holds.
 
     Attributes:
+        name: of the object; keys: open it, if it is encrypted.
         borders: where its gzip members begin, and its end.
         header: the manifest's first line.
         tree: what a whole restore gives.
@@ -70,6 +74,12 @@ class Sound:
     header: Header
     tree: Tree
     entries: list[str]
+    name: str
+    keys: Keyring
+
+    def put(self, folder: Path, content: bytes) -> tuple[DirectoryStore, Backup]:
+        """A store that holds this as its oldest backup."""
+        return put(folder, content, self.name)
 
     @property
     def members(self) -> list[bytes]:
@@ -95,8 +105,8 @@ def fill(source: Path) -> None:
         file.write(b"in the middle")
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
+@pytest.fixture(scope="module", params=["plain", "encrypted"])
+def sound(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Sound:
     """One archive for all tests of this file, in chunks of 4 KiB."""
     here = tmp_path_factory.mktemp("damage")
     folders = {name: here / name for name in ("profiles", "logs", "state")}
@@ -105,6 +115,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     fill(here / "source")
     paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
     backups = Backups(here / "source", here / "store", paths)
+    if request.param == "encrypted":
+        pair = make_key(here)
+        backups.recipients, backups.key = (pair.recipient,), pair.file
     with pytest.MonkeyPatch.context() as patch:
         use_small_chunks(patch, CHUNK_BYTES)
         # The first archive's chunks are copied into the second, which is the one to damage.
@@ -112,33 +125,35 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
         (here / "source" / "small-05").write_text("changed\n")
         (here / "source" / "y-new").write_text("new\n")
         backups.backup()
-    content = backups.archive().read_bytes()
-    store, backup = put(here / "store", content)
-    run_restore(store, backup, RestoreRequest((), here / "whole"), SilentProgress())
-    entries = [entry.name for entry in list_entries(store, backup, ())]
-    (details,) = read_details(store, [backup])
+    content, name, keys = backups.archive().read_bytes(), backups.archive().name, backups.keys
+    name = name.replace(name[:15], NAME[:15])
+    store, backup = put(here / "store", content, name)
+    run_restore(store, backup, RestoreRequest((), here / "whole"), SilentProgress(), keys)
+    entries = [entry.name for entry in list_entries(store, backup, (), keys)]
+    (details,) = read_details(store, [backup], keys)
     assert details.header is not None
-    borders = borders_of(store, backup)
-    return Sound(content, borders, details.header, read_tree(here / "whole"), entries)
+    borders = borders_of(store, backup, keys)
+    tree = read_tree(here / "whole")
+    return Sound(content, borders, details.header, tree, entries, name, keys)
 
 
-def borders_of(store: DirectoryStore, backup: Backup) -> list[int]:
-    manifest = read_manifest(store, backup.stored)
+def borders_of(store: DirectoryStore, backup: Backup, keys: Keyring) -> list[int]:
+    manifest = read_manifest(store, backup.stored, keys)
     footer = read_footer(store, backup.stored)
     assert manifest is not None
     assert footer is not None
     starts = [chunk.offset for chunk in manifest.chunks]
     manifest.close()
     end = footer.offset + footer.length
-    size = end + len(END_CHUNK) + FOOTER_BYTES
-    assert size == backup.stored.size
-    return [*starts, footer.offset, end, end + len(END_CHUNK), size]
+    size = backup.stored.size
+    footer_at = size - footer_length(backup.stored)
+    assert footer_at - end == len(END_CHUNK) or is_encrypted_name(backup.stored.name)
+    return [*starts, footer.offset, end, footer_at, size]
 
 
-def put(folder: Path, content: bytes) -> tuple[DirectoryStore, Backup]:
-    """A store that holds this as its oldest backup."""
+def put(folder: Path, content: bytes, name: str) -> tuple[DirectoryStore, Backup]:
     folder.mkdir(exist_ok=True)
-    (folder / NAME).write_bytes(content)
+    (folder / name).write_bytes(content)
     store = DirectoryStore(folder)
     return store, find_backups(store, UTC)[0]
 
@@ -181,11 +196,11 @@ def assert_found(sound: Sound, damaged: bytes) -> None:
     signal.alarm(HANGS_SECONDS)
     here = Path(tempfile.mkdtemp(prefix="test-damage-", dir=MEMORY))
     try:
-        store, backup = put(here / "store", damaged)
-        report = run_verify(store, backup, SilentProgress())
+        store, backup = sound.put(here / "store", damaged)
+        report = run_verify(store, backup, SilentProgress(), None, sound.keys)
         assert report.is_damaged
         told = list(render_verify([report]))
-        assert told[0].startswith(f"{NAME} is damaged: ")
+        assert told[0].startswith(f"{sound.name} is damaged: ")
         assert all("\n" not in line for line in told)
         assert_restore_is_honest(sound, store, backup, here / "restored", skip_damaged=False)
         assert_restore_is_honest(sound, store, backup, here / "skipped", skip_damaged=True)
@@ -201,7 +216,7 @@ def assert_restore_is_honest(
     """Everything is restored, or somebody is told; and no file is there half."""
     request = RestoreRequest((), target, skip_damaged=skip_damaged)
     try:
-        report = run_restore(store, backup, request, SilentProgress())
+        report = run_restore(store, backup, request, SilentProgress(), sound.keys)
         lost = {path for path, _ in report.extracted.problems}
     except BackupError as error:
         told = str(error)
@@ -216,10 +231,10 @@ def assert_restore_is_honest(
 
 
 def assert_listing_is_honest(sound: Sound, store: DirectoryStore, backup: Backup) -> None:
-    (details,) = read_details(store, [backup])
+    (details,) = read_details(store, [backup], sound.keys)
     assert details.header in (None, sound.header)
     try:
-        listed = [entry.name for entry in list_entries(store, backup, ())]
+        listed = [entry.name for entry in list_entries(store, backup, (), sound.keys)]
     except BackupError:
         return
     assert listed == sound.entries
@@ -228,8 +243,8 @@ def assert_listing_is_honest(sound: Sound, store: DirectoryStore, backup: Backup
 def test_the_sound_archive_is_whole_and_has_all_kinds_of_chunks(
     sound: Sound, tmp_path: Path
 ) -> None:
-    store, backup = put(tmp_path / "store", sound.content)
-    report = run_verify(store, backup, SilentProgress())
+    store, backup = sound.put(tmp_path / "store", sound.content)
+    report = run_verify(store, backup, SilentProgress(), None, sound.keys)
     assert not report.is_damaged
     assert report.checked_chunks == report.chunks == len(sound.borders) - 4 >= 12
     assert report.entries == len(sound.entries)

@@ -16,13 +16,14 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text units paths progress patterns folders naming local_zone state",
-    "format": "manifest footer posix_acl tarstream tarread",
+    "format": "manifest footer posix_acl tarstream tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_writer stores.s3 stores "
     "manifest_cache",
     "sources": "sources snapshot content",
-    "archive": "compress runs plan recheck upload spool steps archive carry staging entry_headers "
-    "manifest_lines entry_writer cut_off reader foreign selection members",
+    "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
+    "archive carry staging entry_headers manifest_lines entry_writer cut_off reader foreign "
+    "selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
@@ -30,7 +31,8 @@ ROOMS = {
     "profile_template profile profile_schema",
     "jobs": "leftovers catalog last_archive resume survey listing assembly backup restore findings "
     "entry_check verify_report verify compare compare_sources drill_place drill_command "
-    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle",
+    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen "
+    "key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "watch jobs report",
@@ -51,6 +53,7 @@ DOORS = {
     "botocore": ("stores.s3", "lifecycle"),
     "invoke": ("tasks",),
     "jinja2": ("mail_text",),
+    "pyrage": ("recipients", "identities", "encrypt", "keygen", "key_check"),
     "rich": ("terminal",),
     "tomlkit": ("toml_places",),
 }
