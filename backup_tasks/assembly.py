@@ -19,14 +19,15 @@ from backup_tasks.footer import FORMAT_VERSION
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
-from backup_tasks.manifest import Chunk, Header, write_manifest
+from backup_tasks.manifest import Header, write_manifest
 from backup_tasks.manifest_lines import complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.spool import LineSpool
+from backup_tasks.stages import Detour, Stages, Watched
 from backup_tasks.staging import StagingJournal
-from backup_tasks.stores.base import ArchiveWriter, PartLimits, Store
+from backup_tasks.stores.base import ArchiveWriter, Store
 from backup_tasks.survey import Survey
 from backup_tasks.upload import PartAssembler, count_copies, plan_part_bytes
 
@@ -40,14 +41,13 @@ class Writers:
 
     Attributes:
         archive: takes the archive.
-        journal: told of what is new in it, if the next run is to go on from there.
-        staging: takes what is new first; None if the archive's own writer leaves something
-            that can be salvaged, or if nothing is recorded.
+        journal: told of what is new in it, where its own writer leaves what can be salvaged.
+        stages: take what is new first, where it does not.
     """
 
     archive: ArchiveWriter
     journal: StagingJournal | None = None
-    staging: ArchiveWriter | None = None
+    stages: Stages | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,6 @@ class Assembly:
         """Write everything; `end` gets a copy of what follows the chunks."""
         survey, last = self.survey, self.last
         parts = self._assembler(writers.archive, survey.reuse)
-        aside = self._assembler(writers.staging, NO_REUSE) if writers.staging else None
         recipients = self.profile.recipients
         sealer = Sealer(recipients) if recipients else None
         builder = ArchiveBuilder(parts, self.profile.backup.compression_level, sealer)
@@ -87,47 +86,71 @@ class Assembly:
             earlier = Earlier(last.base, self.store, self.keys) if last else None
             if earlier is not None:
                 builder.keep(earlier.base, survey.reuse.runs, earlier.read_stored)
-            if writers.journal is not None:
-                builder.record(_Watched(writers.archive, writers.journal).delivered, aside)
+            detour = self._detour(writers, builder, parts)
+            journal = detour or writers.journal
             entries = EntryWriter(
-                builder, self.report, self.progress, root, survey.reuse, earlier, writers.journal
+                builder, self.report, self.progress, root, survey.reuse, earlier, journal
             )
             with LineSpool() as lines, LineSpool() as folder_lines:
                 kept = last.index.lines_between if last else _no_lines
                 for line in entries.write_all(survey.steps, kept):
                     lines.append(line)
+                    if detour is not None:
+                        detour.go_on()
                 builder.end_entries()
-                if writers.staging and aside:
-                    _bring_in(writers.staging, aside, parts, self.store.limits)
+                if detour is not None:
+                    detour.end()
                 # From the deepest up: some tars set a folder's time at once, and a folder that
                 # is made in it afterwards would change it.
                 for line in entries.write_folders(reversed(survey.folders)):
                     folder_lines.append(line)
                 builder.end_entries()
-                self._note_figures(entries, parts, aside)
+                self._note_figures(entries, parts, detour)
                 header = self._header(builder, entries)
                 entry_lines = complete_lines(lines, reversed(folder_lines), kept)
                 _add_manifest(builder, header, entry_lines, end)
         finally:
             os.close(root)
             builder.close()
-        self._note_figures(entries, parts, aside)
+        self._note_figures(entries, parts, detour)
+
+    def _detour(
+        self, writers: Writers, builder: ArchiveBuilder, parts: PartAssembler
+    ) -> Detour | None:
+        """See to it that what is new is recorded, if it is to be."""
+        if writers.journal is not None:
+            builder.record(Watched(writers.archive, writers.journal).delivered, None)
+        if writers.stages is None:
+            return None
+        return Detour(
+            writers.stages,
+            builder,
+            writers.archive,
+            parts,
+            lambda staging: self._assembler(staging, NO_REUSE),
+            self.store.limits,
+            self._expected_bytes(self.survey.reuse),
+        )
+
+    def _expected_bytes(self, reuse: Reuse) -> int:
+        survey = self.survey
+        return reuse.kept_bytes + survey.read_bytes + survey.count * _ENTRY_OVERHEAD_BYTES
 
     def _assembler(self, writer: ArchiveWriter, reuse: Reuse) -> PartAssembler:
         limits, kept_bytes = self.store.limits, reuse.kept_bytes
-        sent_bytes = self.survey.read_bytes + self.survey.count * _ENTRY_OVERHEAD_BYTES
-        expected_bytes = kept_bytes + sent_bytes
+        expected_bytes = self._expected_bytes(reuse)
+        sent_bytes = expected_bytes - kept_bytes
         copies = count_copies(len(reuse.runs), kept_bytes, expected_bytes, limits)
         planned_bytes = plan_part_bytes(sent_bytes, limits, copies)
         return PartAssembler(writer, limits, planned_bytes, expected_bytes)
 
     def _note_figures(
-        self, entries: EntryWriter, parts: PartAssembler, aside: PartAssembler | None
+        self, entries: EntryWriter, parts: PartAssembler, detour: Detour | None
     ) -> None:
-        record = self.record
+        record, staged_bytes = self.record, detour.sent_bytes if detour else 0
         record.files, record.raw_bytes = entries.totals.files, entries.totals.raw_bytes
-        record.sent_bytes = parts.sent_bytes + (aside.sent_bytes if aside else 0)
-        record.copied_bytes = parts.copied_bytes - (aside.sent_bytes if aside else 0)
+        record.sent_bytes = parts.sent_bytes + staged_bytes
+        record.copied_bytes = parts.copied_bytes - staged_bytes
 
     def _header(self, builder: ArchiveBuilder, written: EntryWriter) -> Header:
         last, started_at = self.last, utc_text(self.record.started_at)
@@ -150,31 +173,6 @@ class Assembly:
             full_at=last.full_at if last else started_at,
             recipients=self.profile.recipients,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Watched:
-    """Records chunks, and sees to it that trouble with copies is met now and not at the end."""
-
-    archive: ArchiveWriter
-    journal: StagingJournal
-
-    def delivered(self, chunk: Chunk, place: int) -> None:
-        self.archive.check()
-        self.journal.add_chunk(chunk, place)
-
-
-def _bring_in(
-    staging: ArchiveWriter, aside: PartAssembler, parts: PartAssembler, limits: PartLimits
-) -> None:
-    """Let what was written aside follow in the archive, copied on the store's side."""
-    if aside.offset < max(1, limits.smallest):  # too short to be copied, and not sent yet
-        parts.add(aside.take_back())
-        staging.abort()
-        return
-    aside.flush()
-    stored = staging.commit()
-    parts.copy(stored, 0, stored.size)
 
 
 def _no_lines(start: int, end: int) -> bytes:

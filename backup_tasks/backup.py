@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from backup_tasks.assembly import Assembly, Writers, utc_text
 from backup_tasks.errors import (
@@ -37,7 +38,8 @@ from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
 from backup_tasks.spool import SPILL_BYTES
-from backup_tasks.staging import StagedRun, Staging, StagingFolder, StagingJournal
+from backup_tasks.stages import Stage, Stages
+from backup_tasks.staging import StagedRun, Staging, StagingFolder
 from backup_tasks.state import state_key
 from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject, Unfinished
 from backup_tasks.survey import BackupPlan, Survey, plan_backup, survey_sources
@@ -284,8 +286,7 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
 
 def _fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:
     """Write and commit; what fails leaves what the next run can use, and nothing else."""
-    journal = writers.journal
-    in_place = journal is not None and writers.staging is None
+    in_place = writers.journal is not None
     try:
         write()
         return writers.archive.commit(name if in_place else "")
@@ -294,49 +295,53 @@ def _fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObjec
             writers.archive.leave()
         else:
             writers.archive.abort()
-        if writers.staging is not None:
-            writers.staging.leave()
+        if writers.stages is not None:
+            writers.stages.leave()
         raise
     finally:
-        if journal is not None:
-            journal.close()
+        if writers.journal is not None:
+            writers.journal.close()
 
 
 def _open_writers(run: BackupRun, name: str, survey: Survey, *, may_stage: bool) -> Writers:
     """Start what is written to, with a note for each that a crash leaves to the next run."""
-    journal = None
+    stage = None
     if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
-        journal = _open_journal(run, name, survey)
-    if journal is None:
+        stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
+    if stage is None:
         return Writers(_open_archive(run, name))
+    if run.store.can_rename:
+        return Writers(stage.writer, stage.journal)
     try:
-        staging = run.store.write(journal.staging.name, in_flight_bytes=IN_FLIGHT_BYTES)
-        journal.note_upload(staging.upload_id)
-        if run.store.can_rename:
-            return Writers(staging, journal)
-        try:
-            return Writers(_open_archive(run, name), journal, staging)
-        except BaseException:
-            staging.leave()
-            raise
+        return Writers(
+            _open_archive(run, name), stages=Stages(partial(_open_stage, run, name), stage)
+        )
     except BaseException:
-        journal.close()
+        stage.leave()
         raise
 
 
-def _open_journal(run: BackupRun, name: str, survey: Survey) -> StagingJournal | None:
+def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
+    """Start a staging object; None where there is no room for its journal."""
     run_id = secrets.token_hex(4)
     staging = Staging(
         name=render_staging_name(name, run_id),
         store=run.store.url,
         started_at=utc_text(run.now),
-        first_chunk=sum(len(kept) for kept in survey.reuse.runs),
+        first_chunk=first_chunk,
         recipients=run.profile.recipients,
     )
     try:
-        return run.staging.begin(run_id, staging)
-    except OSError:  # no room for a journal: the backup goes on without one
+        journal = run.staging.begin(run_id, staging)
+    except OSError:  # the backup goes on without one
         return None
+    try:
+        writer = run.store.write(staging.name, in_flight_bytes=IN_FLIGHT_BYTES)
+        journal.note_upload(writer.upload_id)
+    except BaseException:
+        journal.close()
+        raise
+    return Stage(journal, writer)
 
 
 def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.carry import Earlier
@@ -17,7 +18,6 @@ from backup_tasks.manifest_lines import FOLDER_LINE, kept_lines
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.progress import Progress
 from backup_tasks.snapshot import entry_of
-from backup_tasks.staging import StagingJournal
 from backup_tasks.steps import Step
 from backup_tasks.tarstream import encode_headers, hash_xattrs, padding_bytes
 
@@ -33,6 +33,16 @@ class WriteTotals:
     files: int = 0
     raw_bytes: int = 0
     entries: int = 0
+
+
+class EntryJournal(Protocol):
+    """Told of what is written."""
+
+    def begin_large(self, entry: Entry) -> None:
+        """The headers of a large file were written; its pieces follow."""
+
+    def add_entry(self, entry: Entry) -> None:
+        """An entry was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class EntryWriter:
         root: int,
         reuse: Reuse = NO_REUSE,
         earlier: Earlier | None = None,
-        journal: StagingJournal | None = None,
+        journal: EntryJournal | None = None,
     ) -> None:
         self._journal = journal
         self._builder = builder

@@ -29,8 +29,8 @@ ROOMS = {
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems "
     "profile_template profile profile_schema",
-    "jobs": "leftovers catalog last_archive resume survey listing assembly backup restore findings "
-    "entry_check verify_report verify compare compare_sources drill_place drill_command "
+    "jobs": "leftovers catalog last_archive resume survey listing stages assembly backup restore "
+    "findings entry_check verify_report verify compare compare_sources drill_place drill_command "
     "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen "
     "key_check",
     "telling": "mail mail_text notify",

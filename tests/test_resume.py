@@ -17,17 +17,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import backup_tasks.backup
+import backup_tasks.stages
 from backup_tasks.catalog import find_backups
 from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectMissing, StoreError
 from backup_tasks.leftovers import UploadNote, end_leftovers
 from backup_tasks.manifest import Header
 from backup_tasks.naming import is_backup_name
 from backup_tasks.paths import PROJECT_ROOT, Paths
+from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_header
 from backup_tasks.state import state_key
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import PartLimits, StoredObject
 from backup_tasks.stores.directory import DirectoryStore
+from backup_tasks.verify import run_verify
 from tests.backups import Backups
 from tests.generations import untar
 from tests.histories import (
@@ -190,6 +193,45 @@ def test_a_kill_at_any_step_costs_what_was_under_way_and_leaves_nothing(
         assert backups.sent() <= sent + slack, (fuse, after)
         backups.assert_newest_is_the_tree()
         start_anew(backups)
+
+
+@pytest.fixture
+def many_stages(staged: Interrupted, monkeypatch: pytest.MonkeyPatch) -> Interrupted:
+    """Another staging object as soon as the store would copy what is in the one before."""
+    monkeypatch.setattr(backup_tasks.stages, "STAGE_BYTES", 1)
+    return staged
+
+
+def test_a_kill_at_any_step_is_made_good_where_a_run_has_many_staging_objects(
+    many_stages: Interrupted,
+) -> None:
+    backups = many_stages
+    fill(backups)
+    backups.backup()
+    steps, sent = steps_of_a_run(backups), backups.sent()
+    assert sum(name.endswith(".partial") for name in backups.stores[-1].written) > 5
+    for fuse in range(1, steps + 1, 5):
+        start_anew(backups)
+        assert backups.killed(fuse, after=fuse % 2 > 0)
+        store = DirectoryStore(backups.store_folder)
+        for backup in find_backups(store, UTC):  # none, or one after the commit
+            assert not run_verify(store, backup, SilentProgress()).is_damaged
+        backups.backup()
+        assert backups.left() == []
+        assert backups.sent() <= sent + 3 * NARROW.largest + 2 * CHUNK, fuse
+        backups.assert_newest_is_the_tree()
+
+
+def test_many_staging_objects_are_copied_from_by_the_run_after(many_stages: Interrupted) -> None:
+    fill(many_stages)
+    assert many_stages.killed(60)
+    (killed,) = many_stages.stores
+    left = set(os.listdir(many_stages.store_folder))
+    assert len(left) > 3
+    many_stages.backup()
+    assert len(left & set(many_stages.stores[-1].copies)) > 3
+    assert killed.sent_bytes > 10 * CHUNK
+    many_stages.assert_newest_is_the_tree()
 
 
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(
