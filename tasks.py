@@ -47,6 +47,7 @@ HELP = {
     "overwrite": "never, older or always: what to do with files that are there",
     "trusted": "make devices and set setuid bits too",
     "skip_damaged": "leave out the files that damage in the archive costs, and restore the others",
+    "unproven": "go on although signature or name do not prove whose backup it is",
     "against_sources": "compare the backup with the sources as they are now, too",
     "all_": "every backup there is",
     "sample": "look at a part of the chunks only, as 1%; another one each day",
@@ -137,9 +138,12 @@ def list_(_: Context, profile: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.catalog import find_backups, read_details
+    from backup_tasks.newest_seen import NewestSeen, tell_vanished
 
     with job("list", profile, recorded=False) as running:
         backups = find_backups(running.store, running.profile.tzinfo)
+        seen = NewestSeen(running.paths.state, running.profile, running.store)
+        tell_vanished(seen, backups, running.record)
         report.print_backups(read_details(running.store, backups), now(), as_json=json)
 
 
@@ -150,17 +154,20 @@ def files(
     date: str = "",
     name: str = "",
     path: list[str] | None = None,  # what invoke wants for one that may be repeated
+    unproven: bool = False,
     json: bool = False,
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
     from backup_tasks import report
+    from backup_tasks.authenticity import Trust
     from backup_tasks.catalog import choose_backup, find_backups
     from backup_tasks.listing import list_entries
 
     with job("files", profile, recorded=False) as running:
         backups = find_backups(running.store, running.profile.tzinfo)
         chosen = choose_backup(backups, name=name, day=date)
-        report.print_entries(list_entries(running.store, chosen, path or ()), as_json=json)
+        trust = Trust(running.profile.signing.public_key, unproven)
+        report.print_entries(list_entries(running.store, chosen, path or (), trust), as_json=json)
 
 
 @task()
@@ -175,6 +182,7 @@ def restore(
     overwrite: str = "",
     trusted: bool = False,
     skip_damaged: bool = False,
+    unproven: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -184,11 +192,26 @@ def restore(
     from backup_tasks.terminal import terminal_progress
 
     wish = RestoreWish(
-        name, date, tuple(path or ()), to, in_place, overwrite, trusted, dry_run, skip_damaged
+        name=name,
+        day=date,
+        paths=tuple(path or ()),
+        to=to,
+        in_place=in_place,
+        overwrite=overwrite,
+        trusted=trusted,
+        dry_run=dry_run,
+        skip_damaged=skip_damaged,
+        unproven=unproven,
     )
     with job("restore", profile, recorded=not dry_run) as running:
         done = run_restore_job(
-            running.profile, running.store, wish, Path.cwd(), running.record, terminal_progress()
+            running.profile,
+            running.store,
+            wish,
+            Path.cwd(),
+            running.paths.state,
+            running.record,
+            terminal_progress(),
         )
         report.print_restore(done, as_json=json)
         if done.extracted.problems:
@@ -214,7 +237,13 @@ def verify(
     wish = VerifyWish(name, date, all_, sample)
     with job("verify", profile, mailed=True) as running:
         found = run_verify_job(
-            running.profile, running.store, wish, now(), running.record, terminal_progress()
+            running.profile,
+            running.store,
+            wish,
+            now(),
+            running.paths.state,
+            running.record,
+            terminal_progress(),
         )
         report.print_verify(found, as_json=json)
         if any(one.is_damaged for one in found):
@@ -239,11 +268,29 @@ def drill(
     wish = DrillWish(name, date, against_sources)
     with job("drill", profile, mailed=True) as running:
         done = run_drill_job(
-            running.profile, running.store, wish, running.record, terminal_progress()
+            running.profile,
+            running.store,
+            wish,
+            running.paths.state,
+            running.record,
+            terminal_progress(),
         )
         report.print_drill(done, as_json=json)
         if done.failures:
             raise drill_error(done)
+
+
+@task()
+def signing_key(_: Context, json: bool = False) -> None:
+    """Print this machine's public signing key as lines for a profile; makes the first one."""
+    from backup_tasks import report
+    from backup_tasks.signing_key import key_file, open_own_key
+    from backup_tasks.watch import watched
+
+    paths = find_paths()
+    with operator_errors(), watched("signing-key", "", paths, now, recorded=False):
+        key, is_new = open_own_key(paths.state)
+        report.print_signing_key(key, key_file(paths.state), is_new=is_new, as_json=json)
 
 
 @task()

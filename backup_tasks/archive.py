@@ -16,6 +16,8 @@ from typing import IO
 from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_chunk
 from backup_tasks.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.manifest import MANIFEST_PATH, Chunk
+from backup_tasks.signature_member import encode_signature
+from backup_tasks.signing import SigningKey
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.tarstream import Member, encode_headers, padding_bytes
 from backup_tasks.upload import PartAssembler
@@ -226,12 +228,13 @@ class ArchiveBuilder:
         self._parts.end_run()
         self._parts, self._begins_at, self._delivered = self._main, 0, None
 
-    def add_manifest(self, lines: IO[bytes], size: int, copy: IO[bytes]) -> None:
-        """Append the manifest, the end mark and the footer.
+    def add_manifest(self, lines: IO[bytes], size: int, key: SigningKey, copy: IO[bytes]) -> None:
+        """Append the manifest, the end mark, the signature and the footer.
 
         Args:
             lines: the manifest, read from its front.
             size: its bytes.
+            key: signs.
             copy: gets the same bytes as the object.
         """
 
@@ -253,8 +256,10 @@ class ArchiveBuilder:
             append(stored)
             raw = following
         length = self._parts.offset - offset
+        footer = Footer(offset, length, digest.digest())
         append(END_CHUNK)
-        append(encode_footer(Footer(offset, length, digest.digest())))
+        append(encode_signature(key.sign(footer.statement)))
+        append(encode_footer(footer))
         self._parts.flush()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from backup_tasks.manifest import Chunk, Header, write_manifest
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
+from backup_tasks.signing import SigningKey
 from backup_tasks.spool import LineSpool
 from backup_tasks.staging import StagingJournal
 from backup_tasks.steps import LeafLines
@@ -53,6 +54,8 @@ class Assembly:
     """Writes one archive.
 
     Attributes:
+        name: the archive's.
+        key: signs it.
         store: where the archive goes, and where what it is built on lies.
         last: what chunks are kept of, and `survey` says which.
         record: gets the figures, and tells the profile's host.
@@ -60,6 +63,8 @@ class Assembly:
         clock: reads the time, for the moment when the manifest is written.
     """
 
+    name: str
+    key: SigningKey
     profile: Profile
     store: Store
     last: LastArchive | None
@@ -100,7 +105,8 @@ class Assembly:
                 builder.end_entries()
                 self._note_figures(entries, parts, aside)
                 header = self._header(builder, entries)
-                _add_manifest(builder, header, _with_folders(lines, reversed(folder_lines)), end)
+                entry_lines = _with_folders(lines, reversed(folder_lines))
+                self._add_manifest(builder, header, entry_lines, end)
         finally:
             os.close(root)
             builder.close()
@@ -141,7 +147,21 @@ class Assembly:
             copied_from=last.name if last else "",
             copied_bytes=self.record.copied_bytes,
             full_at=last.full_at if last else started_at,
+            name=self.name,
         )
+
+    def _add_manifest(
+        self,
+        builder: ArchiveBuilder,
+        header: Header,
+        entry_lines: Iterable[bytes],
+        end: IO[bytes],
+    ) -> None:
+        with tempfile.TemporaryFile() as lines:
+            write_manifest(lines, header, builder.chunks, entry_lines)
+            size = lines.tell()
+            lines.seek(0)
+            builder.add_manifest(lines, size, self.key, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +196,6 @@ def _with_folders(lines: Iterable[bytes], folder_lines: Iterable[bytes]) -> Iter
         found = next(folders) if line == FOLDER_LINE else line
         if found != FOLDER_LINE:
             yield found
-
-
-def _add_manifest(
-    builder: ArchiveBuilder, header: Header, entry_lines: Iterable[bytes], end: IO[bytes]
-) -> None:
-    with tempfile.TemporaryFile() as lines:
-        write_manifest(lines, header, builder.chunks, entry_lines)
-        size = lines.tell()
-        lines.seek(0)
-        builder.add_manifest(lines, size, end)
 
 
 def utc_text(moment: datetime) -> str:

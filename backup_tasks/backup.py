@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backup_tasks.assembly import Assembly, Writers, utc_text
+from backup_tasks.catalog import backups_among
 from backup_tasks.errors import (
     ArchiveError,
     BackupError,
@@ -30,10 +31,13 @@ from backup_tasks.last_archive import FIRST_ARCHIVE, CopyMemory, LastArchive, fi
 from backup_tasks.leftovers import UploadNote, end_leftovers
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.naming import choose_free_name, render_staging_name
+from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
+from backup_tasks.signing import SigningKey, render_public_key
+from backup_tasks.signing_key import open_own_key, private_files, read_own_key
 from backup_tasks.spool import SPILL_BYTES
 from backup_tasks.staging import StagedRun, Staging, StagingFolder, StagingJournal
 from backup_tasks.state import state_key
@@ -84,6 +88,10 @@ class BackupRun:
         return CopyMemory(self.paths.state, self._key)
 
     @property
+    def newest_seen(self) -> NewestSeen:
+        return NewestSeen(self.paths.state, self.profile, self.store)
+
+    @property
     def staging(self) -> StagingFolder:
         return StagingFolder(self.paths.state, self._key)
 
@@ -109,10 +117,11 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     object and its journal, which the next run uses and removes. When the last archive vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ObjectExists.
+    Raises: SourceError, StoreError, ObjectExists; BackupError for an unusable signing key.
     """
+    key = _open_key(run, record)
     approach = _choose_approach(run, record)
-    while (failed := _try(run, approach, record)) is not None:
+    while (failed := _try(run, approach, key, record)) is not None:
         if approach.last is None and not approach.may_stage:
             raise failed
         approach = _approach_after(run, approach, failed, record)
@@ -120,10 +129,31 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
         _discard(run, staged, run.store.list_unfinished(), record)
 
 
-def _try(run: BackupRun, approach: _Approach, record: RunRecord) -> BackupError | None:
+def _open_key(run: BackupRun, record: RunRecord) -> SigningKey:
+    """This machine's key. Tells of a new one, and of one that the profile does not know."""
+    key, is_new = open_own_key(run.paths.state)
+    public_key, wanted = render_public_key(key.public_key), run.profile.signing.public_key
+    if is_new:
+        open_log(run.paths).info(
+            "backup %s: archives are signed from now on with this machine's new key; so that "
+            'verify and restore notice forgeries, set in the profile: [signing] public_key = "%s"',
+            run.profile.name,
+            public_key,
+        )
+    if wanted and public_key not in wanted:
+        record.warnings.append(
+            f"signed by this machine's key {public_key}, which [signing] public_key does not name: "
+            "restore and verify will refuse this archive until it does"
+        )
+    return key
+
+
+def _try(
+    run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord
+) -> BackupError | None:
     """Make the archive. Returns what went wrong with what it is built on, if that was all."""
     try:
-        _write_backup(run, approach, record)
+        _write_backup(run, approach, key, record)
     except _CANNOT_COPY as error:
         return error
     except StoreError:
@@ -144,7 +174,8 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
     """
     last, why_full = _choose_last(run, host)
     try:
-        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress)
+        private = private_files(run.paths.state)
+        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress, private)
     finally:
         if last is not None:
             last.close()
@@ -155,7 +186,8 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
         return None, "--full was asked for"
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
-    return find_last_archive(run.profile, run.store, run.cache, host, run.now)
+    own_key = read_own_key(run.paths.state)
+    return find_last_archive(run.profile, run.store, run.cache, own_key, host, run.now)
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
@@ -234,7 +266,7 @@ def _approach_after(
     return _Approach(None, one_line(str(error)), may_stage)
 
 
-def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> None:
+def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
         record.problems.append(Problem(printable(path), reason))
 
@@ -243,13 +275,16 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
         open_log(run.paths).info(
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
-    survey = survey_sources(profile, last, store.limits, report, run.progress)
+    private = private_files(run.paths.state)
+    survey = survey_sources(profile, last, store.limits, report, run.progress, private=private)
     record.sockets = survey.sockets
     try:
-        assembly = Assembly(profile, store, last, survey, record, report, run.progress, run.clock)
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
-            taken = {stored.name for stored in store.list_objects()}
-            name = choose_free_name(run.now, profile.tzinfo, taken)
+            there = store.list_objects()
+            name = choose_free_name(run.now, profile.tzinfo, {stored.name for stored in there})
+            assembly = Assembly(
+                name, key, profile, store, last, survey, record, report, run.progress, run.clock
+            )
             writers = _open_writers(run, name, survey, may_stage=approach.may_stage)
             stored = _fill(writers, name, lambda: assembly.write(writers, end))
             run.upload_note.clear()
@@ -257,12 +292,23 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
             run.cache.write(stored, end.read())
     finally:
         survey.close()
+    _note_newest(run, stored, there, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)
     record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3
+
+
+def _note_newest(
+    run: BackupRun, stored: StoredObject, there: Sequence[StoredObject], record: RunRecord
+) -> None:
+    """Remember the new archive as the newest, but first tell if older newest ones are gone."""
+    seen = run.newest_seen
+    if vanished := seen.what_vanished(backups_among(there, run.profile.tzinfo)):
+        record.warnings.append(vanished)
+    seen.note(stored.name, utc_text(run.now))
 
 
 def _fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:

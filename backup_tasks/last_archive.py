@@ -18,8 +18,9 @@ from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
+from backup_tasks.signing import SigningKey, render_public_key
 from backup_tasks.stores.base import RangeReader, Store, StoredObject
-from backup_tasks.text import one_line
+from backup_tasks.text import one_line, printable
 
 # How many of our archives are tried, and how many archives are looked at to find them among
 # those of others, before everything is read anew.
@@ -78,16 +79,24 @@ def settled_before_ns(started_at: str) -> int:
 
 
 def find_last_archive(
-    profile: Profile, store: Store, cache: ManifestCache, host: str, now: datetime
+    profile: Profile,
+    store: Store,
+    cache: ManifestCache,
+    own_key: SigningKey | None,
+    host: str,
+    now: datetime,
 ) -> tuple[LastArchive | None, str]:
     """The newest archive of this profile and host that chunks can be kept of.
+
+    What is built on is signed again, so it must surely be ours: its manifest is either kept in
+    the cache, or signed by `own_key`.
 
     Returns:
         The archive, or None; and in words what is wrong with newer ones, or why everything is
         to be read and sent.
 
-    Raises StoreError when the store fails. An archive that is damaged, or that the store does
-    not give, is passed over.
+    Raises StoreError when the store fails. An archive that is damaged, that is not surely ours,
+    or that the store does not give, is passed over.
     """
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
@@ -95,7 +104,10 @@ def find_last_archive(
     for backup in reversed(find_backups(store, profile.tzinfo)[-_LOOK_BACK:]):
         stored = backup.stored
         try:
-            manifest = _read_ours(cache.in_front_of(store, stored), stored, profile.name, host)
+            reader = cache.in_front_of(store, stored)
+            manifest = _read_ours(reader, stored, profile.name, host)
+            if manifest is not None and reader is store:
+                _check_ours(manifest, stored, own_key)
         except (ArchiveError, ObjectChanged, ObjectMissing, ReadRefused) as error:
             troubles.append(f"nothing of {stored.name} can be kept: {one_line(str(error))}")
             if len(troubles) == _TRIES:
@@ -122,6 +134,24 @@ def _read_ours(
     if header is None or (header.profile, header.host) != (profile, host):
         return None
     return read_manifest(reader, stored)
+
+
+def _check_ours(manifest: Manifest, stored: StoredObject, own_key: SigningKey | None) -> None:
+    """Raises ArchiveError for a manifest from the store that this machine did not sign."""
+    footer, name = manifest.footer, manifest.header.name
+    signature = footer.signature
+    if signature is None:
+        doubt = "it is unsigned"
+    elif own_key is None or signature.public_key != own_key.public_key:
+        doubt = f"it is signed by {render_public_key(signature.public_key)}, not by this machine"
+    elif not footer.is_truly_signed:
+        doubt = "its signature is wrong"
+    elif name != stored.name:
+        doubt = f"it holds the bytes of {printable(name)}"
+    else:
+        return
+    manifest.close()
+    raise ArchiveError(doubt)
 
 
 def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> str:

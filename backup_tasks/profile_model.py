@@ -24,6 +24,7 @@ __all__ = [
     "BackupSettings",
     "StoreSettings",
     "EncryptionSettings",
+    "SigningSettings",
     "ScheduleSettings",
     "RetentionSettings",
     "DrillSettings",
@@ -175,6 +176,17 @@ class EncryptionSettings(Settings):
     )
 
 
+class SigningSettings(Settings):
+    """[signing]: whose archives are believed."""
+
+    public_key: types.PublicKeys = Field(
+        default=(),
+        description='Public signing keys, each as "ed25519:…": verify, restore, drill and files '
+        "refuse an archive that none of them signed. `invoke signing-key` prints this machine's. "
+        "One may stand without the list around it.",
+    )
+
+
 class ScheduleSettings(Settings):
     """[schedule]: when cron starts the backup."""
 
@@ -249,6 +261,9 @@ class Profile(Settings):
     store: StoreSettings = Field(description="Where the archives lie.")
     encryption: EncryptionSettings | None = Field(
         default=None, description="Not available yet: a profile with this table is refused."
+    )
+    signing: SigningSettings = Field(
+        default_factory=SigningSettings, description="Whose archives are believed."
     )
     schedule: ScheduleSettings | None = Field(
         default=None, description="When cron starts the backup."

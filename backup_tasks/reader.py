@@ -7,7 +7,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO
 
 from isal import igzip, isal_zlib
@@ -17,6 +17,7 @@ from backup_tasks.cut_off import refuse_cut_off
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.manifest import MANIFEST_PATH, Chunk, Header, Manifest, decode_header
+from backup_tasks.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 
@@ -42,21 +43,24 @@ class ReadChunk:
 
 
 def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
-    """The archive's footer; None for an ordinary .tar.gz that we did not write.
+    """The archive's footer, with its signature if it has one; None for an ordinary .tar.gz
+    that we did not write.
 
     Raises ArchiveError when a footer is there but cannot be true, and for an archive of ours
     that lost it.
     """
     if stored.size == 0:
         raise ArchiveError(f"{stored.name}: empty")
-    length = min(stored.size, FOOTER_BYTES)
-    tail = store.read_range(stored, stored.size - length, length)
+    length = min(stored.size, MEMBER_BYTES + FOOTER_BYTES)
+    end = store.read_range(stored, stored.size - length, length)
+    tail = end[-FOOTER_BYTES:]
     footer = decode_footer(tail)
     if footer is None:
         refuse_cut_off(store, stored, tail)
-    if footer and footer.offset + footer.length + FOOTER_BYTES > stored.size:
+        return None
+    if footer.offset + footer.length + FOOTER_BYTES > stored.size:
         raise ArchiveError(f"{stored.name}: the footer points beyond the object's end")
-    return footer
+    return replace(footer, signature=decode_signature(end[:-FOOTER_BYTES]))
 
 
 def read_header(store: RangeReader, stored: StoredObject) -> Header | None:
@@ -100,7 +104,7 @@ def read_manifest(store: RangeReader, stored: StoredObject) -> Manifest | None:
         packed.seek(0)
         try:
             most = _MANIFEST_RAW_BYTES + _MANIFEST_RATIO * footer.length
-            manifest = Manifest(_unpack_manifest(packed, most))
+            manifest = Manifest(_unpack_manifest(packed, most), footer)
         except (OSError, EOFError, IsalError, ArchiveError) as error:
             raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
     if manifest.header.chunk_bytes != footer.offset:

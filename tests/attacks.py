@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from backup_tasks.catalog import Backup, find_backups
 from backup_tasks.compress import compress_chunk
-from backup_tasks.footer import FORMAT_VERSION, Footer, encode_footer
+from backup_tasks.footer import (
+    END_CHUNK,
+    FOOTER_BYTES,
+    FORMAT_VERSION,
+    Footer,
+    decode_footer,
+    encode_footer,
+)
 from backup_tasks.local_zone import find_zone
 from backup_tasks.manifest import (
     MANIFEST_PATH,
@@ -25,8 +34,16 @@ from backup_tasks.manifest import (
 )
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.signature_member import encode_signature
+from backup_tasks.signing import SigningKey
 from backup_tasks.stores.directory import DirectoryStore
-from backup_tasks.tarstream import END_MARK, Member, encode_headers, padding_bytes
+from backup_tasks.tarstream import (
+    END_MARK,
+    Member,
+    decode_headers,
+    encode_headers,
+    padding_bytes,
+)
 
 NAME = "2025-06-12_0200-backup.tar.gz"
 UTC = find_zone("UTC")
@@ -95,6 +112,7 @@ def _pax_path(member: Member) -> bytes:
     return headers.replace(b"path=" + b"p" * 200, b"path=" + wanted)
 
 
+Rewrite = Callable[[list[dict[str, Any]]], None]
 Forge = Callable[[Sequence[Item]], bytes]
 
 
@@ -163,16 +181,44 @@ def forge_end(
         **header,
     }
     records = [Header(**said), *chunks, *entries]  # type: ignore[arg-type]
-    text = b"".join(map(encode_line, records))
+    return seal(offset, pack_manifest(b"".join(map(encode_line, records))))
+
+
+def pack_manifest(text: bytes) -> bytes:
+    """The lines of a manifest as they are stored."""
     member = Member(MANIFEST_PATH.encode(), "file", size=len(text), stored=len(text), mode=0o600)
     raw = encode_headers(member) + text + bytes(padding_bytes(len(text)))
-    return seal(offset, compress_chunk(raw, 1).stored)
+    return compress_chunk(raw, 1).stored
 
 
-def seal(offset: int, manifest: bytes) -> bytes:
-    """The packed manifest with the end mark and a footer that fits it."""
+def seal(offset: int, manifest: bytes, key: SigningKey | None = None) -> bytes:
+    """The packed manifest with the end mark and a footer that fits it, signed if there is a key."""
     footer = Footer(offset, len(manifest), hashlib.sha256(manifest).digest())
-    return manifest + compress_chunk(END_MARK, 1).stored + encode_footer(footer)
+    signature = encode_signature(key.sign(footer.statement)) if key else b""
+    return manifest + END_CHUNK + signature + encode_footer(footer)
+
+
+def rewrite(
+    archive: bytes, key: SigningKey | None = None, *, lines: Rewrite | None = None, **header: object
+) -> bytes:
+    """The archive with another manifest, and everything else that must fit it made to fit.
+
+    Args:
+        key: signs it; None leaves it unsigned.
+        lines: changes the chunks and entries, each a dict as JSON has it.
+        header: keys that the header is to have.
+    """
+    footer = decode_footer(archive[-FOOTER_BYTES:])
+    assert footer
+    packed = archive[footer.offset : footer.offset + footer.length]
+    raw = gzip.decompress(packed)
+    member, start = decode_headers(memoryview(raw), 0)
+    first, *others = map(json.loads, raw[start : start + member.size].splitlines())
+    if lines:
+        lines(others)
+    records = [{**first, **header}, *others]
+    text = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+    return archive[: footer.offset] + seal(footer.offset, pack_manifest(text), key)
 
 
 def put(store_folder: Path, archive: bytes, name: str = NAME) -> tuple[DirectoryStore, Backup]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import stat
@@ -25,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.catalog import Backup, find_backups, read_details
+from backup_tasks.catalog import Backup, choose_backup, find_backups, read_details
 from backup_tasks.errors import BackupError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES
 from backup_tasks.listing import list_entries
@@ -34,13 +35,16 @@ from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_footer, read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.signature_member import MEMBER_BYTES
+from backup_tasks.signing import render_public_key
+from backup_tasks.signing_key import read_own_key
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import render_verify
 from tests.backups import Backups
 from tests.histories import use_small_chunks
 
-NAME = "2025-06-12_0200-backup.tar.gz"
+NAME = "2025-06-13_0200-backup.tar.gz"
 CHUNK_BYTES = 4096
 HANGS_SECONDS = 60
 # Thousands of small trees are made and removed.
@@ -63,6 +67,7 @@ class Sound:
         header: the manifest's first line.
         tree: what a whole restore gives.
         entries: what `files` lists.
+        keys: the public key that signed it, as a profile names it.
     """
 
     content: bytes
@@ -70,6 +75,7 @@ class Sound:
     header: Header
     tree: Tree
     entries: list[str]
+    keys: tuple[str, ...]
 
     @property
     def members(self) -> list[bytes]:
@@ -119,7 +125,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     (details,) = read_details(store, [backup])
     assert details.header is not None
     borders = borders_of(store, backup)
-    return Sound(content, borders, details.header, read_tree(here / "whole"), entries)
+    own_key = read_own_key(paths.state)
+    assert own_key is not None
+    keys = (render_public_key(own_key.public_key),)
+    return Sound(content, borders, details.header, read_tree(here / "whole"), entries, keys)
 
 
 def borders_of(store: DirectoryStore, backup: Backup) -> list[int]:
@@ -130,17 +139,18 @@ def borders_of(store: DirectoryStore, backup: Backup) -> list[int]:
     starts = [chunk.offset for chunk in manifest.chunks]
     manifest.close()
     end = footer.offset + footer.length
-    size = end + len(END_CHUNK) + FOOTER_BYTES
+    signature = end + len(END_CHUNK)
+    size = signature + MEMBER_BYTES + FOOTER_BYTES
     assert size == backup.stored.size
-    return [*starts, footer.offset, end, end + len(END_CHUNK), size]
+    return [*starts, footer.offset, end, signature, signature + MEMBER_BYTES, size]
 
 
 def put(folder: Path, content: bytes) -> tuple[DirectoryStore, Backup]:
-    """A store that holds this as its oldest backup."""
+    """A store that holds this."""
     folder.mkdir(exist_ok=True)
     (folder / NAME).write_bytes(content)
     store = DirectoryStore(folder)
-    return store, find_backups(store, UTC)[0]
+    return store, choose_backup(find_backups(store, UTC), name=NAME)
 
 
 def read_tree(root: Path) -> Tree:
@@ -182,10 +192,10 @@ def assert_found(sound: Sound, damaged: bytes) -> None:
     here = Path(tempfile.mkdtemp(prefix="test-damage-", dir=MEMORY))
     try:
         store, backup = put(here / "store", damaged)
-        report = run_verify(store, backup, SilentProgress())
+        report = run_verify(store, backup, SilentProgress(), keys=sound.keys)
         assert report.is_damaged
         told = list(render_verify([report]))
-        assert told[0].startswith(f"{NAME} is damaged: ")
+        assert re.match(f"{NAME} is (damaged|not to be believed): ", told[0])
         assert all("\n" not in line for line in told)
         assert_restore_is_honest(sound, store, backup, here / "restored", skip_damaged=False)
         assert_restore_is_honest(sound, store, backup, here / "skipped", skip_damaged=True)
@@ -229,9 +239,9 @@ def test_the_sound_archive_is_whole_and_has_all_kinds_of_chunks(
     sound: Sound, tmp_path: Path
 ) -> None:
     store, backup = put(tmp_path / "store", sound.content)
-    report = run_verify(store, backup, SilentProgress())
+    report = run_verify(store, backup, SilentProgress(), keys=sound.keys)
     assert not report.is_damaged
-    assert report.checked_chunks == report.chunks == len(sound.borders) - 4 >= 12
+    assert report.checked_chunks == report.chunks == len(sound.borders) - 5 >= 12
     assert report.entries == len(sound.entries)
     assert_restore_is_honest(sound, store, backup, tmp_path / "all", skip_damaged=False)
     assert read_tree(tmp_path / "all") == sound.tree
@@ -251,7 +261,7 @@ def flipped(content: bytes, place: int, bit: int) -> bytes:
 
 
 def test_every_flipped_bit_at_the_end_is_found(sound: Sound) -> None:
-    end = sound.borders[-3]
+    end = sound.borders[-4]
     for place in range(end, len(sound.content)):
         assert_found(sound, flipped(sound.content, place, place % 8))
 
@@ -294,7 +304,7 @@ def test_every_pair_of_swapped_members_is_found(sound: Sound) -> None:
     count = len(sound.members)
     for one, other in combinations(range(count), 2):
         # All neighbours, all with the end, and some of the others.
-        if other - one > 1 and other < count - 4 and (one + other) % 5:
+        if other - one > 1 and other < count - 5 and (one + other) % 5:
             continue
         members = sound.members
         members[one], members[other] = members[other], members[one]
