@@ -20,11 +20,11 @@ class Trust:
     """Whose archives are believed.
 
     Attributes:
-        keys: public keys as text, of which one must have signed; none means anybody's.
+        signers: public keys as text, of which one must have signed; none means anybody's.
         unproven: go on all the same when nothing proves whose archive it is.
     """
 
-    keys: tuple[str, ...] = ()
+    signers: tuple[str, ...] = ()
     unproven: bool = False
 
 
@@ -62,13 +62,13 @@ class Proof:
 NO_PROOF = Proof("unsigned", "", ())
 
 
-def weigh_proof(manifest: Manifest | None, stored_name: str, keys: Collection[str]) -> Proof:
+def weigh_proof(manifest: Manifest | None, stored_name: str, signers: Collection[str]) -> Proof:
     """What an archive's signature, and the name in its manifest, prove.
 
     Args:
         manifest: None for an ordinary .tar.gz that we did not write.
         stored_name: what the store calls the object.
-        keys: public keys as text, of which one must have signed; none means anybody's.
+        signers: public keys as text, of which one must have signed; none means anybody's.
     """
     signature = manifest.footer.signature if manifest else None
     own_name = manifest.header.name if manifest else ""
@@ -78,18 +78,18 @@ def weigh_proof(manifest: Manifest | None, stored_name: str, keys: Collection[st
         state = "unsigned"
     elif not manifest.footer.is_truly_signed:
         state = "wrong"
-    elif not keys:
+    elif not signers:
         state = "not compared"
     else:
-        state = "trusted" if named in keys else "another key"
-    return Proof(state, named, tuple(_doubts(state, named, own_name, stored_name, keys)))
+        state = "trusted" if named in signers else "another key"
+    return Proof(state, named, tuple(_doubts(state, named, own_name, stored_name, signers)))
 
 
 def _doubts(
-    state: State, named: str, own_name: str, stored_name: str, keys: Collection[str]
+    state: State, named: str, own_name: str, stored_name: str, signers: Collection[str]
 ) -> Iterator[str]:
-    wanted = f"where [signing] public_key asks for {' or '.join(keys)}"
-    if state == "unsigned" and keys:
+    wanted = f"where [signing] public_key asks for {' or '.join(signers)}"
+    if state == "unsigned" and signers:
         yield f"it is unsigned, {wanted}"
     elif state == "another key":
         yield f"it is signed by {named}, {wanted}"
@@ -104,7 +104,7 @@ def demand_proof(manifest: Manifest | None, stored_name: str, trust: Trust) -> P
 
     Raises UnprovenError when there are doubts, unless the operator asked to go on all the same.
     """
-    proof = weigh_proof(manifest, stored_name, trust.keys)
+    proof = weigh_proof(manifest, stored_name, trust.signers)
     if proof.doubts and not trust.unproven:
         raise UnprovenError(
             f"{stored_name} is refused: {'; '.join(proof.doubts)}; choose another backup, or, if "

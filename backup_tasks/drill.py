@@ -95,10 +95,10 @@ def run_drill(
 
 
 def _restore(
-    store: Store, backup: Backup, place: Path, keys: tuple[str, ...], progress: Progress
+    store: Store, backup: Backup, place: Path, signers: tuple[str, ...], progress: Progress
 ) -> RestoreReport:
     # Setuid bits and devices too: nobody but us can enter the folder that holds the tree.
-    request = RestoreRequest(paths=(), target=place, trusted=True, trust=Trust(keys))
+    request = RestoreRequest(paths=(), target=place, trusted=True, trust=Trust(signers))
     try:
         return run_restore(store, backup, request, progress)
     except RestoreError as error:

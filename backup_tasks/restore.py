@@ -79,12 +79,12 @@ class RestoreWish:
 
 
 def parse_wish(
-    wish: RestoreWish, backup: Backup, folder: Path, keys: tuple[str, ...]
+    wish: RestoreWish, backup: Backup, folder: Path, signers: tuple[str, ...]
 ) -> RestoreRequest:
     """What the operator means.
 
     Args:
-        keys: public keys, of which one must have signed; none means anybody's.
+        signers: public keys, of which one must have signed; none means anybody's.
         folder: relative paths start here.
 
     Raises UsageError when the words do not go together.
@@ -102,7 +102,7 @@ def parse_wish(
         trusted=wish.trusted or (wish.in_place and os.geteuid() == 0),
         dry_run=wish.dry_run,
         skip_damaged=wish.skip_damaged,
-        trust=Trust(keys, wish.unproven),
+        trust=Trust(signers, wish.unproven),
     )
 
 

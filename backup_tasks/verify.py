@@ -50,20 +50,20 @@ def run_verify(
     backup: Backup,
     progress: Progress,
     sample: Sample | None = None,
-    keys: Collection[str] = (),
+    signers: Collection[str] = (),
 ) -> VerifyReport:
     """Read one archive and check it. What is wrong stands in the report; nothing is raised for it.
 
     Args:
         sample: look at some chunks only; None looks at all.
-        keys: public keys as text, of which one must have signed; none means anybody's.
+        signers: public keys as text, of which one must have signed; none means anybody's.
 
     Raises StoreError when the store fails.
     """
     report = VerifyReport(backup)
     try:
         manifest = read_manifest(store, backup.stored)
-        report.add_proof(weigh_proof(manifest, backup.stored.name, keys))
+        report.add_proof(weigh_proof(manifest, backup.stored.name, signers))
         if manifest is None:
             _verify_foreign(store, report, progress)
             return report

@@ -67,7 +67,7 @@ class Sound:
         header: the manifest's first line.
         tree: what a whole restore gives.
         entries: what `files` lists.
-        keys: the public key that signed it, as a profile names it.
+        signers: the public key that signed it, as a profile names it.
     """
 
     content: bytes
@@ -75,7 +75,7 @@ class Sound:
     header: Header
     tree: Tree
     entries: list[str]
-    keys: tuple[str, ...]
+    signers: tuple[str, ...]
 
     @property
     def members(self) -> list[bytes]:
@@ -127,8 +127,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     borders = borders_of(store, backup)
     own_key = read_own_key(paths.state)
     assert own_key is not None
-    keys = (render_public_key(own_key.public_key),)
-    return Sound(content, borders, details.header, read_tree(here / "whole"), entries, keys)
+    signers = (render_public_key(own_key.public_key),)
+    return Sound(content, borders, details.header, read_tree(here / "whole"), entries, signers)
 
 
 def borders_of(store: DirectoryStore, backup: Backup) -> list[int]:
@@ -192,7 +192,7 @@ def assert_found(sound: Sound, damaged: bytes) -> None:
     here = Path(tempfile.mkdtemp(prefix="test-damage-", dir=MEMORY))
     try:
         store, backup = put(here / "store", damaged)
-        report = run_verify(store, backup, SilentProgress(), keys=sound.keys)
+        report = run_verify(store, backup, SilentProgress(), signers=sound.signers)
         assert report.is_damaged
         told = list(render_verify([report]))
         assert re.match(f"{NAME} is (damaged|not to be believed): ", told[0])
@@ -239,7 +239,7 @@ def test_the_sound_archive_is_whole_and_has_all_kinds_of_chunks(
     sound: Sound, tmp_path: Path
 ) -> None:
     store, backup = put(tmp_path / "store", sound.content)
-    report = run_verify(store, backup, SilentProgress(), keys=sound.keys)
+    report = run_verify(store, backup, SilentProgress(), signers=sound.signers)
     assert not report.is_damaged
     assert report.checked_chunks == report.chunks == len(sound.borders) - 5 >= 12
     assert report.entries == len(sound.entries)
