@@ -51,6 +51,9 @@ HELP = {
     "against_sources": "compare the backup with the sources as they are now, too",
     "all_": "every backup there is",
     "sample": "look at a part of the chunks only, as 1%; another one each day",
+    "identity": "file with the private key (default: encryption.identity_file of the profile)",
+    "output": "where to write the private key (default: ~/.config/backup-tasks/key.txt)",
+    "skip": "believe that the keys are safe elsewhere, without proof",
     "install": "merge the profile's rules into the bucket's",
 }
 
@@ -134,7 +137,7 @@ def backup(
 
 
 @task("list")
-def list_(_: Context, profile: str = "", json: bool = False) -> None:
+def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.catalog import find_backups, read_details
@@ -144,7 +147,8 @@ def list_(_: Context, profile: str = "", json: bool = False) -> None:
         backups = find_backups(running.store, running.profile.tzinfo)
         seen = NewestSeen(running.paths.state, running.profile, running.store)
         tell_vanished(seen, backups, running.record)
-        report.print_backups(read_details(running.store, backups), now(), as_json=json)
+        details = read_details(running.store, backups, running.keys(identity))
+        report.print_backups(details, now(), as_json=json)
 
 
 @task()
@@ -154,6 +158,7 @@ def files(
     date: str = "",
     name: str = "",
     path: list[str] | None = None,  # what invoke wants for one that may be repeated
+    identity: str = "",
     unproven: bool = False,
     json: bool = False,
 ) -> None:
@@ -167,7 +172,8 @@ def files(
         backups = find_backups(running.store, running.profile.tzinfo)
         chosen = choose_backup(backups, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
-        report.print_entries(list_entries(running.store, chosen, path or (), trust), as_json=json)
+        entries = list_entries(running.store, chosen, path or (), running.keys(identity), trust)
+        report.print_entries(entries, as_json=json)
 
 
 @task()
@@ -182,6 +188,7 @@ def restore(
     overwrite: str = "",
     trusted: bool = False,
     skip_damaged: bool = False,
+    identity: str = "",
     unproven: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -212,6 +219,7 @@ def restore(
             running.paths.state,
             running.record,
             terminal_progress(),
+            running.keys(identity),
         )
         report.print_restore(done, as_json=json)
         if done.extracted.problems:
@@ -226,6 +234,7 @@ def verify(
     name: str = "",
     all_: bool = False,
     sample: str = "",
+    identity: str = "",
     json: bool = False,
 ) -> None:
     """Check every byte of the newest backup, or of the one that --date or --name chooses."""
@@ -244,6 +253,7 @@ def verify(
             running.paths.state,
             running.record,
             terminal_progress(),
+            running.keys(identity),
         )
         report.print_verify(found, as_json=json)
         if any(one.is_damaged for one in found):
@@ -257,6 +267,7 @@ def drill(
     date: str = "",
     name: str = "",
     against_sources: bool = False,
+    identity: str = "",
     json: bool = False,
 ) -> None:
     """Restore a backup into a temporary folder, for proof, and mail the evidence."""
@@ -274,6 +285,7 @@ def drill(
             running.paths.state,
             running.record,
             terminal_progress(),
+            running.keys(identity),
         )
         report.print_drill(done, as_json=json)
         if done.failures:
@@ -326,6 +338,30 @@ def lifecycle(
     with job("lifecycle", profile, exclusive=changes, recorded=changes) as running:
         found = run_lifecycle(running.profile, install=install, dry_run=dry_run)
         report.print_lifecycle(found, as_json=json)
+
+
+@task()
+def keygen(_: Context, output: str = "") -> None:
+    """Make a key pair for encrypted backups; never overwrites one."""
+    from backup_tasks.keygen import default_identity_file, render_new_key, run_keygen
+    from backup_tasks.watch import watched
+
+    with operator_errors(), watched("keygen", "", find_paths(), now):
+        file = Path(output).absolute() if output else default_identity_file(os.environ)
+        print(render_new_key(run_keygen(file, now())))
+
+
+@task()
+def key_check(_: Context, profile: str = "", identity: str = "", skip: bool = False) -> None:
+    """Prove that a key opens what is encrypted for the profile's recipients."""
+    from backup_tasks.key_check import ProvenKeys, render_key_check, run_key_check
+
+    with job("key-check", profile) as running:
+        if skip and identity:
+            raise UsageError("give --identity or --skip, not both")
+        keys, proven = running.keys(identity), ProvenKeys(running.paths.state)
+        done = run_key_check(running.profile, keys, proven, now(), skip=skip)
+        print(render_key_check(done))
 
 
 @task()

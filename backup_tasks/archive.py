@@ -10,12 +10,14 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_chunk
+from backup_tasks.encrypt import Sealer
 from backup_tasks.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.manifest import MANIFEST_PATH, Chunk
+from backup_tasks.sealed_footer import encode_sealed_footer
 from backup_tasks.signature_member import encode_signature
 from backup_tasks.signing import SigningKey
 from backup_tasks.stores.base import StoredObject
@@ -63,6 +65,8 @@ def join_bases(tables: Sequence[tuple[StoredObject, Sequence[Chunk]]]) -> Base:
 
 # Told of every chunk that is delivered, and where in the object that is being written.
 Delivered = Callable[[Chunk, int], None]
+# Gives a chunk's stored bytes out of an earlier object.
+ReadStored = Callable[[StoredObject, Chunk], bytes]
 
 
 class ArchiveBuilder:
@@ -71,37 +75,68 @@ class ArchiveBuilder:
     Args:
         parts: takes the stored bytes.
         level: of compression, 0 to 3.
+        sealer: encrypts every chunk; None leaves them plain.
 
     Attributes:
         chunks: of every chunk delivered so far.
     """
 
-    def __init__(self, parts: PartAssembler, level: int) -> None:
+    def __init__(self, parts: PartAssembler, level: int, sealer: Sealer | None = None) -> None:
+        self._sealer = sealer
+        self._read: ReadStored | None = None
         self._parts = self._main = parts
         self._begins_at = 0
         self._delivered: Delivered | None = None
         self._level = level
         self._base: Base | None = None
-        self._compressor = ChunkCompressor(level, self._deliver)
+        finish = self._seal if sealer is not None else None
+        self._compressor = ChunkCompressor(level, self._deliver, finish=finish)
         self.chunks: list[Chunk] = []
         self._submitted = 0
         self._buffer = self._compressor.take_buffer()
         self._used = 0
 
-    def _deliver(self, chunk: StoredChunk, old_number: int) -> None:
-        place, length = self._parts.offset, len(chunk.stored)
+    def _is_known(self, chunk: StoredChunk, old_number: int) -> bool:
+        """Whether the base's chunk holds the same; what is sealed already is never the same."""
         base = self._base
-        old = base.chunks[old_number] if base is not None and old_number >= 0 else None
-        if base and old and (old.sha256, old.length) == (chunk.sha256, length):
-            self._parts.add_known(chunk.stored, base.source_of(old_number), old.offset)
-        else:
-            self._parts.add(chunk.stored)
-        self._note(Chunk(place, length, chunk.sha256, chunk.raw))
+        return (
+            base is not None
+            and old_number >= 0
+            and base.chunks[old_number].gzip_sha256 == chunk.sha256
+        )
+
+    def _seal(self, chunk: StoredChunk, old_number: int) -> StoredChunk:
+        """Encrypt what is new; what is known already lies encrypted in the base."""
+        assert self._sealer is not None
+        return chunk if self._is_known(chunk, old_number) else self._sealer.seal_chunk(chunk)
+
+    def _deliver(self, chunk: StoredChunk, old_number: int) -> None:
+        if self._is_known(chunk, old_number):
+            self._add_known(old_number, None if self._sealer else chunk.stored)
+            return
+        place = self._parts.offset
+        self._parts.add(chunk.stored)
+        length = len(chunk.stored)
+        self._note(Chunk(place, length, chunk.sha256, chunk.raw, chunk.content))
+
+    def _add_known(self, old_number: int, stored: bytes | None) -> None:
+        """Append a chunk of the base as it is.
+
+        Args:
+            stored: its bytes; None reads them from the store, if they are needed at all.
+        """
+        assert self._base is not None
+        assert self._read is not None
+        source, old = self._base.source_of(old_number), self._base.chunks[old_number]
+        place = self._parts.offset
+        if not self._parts.extend_known(source, old.offset, old.length):
+            known = self._read(source, old) if stored is None else stored
+            self._parts.add_known(known, source, old.offset)
+        self._note(old.at(place))
 
     def _note(self, placed: Chunk) -> None:
         """List a chunk that was delivered; its offset is that in the object that took it."""
-        offset = self._begins_at + placed.offset
-        written = Chunk(offset, placed.length, placed.sha256, placed.raw)
+        written = placed.at(self._begins_at + placed.offset)
         self.chunks.append(written)
         if self._delivered is not None:
             self._delivered(written, placed.offset)
@@ -117,20 +152,21 @@ class ArchiveBuilder:
         if aside is not None:
             self._parts, self._begins_at = aside, self._main.offset
 
-    def keep(self, base: Base, runs: Sequence[range]) -> None:
+    def keep(self, base: Base, runs: Sequence[range], read: ReadStored) -> None:
         """Begin the archive with runs of another one's chunks, copied on the store's side.
 
         Args:
             base: what was written earlier; later, `add_large` may keep single chunks of it too.
             runs: chunk numbers, each run at least as long as the store's smallest part.
+            read: asked for single chunks, later, when they must be sent.
         """
-        self._base = base
+        self._base, self._read = base, read
         for run in runs:
             first, last = base.chunks[run[0]], base.chunks[run[-1]]
             shift = self._parts.offset - first.offset
             for number in run:
                 old = base.chunks[number]
-                self.chunks.append(Chunk(old.offset + shift, old.length, old.sha256, old.raw))
+                self.chunks.append(old.at(old.offset + shift))
             length = last.offset + last.length - first.offset
             self._parts.copy(base.source_of(run[0]), first.offset, length)
             self._submitted += len(run)
@@ -199,25 +235,13 @@ class ArchiveBuilder:
             self.end_chunk(next(remaining, -1))
             done += length
 
-    def keep_again(
-        self, numbers: Sequence[int], read: Callable[[StoredObject, Chunk], bytes]
-    ) -> Place:
-        """Append chunks of the base as they are; returns where the first begins.
-
-        Args:
-            read: gives a chunk's stored bytes; asked only for those that must be sent.
-        """
-        assert self._base is not None
+    def keep_again(self, numbers: Sequence[int]) -> Place:
+        """Append chunks of the base as they are; returns where the first begins."""
         self.end_chunk()
         self._compressor.drain()
         place = (self._submitted, 0)
         for number in numbers:
-            source, old = self._base.source_of(number), self._base.chunks[number]
-            offset = self._parts.offset
-            if self._parts.extend_known(source, old.offset, old.length):
-                self._note(Chunk(offset, old.length, old.sha256, old.raw))
-            else:
-                self._deliver(StoredChunk(read(source, old), old.sha256, old.raw), number)
+            self._add_known(number, None)
             self._submitted += 1
         return place
 
@@ -235,15 +259,9 @@ class ArchiveBuilder:
             lines: the manifest, read from its front.
             size: its bytes.
             key: signs.
-            copy: gets the same bytes as the object.
+            copy: gets the same bytes as the object, but never encrypted.
         """
-
-        def append(stored: bytes) -> None:
-            self._parts.add(stored)
-            copy.write(stored)
-
-        offset = self._parts.offset
-        digest = hashlib.sha256()
+        end = _ArchiveEnd(self._parts, self._sealer, key, copy)
         headers = encode_headers(
             Member(MANIFEST_PATH.encode(), "file", size=size, stored=size, mode=0o600)
         )
@@ -252,16 +270,50 @@ class ArchiveBuilder:
         while raw:
             following = lines.read(CHUNK_BYTES)
             stored = compress_chunk(raw if following else raw + bytes(padding), self._level).stored
-            digest.update(stored)
-            append(stored)
+            end.append(stored)
             raw = following
-        length = self._parts.offset - offset
-        footer = Footer(offset, length, digest.digest())
-        append(END_CHUNK)
-        append(encode_signature(key.sign(footer.statement)))
-        append(encode_footer(footer))
-        self._parts.flush()
+        end.close()
 
     def close(self) -> None:
         """End the threads."""
         self._compressor.close()
+
+
+class _ArchiveEnd:
+    """What follows the chunks, written into the object and into a plain copy."""
+
+    def __init__(
+        self, parts: PartAssembler, sealer: Sealer | None, key: SigningKey, copy: IO[bytes]
+    ) -> None:
+        self._parts, self._sealer, self._key, self._copy = parts, sealer, key, copy
+        self._offset = parts.offset
+        self._digest, self._copy_digest = hashlib.sha256(), hashlib.sha256()
+        self._copy_length = 0
+
+    def append(self, member: bytes) -> None:
+        """One gzip member of the manifest."""
+        stored = self._stored(member)
+        self._digest.update(stored)
+        self._parts.add(stored)
+        self._copy_digest.update(member)
+        self._copy_length += len(member)
+        self._copy.write(member)
+
+    def _stored(self, member: bytes) -> bytes:
+        return member if self._sealer is None else self._sealer.seal(member)
+
+    def close(self) -> None:
+        """The end mark, the signature, the footer, and the last part."""
+        offset, length = self._offset, self._parts.offset - self._offset
+        footer = Footer(offset, length, self._digest.digest())
+        signature = self._key.sign(footer.statement)
+        if self._sealer is None:
+            end = END_CHUNK + encode_signature(signature) + encode_footer(footer)
+            self._parts.add(end)
+            self._copy.write(end)
+        else:
+            self._parts.add(self._stored(END_CHUNK))
+            self._parts.add(encode_sealed_footer(replace(footer, signature=signature)))
+            plain = Footer(offset, self._copy_length, self._copy_digest.digest())
+            self._copy.write(END_CHUNK + encode_footer(plain))
+        self._parts.flush()

@@ -12,9 +12,11 @@ from typing import IO
 from backup_tasks import __version__
 from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.carry import Earlier
+from backup_tasks.encrypt import Sealer
 from backup_tasks.entry_writer import FOLDER_LINE, EntryWriter
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.footer import FORMAT_VERSION
+from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
 from backup_tasks.manifest import Chunk, Header, write_manifest
@@ -61,6 +63,7 @@ class Assembly:
         record: gets the figures, and tells the profile's host.
         report: called with (path, reason) for each file that is not stored whole.
         clock: reads the time, for the moment when the manifest is written.
+        keys: open chunks of the last archive, should that be needed.
     """
 
     name: str
@@ -73,21 +76,24 @@ class Assembly:
     report: Callable[[str, str], None]
     progress: Progress
     clock: Callable[[], datetime]
+    keys: Keyring
 
     def write(self, writers: Writers, end: IO[bytes]) -> None:
         """Write everything; `end` gets a copy of what follows the chunks."""
         survey, last = self.survey, self.last
         parts = self._assembler(writers.archive, survey.reuse)
         aside = self._assembler(writers.staging, NO_REUSE) if writers.staging else None
-        builder = ArchiveBuilder(parts, self.profile.backup.compression_level)
+        recipients = self.profile.recipients
+        sealer = Sealer(recipients) if recipients else None
+        builder = ArchiveBuilder(parts, self.profile.backup.compression_level, sealer)
         root = os.open("/", OPEN_FOLDER)
         self.progress.start("backing up", survey.read_bytes, survey.count)
         try:
-            if last is not None:
-                builder.keep(last.base, survey.reuse.runs)
+            earlier = Earlier(last.base, self.store, self.keys) if last else None
+            if earlier is not None:
+                builder.keep(earlier.base, survey.reuse.runs, earlier.read_stored)
             if writers.journal is not None:
                 builder.record(_Watched(writers.archive, writers.journal).delivered, aside)
-            earlier = Earlier(last.base, self.store) if last else None
             entries = EntryWriter(
                 builder, self.report, self.progress, root, survey.reuse, earlier, writers.journal
             )
@@ -148,6 +154,7 @@ class Assembly:
             copied_bytes=self.record.copied_bytes,
             full_at=last.full_at if last else started_at,
             name=self.name,
+            recipients=self.profile.recipients,
         )
 
     def _add_manifest(

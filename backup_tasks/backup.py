@@ -20,12 +20,14 @@ from backup_tasks.errors import (
     BackupError,
     CopyRefused,
     CopyUnsupported,
+    IdentityError,
     ObjectChanged,
     ObjectExists,
     ObjectMissing,
     ReadRefused,
     StoreError,
 )
+from backup_tasks.identities import Keyring
 from backup_tasks.journal import Problem, RunRecord, open_log
 from backup_tasks.last_archive import FIRST_ARCHIVE, CopyMemory, LastArchive, find_last_archive
 from backup_tasks.leftovers import UploadNote, end_leftovers
@@ -50,7 +52,14 @@ from backup_tasks.upload import IN_FLIGHT_BYTES
 # A run that reads less is repeated sooner than it is resumed.
 RESUMABLE_BYTES = 16 * 2**20
 # What is no reason to fail as long as everything can be sent instead.
-_CANNOT_COPY = (CopyRefused, ReadRefused, ObjectChanged, ObjectMissing, ArchiveError)
+_CANNOT_COPY = (
+    CopyRefused,
+    ReadRefused,
+    ObjectChanged,
+    ObjectMissing,
+    ArchiveError,
+    IdentityError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,11 @@ class BackupRun:
     @property
     def cache(self) -> ManifestCache:
         return ManifestCache(self.paths.state, self._key)
+
+    @property
+    def keys(self) -> Keyring:
+        """Where the profile names an identity file: nobody is asked for its passphrase."""
+        return Keyring(self.profile.identity_file, recipients=self.profile.recipients)
 
     @property
     def upload_note(self) -> UploadNote:
@@ -187,7 +201,7 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
     own_key = read_own_key(run.paths.state)
-    return find_last_archive(run.profile, run.store, run.cache, own_key, host, run.now)
+    return find_last_archive(run.profile, run.store, run.cache, own_key, host, run.now, run.keys)
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
@@ -222,7 +236,7 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
 
 def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> bool:
     """Whether an interrupted run read what no later archive holds, and not too long ago."""
-    if staged.staging is None:
+    if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False
     started_at = staged.staging.started_at
     if last is not None:
@@ -281,9 +295,21 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     try:
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
             there = store.list_objects()
-            name = choose_free_name(run.now, profile.tzinfo, {stored.name for stored in there})
+            taken = {stored.name for stored in there}
+            encrypted = bool(profile.recipients)
+            name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
             assembly = Assembly(
-                name, key, profile, store, last, survey, record, report, run.progress, run.clock
+                name=name,
+                key=key,
+                profile=profile,
+                store=store,
+                last=last,
+                survey=survey,
+                record=record,
+                report=report,
+                progress=run.progress,
+                clock=run.clock,
+                keys=run.keys,
             )
             writers = _open_writers(run, name, survey, may_stage=approach.may_stage)
             stored = _fill(writers, name, lambda: assembly.write(writers, end))
@@ -360,6 +386,7 @@ def _open_journal(run: BackupRun, name: str, survey: Survey) -> StagingJournal |
         store=run.store.url,
         started_at=utc_text(run.now),
         first_chunk=sum(len(kept) for kept in survey.reuse.runs),
+        recipients=run.profile.recipients,
     )
     try:
         return run.staging.begin(run_id, staging)

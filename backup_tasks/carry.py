@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from backup_tasks.archive import ArchiveBuilder, Base, Place
 from backup_tasks.compress import decompress_chunk
-from backup_tasks.errors import ArchiveError
+from backup_tasks.encrypt import open_sealed_chunk
+from backup_tasks.errors import ArchiveError, IdentityError
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.plan import is_large, piece_numbers
 from backup_tasks.stores.base import RangeReader, StoredObject
@@ -19,26 +21,43 @@ from backup_tasks.stores.base import RangeReader, StoredObject
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What was written earlier: the table of its chunks, and the store that they lie in."""
+    """What was written earlier: the table of its chunks, and the store that they lie in.
+
+    `keys` open what is encrypted there; a backup has them seldom.
+    """
 
     base: Base
     reader: RangeReader
+    keys: Keyring = NO_KEYS
 
     def carry_over(self, builder: ArchiveBuilder, entry: Entry) -> Place:
         """Append an entry as the base holds it; returns where it begins.
 
         Of a large one only what fills up a part is read; the rest is copied.
 
-        Raises: StoreError; ArchiveError when a chunk is damaged.
+        Raises: StoreError; ArchiveError when a chunk is damaged; IdentityError when it is
+            encrypted and cannot be opened here.
         """
         if is_large(entry):
             numbers = range(entry.chunk, piece_numbers(entry, self.base.chunks).stop)
-            return builder.keep_again(numbers, self._read)
-        chunk = self.base.chunks[entry.chunk]
-        raw = decompress_chunk(self._read(self.base.source_of(entry.chunk), chunk), chunk.raw)
+            return builder.keep_again(numbers)
+        chunk, source = self.base.chunks[entry.chunk], self.base.source_of(entry.chunk)
+        if chunk.content:
+            try:
+                self.keys.load()
+            except IdentityError as error:
+                raise IdentityError(
+                    f"a file that cannot be read any more should keep its last version, which only "
+                    f"{source.name} holds: {error}"
+                ) from None
+        packed = self.read_stored(source, chunk)
+        if chunk.content:
+            packed = open_sealed_chunk(packed, chunk.content, self.keys)
+        raw = decompress_chunk(packed, chunk.raw)
         return builder.add_headers(raw[entry.offset : entry.offset + entry.raw_span])
 
-    def _read(self, source: StoredObject, chunk: Chunk) -> bytes:
+    def read_stored(self, source: StoredObject, chunk: Chunk) -> bytes:
+        """The chunk as it lies there. Raises: StoreError; ArchiveError when it is damaged."""
         stored = self.reader.read_range(source, chunk.offset, chunk.length)
         if hashlib.sha256(stored).hexdigest() != chunk.sha256:
             raise ArchiveError(f"{source.name}: the chunk at byte {chunk.offset:,} is damaged")

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
 
-from backup_tasks.errors import ArchiveError, StoreError, UsageError
+from backup_tasks.errors import ArchiveError, IdentityError, StoreError, UsageError
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Header
 from backup_tasks.naming import parse_backup_name, render_backup_id
 from backup_tasks.reader import read_header
@@ -37,11 +38,13 @@ class BackupDetails:
     Attributes:
         header: None for an ordinary .tar.gz without a manifest of ours.
         trouble: why the header could not be read, or "".
+        is_locked: it is encrypted, and the keys at hand do not open it.
     """
 
     backup: Backup
     header: Header | None
     trouble: str = ""
+    is_locked: bool = False
 
 
 def find_backups(store: Store, zone: tzinfo) -> list[Backup]:
@@ -59,14 +62,19 @@ def backups_among(objects: Iterable[StoredObject], zone: tzinfo) -> list[Backup]
     return sorted(found, key=lambda backup: backup.stored.name)
 
 
-def read_details(store: Store, backups: Sequence[Backup]) -> list[BackupDetails]:
+def read_details(
+    store: Store, backups: Sequence[Backup], keys: Keyring = NO_KEYS
+) -> list[BackupDetails]:
     """What each backup's manifest says, read side by side; trouble is told, not raised."""
 
     def read(backup: Backup) -> BackupDetails:
         if not backup.stored.size:
             return BackupDetails(backup, None, "it is empty")
         try:
-            return BackupDetails(backup, read_header(store, backup.stored))
+            return BackupDetails(backup, read_header(store, backup.stored, keys))
+        except IdentityError as error:
+            trouble = str(error).removeprefix(f"{backup.stored.name}: ")
+            return BackupDetails(backup, None, trouble, is_locked=True)
         except (ArchiveError, StoreError) as error:
             trouble = str(error).removeprefix(f"{backup.stored.name}: ")
             return BackupDetails(backup, None, trouble)

@@ -24,11 +24,15 @@ _GZIP_WINDOW = 31
 
 @dataclass(frozen=True, slots=True)
 class StoredChunk:
-    """One gzip member as it will lie in the object, its SHA-256, and its raw length."""
+    """One gzip member as it will lie in the object, its SHA-256, and its raw length.
+
+    `content` is the SHA-256 of the gzip member once it is encrypted, else "".
+    """
 
     stored: bytes
     sha256: str
     raw: int
+    content: str = ""
 
 
 def compress_chunk(raw: bytes | bytearray | memoryview, level: int) -> StoredChunk:
@@ -61,13 +65,19 @@ class ChunkCompressor:
         deliver: called from the thread that submits, once a chunk, in order, with the tag
             that came with it.
         workers: threads; isal lets go of the interpreter lock.
+        finish: what else is done to each member, on the same threads; told the tag as well.
 
     Memory is bounded: about three raw chunks a worker.
     """
 
     def __init__(
-        self, level: int, deliver: Callable[[StoredChunk, int], None], workers: int | None = None
+        self,
+        level: int,
+        deliver: Callable[[StoredChunk, int], None],
+        workers: int | None = None,
+        finish: Callable[[StoredChunk, int], StoredChunk] | None = None,
     ) -> None:
+        self._finish = finish
         self._level = level
         self._deliver = deliver
         self._workers = workers or len(os.sched_getaffinity(0))
@@ -83,14 +93,15 @@ class ChunkCompressor:
         """Compress the first `length` bytes; the buffer belongs to the pool from now on."""
         while len(self._waiting) > 2 * self._workers:
             self._deliver_oldest()
-        future = self._pool.submit(self._compress, buffer, length)
+        future = self._pool.submit(self._compress, buffer, length, tag)
         self._waiting.append((future, buffer, tag))
         while self._waiting and self._waiting[0][0].done():
             self._deliver_oldest()
 
-    def _compress(self, buffer: bytearray, length: int) -> StoredChunk:
+    def _compress(self, buffer: bytearray, length: int, tag: int) -> StoredChunk:
         with memoryview(buffer) as whole, whole[:length] as raw:
-            return compress_chunk(raw, self._level)
+            chunk = compress_chunk(raw, self._level)
+        return chunk if self._finish is None else self._finish(chunk, tag)
 
     def _deliver_oldest(self) -> None:
         future, buffer, tag = self._waiting.popleft()

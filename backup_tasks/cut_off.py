@@ -12,6 +12,8 @@ from isal import isal_zlib
 from backup_tasks.compress import CHUNK_BYTES, IsalError
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import FOOTER_BYTES, Footer, encode_footer
+from backup_tasks.outer_tar import begins_outer_tar
+from backup_tasks.sealed_footer import is_like_sealed_footer
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, END_MARK, decode_headers
 
@@ -55,6 +57,20 @@ def refuse_cut_off(store: RangeReader, stored: StoredObject, tail: bytes) -> Non
     front = store.read_range(stored, 0, min(stored.size, _FRONT_BYTES))
     if _begins_with_chunk(front, is_all=len(front) == stored.size):
         raise cut_off_error(stored.name)
+
+
+def refuse_without_sealed_footer(store: RangeReader, stored: StoredObject, tail: bytes) -> None:
+    """Raise ArchiveError for an object with an encrypted archive's name and no sound footer.
+
+    Args:
+        tail: its last bytes, which are no footer.
+    """
+    front = store.read_range(stored, 0, min(stored.size, BLOCK_BYTES))
+    if begins_outer_tar(front) or is_like_sealed_footer(tail):
+        raise cut_off_error(stored.name)
+    raise ArchiveError(
+        f"{stored.name}: no encrypted archive of this program, although it is called like one"
+    )
 
 
 def _is_broken_footer(tail: bytes) -> bool:

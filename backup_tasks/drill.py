@@ -19,6 +19,7 @@ from backup_tasks.drill_report import DrillReport, render_drill
 from backup_tasks.errors import ArchiveError, ProfileError, RestoreError, UsageError
 from backup_tasks.extract_policy import ExtractReport
 from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
@@ -46,6 +47,7 @@ def run_drill(
     store: Store,
     backup: Backup,
     progress: Progress,
+    keys: Keyring = NO_KEYS,
     *,
     against_sources: bool,
     private: Collection[Path] = (),
@@ -65,7 +67,7 @@ def run_drill(
         SourceError, StoreError.
     """
     with contextlib.ExitStack() as opened:
-        manifest = read_manifest(store, backup.stored)
+        manifest = read_manifest(store, backup.stored, keys)
         if manifest is not None:
             opened.callback(manifest.close)
         elif against_sources:
@@ -74,7 +76,7 @@ def run_drill(
                 "leave out --against-sources"
             )
         place = opened.enter_context(temporary_tree())
-        restored = _restore(store, backup, place, profile.signing.public_key, progress)
+        restored = _restore(store, backup, place, profile.signing.public_key, progress, keys)
         extracted = restored.extracted
         report = DrillReport(backup, extracted.files, extracted.bytes, restored.proof)
         report.header = restored.header
@@ -95,12 +97,17 @@ def run_drill(
 
 
 def _restore(
-    store: Store, backup: Backup, place: Path, signers: tuple[str, ...], progress: Progress
+    store: Store,
+    backup: Backup,
+    place: Path,
+    signers: tuple[str, ...],
+    progress: Progress,
+    keys: Keyring,
 ) -> RestoreReport:
     # Setuid bits and devices too: nobody but us can enter the folder that holds the tree.
     request = RestoreRequest(paths=(), target=place, trusted=True, trust=Trust(signers))
     try:
-        return run_restore(store, backup, request, progress)
+        return run_restore(store, backup, request, progress, keys)
     except RestoreError as error:
         reason = str(error).split(";")[0]
         raise RestoreError(
@@ -158,6 +165,7 @@ def run_drill_job(
     state: Path,
     record: RunRecord,
     progress: Progress,
+    keys: Keyring = NO_KEYS,
 ) -> DrillReport:
     """Choose the backup that is meant and drill it; fills in `record`.
 
@@ -179,6 +187,7 @@ def run_drill_job(
             store,
             chosen,
             progress,
+            keys,
             against_sources=wish.against_sources,
             private=private_files(state),
         )

@@ -93,8 +93,13 @@ def decode_footer(tail: bytes) -> Footer | None:
     if encode_footer(footer) != tail:
         return None
     if version != FORMAT_VERSION:
-        raise ArchiveError(
-            f"the archive has format {version}, this program reads format {FORMAT_VERSION}; "
-            "update it, or restore with plain tar (docs/recovery.md)"
-        )
+        raise unknown_format(version)
     return footer
+
+
+def unknown_format(version: int) -> ArchiveError:
+    """What to raise for an archive of a later version."""
+    return ArchiveError(
+        f"the archive has format {version}, this program reads format {FORMAT_VERSION}; "
+        "update it, or restore with plain tar (docs/recovery.md)"
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError
+from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
@@ -17,6 +20,7 @@ from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
+from backup_tasks.terminal import ask_passphrase
 from backup_tasks.text import one_line, printable
 from backup_tasks.watch import Clock, watched
 
@@ -33,6 +37,15 @@ class Job:
     paths: Paths
     record: RunRecord
     clock: Clock
+
+    def keys(self, identity: str = "") -> Keyring:
+        """The private keys for this profile's archives.
+
+        Args:
+            identity: a file, as an operator names it; "" for the profile's own.
+        """
+        file = Path(identity).absolute() if identity else self.profile.identity_file
+        return Keyring(file, ask_passphrase, self.profile.recipients)
 
 
 @contextlib.contextmanager
@@ -74,12 +87,14 @@ def run_backup_job(
     A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
     """
     from backup_tasks.backup import BackupRun, run_backup
+    from backup_tasks.key_check import ProvenKeys, refuse_unproven
 
     with (
         journaled("backup", profile_name, paths, clock, exclusive=True, mailed=True) as job,
         progress,
     ):
         record = job.record
+        refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
         run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
         run_backup(run, record)
@@ -91,10 +106,12 @@ def run_backup_job(
 def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> BackupPlan:
     """What `run_backup_job` would do now. Raises: BackupError."""
     from backup_tasks.backup import BackupRun, run_backup_plan
+    from backup_tasks.key_check import ProvenKeys, why_unproven
 
     started_at = job.record.started_at
     run = BackupRun(job.profile, job.store, job.paths, started_at, job.clock, progress, full)
-    return run_backup_plan(run, job.record.host)
+    plan = run_backup_plan(run, job.record.host)
+    return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
 
 
 def _prune_after_backup(job: Job) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,14 +12,22 @@ from typing import Protocol
 
 from backup_tasks.archive import Base
 from backup_tasks.catalog import find_backups
-from backup_tasks.errors import ArchiveError, ObjectChanged, ObjectMissing, ReadRefused
+from backup_tasks.errors import (
+    ArchiveError,
+    IdentityError,
+    ObjectChanged,
+    ObjectMissing,
+    ReadRefused,
+)
+from backup_tasks.identities import Keyring
 from backup_tasks.manifest import Entry, Header, Manifest
 from backup_tasks.manifest_cache import ManifestCache
+from backup_tasks.naming import is_encrypted_name
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
 from backup_tasks.signing import SigningKey, render_public_key
-from backup_tasks.stores.base import RangeReader, Store, StoredObject
+from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import one_line, printable
 
 # How many of our archives are tried, and how many archives are looked at to find them among
@@ -85,11 +93,15 @@ def find_last_archive(
     own_key: SigningKey | None,
     host: str,
     now: datetime,
+    keys: Keyring,
 ) -> tuple[LastArchive | None, str]:
     """The newest archive of this profile and host that chunks can be kept of.
 
     What is built on is signed again, so it must surely be ours: its manifest is either kept in
     the cache, or signed by `own_key`.
+
+    Args:
+        keys: open encrypted archives whose manifest is not kept here; a backup has them seldom.
 
     Returns:
         The archive, or None; and in words what is wrong with newer ones, or why everything is
@@ -101,13 +113,18 @@ def find_last_archive(
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
     troubles: list[str] = []
+    locked = ""
     for backup in reversed(find_backups(store, profile.tzinfo)[-_LOOK_BACK:]):
         stored = backup.stored
         try:
-            reader = cache.in_front_of(store, stored)
-            manifest = _read_ours(reader, stored, profile.name, host)
-            if manifest is not None and reader is store:
-                _check_ours(manifest, stored, own_key)
+            manifest = _read_ours(store, cache, stored, profile.name, host, own_key, keys)
+        except IdentityError as error:
+            # Perhaps it is of another profile or host: nothing tells.
+            locked = locked or (
+                f"nothing of {stored.name} can be kept: its manifest is not in the state "
+                f"directory, and {one_line(str(error)).removeprefix(f'{stored.name}: ')}"
+            )
+            continue
         except (ArchiveError, ObjectChanged, ObjectMissing, ReadRefused) as error:
             troubles.append(f"nothing of {stored.name} can be kept: {one_line(str(error))}")
             if len(troubles) == _TRIES:
@@ -116,24 +133,52 @@ def find_last_archive(
         if manifest is None:
             continue
         header = manifest.header
-        if why := _why_full_is_due(header, profile.backup.full_every, now):
+        why = _why_not_for(header.recipients, profile.recipients)
+        if why := why or _why_full_is_due(header, profile.backup.full_every, now):
             manifest.close()
             return None, why
         base = Base([(0, stored)], manifest.chunks)
         settled_ns = settled_before_ns(header.started_at)
         started_at, full_at, trouble = header.started_at, header.full_at, "; ".join(troubles)
         return LastArchive(base, manifest, stored.name, started_at, full_at, settled_ns), trouble
-    return None, "; ".join(troubles) or FIRST_ARCHIVE
+    return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
 
 
 def _read_ours(
-    reader: RangeReader, stored: StoredObject, profile: str, host: str
+    store: Store,
+    cache: ManifestCache,
+    stored: StoredObject,
+    profile: str,
+    host: str,
+    own_key: SigningKey | None,
+    keys: Keyring,
 ) -> Manifest | None:
-    """The manifest, if it is this profile's and host's; of others' little more is fetched."""
-    header = read_header(reader, stored)
+    """The manifest, if it is this profile's and host's; of others' little more is fetched.
+
+    Raises ArchiveError also for one that only says so.
+    """
+    reader, readable = cache.in_front_of(store, stored)
+    if is_encrypted_name(readable.name):
+        keys.load()
+    header = read_header(reader, readable, keys)
     if header is None or (header.profile, header.host) != (profile, host):
         return None
-    return read_manifest(reader, stored)
+    manifest = read_manifest(reader, readable, keys)
+    if manifest is not None and reader is store:
+        _check_ours(manifest, stored, own_key)
+    return manifest
+
+
+def _why_not_for(before: Sequence[str], now: Sequence[str]) -> str:
+    """Why chunks that were encrypted for some recipients are of no use for others, or "".
+
+    Kept chunks stay readable for whom they were made for, and for nobody else.
+    """
+    if tuple(before) == tuple(now):
+        return ""
+    if not before:
+        return "encryption was turned on"
+    return "the recipients changed" if now else "encryption was turned off"
 
 
 def _check_ours(manifest: Manifest, stored: StoredObject, own_key: SigningKey | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from backup_tasks.authenticity import ANYBODY, Trust, demand_proof
 from backup_tasks.catalog import Backup
 from backup_tasks.foreign import foreign_members
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Entry, name_fields
 from backup_tasks.reader import read_manifest
 from backup_tasks.selection import WantedPaths
@@ -16,7 +17,11 @@ from backup_tasks.tarstream import Member
 
 
 def list_entries(
-    store: Store, backup: Backup, patterns: Sequence[str], trust: Trust = ANYBODY
+    store: Store,
+    backup: Backup,
+    patterns: Sequence[str],
+    keys: Keyring = NO_KEYS,
+    trust: Trust = ANYBODY,
 ) -> Iterator[Entry]:
     """The entries that match the patterns (all without any), in the order of the walk.
 
@@ -26,17 +31,18 @@ def list_entries(
         trust: whose archives are listed.
 
     Raises: UnprovenError when it is somebody else's; UsageError when a pattern matches
-        nothing; ArchiveError; StoreError.
+        nothing; ArchiveError; StoreError; IdentityError when it is encrypted and `keys` do not
+        open it.
     """
     wanted = WantedPaths(patterns)
-    for entry in _all_entries(store, backup, trust):
+    for entry in _all_entries(store, backup, keys, trust):
         if wanted.match(entry.name, entry.type == "dir"):
             yield entry
     wanted.check_all_met(backup.stored.name)
 
 
-def _all_entries(store: Store, backup: Backup, trust: Trust) -> Iterator[Entry]:
-    manifest = read_manifest(store, backup.stored)
+def _all_entries(store: Store, backup: Backup, keys: Keyring, trust: Trust) -> Iterator[Entry]:
+    manifest = read_manifest(store, backup.stored, keys)
     try:
         demand_proof(manifest, backup.stored.name, trust)
         if manifest is None:

@@ -39,6 +39,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         copied_from: the archive whose chunks were copied, or "".
         copied_bytes: stored bytes that were copied from it.
         full_at: start of the last run that read every file, as `started_at`.
+        recipients: the public keys that the chunks are encrypted for, sorted; none if plain.
         name: the archive's own, or "" in one that is older than this key.
     """
 
@@ -58,16 +59,34 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     copied_from: str = ""
     copied_bytes: int = 0
     full_at: str = ""
+    recipients: tuple[str, ...] = ()
     name: str = ""
 
 
-class Chunk(msgspec.Struct, frozen=True, gc=False):
-    """One gzip member: where it lies in the object, its hash as stored, its raw length."""
+class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One gzip member, as it is or encrypted.
+
+    Attributes:
+        offset, length: where it lies in the object; sha256: of these stored bytes, hex.
+        raw: its raw length.
+        content: SHA-256, hex, of the gzip member if it is encrypted; encrypting the same bytes
+            again gives others.
+    """
 
     offset: int
     length: int
     sha256: str
     raw: int
+    content: str = ""
+
+    @property
+    def gzip_sha256(self) -> str:
+        """SHA-256 of the gzip member, hex."""
+        return self.content or self.sha256
+
+    def at(self, offset: int) -> Chunk:
+        """The same chunk elsewhere."""
+        return Chunk(offset, self.length, self.sha256, self.raw, self.content)
 
 
 class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):

@@ -1,7 +1,9 @@
 """The newest archive's manifest, kept in the state directory so that a run need not fetch it.
 
 What is kept is the end of the object as it was sent, from the manifest to the footer, under
-the object's identity. It is read like the object itself, and checked by the same hash.
+the object's identity. It is read like the object itself, and checked by its hash. Of an encrypted
+archive the end is kept as it was before it was encrypted, because servers have no key that would
+open it: so the file is for its owner alone.
 """
 
 from __future__ import annotations
@@ -10,8 +12,12 @@ import contextlib
 import hashlib
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
+from backup_tasks.errors import ArchiveError
+from backup_tasks.footer import FOOTER_BYTES, decode_footer
+from backup_tasks.naming import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_encrypted_name
 from backup_tasks.stores.base import RangeReader, StoredObject
 
 
@@ -30,12 +36,30 @@ class ManifestCache:
         identity = f"{stored.name}\0{stored.etag}\0{stored.size}"
         return self._folder / hashlib.sha256(identity.encode()).hexdigest()[:32]
 
-    def in_front_of(self, store: RangeReader, stored: StoredObject) -> RangeReader:
-        """A reader that has the end of this very object at hand, if it is kept."""
+    def in_front_of(
+        self, store: RangeReader, stored: StoredObject
+    ) -> tuple[RangeReader, StoredObject]:
+        """What to read the manifest of this very object from: the kept end, if there is one.
+
+        Returns:
+            The object itself; or, for an encrypted one whose end is kept, the plain archive
+            that it would be, of which nothing but the end can be read.
+        """
         try:
-            return _KeptEnd(self._file(stored).read_bytes(), store)
+            end = self._file(stored).read_bytes()
         except OSError:
-            return store
+            return store, stored
+        if not is_encrypted_name(stored.name):
+            return _KeptEnd(end, store), stored
+        try:
+            footer = decode_footer(end[-FOOTER_BYTES:])
+        except ArchiveError:
+            footer = None
+        if footer is None:
+            return store, stored
+        name = stored.name.removesuffix(ENCRYPTED_SUFFIX) + PLAIN_SUFFIX
+        plain = replace(stored, name=name, size=footer.offset + len(end))
+        return _KeptEnd(end, store), plain
 
     def write(self, stored: StoredObject, end: bytes) -> None:
         """Keep the end of this object, and of no other. Failing to is no error."""

@@ -12,9 +12,15 @@ _STAGING = re.compile(r"(.+)\.[0-9a-f]{8}\.partial")
 _FORMAT = "%Y-%m-%d_%H%M"
 
 
-def render_backup_name(taken_at: datetime, zone: tzinfo) -> str:
+def render_backup_name(taken_at: datetime, zone: tzinfo, *, encrypted: bool = False) -> str:
     """The object name of a backup started at `taken_at` (aware)."""
-    return taken_at.astimezone(zone).strftime(_FORMAT) + PLAIN_SUFFIX
+    suffix = ENCRYPTED_SUFFIX if encrypted else PLAIN_SUFFIX
+    return taken_at.astimezone(zone).strftime(_FORMAT) + suffix
+
+
+def is_encrypted_name(object_name: str) -> bool:
+    """Whether the object of this name should be an encrypted archive."""
+    return object_name.endswith(ENCRYPTED_SUFFIX)
 
 
 def parse_backup_name(object_name: str, zone: tzinfo) -> datetime | None:
@@ -57,13 +63,19 @@ def render_backup_id(object_name: str) -> str:
     return match[1] if match else object_name
 
 
-def choose_free_name(taken_at: datetime, zone: tzinfo, taken_names: set[str]) -> str:
+def choose_free_name(
+    taken_at: datetime, zone: tzinfo, taken_names: set[str], *, encrypted: bool = False
+) -> str:
     """The name of this minute, or of the first later minute that is still free.
 
     Two backups within one minute, or within the hour that summer time's end repeats, both
-    get a name; the exact start stands in the manifest.
+    get a name; the exact start stands in the manifest. A minute is taken by an encrypted backup
+    and by a plain one alike, so that `--name` always means one.
     """
     moment = taken_at.astimezone(UTC)
-    while (name := render_backup_name(moment, zone)) in taken_names:
+    taken_ids = {render_backup_id(name) for name in taken_names}
+    while render_backup_id(name := render_backup_name(moment, zone, encrypted=encrypted)) in (
+        taken_ids
+    ):
         moment += timedelta(minutes=1)
     return name

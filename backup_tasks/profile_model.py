@@ -11,7 +11,7 @@ from datetime import timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from backup_tasks import profile_types as types
 from backup_tasks.profile_notify import EmailSettings, NotifySettings
@@ -166,13 +166,16 @@ class StoreSettings(Settings):
 
 
 class EncryptionSettings(Settings):
-    """[encryption]: keys of a later version. Today a profile that has this table is refused."""
+    """[encryption]: for whom archives are encrypted, and with which key they are opened."""
 
-    recipients: Annotated[tuple[str, ...], BeforeValidator(types.listed)] = Field(
-        default=(), description="Not available yet. Public age keys."
+    recipients: types.Recipients = Field(
+        description="Public keys that archives are encrypted for: age1..., ssh-ed25519 ... or "
+        "ssh-rsa .... Each of them can restore. At least one."
     )
-    identity_file: str = Field(
-        default="", description="Not available yet. The private age key, only needed to restore."
+    identity_file: types.OptionalPath = Field(
+        default="",
+        description="The file with the private key, as `age -i` takes it. Only needed to restore, "
+        "verify and drill.",
     )
 
 
@@ -260,7 +263,7 @@ class Profile(Settings):
     backup: BackupSettings = Field(description="What is backed up, and how.")
     store: StoreSettings = Field(description="Where the archives lie.")
     encryption: EncryptionSettings | None = Field(
-        default=None, description="Not available yet: a profile with this table is refused."
+        default=None, description="For whom archives are encrypted. Without it they are not."
     )
     signing: SigningSettings = Field(
         default_factory=SigningSettings, description="Whose archives are believed."
@@ -278,14 +281,16 @@ class Profile(Settings):
         default_factory=NotifySettings, description="Who is told about a run."
     )
 
-    @classmethod
-    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        if "encryption" in raw:
-            yield (
-                "encryption",
-                "encryption is not available yet; remove this table to store backups that are "
-                "NOT encrypted",
-            )
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Whom archives are encrypted for, sorted; nobody if they are not encrypted."""
+        return self.encryption.recipients if self.encryption else ()
+
+    @property
+    def identity_file(self) -> Path | None:
+        """The file with the private key, absolute."""
+        named = self.encryption.identity_file if self.encryption else ""
+        return Path(named) if named else None
 
     @property
     def tzinfo(self) -> tzinfo:

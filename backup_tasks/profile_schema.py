@@ -26,10 +26,6 @@ def render_schema() -> str:
     del schema["$defs"]
     for key in LOADER_KEYS:
         del schema["properties"][key]
-    schema["properties"]["encryption"] = {
-        "not": {},
-        "description": whole["properties"]["encryption"]["description"],
-    }
     # Draft 7 is what the TOML plugins of editors understand.
     head = {
         "$schema": "http://json-schema.org/draft-07/schema#",

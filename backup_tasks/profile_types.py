@@ -102,6 +102,27 @@ def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _recipients(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The public keys, sorted, without comments. No message shows one: it may be a private key."""
+    from backup_tasks.recipients import normalize_recipient
+
+    if not keys:
+        raise ValueError(
+            "needs at least one public key; `invoke keygen` makes one. To store backups that are "
+            "NOT encrypted, leave out the table [encryption]"
+        )
+    found: list[str] = []
+    for number, key in enumerate(keys, 1):
+        try:
+            plain = normalize_recipient(key)
+        except ValueError as error:
+            raise ValueError(f"entry {number} {error}") from None
+        if plain in found:
+            raise ValueError(f"entry {number} is listed twice")
+        found.append(plain)
+    return tuple(sorted(found))
+
+
 def _pattern(pattern: str, info: ValidationInfo) -> str:
     _check_pattern(pattern)
     negation = "!" if pattern.startswith("!") else ""
@@ -254,6 +275,7 @@ Sources = Annotated[
     AfterValidator(_no_repeats),
 ]
 Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], BeforeValidator(listed)]
+Recipients = Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(_recipients)]
 FileNames = Annotated[
     tuple[Annotated[str, AfterValidator(_file_name)], ...], BeforeValidator(listed)
 ]

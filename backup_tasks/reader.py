@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import IO
@@ -13,10 +14,15 @@ from typing import IO
 from isal import igzip, isal_zlib
 
 from backup_tasks.compress import IsalError, decompress_chunk
-from backup_tasks.cut_off import refuse_cut_off
-from backup_tasks.errors import ArchiveError
-from backup_tasks.footer import FOOTER_BYTES, Footer, decode_footer
+from backup_tasks.cut_off import refuse_cut_off, refuse_without_sealed_footer
+from backup_tasks.encrypt import open_sealed, open_sealed_chunk
+from backup_tasks.errors import ArchiveError, IdentityError
+from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer, decode_footer
+from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
 from backup_tasks.manifest import MANIFEST_PATH, Chunk, Header, Manifest, decode_header
+from backup_tasks.naming import is_encrypted_name
+from backup_tasks.outer_tar import measure_member
+from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, decode_sealed_footer
 from backup_tasks.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
@@ -31,6 +37,7 @@ _AHEAD = 3
 _MANIFEST_RATIO = 200
 _MANIFEST_RAW_BYTES = 64 * 2**20
 _HEADER_PROBE_BYTES = 64 * 2**10
+_SIGNED_END_BYTES = len(END_CHUNK) + MEMBER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +53,45 @@ def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
     """The archive's footer, with its signature if it has one; None for an ordinary .tar.gz
     that we did not write.
 
-    Raises ArchiveError when a footer is there but cannot be true, and for an archive of ours
-    that lost it.
+    Raises ArchiveError when a footer is there but cannot be true, for an archive of ours that
+    lost it, and for what has the name of an encrypted archive and is none of ours.
     """
     if stored.size == 0:
         raise ArchiveError(f"{stored.name}: empty")
-    length = min(stored.size, MEMBER_BYTES + FOOTER_BYTES)
+    is_encrypted = is_encrypted_name(stored.name)
+    length = min(stored.size, MEMBER_BYTES + footer_length(stored))
     end = store.read_range(stored, stored.size - length, length)
-    tail = end[-FOOTER_BYTES:]
-    footer = decode_footer(tail)
+    tail, before = end[-footer_length(stored) :], end[: -footer_length(stored)]
+    footer = decode_sealed_footer(tail) if is_encrypted else decode_footer(tail)
     if footer is None:
-        refuse_cut_off(store, stored, tail)
+        refuse = refuse_without_sealed_footer if is_encrypted else refuse_cut_off
+        refuse(store, stored, tail)
         return None
-    if footer.offset + footer.length + FOOTER_BYTES > stored.size:
+    if footer.offset + footer.length + len(tail) > stored.size:
         raise ArchiveError(f"{stored.name}: the footer points beyond the object's end")
-    return replace(footer, signature=decode_signature(end[:-FOOTER_BYTES]))
+    return footer if is_encrypted else replace(footer, signature=decode_signature(before))
 
 
-def read_header(store: RangeReader, stored: StoredObject) -> Header | None:
-    """The manifest's first line alone, with two small requests; None as for `read_footer`.
+def footer_length(stored: StoredObject) -> int:
+    """Bytes of the footer that ends an object of this name."""
+    return SEALED_FOOTER_BYTES if is_encrypted_name(stored.name) else FOOTER_BYTES
+
+
+def read_header(store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS) -> Header | None:
+    """The manifest's first line alone, with two or three small requests; None as for
+    `read_footer`.
 
     The hash of a large manifest is not checked, so decide nothing by it that matters.
+
+    Raises: ArchiveError; IdentityError when it is encrypted and `keys` do not open it.
     """
     footer = read_footer(store, stored)
     if footer is None:
         return None
     front = store.read_range(stored, footer.offset, min(footer.length, _HEADER_PROBE_BYTES))
-    if len(front) == footer.length and hashlib.sha256(front).digest() != footer.sha256:
+    if is_encrypted_name(stored.name):
+        front = _open_first_member(store, stored, footer, front, keys)
+    elif len(front) == footer.length and hashlib.sha256(front).digest() != footer.sha256:
         raise ArchiveError(f"{stored.name}: the manifest is damaged: its hash is wrong")
     try:
         raw = isal_zlib.decompressobj(31).decompress(front, 2**20)
@@ -82,17 +101,40 @@ def read_header(store: RangeReader, stored: StoredObject) -> Header | None:
         raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
 
 
-def read_manifest(store: RangeReader, stored: StoredObject) -> Manifest | None:
+def _open_first_member(
+    store: RangeReader, stored: StoredObject, footer: Footer, front: bytes, keys: Keyring
+) -> bytes:
+    """The gzip member that an encrypted manifest begins with; `front` is what is at hand of it."""
+    try:
+        length = measure_member(front)
+        if length > footer.length:
+            raise ArchiveError("it is longer than the footer says")
+        if length > len(front):
+            more = footer.offset + len(front)
+            front += store.read_range(stored, more, length - len(front))
+        return open_sealed(front[:length], keys)
+    except ArchiveError as error:
+        raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
+    except IdentityError as error:
+        raise type(error)(f"{stored.name}: {error}") from None
+
+
+def read_manifest(
+    store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS
+) -> Manifest | None:
     """The whole manifest, checked against the footer; None as for `read_footer`.
 
     Its lines lie in an unlinked temporary file until `Manifest.close`.
 
-    Raises ArchiveError when hash, order or totals are wrong.
+    Raises:
+        ArchiveError: hash, order or totals are wrong.
+        IdentityError: it is encrypted, and `keys` do not open it.
     """
     footer = read_footer(store, stored)
     if footer is None:
         return None
-    with tempfile.TemporaryFile() as packed:
+    with contextlib.ExitStack() as opened:
+        packed: IO[bytes] = opened.enter_context(tempfile.TemporaryFile())
         digest = hashlib.sha256()
         for start in range(footer.offset, footer.offset + footer.length, RANGE_BYTES):
             length = min(RANGE_BYTES, footer.offset + footer.length - start)
@@ -103,14 +145,62 @@ def read_manifest(store: RangeReader, stored: StoredObject) -> Manifest | None:
             raise ArchiveError(f"{stored.name}: the manifest is damaged: its hash is wrong")
         packed.seek(0)
         try:
+            if is_encrypted_name(stored.name):
+                packed = opened.enter_context(_open_members(packed, footer.length, keys))
             most = _MANIFEST_RAW_BYTES + _MANIFEST_RATIO * footer.length
             manifest = Manifest(_unpack_manifest(packed, most), footer)
+        except IdentityError as error:
+            raise type(error)(f"{stored.name}: {error}") from None
         except (OSError, EOFError, IsalError, ArchiveError) as error:
             raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
+    if is_encrypted_name(stored.name) and not all(chunk.content for chunk in manifest.chunks):
+        manifest.close()
+        raise ArchiveError(f"{stored.name}: the manifest lists chunks that are not encrypted")
     if manifest.header.chunk_bytes != footer.offset:
         manifest.close()
         raise ArchiveError(f"{stored.name}: the chunks do not end where the manifest begins")
     return manifest
+
+
+def _open_members(sealed: IO[bytes], length: int, keys: Keyring) -> IO[bytes]:
+    """What the members of the outer tar in a file hold, one after the other, in another file."""
+    plain = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        while sealed.tell() < length:
+            header = sealed.read(BLOCK_BYTES)
+            rest = sealed.read(measure_member(header) - len(header))
+            plain.write(open_sealed(header + rest, keys))
+        plain.seek(0)
+    except BaseException:
+        plain.close()
+        raise
+    return plain
+
+
+def find_fault_at_end(
+    store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring = NO_KEYS
+) -> str:
+    """What is wrong between manifest and footer, or "": there is nothing but tar's end mark and,
+    in a plain archive, the signature."""
+    start = footer.offset + footer.length
+    length = stored.size - footer_length(stored) - start
+    if is_encrypted_name(stored.name):
+        if length > _HEADER_PROBE_BYTES:
+            return f"{length:,} bytes lie between manifest and footer, where tar's end mark belongs"
+        try:
+            end = open_sealed(store.read_range(stored, start, length), keys)
+        except (ArchiveError, NoKeyFits) as error:
+            return f"tar's end mark after the manifest is damaged: {error}"
+    elif length not in (len(END_CHUNK), _SIGNED_END_BYTES):
+        return (
+            f"{length:,} bytes lie between manifest and footer, where tar's end mark takes "
+            f"{len(END_CHUNK)}, and {_SIGNED_END_BYTES} together with a signature"
+        )
+    else:
+        end = store.read_range(stored, start, len(END_CHUNK))
+        if length == _SIGNED_END_BYTES and footer.signature is None:
+            return "the signature before the footer is damaged"
+    return "" if end == END_CHUNK else "tar's end mark after the manifest is damaged"
 
 
 def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
@@ -175,20 +265,61 @@ def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRa
 
 
 def read_chunks(
-    store: RangeReader, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
+    store: RangeReader,
+    stored: StoredObject,
+    chunks: Sequence[Chunk],
+    numbers: Sequence[int],
+    keys: Keyring = NO_KEYS,
 ) -> Iterator[ReadChunk]:
     """The wanted chunks in order, fetched and unpacked a few ranges ahead, side by side.
 
     A damaged chunk comes with `damage` set and no bytes; whether that is an error is the
-    caller's decision. Raises StoreError when the store fails.
+    caller's decision. Raises StoreError when the store fails; IdentityError when chunks are
+    encrypted and `keys` cannot be read.
     """
+
+    def unpack(number: int, packed: bytes) -> ReadChunk:
+        chunk = chunks[number]
+        try:
+            if chunk.content:
+                packed = open_sealed_chunk(packed, chunk.content, keys)
+            return ReadChunk(number, decompress_chunk(packed, chunk.raw))
+        except (ArchiveError, NoKeyFits) as error:
+            return ReadChunk(number, b"", str(error))
+
+    return _read_stored(store, stored, chunks, numbers, unpack)
+
+
+def check_chunks(
+    store: RangeReader, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
+) -> Iterator[ReadChunk]:
+    """As `read_chunks`, but only the stored bytes are checked, which takes no key; `raw` is
+    empty."""
+    return _read_stored(store, stored, chunks, numbers, lambda number, _: ReadChunk(number, b""))
+
+
+def _read_stored(
+    store: RangeReader,
+    stored: StoredObject,
+    chunks: Sequence[Chunk],
+    numbers: Sequence[int],
+    unpack: Callable[[int, bytes], ReadChunk],
+) -> Iterator[ReadChunk]:
     ranges = iter(plan_ranges(chunks, numbers))
     pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="read")
     waiting: deque[Future[list[ReadChunk]]] = deque()
 
     def fetch(wanted: ChunkRange) -> list[ReadChunk]:
         block = store.read_range(stored, wanted.start, wanted.end - wanted.start)
-        return [_unpack(number, chunks[number], block, wanted.start) for number in wanted.numbers]
+        return [checked(number, block, wanted.start) for number in wanted.numbers]
+
+    def checked(number: int, block: bytes, block_start: int) -> ReadChunk:
+        chunk = chunks[number]
+        begin = chunk.offset - block_start
+        packed = block[begin : begin + chunk.length]
+        if hashlib.sha256(packed).hexdigest() != chunk.sha256:
+            return ReadChunk(number, b"", "its hash is wrong")
+        return unpack(number, packed)
 
     try:
         for wanted in ranges:
@@ -199,14 +330,3 @@ def read_chunks(
             yield from waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _unpack(number: int, chunk: Chunk, block: bytes, block_start: int) -> ReadChunk:
-    begin = chunk.offset - block_start
-    packed = block[begin : begin + chunk.length]
-    if hashlib.sha256(packed).hexdigest() != chunk.sha256:
-        return ReadChunk(number, b"", "its hash is wrong")
-    try:
-        return ReadChunk(number, decompress_chunk(packed, chunk.raw))
-    except ArchiveError as error:
-        return ReadChunk(number, b"", str(error))

@@ -89,6 +89,8 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
     print(_reuse_lines(plan))
     if plan.sockets:
         print(f"{render_count(plan.sockets, 'socket')} would not be stored")
+    if plan.refused:
+        print(f"a backup would be refused: {plan.refused}", file=sys.stderr)
     for problem in plan.problems:
         print(f"missing: {problem.path}: {problem.reason}", file=sys.stderr)
 
@@ -130,6 +132,8 @@ def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
         # The name stands in the first column.
         trouble = found.trouble.removeprefix(f"{found.backup.stored.name}: ")
         result = f"unreadable: {trouble}" if trouble else "plain .tar.gz"
+        if found.is_locked:
+            result = "encrypted"
         return (found.backup.id, age, size, "-", "-", "-", result)
     result = f"{render_count(header.problems, 'file')} missing" if header.problems else "complete"
     if header.name not in ("", found.backup.stored.name):
@@ -150,6 +154,7 @@ def _backup_to_json(found: BackupDetails) -> dict[str, Any]:
         "archive_bytes": stored.size,
         "manifest": msgspec.to_builtins(found.header) if found.header else None,
         "trouble": found.trouble,
+        "is_locked": found.is_locked,
     }
 
 

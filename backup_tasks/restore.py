@@ -15,6 +15,7 @@ from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
 from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest import Entry, Header, Manifest
 from backup_tasks.members import MemberStream
@@ -126,7 +127,11 @@ class RestoreReport:
 
 
 def run_restore(
-    store: Store, backup: Backup, request: RestoreRequest, progress: Progress
+    store: Store,
+    backup: Backup,
+    request: RestoreRequest,
+    progress: Progress,
+    keys: Keyring = NO_KEYS,
 ) -> RestoreReport:
     """Restore the wanted entries of a backup.
 
@@ -144,12 +149,12 @@ def run_restore(
         check_target(request.target, may_hold_files=request.is_told_what_to_do)
     allow_deep_folders()
     wanted = WantedPaths(request.paths)
-    manifest = read_manifest(store, backup.stored)
+    manifest = read_manifest(store, backup.stored, keys)
     try:
         proof = demand_proof(manifest, backup.stored.name, request.trust)
         if manifest is None:
             return _restore_foreign(store, backup, request, wanted, proof, progress)
-        return _restore_ours(store, backup, request, wanted, manifest, proof, progress)
+        return _restore_ours(store, backup, request, wanted, manifest, proof, progress, keys)
     finally:
         if manifest is not None:
             manifest.close()
@@ -163,6 +168,7 @@ def _restore_ours(
     manifest: Manifest,
     proof: Proof,
     progress: Progress,
+    keys: Keyring,
 ) -> RestoreReport:
     selection, header = Selection(manifest, wanted), manifest.header
     wanted.check_all_met(backup.stored.name)
@@ -178,7 +184,7 @@ def _restore_ours(
         if not request.is_told_what_to_do:
             check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
         stream = MemberStream(
-            read_chunks(store, backup.stored, manifest.chunks, numbers),
+            read_chunks(store, backup.stored, manifest.chunks, numbers, keys),
             extractor.leave_out if request.skip_damaged else None,
         )
         for found in stream.members(selection.entries()):
@@ -287,6 +293,7 @@ def run_restore_job(
     state: Path,
     record: RunRecord,
     progress: Progress,
+    keys: Keyring = NO_KEYS,
 ) -> RestoreReport:
     """Choose the backup that is meant and restore it; fills in `record`.
 
@@ -303,7 +310,7 @@ def run_restore_job(
     request = parse_wish(wish, chosen, folder, profile.signing.public_key)
     record.archive = chosen.stored.name
     with progress:
-        report = run_restore(store, chosen, request, progress)
+        report = run_restore(store, chosen, request, progress, keys)
     for doubt in report.proof.doubts:
         warn(record, f"{chosen.stored.name}: {doubt}; restored all the same, as --unproven asks")
     seen.note_proven(report.header, report.proof)

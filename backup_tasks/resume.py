@@ -18,7 +18,7 @@ from backup_tasks.errors import ObjectChanged, ObjectMissing
 from backup_tasks.last_archive import LastArchive, settled_before_ns
 from backup_tasks.manifest import Chunk, Entry, encode_line
 from backup_tasks.plan import is_large, piece_numbers
-from backup_tasks.reader import read_chunks
+from backup_tasks.reader import check_chunks
 from backup_tasks.spool import LineSpool
 from backup_tasks.staging import StagedRun, Staging
 from backup_tasks.stores.base import Store, StoredObject, Unfinished
@@ -147,7 +147,7 @@ def _sound_chunks(store: Store, run: StagedRun, stored: StoredObject) -> list[Ch
     chunks = [chunk for chunk in run.chunks if chunk.offset + chunk.length <= stored.size]
     numbers = range(len(chunks))[-1:] if store.salvage_is_sure else range(len(chunks))
     try:
-        for read in read_chunks(store, stored, chunks, numbers):
+        for read in check_chunks(store, stored, chunks, numbers):
             if read.damage:
                 return [] if store.salvage_is_sure else chunks[: read.number]
     except (ObjectMissing, ObjectChanged):

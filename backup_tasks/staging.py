@@ -36,12 +36,14 @@ class Staging(msgspec.Struct, frozen=True, kw_only=True):
         name: of the object; store: its URL.
         started_at: of the run, ISO 8601, UTC, as in the manifest's header.
         first_chunk: number of the first chunk that is recorded; those before it were kept.
+        recipients: whom the chunks are encrypted for, as in the manifest's header.
     """
 
     name: str
     store: str
     started_at: str
     first_chunk: int
+    recipients: tuple[str, ...] = ()
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -84,11 +86,10 @@ class StagingJournal:
 
     def add_chunk(self, chunk: Chunk, place: int) -> None:
         """A chunk was delivered that lies at `place` in the staging object."""
-        placed = Chunk(place, chunk.length, chunk.sha256, chunk.raw)
         self._unsynced_bytes += chunk.length
         sync = self._unsynced_bytes >= _SYNC_BYTES
         # Flushed, for a kill: entries are worth nothing before their chunk is known.
-        self._record(_Line(chunk=placed), flush=True, sync=sync)
+        self._record(_Line(chunk=chunk.at(place)), flush=True, sync=sync)
 
     def add_entry(self, entry: Entry) -> None:
         """An entry was written; kept ones and folders are passed over."""

@@ -221,6 +221,7 @@ class BackupPlan:
         dropped_chunks: why chunks of it are not kept: reason -> number.
         problems: what is missing or cannot be looked at.
         sockets: sockets met, which are not stored.
+        refused: why `backup` would refuse to run, or "".
     """
 
     totals: dict[str, SourceTotals]
@@ -236,6 +237,7 @@ class BackupPlan:
     dropped_chunks: dict[str, int]
     problems: list[Problem]
     sockets: int = 0
+    refused: str = ""
 
 
 def plan_backup(

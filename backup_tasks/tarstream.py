@@ -90,6 +90,14 @@ def encode_headers(member: Member) -> bytes:
     return b"".join((_pax_block(len(body)), body, bytes(padding_bytes(len(body))), ustar))
 
 
+def encode_global_header(name: bytes, records: Mapping[bytes, bytes], mtime: int) -> bytes:
+    """A pax global header, which says something of the whole archive and is no entry."""
+    body = b"".join(_record(key, value) for key, value in records.items())
+    holder = Member(b"", "file", mode=0o600)
+    block = _ustar_block(holder, name, _GLOBAL_FLAG, len(body), mtime)
+    return b"".join((block, body, bytes(padding_bytes(len(body)))))
+
+
 @cache
 def _pax_block(size: int) -> bytes:
     """The header of a pax header: the same for all of one size, as its name means nothing."""

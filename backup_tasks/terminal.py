@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
+from backup_tasks.errors import IdentityError
 from backup_tasks.progress import Progress, SilentProgress
 from backup_tasks.text import one_line
 
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
 # "12", "1,234", "120MB", "35s", "3%", and "-" for none: columns of these stand to the right.
 _AMOUNT = re.compile(r"-|[\d.,]+ ?[a-zA-Z%]{0,2}")
 _REDRAW_SECONDS = 0.1
+
+
+def ask_passphrase(prompt: str) -> str:
+    """Ask on the terminal, without showing what is typed.
+
+    Raises IdentityError where there is no terminal, as in cron.
+    """
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        raise IdentityError(
+            "it is protected by a passphrase, and there is no terminal to ask on"
+        ) from None
+    try:
+        return getpass.getpass(prompt)
+    except EOFError:
+        raise IdentityError("no passphrase was given") from None
 
 
 def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

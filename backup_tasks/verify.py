@@ -18,17 +18,16 @@ from backup_tasks.authenticity import weigh_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
-from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer
 from backup_tasks.foreign import foreign_members
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.reader import read_chunks, read_manifest
+from backup_tasks.reader import find_fault_at_end, read_chunks, read_manifest
 from backup_tasks.selection import Selection, WantedPaths
-from backup_tasks.signature_member import MEMBER_BYTES
-from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.stores.base import Store
 from backup_tasks.units import render_count
 from backup_tasks.verify_report import VerifyReport, render_verify
 
@@ -50,19 +49,21 @@ def run_verify(
     backup: Backup,
     progress: Progress,
     sample: Sample | None = None,
+    keys: Keyring = NO_KEYS,
     signers: Collection[str] = (),
 ) -> VerifyReport:
     """Read one archive and check it. What is wrong stands in the report; nothing is raised for it.
 
     Args:
         sample: look at some chunks only; None looks at all.
+        keys: open it if it is encrypted.
         signers: public keys as text, of which one must have signed; none means anybody's.
 
-    Raises StoreError when the store fails.
+    Raises StoreError when the store fails, IdentityError when `keys` do not open the archive.
     """
     report = VerifyReport(backup)
     try:
-        manifest = read_manifest(store, backup.stored)
+        manifest = read_manifest(store, backup.stored, keys)
         report.add_proof(weigh_proof(manifest, backup.stored.name, signers))
         if manifest is None:
             _verify_foreign(store, report, progress)
@@ -71,7 +72,7 @@ def run_verify(
         report.add_fault(str(error))
         return report
     try:
-        _verify_ours(store, report, manifest, progress, sample)
+        _verify_ours(store, report, manifest, progress, sample, keys)
     finally:
         manifest.close()
     return report
@@ -83,10 +84,12 @@ def _verify_ours(
     manifest: Manifest,
     progress: Progress,
     sample: Sample | None,
+    keys: Keyring,
 ) -> None:
     stored = report.backup.stored
     report.chunks, report.header = len(manifest.chunks), manifest.header
-    for fault in (_fault_at_end(store, stored, manifest.footer), _fault_in_manifest(manifest)):
+    fault_at_end = find_fault_at_end(store, stored, manifest.footer, keys)
+    for fault in (fault_at_end, _fault_in_manifest(manifest)):
         if fault:
             report.add_fault(fault)
     numbers: Sequence[int] = range(report.chunks)
@@ -94,7 +97,7 @@ def _verify_ours(
         numbers = sample.choose(report.chunks, stored.name)
         report.limit = f"a sample of {sample.percent:g}%"
     try:
-        _check_chunks(store, report, manifest, numbers, progress)
+        _check_chunks(store, report, manifest, numbers, progress, keys)
     except ArchiveError as error:  # a manifest that contradicts itself
         report.add_fault(str(error))
 
@@ -105,12 +108,13 @@ def _check_chunks(
     manifest: Manifest,
     numbers: Sequence[int],
     progress: Progress,
+    keys: Keyring,
 ) -> None:
     chunks = manifest.chunks
     selection = Selection(manifest, WantedPaths(()))
     check = EntryCheck(wanted.entry for wanted in selection.entries())
     progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
-    for chunk in read_chunks(store, report.backup.stored, chunks, numbers):
+    for chunk in read_chunks(store, report.backup.stored, chunks, numbers, keys):
         place = chunks[chunk.number]
         if chunk.damage:
             end = place.offset + place.length
@@ -127,23 +131,6 @@ def _check_chunks(
     check.add_hardlinks(manifest.entries())
     report.lost = check.lost
     report.entries, report.files, report.raw_bytes = check.entries, check.files, check.bytes
-
-
-def _fault_at_end(store: Store, stored: StoredObject, footer: Footer) -> str:
-    """What is wrong between manifest and footer, or "": there are the end mark and a signature."""
-    start = footer.offset + footer.length
-    length = stored.size - FOOTER_BYTES - start
-    signed_length = len(END_CHUNK) + MEMBER_BYTES
-    if length not in (len(END_CHUNK), signed_length):
-        return (
-            f"{length:,} bytes lie between manifest and footer, where tar's end mark takes "
-            f"{len(END_CHUNK)}, and {signed_length} together with a signature"
-        )
-    if store.read_range(stored, start, len(END_CHUNK)) != END_CHUNK:
-        return "tar's end mark after the manifest is damaged"
-    if (length == signed_length) != (footer.signature is not None):
-        return "the signature before the footer is damaged"
-    return ""
 
 
 def _fault_in_manifest(manifest: Manifest) -> str:
@@ -224,6 +211,7 @@ def run_verify_job(
     state: Path,
     record: RunRecord,
     progress: Progress,
+    keys: Keyring = NO_KEYS,
 ) -> list[VerifyReport]:
     """Verify the backups that are meant, oldest first; fills in `record`.
 
@@ -244,7 +232,7 @@ def run_verify_job(
     reports = []
     with progress:
         for backup in backups if wish.all else [newest]:
-            report = run_verify(store, backup, progress, sample, profile.signing.public_key)
+            report = run_verify(store, backup, progress, sample, keys, profile.signing.public_key)
             reports.append(report)
             _add_to_record(record, report)
             if not report.is_damaged:

@@ -16,14 +16,15 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text units paths progress patterns folders naming local_zone state",
-    "format": "signing signature_member footer manifest posix_acl tarstream tarread",
+    "format": "signing signature_member footer manifest posix_acl tarstream tarread outer_tar "
+    "sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_writer stores.s3 stores "
     "manifest_cache",
     "sources": "sources snapshot content",
-    "archive": "compress plan recheck upload spool steps archive carry staging entry_headers "
-    "entry_writer cut_off reader authenticity "
-    "foreign selection members",
+    "archive": "compress recipients identities encrypt plan recheck upload spool steps archive "
+    "carry staging entry_headers entry_writer cut_off reader authenticity foreign selection "
+    "members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
@@ -32,7 +33,7 @@ ROOMS = {
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing "
     "assembly backup restore findings entry_check verify_report verify compare compare_sources "
     "drill_place drill_command drill_report drill retention prune lifecycle_plan "
-    "lifecycle_bucket lifecycle",
+    "lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "watch jobs report",
@@ -54,6 +55,7 @@ DOORS = {
     "botocore": ("stores.s3", "lifecycle"),
     "invoke": ("tasks",),
     "jinja2": ("mail_text",),
+    "pyrage": ("recipients", "identities", "encrypt", "keygen", "key_check"),
     "rich": ("terminal",),
     "tomlkit": ("toml_places",),
 }

@@ -1,0 +1,74 @@
+"""A new key pair: an identity file that nobody else can read, as age-keygen writes it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup_tasks.errors import UsageError
+from backup_tasks.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """Where the private key lies, and the public key that goes with it."""
+
+    file: Path
+    recipient: str
+
+
+def default_identity_file(environ: dict[str, str] | os._Environ[str]) -> Path:
+    """Where a key is written unless told: below the XDG base directory for configuration."""
+    xdg = environ.get("XDG_CONFIG_HOME", "")
+    base = Path(xdg) if xdg.startswith("/") else Path.home() / ".config"
+    return base / "backup-tasks" / "key.txt"
+
+
+def run_keygen(file: Path, now: datetime) -> NewKey:
+    """Make an X25519 key and write it to a new file.
+
+    A crash in the middle leaves a file that is no key; it is not overwritten either.
+
+    Raises UsageError: the file is there already, and is left as it is; or it cannot be written.
+    """
+    import pyrage
+
+    identity = pyrage.x25519.Identity.generate()
+    recipient = str(identity.to_public())
+    created = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    text = f"# created: {created}\n# public key: {recipient}\n{identity}\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="ascii") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(descriptor)
+    except FileExistsError:
+        raise UsageError(
+            f"{printable(str(file))} is there already, and a key is never overwritten: backups "
+            "made for it could not be opened any more. Choose another file with --output"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{printable(str(file))} cannot be written: {error.strerror}") from None
+    return NewKey(file, recipient)
+
+
+def render_new_key(key: NewKey) -> str:
+    """What an operator has to know about it."""
+    shown = printable(str(key.file))
+    return f"""\
+wrote the private key to {shown}
+public key: {key.recipient}
+
+Whoever has this file can read every backup that is made for it. Whoever has lost it cannot:
+without it, and without the key of another recipient, these backups are gone for good.
+Keep a copy elsewhere, on paper or in a password manager, not only on the server that is backed
+up; best, take it off that server once the copy is proven. In the profile:
+
+[encryption]
+recipients = ["{key.recipient}"]
+
+then: invoke key-check --profile NAME --identity {shown}"""
