@@ -22,6 +22,20 @@ PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 _FACTS = struct.Struct("<HQQ32s")
 _KIND = "ed25519:"
+# Points of small order, their sign bit left out: under these as a key, signatures can be made up
+# for any statement without a private key, and OpenSSL accepts them.
+_WEAK_KEYS = frozenset(
+    bytes.fromhex(low) + bytes.fromhex(high)
+    for low, high in (
+        ("00" * 16, "00" * 16),
+        ("01" + "00" * 15, "00" * 16),
+        ("26e8958fc2b227b045c3f489f2ef98f0", "d5dfac05d3c63339b13802886d53fc05"),
+        ("c7176a703d4dd84fba3c0b760d10670f", "2a2053fa2c39ccc64ec7fd7792ac037a"),
+        ("ec" + "ff" * 15, "ff" * 15 + "7f"),
+        ("ed" + "ff" * 15, "ff" * 15 + "7f"),
+        ("ee" + "ff" * 15, "ff" * 15 + "7f"),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +56,19 @@ def is_signed(statement: bytes, signature: Signature) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    if is_weak_key(signature.public_key):
+        return False
     try:
         key = Ed25519PublicKey.from_public_bytes(signature.public_key)
         key.verify(signature.signature, statement)
     except (InvalidSignature, ValueError):  # ValueError: these bytes are no key
         return False
     return True
+
+
+def is_weak_key(public_key: bytes) -> bool:
+    """Whether anybody can sign for this key: it is one of the few points of small order."""
+    return public_key[:-1] + bytes([public_key[-1] & 0x7F]) in _WEAK_KEYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +129,7 @@ def parse_public_key(text: str) -> bytes:
     except (binascii.Error, ValueError):
         raw = b""
     # Only one spelling, so that equal keys are equal texts.
-    if len(raw) != PUBLIC_KEY_BYTES or render_public_key(raw) != text:
+    is_whole = len(raw) == PUBLIC_KEY_BYTES and render_public_key(raw) == text
+    if not is_whole or is_weak_key(raw):
         raise ValueError("no public signing key, which is ed25519: and 44 characters of base64")
     return raw

@@ -41,11 +41,15 @@ def read_own_key(state: Path) -> SigningKey | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise BackupError(f"{_place(file)} cannot be read: {error.strerror}") from error
+        raise BackupError(
+            f"the signing key {_place(file)} cannot be read: {error.strerror}; "
+            "BACKUP_TASKS_STATE names another folder for it"
+        ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise BackupError(f"{_place(file)} is no file; {_REMEDY}")
     with open(descriptor, "rb") as opened:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BackupError(f"{_place(file)} is no file; {_REMEDY}")
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise BackupError(
                 f"{_place(file)}, the private signing key, can be read by others: chmod 600 it; "

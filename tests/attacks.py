@@ -112,7 +112,6 @@ def _pax_path(member: Member) -> bytes:
     return headers.replace(b"path=" + b"p" * 200, b"path=" + wanted)
 
 
-Rewrite = Callable[[list[dict[str, Any]]], None]
 Forge = Callable[[Sequence[Item]], bytes]
 
 
@@ -198,27 +197,48 @@ def seal(offset: int, manifest: bytes, key: SigningKey | None = None) -> bytes:
     return manifest + END_CHUNK + signature + encode_footer(footer)
 
 
-def rewrite(
-    archive: bytes, key: SigningKey | None = None, *, lines: Rewrite | None = None, **header: object
-) -> bytes:
-    """The archive with another manifest, and everything else that must fit it made to fit.
+def read_lines(archive: bytes) -> list[dict[str, Any]]:
+    """The manifest of a plain archive, line by line, as JSON has it."""
+    footer = decode_footer(archive[-FOOTER_BYTES:])
+    assert footer
+    raw = gzip.decompress(archive[footer.offset : footer.offset + footer.length])
+    member, start = decode_headers(memoryview(raw), 0)
+    return [json.loads(line) for line in raw[start : start + member.size].splitlines()]
+
+
+def rewrite(archive: bytes, key: SigningKey | None = None, **header: object) -> bytes:
+    """The archive with other keys in its manifest's header, and all that must fit made to fit.
 
     Args:
         key: signs it; None leaves it unsigned.
-        lines: changes the chunks and entries, each a dict as JSON has it.
-        header: keys that the header is to have.
     """
     footer = decode_footer(archive[-FOOTER_BYTES:])
     assert footer
-    packed = archive[footer.offset : footer.offset + footer.length]
-    raw = gzip.decompress(packed)
-    member, start = decode_headers(memoryview(raw), 0)
-    first, *others = map(json.loads, raw[start : start + member.size].splitlines())
-    if lines:
-        lines(others)
-    records = [{**first, **header}, *others]
-    text = b"".join(json.dumps(record).encode() + b"\n" for record in records)
-    return archive[: footer.offset] + seal(footer.offset, pack_manifest(text), key)
+    first, *others = read_lines(archive)
+    return _sealed(archive[: footer.offset], [{**first, **header}, *others], key)
+
+
+def _sealed(chunks: bytes, lines: Sequence[dict[str, Any]], key: SigningKey | None) -> bytes:
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return chunks + seal(len(chunks), pack_manifest(text), key)
+
+
+def falsify(archive: bytes, content: bytes, other: bytes, key: SigningKey | None = None) -> bytes:
+    """The archive with other content of the same length in a file, sound in every hash."""
+    assert len(content) == len(other)
+    chunks = bytearray()
+    header, *lines = read_lines(archive)
+    for line in lines:
+        if "raw" in line:
+            start = line["offset"]
+            raw = gzip.decompress(archive[start : start + line["length"]])
+            chunk = compress_chunk(raw.replace(content, other), 1)
+            length = len(chunk.stored)
+            line |= {"offset": len(chunks), "length": length, "sha256": chunk.sha256}
+            chunks += chunk.stored
+        elif line.get("sha256") == hashlib.sha256(content).hexdigest():
+            line["sha256"] = hashlib.sha256(other).hexdigest()
+    return _sealed(bytes(chunks), [{**header, "chunk_bytes": len(chunks)}, *lines], key)
 
 
 def put(store_folder: Path, archive: bytes, name: str = NAME) -> tuple[DirectoryStore, Backup]:

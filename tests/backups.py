@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,8 @@ from backup_tasks.profile import load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.signing import render_public_key
+from backup_tasks.signing_key import open_own_key
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.survey import BackupPlan
@@ -29,6 +32,7 @@ class Backups:
         extra: more TOML for the profile's [backup] table.
         name: the profile's.
         host: the machine's name, as record and manifest get it.
+        signers: public signing keys that the profile names.
     """
 
     source: Path
@@ -38,6 +42,7 @@ class Backups:
     now: datetime = field(default=datetime(2025, 6, 12, 2, 0, tzinfo=UTC))
     name: str = "test"
     host: str = "host"
+    signers: tuple[str, ...] = ()
 
     def write_profile(self) -> Path:
         """The profile as a file."""
@@ -46,6 +51,7 @@ class Backups:
         file.write_text(
             f'[backup]\nsources = ["{self.source}"]\ntimezone = "UTC"\n{self.extra}\n'
             f'[store]\nurl = "file://{self.store_folder}/"\n'
+            f"[signing]\npublic_key = {json.dumps(self.signers)}\n"
         )
         return file
 
@@ -77,6 +83,12 @@ class Backups:
             SilentProgress(),
             full,
         )
+
+    def trust_own_key(self) -> str:
+        """Have the profile name this machine's public key from now on; returns it."""
+        key, _ = open_own_key(self.paths.state)
+        self.signers = (render_public_key(key.public_key),)
+        return self.signers[0]
 
     def log(self) -> str:
         """What stands in logs/backup.log, without the dates."""
