@@ -172,7 +172,7 @@ class EncryptionSettings(Settings):
         description="Public keys that archives are encrypted for: age1..., ssh-ed25519 ... or "
         "ssh-rsa .... Each of them can restore. At least one."
     )
-    identity_file: types.OptionalPath = Field(
+    identity_file: types.IdentityFile = Field(
         default="",
         description="The file with the private key, as `age -i` takes it. Only needed to restore, "
         "verify and drill.",

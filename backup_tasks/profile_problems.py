@@ -27,6 +27,7 @@ _EXAMPLES: dict[str, str] = {
     "backup.sources": 'name what to back up, such as sources = ["/etc"]',
     "store": 'add [store] with url = "s3://bucket/prefix/"; or this is a base for others only',
     "store.url": 'say where backups go, such as url = "s3://bucket/prefix/"',
+    "encryption.recipients": 'name public keys, such as recipients = ["age1..."]',
     "schedule.cron": 'say when, such as cron = "0 2 * * *"',
 }
 

@@ -43,6 +43,9 @@ url = "s3://my-bucket/{name}/"
 # access_key_id = { env = "BACKUP_KEY" }
 # secret_access_key = { env = "BACKUP_SECRET" }
 
+# To encrypt before anything leaves this machine, add a table [encryption]: see docs/profiles.md.
+# `invoke keygen` makes a key.
+
 [retention]
 # Which backups to keep; the rest is deleted after each successful backup.
 keep_last = 7

@@ -102,17 +102,19 @@ def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
-def _recipients(keys: tuple[str, ...]) -> tuple[str, ...]:
+def _recipients(value: object) -> tuple[str, ...]:
     """The public keys, sorted, without comments. No message shows one: it may be a private key."""
     from backup_tasks.recipients import normalize_recipient
 
-    if not keys:
+    if not isinstance(value, list | tuple) or not all(isinstance(key, str) for key in value):
+        raise ValueError('should be a list of public keys, such as ["age1..."]')
+    if not value:
         raise ValueError(
             "needs at least one public key; `invoke keygen` makes one. To store backups that are "
             "NOT encrypted, leave out the table [encryption]"
         )
     found: list[str] = []
-    for number, key in enumerate(keys, 1):
+    for number, key in enumerate(value, 1):
         try:
             plain = normalize_recipient(key)
         except ValueError as error:
@@ -121,6 +123,19 @@ def _recipients(keys: tuple[str, ...]) -> tuple[str, ...]:
             raise ValueError(f"entry {number} is listed twice")
         found.append(plain)
     return tuple(sorted(found))
+
+
+def _identity_file(value: object, info: ValidationInfo) -> str:
+    from backup_tasks.recipients import is_private_key
+
+    if not isinstance(value, str):
+        raise ValueError("should be the path of a file, in quotes")
+    if is_private_key(value):
+        raise ValueError(
+            "is a private key, not the path of the file that holds it. Take it out of here, and "
+            "make a new key if others could read it"
+        )
+    return _optional_path(value, info)
 
 
 def _pattern(pattern: str, info: ValidationInfo) -> str:
@@ -275,7 +290,12 @@ Sources = Annotated[
     AfterValidator(_no_repeats),
 ]
 Patterns = Annotated[tuple[Annotated[str, AfterValidator(_pattern)], ...], BeforeValidator(listed)]
-Recipients = Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(_recipients)]
+Recipients = Annotated[
+    tuple[str, ...],
+    PlainValidator(_recipients),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1}),
+]
+IdentityFile = Annotated[str, PlainValidator(_identity_file), WithJsonSchema({"type": "string"})]
 FileNames = Annotated[
     tuple[Annotated[str, AfterValidator(_file_name)], ...], BeforeValidator(listed)
 ]

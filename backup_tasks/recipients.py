@@ -15,6 +15,11 @@ _PRIVATE = re.compile(r"AGE-SECRET-KEY-|AGE-PLUGIN-|PRIVATE KEY", re.IGNORECASE)
 _HEADER_LIMIT_BYTES = 64 * 2**10
 
 
+def is_private_key(text: str) -> bool:
+    """Whether somebody mistook a private key for something that may be shown."""
+    return _PRIVATE.search(text) is not None
+
+
 def normalize_recipient(text: str) -> str:
     """A public key as it is compared and kept: without spaces around it and without a comment.
 
@@ -22,7 +27,7 @@ def normalize_recipient(text: str) -> str:
     private key there.
     """
     words = text.split()
-    if _PRIVATE.search(text):
+    if is_private_key(text):
         raise ValueError(
             "is a private key; only the public one belongs here. Take it out of this file, and "
             "make a new key if others could read it"

@@ -3,7 +3,7 @@
     offset  bytes  meaning
          0    512  ustar header of type "g" (POSIX.1-2017, pax, "pax Header Block")
        512    512  one record, zeros up to the end of the block:
-                   353 comment=backup-tasks footer FFFFF OOO.. LLL.. SSS.. PPP.. GGG..\\n
+                   339 comment=backup-tasks footer FFFFF OOO.. LLL.. SSS.. PPP.. GGG..\\n
       1024   1024  tar's end mark: zeros
 
 Fields of the record, with a space between: format version (5 digits), offset of the manifest in

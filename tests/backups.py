@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backup_tasks.backup import BackupRun, run_backup, run_backup_plan
 from backup_tasks.catalog import find_backups
+from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.paths import Paths
 from backup_tasks.profile import load_profile
@@ -32,6 +33,8 @@ class Backups:
         extra: more TOML for the profile's [backup] table.
         name: the profile's.
         host: the machine's name, as record and manifest get it.
+        recipients: public keys that the archives are encrypted for.
+        key: file with the private key that the tests read them with; the profile names none.
         signers: public signing keys that the profile names.
     """
 
@@ -42,6 +45,9 @@ class Backups:
     now: datetime = field(default=datetime(2025, 6, 12, 2, 0, tzinfo=UTC))
     name: str = "test"
     host: str = "host"
+    recipients: tuple[str, ...] = ()
+    key: Path | None = None
+    server_has_key: bool = False
     signers: tuple[str, ...] = ()
 
     def write_profile(self) -> Path:
@@ -51,9 +57,19 @@ class Backups:
         file.write_text(
             f'[backup]\nsources = ["{self.source}"]\ntimezone = "UTC"\n{self.extra}\n'
             f'[store]\nurl = "file://{self.store_folder}/"\n'
-            f"[signing]\npublic_key = {json.dumps(self.signers)}\n"
+            f"[signing]\npublic_key = {json.dumps(self.signers)}\n" + self._encryption()
         )
         return file
+
+    def _encryption(self) -> str:
+        if not self.recipients:
+            return ""
+        text = f"[encryption]\nrecipients = {json.dumps(self.recipients)}\n"
+        return text + (f'identity_file = "{self.key}"\n' if self.server_has_key else "")
+
+    @property
+    def keys(self) -> Keyring:
+        return Keyring(self.key)
 
     def profile(self) -> Profile:
         return load_profile(str(self.write_profile()), self.paths)
@@ -98,14 +114,14 @@ class Backups:
 
     def archive(self) -> Path:
         """The newest archive's file."""
-        return max(self.store_folder.glob("*-backup.tar.gz"))
+        return max(self.store_folder.glob("*-backup.tar.gz*"))
 
     def restore(self, target: Path) -> RestoreReport:
         """Restore the newest backup below `target`."""
         store = self.open_store()
         newest = find_backups(store, UTC)[-1]
         request = RestoreRequest(paths=(), target=target)
-        return run_restore(store, newest, request, SilentProgress())
+        return run_restore(store, newest, request, SilentProgress(), self.keys)
 
     def in_target(self, target: Path) -> Path:
         """Where the source's restored twin lies."""

@@ -20,6 +20,7 @@ from backup_tasks.stores import open_store
 from backup_tasks.stores.base import PartLimits, Store, StoredObject
 from tests.backups import Backups
 from tests.histories import CHUNK, noise
+from tests.keys import decrypt
 from tests.recording_store import RecordingStore
 
 ANY = PartLimits(smallest=1, largest=2**62, count=2**31)
@@ -61,7 +62,7 @@ class Generations(Backups):
     def manifest(self) -> Manifest:
         """Of the newest archive."""
         store = self._opened()
-        manifest = read_manifest(store, find_backups(store, UTC)[-1].stored)
+        manifest = read_manifest(store, find_backups(store, UTC)[-1].stored, self.keys)
         assert manifest is not None
         return manifest
 
@@ -78,8 +79,16 @@ def fill(backups: Backups, count: int = 20, size: int = 1000) -> None:
     (backups.source / "large").write_bytes(noise(99, 5 * CHUNK))
 
 
-def untar(archive: Path, target: Path, program: str = "tar") -> Path:
-    """What a tar program makes of an archive alone, without the manifest."""
+def untar(archive: Path, target: Path, program: str = "tar", key: Path | None = None) -> Path:
+    """What a tar program makes of an archive alone, without the manifest.
+
+    Args:
+        key: opens it with age first.
+    """
+    if key is not None:
+        plain = target.with_name(f"{target.name}.tar.gz")
+        plain.write_bytes(decrypt(archive, key))
+        archive = plain
     target.mkdir()
     command = {
         "tar": ["tar", "-xpf", archive, "--xattrs", "--xattrs-include=*", "--acls"],
@@ -101,6 +110,7 @@ def restored(backups: Backups, number: int, target: Path) -> Path:
     """What our own restore makes of the backup with this number."""
     store = open_store(backups.profile().store)
     backup = find_backups(store, UTC)[number]
-    report = run_restore(store, backup, RestoreRequest(paths=(), target=target), SilentProgress())
+    request = RestoreRequest(paths=(), target=target)
+    report = run_restore(store, backup, request, SilentProgress(), backups.keys)
     assert not report.extracted.problems
     return target

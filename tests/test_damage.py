@@ -28,12 +28,14 @@ from hypothesis import strategies as st
 
 from backup_tasks.catalog import Backup, choose_backup, find_backups, read_details
 from backup_tasks.errors import BackupError
-from backup_tasks.footer import END_CHUNK, FOOTER_BYTES
+from backup_tasks.footer import END_CHUNK
+from backup_tasks.identities import Keyring
 from backup_tasks.listing import list_entries
 from backup_tasks.manifest import Header
+from backup_tasks.naming import is_encrypted_name
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
-from backup_tasks.reader import read_footer, read_manifest
+from backup_tasks.reader import footer_length, read_footer, read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
 from backup_tasks.signature_member import MEMBER_BYTES
 from backup_tasks.signing import render_public_key
@@ -43,6 +45,7 @@ from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import render_verify
 from tests.backups import Backups
 from tests.histories import use_small_chunks
+from tests.keys import make_key
 
 NAME = "2025-06-13_0200-backup.tar.gz"
 CHUNK_BYTES = 4096
@@ -63,6 +66,7 @@ class Sound:
     """An archive as it was written, and what it holds.
 
     Attributes:
+        name: of the object; keys: open it, if it is encrypted.
         borders: where its gzip members begin, and its end.
         header: the manifest's first line.
         tree: what a whole restore gives.
@@ -75,7 +79,23 @@ class Sound:
     header: Header
     tree: Tree
     entries: list[str]
+    name: str
+    keys: Keyring
     signers: tuple[str, ...]
+
+    def put(self, folder: Path, content: bytes) -> tuple[DirectoryStore, Backup]:
+        """A store that holds this."""
+        return put(folder, content, self.name)
+
+    @property
+    def end_members(self) -> int:
+        """How many members follow the chunks: manifest, end mark, footer; signature if plain."""
+        return 3 if is_encrypted_name(self.name) else 4
+
+    @property
+    def chunks(self) -> int:
+        """How many there are."""
+        return len(self.borders) - 1 - self.end_members
 
     @property
     def members(self) -> list[bytes]:
@@ -101,8 +121,8 @@ def fill(source: Path) -> None:
         file.write(b"in the middle")
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
+@pytest.fixture(scope="module", params=["plain", "encrypted"])
+def sound(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Sound:
     """One archive for all tests of this file, in chunks of 4 KiB."""
     here = tmp_path_factory.mktemp("damage")
     folders = {name: here / name for name in ("profiles", "logs", "state")}
@@ -111,6 +131,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     fill(here / "source")
     paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
     backups = Backups(here / "source", here / "store", paths)
+    if request.param == "encrypted":
+        pair = make_key(here)
+        backups.recipients, backups.key = (pair.recipient,), pair.file
     with pytest.MonkeyPatch.context() as patch:
         use_small_chunks(patch, CHUNK_BYTES)
         # The first archive's chunks are copied into the second, which is the one to damage.
@@ -118,39 +141,44 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
         (here / "source" / "small-05").write_text("changed\n")
         (here / "source" / "y-new").write_text("new\n")
         backups.backup()
-    content = backups.archive().read_bytes()
-    store, backup = put(here / "store", content)
-    run_restore(store, backup, RestoreRequest((), here / "whole"), SilentProgress())
-    entries = [entry.name for entry in list_entries(store, backup, ())]
-    (details,) = read_details(store, [backup])
+    content, name, keys = backups.archive().read_bytes(), backups.archive().name, backups.keys
+    name = name.replace(name[:15], NAME[:15])
+    store, backup = put(here / "store", content, name)
+    run_restore(store, backup, RestoreRequest((), here / "whole"), SilentProgress(), keys)
+    entries = [entry.name for entry in list_entries(store, backup, (), keys)]
+    (details,) = read_details(store, [backup], keys)
     assert details.header is not None
-    borders = borders_of(store, backup)
+    borders = borders_of(store, backup, keys)
+    tree = read_tree(here / "whole")
     own_key = read_own_key(paths.state)
     assert own_key is not None
     signers = (render_public_key(own_key.public_key),)
-    return Sound(content, borders, details.header, read_tree(here / "whole"), entries, signers)
+    return Sound(content, borders, details.header, tree, entries, name, keys, signers)
 
 
-def borders_of(store: DirectoryStore, backup: Backup) -> list[int]:
-    manifest = read_manifest(store, backup.stored)
+def borders_of(store: DirectoryStore, backup: Backup, keys: Keyring) -> list[int]:
+    manifest = read_manifest(store, backup.stored, keys)
     footer = read_footer(store, backup.stored)
     assert manifest is not None
     assert footer is not None
     starts = [chunk.offset for chunk in manifest.chunks]
     manifest.close()
     end = footer.offset + footer.length
-    signature = end + len(END_CHUNK)
-    size = signature + MEMBER_BYTES + FOOTER_BYTES
-    assert size == backup.stored.size
-    return [*starts, footer.offset, end, signature, signature + MEMBER_BYTES, size]
+    size = backup.stored.size
+    footer_at = size - footer_length(backup.stored)
+    if is_encrypted_name(backup.stored.name):
+        return [*starts, footer.offset, end, footer_at, size]
+    signature_at = end + len(END_CHUNK)
+    assert footer_at == signature_at + MEMBER_BYTES
+    return [*starts, footer.offset, end, signature_at, footer_at, size]
 
 
-def put(folder: Path, content: bytes) -> tuple[DirectoryStore, Backup]:
+def put(folder: Path, content: bytes, name: str) -> tuple[DirectoryStore, Backup]:
     """A store that holds this."""
     folder.mkdir(exist_ok=True)
-    (folder / NAME).write_bytes(content)
+    (folder / name).write_bytes(content)
     store = DirectoryStore(folder)
-    return store, choose_backup(find_backups(store, UTC), name=NAME)
+    return store, choose_backup(find_backups(store, UTC), name=name)
 
 
 def read_tree(root: Path) -> Tree:
@@ -191,11 +219,11 @@ def assert_found(sound: Sound, damaged: bytes) -> None:
     signal.alarm(HANGS_SECONDS)
     here = Path(tempfile.mkdtemp(prefix="test-damage-", dir=MEMORY))
     try:
-        store, backup = put(here / "store", damaged)
-        report = run_verify(store, backup, SilentProgress(), signers=sound.signers)
+        store, backup = sound.put(here / "store", damaged)
+        report = run_verify(store, backup, SilentProgress(), None, sound.keys, sound.signers)
         assert report.is_damaged
         told = list(render_verify([report]))
-        assert re.match(f"{NAME} is (damaged|not to be believed): ", told[0])
+        assert re.match(f"{sound.name} is (damaged|not to be believed): ", told[0])
         assert all("\n" not in line for line in told)
         assert_restore_is_honest(sound, store, backup, here / "restored", skip_damaged=False)
         assert_restore_is_honest(sound, store, backup, here / "skipped", skip_damaged=True)
@@ -211,7 +239,7 @@ def assert_restore_is_honest(
     """Everything is restored, or somebody is told; and no file is there half."""
     request = RestoreRequest((), target, skip_damaged=skip_damaged)
     try:
-        report = run_restore(store, backup, request, SilentProgress())
+        report = run_restore(store, backup, request, SilentProgress(), sound.keys)
         lost = {path for path, _ in report.extracted.problems}
     except BackupError as error:
         told = str(error)
@@ -226,10 +254,10 @@ def assert_restore_is_honest(
 
 
 def assert_listing_is_honest(sound: Sound, store: DirectoryStore, backup: Backup) -> None:
-    (details,) = read_details(store, [backup])
+    (details,) = read_details(store, [backup], sound.keys)
     assert details.header in (None, sound.header)
     try:
-        listed = [entry.name for entry in list_entries(store, backup, ())]
+        listed = [entry.name for entry in list_entries(store, backup, (), sound.keys)]
     except BackupError:
         return
     assert listed == sound.entries
@@ -238,10 +266,12 @@ def assert_listing_is_honest(sound: Sound, store: DirectoryStore, backup: Backup
 def test_the_sound_archive_is_whole_and_has_all_kinds_of_chunks(
     sound: Sound, tmp_path: Path
 ) -> None:
-    store, backup = put(tmp_path / "store", sound.content)
-    report = run_verify(store, backup, SilentProgress(), signers=sound.signers)
+    store, backup = sound.put(tmp_path / "store", sound.content)
+    report = run_verify(store, backup, SilentProgress(), None, sound.keys, sound.signers)
     assert not report.is_damaged
-    assert report.checked_chunks == report.chunks == len(sound.borders) - 5 >= 12
+    assert (
+        report.checked_chunks == report.chunks == sound.chunks >= 12
+    )
     assert report.entries == len(sound.entries)
     assert_restore_is_honest(sound, store, backup, tmp_path / "all", skip_damaged=False)
     assert read_tree(tmp_path / "all") == sound.tree
@@ -261,7 +291,7 @@ def flipped(content: bytes, place: int, bit: int) -> bytes:
 
 
 def test_every_flipped_bit_at_the_end_is_found(sound: Sound) -> None:
-    end = sound.borders[-4]
+    end = sound.borders[-sound.end_members]
     for place in range(end, len(sound.content)):
         assert_found(sound, flipped(sound.content, place, place % 8))
 
@@ -304,7 +334,7 @@ def test_every_pair_of_swapped_members_is_found(sound: Sound) -> None:
     count = len(sound.members)
     for one, other in combinations(range(count), 2):
         # All neighbours, all with the end, and some of the others.
-        if other - one > 1 and other < count - 5 and (one + other) % 5:
+        if other - one > 1 and other < sound.chunks - 1 and (one + other) % 5:
             continue
         members = sound.members
         members[one], members[other] = members[other], members[one]

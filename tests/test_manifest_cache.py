@@ -51,7 +51,7 @@ def test_the_whole_manifest_is_read_from_what_is_kept(backups: Generations) -> N
     (kept,) = kept_files(backups)
     store, stored = backups.open_store(), newest(backups)
     cache = ManifestCache(backups.paths.state, kept.parent.name)
-    manifest = read_manifest(cache.in_front_of(store, stored), stored)
+    manifest = read_manifest(*cache.in_front_of(store, stored))
     assert manifest is not None
     assert list(manifest.entries()) == list(backups.manifest().entries())
     assert store.reads == []

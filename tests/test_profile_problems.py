@@ -13,6 +13,8 @@ from backup_tasks.profile import (
 )
 from tests.profile_files import EMAIL, SMALLEST, STORE, load, problems, told, write
 
+AGE_KEY = "age1tslaj4qpak48vffgx9klt00a0k6490mwyxd4cgngmgg6nfr8n3uqmf5gw2"
+
 
 def test_all_problems_are_told_at_once_in_order(paths: Paths) -> None:
     lines = problems(
@@ -160,10 +162,41 @@ def test_s3_keys_beside_a_folder_are_refused(paths: Paths) -> None:
     ]
 
 
-def test_nobody_may_believe_that_backups_are_encrypted(paths: Paths) -> None:
-    for body in ("", 'recipients = ["age1x"]\n', "recipients = 7\nnonsense = 1\n"):
-        (line,) = problems(paths, f"{SMALLEST}[encryption]\n{body}")
-        assert line.startswith("profiles/prod.toml:5: encryption: encryption is not available yet")
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("", "5: encryption.recipients: "),
+        ("recipients = []", "6: encryption.recipients: needs at least one public key"),
+        ("recipients = 7", "6: encryption.recipients: should be a list of public keys"),
+        ('recipients = "age1x"', "6: encryption.recipients: should be a list of public keys"),
+        ('recipients = ["age1x"]', "6: encryption.recipients: entry 1 is no public key for age"),
+        (f'recipients = ["{AGE_KEY}", "ssh-ed25519"]', "6: encryption.recipients: entry 2 is no"),
+        (f'recipients = ["{AGE_KEY}", "{AGE_KEY}"]', "entry 2 is listed twice"),
+    ],
+)
+def test_nobody_may_believe_that_backups_are_encrypted(paths: Paths, body: str, told: str) -> None:
+    (line,) = problems(paths, f"{SMALLEST}[encryption]\n{body}\n")
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'recipients = ["{}"]',
+        'recipients = "{}"',
+        'recipients = [["{}"]]',
+        f'recipients = ["{AGE_KEY}", "{AGE_KEY} {{}}"]',
+        f'recipients = ["{AGE_KEY}"]\nidentity_file = "{{}}"',
+        f'recipients = ["{AGE_KEY}"]\nidentity_file = ["{{}}"]',
+    ],
+)
+def test_a_private_key_in_the_wrong_place_is_never_shown(paths: Paths, body: str) -> None:
+    text = "AGE-SECRET-KEY-1XP6RJYMK88KC9K78H6M2V47MYQJ8LQENP6YFPX8C2E2ASNEMZARSGUSWSE"
+    for key in (text, text.lower()):
+        lines = problems(paths, f"{SMALLEST}[encryption]\n{body.format(key)}\n")
+        assert "encryption." in lines[0]
+        assert key not in "".join(lines)
+        assert "xp6rjymk" not in "".join(lines).lower()
 
 
 def test_a_source_that_a_pattern_leaves_out_is_refused(paths: Paths) -> None:
