@@ -22,6 +22,9 @@ from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.survey import BackupPlan
 
+# What the log says of a signing key that was just made.
+NEW_KEY = "archives are signed from now on with this machine's new key"
+
 
 @dataclass
 class Backups:
@@ -107,10 +110,11 @@ class Backups:
         return self.signers[0]
 
     def log(self) -> str:
-        """What stands in logs/backup.log, without the dates."""
+        """What stands in logs/backup.log, without the dates and the news of a first key."""
         file = self.paths.logs / "backup.log"
         lines = file.read_text().splitlines() if file.exists() else []
-        return "\n".join(line.split("] ", 1)[-1] for line in lines)
+        told = [line for line in lines if NEW_KEY not in line]
+        return "\n".join(line.split("] ", 1)[-1] for line in told)
 
     def archive(self) -> Path:
         """The newest archive's file."""

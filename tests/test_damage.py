@@ -269,9 +269,7 @@ def test_the_sound_archive_is_whole_and_has_all_kinds_of_chunks(
     store, backup = sound.put(tmp_path / "store", sound.content)
     report = run_verify(store, backup, SilentProgress(), None, sound.keys, sound.signers)
     assert not report.is_damaged
-    assert (
-        report.checked_chunks == report.chunks == sound.chunks >= 12
-    )
+    assert report.checked_chunks == report.chunks == sound.chunks >= 12
     assert report.entries == len(sound.entries)
     assert_restore_is_honest(sound, store, backup, tmp_path / "all", skip_damaged=False)
     assert read_tree(tmp_path / "all") == sound.tree

@@ -100,8 +100,10 @@ def on_restored(monkeypatch: pytest.MonkeyPatch, tamper: Callable[[Path], Any]) 
     """Change the restored tree behind the drill's back."""
     real = drill.run_restore
 
-    def run_restore(store: Any, backup: Any, request: Any, progress: Any) -> RestoreReport:
-        report = real(store, backup, request, progress)
+    def run_restore(
+        store: Any, backup: Any, request: Any, progress: Any, keys: Any
+    ) -> RestoreReport:
+        report = real(store, backup, request, progress, keys)
         tamper(request.target)
         return report
 
