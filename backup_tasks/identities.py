@@ -80,7 +80,11 @@ class Keyring:
             if str(error) != _NO_KEY_FITS:
                 raise ArchiveError(f"it cannot be decrypted: {error}") from None
         made_for = describe_recipients(age_file, self._recipients)
-        raise NoKeyFits(f"no key in {self._file} opens it: it was encrypted for {made_for}")
+        named = ", ".join(self._recipients)
+        raise NoKeyFits(
+            f"no key in {printable(str(self._file))} opens it: it was encrypted for {made_for}"
+            + (f"; the profile names {named}" if named else "")
+        )
 
 
 NO_KEYS = Keyring(None)

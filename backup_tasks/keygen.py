@@ -40,7 +40,7 @@ def run_keygen(file: Path, now: datetime) -> NewKey:
     created = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     text = f"# created: {created}\n# public key: {recipient}\n{identity}\n"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(file.parent)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="ascii") as opened:
             opened.write(text)
@@ -56,6 +56,13 @@ def run_keygen(file: Path, now: datetime) -> NewKey:
     return NewKey(file, recipient)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError as error:
+        raise NotADirectoryError(error.errno, "the folder above it is a file") from None
+
+
 def render_new_key(key: NewKey) -> str:
     """What an operator has to know about it."""
     shown = printable(str(key.file))
@@ -63,10 +70,9 @@ def render_new_key(key: NewKey) -> str:
 wrote the private key to {shown}
 public key: {key.recipient}
 
-Whoever has this file can read every backup that is made for it. Whoever has lost it cannot:
-without it, and without the key of another recipient, these backups are gone for good.
-Keep a copy elsewhere, on paper or in a password manager, not only on the server that is backed
-up; best, take it off that server once the copy is proven. In the profile:
+Whoever has this file can read every backup that is made for it. If it is lost, and no other
+recipient has a key, these backups are lost too: nobody can help. Keep a copy elsewhere, on paper
+or in a password manager, and not only on the server that is backed up. In the profile:
 
 [encryption]
 recipients = ["{key.recipient}"]

@@ -33,6 +33,7 @@ _FILES = {
 # Amounts, dates, durations and names that differ from machine to machine and run to run.
 _VARIES = (
     (re.compile(r"ed25519:[A-Za-z0-9+/]{43}="), "key"),
+    (re.compile(r"\bage1[0-9a-z.]+"), "age1key"),
     (re.compile(r"^([-dlrwxst]{10}) +\S+/\S+", re.M), r"\1 owner"),
     (re.compile(r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b"), "@"),
     (re.compile(r"\d[\d,.]*(kB|MB|GB|B|[smhd]\b)?"), "#"),
@@ -148,7 +149,7 @@ def build_stage(folder: Path, project: Path, server: S3Server, mail: str) -> Sta
     write_aws(folder)
     environ = {
         "PATH": f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(folder),
+        "HOME": str(root / "root"),
         "TERM": "dumb",
         "TZ": _zone_of_noon(datetime.now(UTC)),
         "BACKUP_TASKS_STATE": str(folder / "state"),

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.backup import BackupRun, run_backup
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Entry
 from backup_tasks.paths import Paths
@@ -24,6 +25,7 @@ from backup_tasks.reader import read_manifest
 from backup_tasks.stores import open_store
 from tests.cli import s3_store
 from tests.conftest import S3Bucket
+from tests.keys import make_key
 from tests.shell_blocks import read_blocks, write_aws
 from tests.trees import Comparison, TreeRules, compare_trees
 
@@ -162,6 +164,7 @@ def test_every_command_of_the_document_is_run_here() -> None:
         "Restore everything",
         "Restore one file or folder",
         "From a directory store",
+        "An encrypted backup",
         "Check what was restored",
         "A damaged archive",
     }
@@ -221,6 +224,91 @@ def test_an_archive_in_a_folder_comes_back(recovery: Recovery) -> None:
     recovery.assert_equal("from-folder")
 
 
+# An encrypted backup
+
+ENCRYPTED = f"{NAME}.age.tar"
+ONE_LINE = (
+    f"aws s3 cp s3://my-bucket/web1/{ENCRYPTED} - | tar x --to-command='age -d -i key.txt' | tar xz"
+)
+
+
+@pytest.fixture
+def encrypted(recovery: Recovery) -> Recovery:
+    """The same two backups once more, encrypted, with the key where one recovers."""
+    recovery.bucket.client.delete_object(Bucket=recovery.bucket.bucket, Key=f"web1/{NAME}")
+    pair = make_key(recovery.here)
+    pair.file.rename(recovery.here / "key.txt")
+    text = recovery.profile_file.read_text()
+    recovery.profile_file.write_text(f'{text}[encryption]\nrecipients = ["{pair.recipient}"]\n')
+    recovery.back_up(TAKEN_AT - timedelta(hours=1))
+    (recovery.source / "etc" / "hosts").write_text("127.0.0.1 localhost web1\n")
+    second = recovery.back_up(TAKEN_AT)
+    assert second.archive == ENCRYPTED
+    assert second.copied_bytes > second.sent_bytes
+    return recovery
+
+
+def test_one_line_of_tar_and_age_brings_back_an_encrypted_backup(encrypted: Recovery) -> None:
+    blocks = [block.text for block in BLOCKS if block.heading == "An encrypted backup"]
+    assert ONE_LINE in blocks[0]
+    assert encrypted.run("An encrypted backup", 0) == ""
+    encrypted.assert_equal("decrypted")
+    assert encrypted.run("Find the newest").endswith(f" {ENCRYPTED}\n")
+    (encrypted.here / "decrypted").rename(encrypted.here / "restored")
+    assert encrypted.check() == ""
+
+
+def test_the_one_line_fails_under_pipefail_with_a_wrong_key_and_only_then(
+    encrypted: Recovery,
+) -> None:
+    line = ONE_LINE.replace("my-bucket", encrypted.bucket.bucket) + " -C here"
+    (encrypted.here / "here").mkdir()
+    codes = []
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line],
+            cwd=encrypted.here,
+            env=encrypted.environ,
+            capture_output=True,
+            check=False,
+        )
+        codes.append(done.returncode)
+        (encrypted.here / "key.txt").unlink(missing_ok=True)
+        make_key(encrypted.here, name="key")
+    assert codes[0] == 0
+    assert codes[1] != 0
+
+
+def test_an_encrypted_archive_in_a_folder_comes_back(encrypted: Recovery) -> None:
+    (encrypted.here / "nas").mkdir()
+    before, _, after = encrypted.profile_file.read_text().partition("[store]")
+    keys = after.partition("[encryption]")[2]
+    encrypted.profile_file.write_text(
+        f'{before}[store]\nurl = "file://{encrypted.here}/nas/"\n[encryption]{keys}'
+    )
+    encrypted.back_up(TAKEN_AT)
+    assert encrypted.run("An encrypted backup", 1) == ""
+    encrypted.assert_equal("decrypted-from-folder")
+
+
+def test_what_is_whole_in_a_damaged_encrypted_archive_comes_back(encrypted: Recovery) -> None:
+    keys = Keyring(encrypted.here / "key.txt")
+    entries, middles = _entries(encrypted, ENCRYPTED, keys)
+    packed, large = entries["part-07"].chunk, entries["large"].chunk
+    _damage(encrypted, [middles[packed], middles[large + 4]], ENCRYPTED)
+    assert encrypted.run("An encrypted backup", 2) == ""
+    said = encrypted.run("An encrypted backup", 3)
+    assert said.count("is damaged") == 2
+    assert said.count("\n") == 2
+    twin = encrypted.twin("rescued-from-encrypted")
+    lost = {name for name, entry in entries.items() if entry.chunk == packed}
+    assert {name for name in lost if (twin / name).exists()} == set()
+    assert (twin / "part-19").read_bytes() == (encrypted.source / "part-19").read_bytes()
+    original, rescued = (encrypted.source / "large").read_bytes(), (twin / "large").read_bytes()
+    assert rescued[3 * 2**20 : 4 * 2**20] == bytes(2**20)
+    assert rescued[4 * 2**20 :] == original[4 * 2**20 :]
+
+
 def test_the_checks_name_every_file_that_is_not_what_it_was(recovery: Recovery) -> None:
     recovery.run("Restore everything")
     for name in HARD_NAMES:
@@ -236,9 +324,9 @@ def test_the_checks_name_every_file_that_is_not_what_it_was(recovery: Recovery) 
     assert last.splitlines() == [f"\t{inner}/more", f"{inner}/part-03"]
 
 
-def _damage(recovery: Recovery, offsets: list[int]) -> None:
+def _damage(recovery: Recovery, offsets: list[int], name: str = NAME) -> None:
     """Flip a byte at each offset of the object."""
-    where = {"Bucket": recovery.bucket.bucket, "Key": f"web1/{NAME}"}
+    where = {"Bucket": recovery.bucket.bucket, "Key": f"web1/{name}"}
     with recovery.bucket.client.get_object(**where)["Body"] as body:
         content = bytearray(body.read())
     for offset in offsets:
@@ -246,10 +334,12 @@ def _damage(recovery: Recovery, offsets: list[int]) -> None:
     recovery.bucket.client.put_object(**where, Body=bytes(content))
 
 
-def _entries(recovery: Recovery) -> tuple[dict[str, Entry], list[int]]:
+def _entries(
+    recovery: Recovery, name: str = NAME, keys: Keyring = NO_KEYS
+) -> tuple[dict[str, Entry], list[int]]:
     """The manifest's entries by their last name, and the middle of each chunk."""
     store = open_store(load_profile(str(recovery.profile_file), recovery.paths).store)
-    manifest = read_manifest(store, store.stat(NAME))
+    manifest = read_manifest(store, store.stat(name), keys)
     assert manifest is not None
     entries = {entry.name.rpartition("/")[2]: entry for entry in manifest.entries()}
     middles = [chunk.offset + chunk.length // 2 for chunk in manifest.chunks]
