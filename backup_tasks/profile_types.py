@@ -249,7 +249,10 @@ def _address(text: str) -> str:
 
 
 def _public_keys(value: object) -> object:
-    """One key or a list of them; each as it is rendered, so that equal keys are equal texts."""
+    """One key or a list of them, each in its only spelling.
+
+    A text that is none is not shown: somebody may have put a private key there.
+    """
     from backup_tasks.signing import parse_public_key
 
     keys = listed([value] if isinstance(value, str) else value)
@@ -258,7 +261,7 @@ def _public_keys(value: object) -> object:
             try:
                 parse_public_key(key)
             except ValueError as error:
-                raise ValueError(f'"{key}" is {error}; `invoke signing-key` prints one') from None
+                raise ValueError(f"holds {error}; `invoke signing-key` prints one") from None
     return keys
 
 
