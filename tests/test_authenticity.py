@@ -263,6 +263,17 @@ def test_without_a_key_a_wrong_signature_is_damage_all_the_same(
     assert "its signature is wrong" in refusal
 
 
+def test_without_a_key_every_flipped_byte_of_the_signature_is_found_all_the_same(
+    backups: Generations,
+) -> None:
+    content = backups.archive().read_bytes()
+    for place in range(len(content) - FOOTER_BYTES - MEMBER_BYTES, len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        backups.archive().write_bytes(flipped)
+        assert verify(backups).is_damaged, place
+
+
 # Another backup's bytes
 
 
