@@ -147,7 +147,10 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
         backups = find_backups(running.store, running.profile.tzinfo)
         seen = NewestSeen(running.paths.state, running.profile, running.store)
         tell_vanished(seen, backups, running.record)
-        details = read_details(running.store, backups, running.keys(identity))
+        keys = running.keys(identity)
+        if identity:
+            keys.load()
+        details = read_details(running.store, backups, keys)
         report.print_backups(details, now(), as_json=json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from datetime import date, datetime, timedelta, tzinfo
 from backup_tasks.errors import ArchiveError, IdentityError, StoreError, UsageError
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Header
-from backup_tasks.naming import parse_backup_name, render_backup_id
+from backup_tasks.naming import is_encrypted_name, parse_backup_name, render_backup_id
 from backup_tasks.reader import read_header
 from backup_tasks.stores.base import Store, StoredObject
 
@@ -66,6 +67,9 @@ def read_details(
     store: Store, backups: Sequence[Backup], keys: Keyring = NO_KEYS
 ) -> list[BackupDetails]:
     """What each backup's manifest says, read side by side; trouble is told, not raised."""
+    if any(is_encrypted_name(backup.stored.name) for backup in backups):
+        with contextlib.suppress(IdentityError):  # told for each backup
+            keys.load()  # here, as a thread is no place to ask for a passphrase
 
     def read(backup: Backup) -> BackupDetails:
         if not backup.stored.size:

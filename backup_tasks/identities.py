@@ -46,21 +46,34 @@ class Keyring:
         self._recipients = recipients
         self._lock = threading.Lock()
         self._identities: Sequence[object] | None = None
+        self._trouble: IdentityError | None = None
 
     def load(self) -> None:
-        """Read the identity file, unless that is done. Raises IdentityError."""
+        """Read the identity file, unless that is done; nobody is asked a second time.
+
+        Raises IdentityError.
+        """
         self._loaded()
 
     def _loaded(self) -> Sequence[object]:
         with self._lock:
+            if self._trouble is not None:
+                raise IdentityError(str(self._trouble))
             if self._identities is None:
-                if self._file is None:
-                    raise IdentityError(
-                        "it is encrypted, and no key was named: use --identity FILE, or set "
-                        "encryption.identity_file in the profile"
-                    )
-                self._identities = read_identities(self._file, self._ask)
+                try:
+                    self._identities = self._read()
+                except IdentityError as error:
+                    self._trouble = error
+                    raise
             return self._identities
+
+    def _read(self) -> Sequence[object]:
+        if self._file is None:
+            raise IdentityError(
+                "it is encrypted, and no key was named: use --identity FILE, or set "
+                "encryption.identity_file in the profile"
+            )
+        return read_identities(self._file, self._ask)
 
     def open(self, age_file: bytes) -> bytes:
         """What is in an age file.

@@ -19,6 +19,7 @@ from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest import Entry, Header, Manifest
 from backup_tasks.members import MemberStream
+from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
@@ -314,5 +315,9 @@ def run_restore_job(
     for doubt in report.proof.doubts:
         warn(record, f"{chosen.stored.name}: {doubt}; restored all the same, as --unproven asks")
     seen.note_proven(report.header, report.proof)
+    if profile.recipients and not is_encrypted_name(chosen.stored.name):
+        report.extracted.notes.add(
+            f"{chosen.stored.name} is not encrypted, although backups of this profile are"
+        )
     record.files, record.raw_bytes = report.extracted.files, report.extracted.bytes
     return report

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from backup_tasks.catalog import find_backups, read_details
+from backup_tasks.encrypt import Sealer, open_sealed
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.identities import Keyring
 from backup_tasks.listing import list_entries
@@ -372,6 +373,32 @@ def test_what_only_has_the_name_of_an_encrypted_archive_is_told_apart(
         (backup,) = find_backups(store, UTC)
         with pytest.raises(ArchiveError, match=told):
             read_manifest(store, backup.stored, backups.keys)
+
+
+def test_a_chunk_that_somebody_else_encrypted_for_us_is_found(
+    backups: Generations, tmp_path: Path
+) -> None:
+    """Whoever knows the public key can make one that opens; its hash is not in the manifest."""
+    (backups.source / "large").write_bytes(noise(3, 4 * CHUNK))
+    backups.backup()
+    chunk = backups.manifest().chunks[2]
+    content, sealer = backups.archive().read_bytes(), Sealer(backups.recipients)
+    genuine = content[chunk.offset : chunk.offset + chunk.length]
+    gzip_member = open_sealed(genuine, backups.keys)
+    forged = next(
+        made
+        for made in (sealer.seal(gzip_member) for _ in range(1000))
+        if len(made) == len(genuine)
+    )
+    assert open_sealed(forged, backups.keys) == gzip_member
+    backups.archive().write_bytes(content.replace(genuine, forged))
+    store = backups.open_store()
+    (backup,) = find_backups(store, UTC)
+    report = run_verify(store, backup, SilentProgress(), None, backups.keys)
+    assert report.faults[0].startswith("chunk 2 ")
+    with pytest.raises(ArchiveError):
+        backups.restore(tmp_path / "target")
+    assert not [path for path in (tmp_path / "target").rglob("*") if path.is_file()]
 
 
 def test_no_chunk_is_encrypted_for_one_recipient_less(backups: Generations, tmp_path: Path) -> None:

@@ -159,6 +159,20 @@ def test_a_missing_or_wrong_key_is_exit_12_and_one_line(cli: Cli, pair: KeyPair,
     assert not [path for path in (cli.here / "restored").rglob("*") if path.is_file()]
 
 
+def test_a_backup_that_is_not_encrypted_is_told_where_all_should_be(
+    cli: Cli, pair: KeyPair
+) -> None:
+    assert cli.run(*BACKUP).code == 0
+    profile = cli.profiles / "test.toml"
+    text = profile.read_text()
+    cli.write_profile()
+    assert cli.run(*BACKUP).code == 0
+    profile.write_text(text)
+    restored = cli.run("restore", "--profile", "test")
+    assert restored.code == 0
+    assert "is not encrypted, although backups of this profile are" in restored.err
+
+
 def test_list_without_a_key_still_lists(cli: Cli, pair: KeyPair) -> None:
     assert cli.run(*BACKUP).code == 0
     listed = cli.run("list", "--profile", "test")
@@ -169,6 +183,8 @@ def test_list_without_a_key_still_lists(cli: Cli, pair: KeyPair) -> None:
     (found,) = json.loads(cli.run("list", "--profile", "test", "--json").out)
     assert found["is_locked"] is True
     assert "no key was named" in found["trouble"]
+    done = cli.run("list", "--profile", "test", "--identity", "nowhere.txt")
+    assert_refused(cli, done, 12, "nowhere.txt cannot be read: No such file")
 
 
 def test_a_passphrase_is_asked_on_a_terminal_and_nowhere_else(cli: Cli, pair: KeyPair) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from backup_tasks.encrypt import Sealer, open_sealed
+from backup_tasks.compress import compress_chunk
+from backup_tasks.encrypt import Sealer, open_sealed, open_sealed_chunk
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.footer import Footer
 from backup_tasks.identities import Keyring, NoKeyFits
@@ -64,9 +66,13 @@ def test_a_passphrase_is_asked_once_and_opens_the_identity_file(
     assert open_sealed(sealed, keys) == CONTENT
     assert open_sealed(sealed, keys) == CONTENT
     assert asked == [f"Passphrase for {protected}: "]
-    with pytest.raises(IdentityError, match="the passphrase is wrong") as caught:
-        Keyring(protected, lambda _: "wrong horse").load()
-    assert "horse" not in str(caught.value)
+    asked.clear()
+    wrong = Keyring(protected, lambda prompt: asked.append(prompt) or "wrong horse")
+    for _ in range(2):
+        with pytest.raises(IdentityError, match="the passphrase is wrong") as caught:
+            wrong.load()
+        assert "horse" not in str(caught.value)
+    assert len(asked) == 1
     with pytest.raises(IdentityError, match="nobody is asked here"):
         Keyring(protected).load()
 
@@ -155,6 +161,17 @@ def test_a_member_of_the_outer_tar_has_one_spelling(tmp_path: Path) -> None:
             unwrap_age_file(wrong)
 
 
+def test_a_sealed_chunk_must_hold_what_the_manifest_lists(tmp_path: Path) -> None:
+    pair = make_key(tmp_path)
+    sealed = Sealer([pair.recipient]).seal_chunk(compress_chunk(b"raw", 1))
+    keys = Keyring(pair.file)
+    assert (
+        open_sealed_chunk(sealed.stored, sealed.content, keys) == compress_chunk(b"raw", 1).stored
+    )
+    with pytest.raises(ArchiveError, match="is not what the manifest says"):
+        open_sealed_chunk(sealed.stored, compress_chunk(b"other", 1).sha256, keys)
+
+
 def test_the_footer_has_one_spelling_and_a_fixed_length() -> None:
     footer = Footer(2**62, 2**40, b"s" * 32, 1, Signature(b"k" * 32, b"g" * 64))
     tail = encode_sealed_footer(footer)
@@ -163,10 +180,8 @@ def test_the_footer_has_one_spelling_and_a_fixed_length() -> None:
     for place in range(len(tail)):
         flipped = bytearray(tail)
         flipped[place] ^= 1 << place % 8
-        try:
+        with contextlib.suppress(ArchiveError):  # a version that nobody knows
             assert decode_sealed_footer(bytes(flipped)) != footer
-        except ArchiveError as error:
-            assert "format" in str(error)
 
 
 @pytest.mark.parametrize("program", [["tar"], ["bsdtar"], ["busybox", "tar"]], ids=" ".join)

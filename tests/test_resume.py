@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from backup_tasks.catalog import find_backups
 from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectMissing, StoreError
 from backup_tasks.leftovers import UploadNote, end_leftovers
 from backup_tasks.manifest import Header
+from backup_tasks.naming import is_backup_name
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.reader import read_header
 from backup_tasks.state import state_key
@@ -29,6 +29,7 @@ from backup_tasks.stores import open_store
 from backup_tasks.stores.base import PartLimits, StoredObject
 from backup_tasks.stores.directory import DirectoryStore
 from tests.backups import Backups
+from tests.generations import untar
 from tests.histories import (
     CHUNK,
     Change,
@@ -90,7 +91,7 @@ class Interrupted(Backups):
     def header(self) -> Header:
         """Of the newest backup."""
         store = DirectoryStore(self.store_folder)
-        found = read_header(store, find_backups(store, UTC)[-1].stored)
+        found = read_header(store, find_backups(store, UTC)[-1].stored, self.keys)
         assert found is not None
         return found
 
@@ -100,15 +101,13 @@ class Interrupted(Backups):
         found = [str(path.relative_to(state)) for path in state.glob("staging/*")]
         found += [str(path.relative_to(state)) for path in state.glob("uploads/*")]
         names = os.listdir(self.store_folder)
-        return found + [name for name in names if not name.endswith("-backup.tar.gz")]
+        return found + [name for name in names if not is_backup_name(name)]
 
     def assert_newest_is_the_tree(self) -> None:
         """GNU tar's extraction and our own restore of the newest backup equal the source."""
         with tempfile.TemporaryDirectory() as folder:
             plain, ours = Path(folder, "plain"), Path(folder, "ours")
-            plain.mkdir()
-            command = ["tar", "-xpf", self.archive(), "--xattrs", "--xattrs-include=*"]
-            subprocess.run([*command, "-C", plain], check=True, capture_output=True)
+            untar(self.archive(), plain, key=self.key)
             report = self.restore(ours)
             assert not report.extracted.problems
             expected = fingerprint(self.source)
