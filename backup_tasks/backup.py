@@ -38,8 +38,8 @@ from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
-from backup_tasks.signing import SigningKey, render_public_key
-from backup_tasks.signing_key import open_own_key, private_files, read_own_key
+from backup_tasks.signing import SigningKey
+from backup_tasks.signing_key import open_key_of_run, private_files, read_own_key
 from backup_tasks.spool import SPILL_BYTES
 from backup_tasks.staging import StagedRun, Staging, StagingFolder, StagingJournal
 from backup_tasks.state import state_key
@@ -133,7 +133,7 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
 
     Raises: SourceError, StoreError, ObjectExists; BackupError for an unusable signing key.
     """
-    key = _open_key(run, record)
+    key = open_key_of_run(run.profile, run.paths, record)
     approach = _choose_approach(run, record)
     while (failed := _try(run, approach, key, record)) is not None:
         if approach.last is None and not approach.may_stage:
@@ -141,25 +141,6 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
         approach = _approach_after(run, approach, failed, record)
     if staged := run.staging.read():
         _discard(run, staged, run.store.list_unfinished(), record)
-
-
-def _open_key(run: BackupRun, record: RunRecord) -> SigningKey:
-    """This machine's key. Tells of a new one, and of one that the profile does not know."""
-    key, is_new = open_own_key(run.paths.state)
-    public_key, wanted = render_public_key(key.public_key), run.profile.signing.public_key
-    if is_new:
-        open_log(run.paths).info(
-            "backup %s: archives are signed from now on with this machine's new key; so that "
-            'verify and restore notice forgeries, set in the profile: [signing] public_key = "%s"',
-            run.profile.name,
-            public_key,
-        )
-    if wanted and public_key not in wanted:
-        record.warnings.append(
-            f"signed by this machine's key {public_key}, which [signing] public_key does not name: "
-            "restore and verify will refuse this archive until it does"
-        )
-    return key
 
 
 def _try(
@@ -318,23 +299,14 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    _note_newest(run, stored, there, record)
+    before = backups_among(there, profile.tzinfo)
+    run.newest_seen.note_made(stored.name, utc_text(run.now), before, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)
     record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3
-
-
-def _note_newest(
-    run: BackupRun, stored: StoredObject, there: Sequence[StoredObject], record: RunRecord
-) -> None:
-    """Remember the new archive as the newest, but first tell if older newest ones are gone."""
-    seen = run.newest_seen
-    if vanished := seen.what_vanished(backups_among(there, run.profile.tzinfo)):
-        record.warnings.append(vanished)
-    seen.note(stored.name, utc_text(run.now))
 
 
 def _fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:

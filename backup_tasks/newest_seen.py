@@ -61,6 +61,18 @@ class NewestSeen:
                 json.dump({"name": name, "started_at": started_at}, file)
             os.replace(temporary, self._path)
 
+    def note_made(
+        self, name: str, started_at: str, before: Sequence[Backup], record: RunRecord
+    ) -> None:
+        """Remember a backup that was just made; but first say in `record` if others vanished.
+
+        Args:
+            before: the backups that were there when it was begun.
+        """
+        if vanished := self.what_vanished(before):
+            record.warnings.append(vanished)
+        self.note(name, started_at)
+
     def note_proven(self, header: Header | None, proof: Proof) -> None:
         """Remember this backup if it is newer than what was seen, and surely ours."""
         if header is None or proof.state != "trusted" or proof.doubts or not header.name:

@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backup_tasks.errors import BackupError
-from backup_tasks.signing import SigningKey, make_signing_key, parse_signing_key
+from backup_tasks.journal import RunRecord, open_log
+from backup_tasks.paths import Paths
+from backup_tasks.profile_model import Profile
+from backup_tasks.signing import (
+    SigningKey,
+    make_signing_key,
+    parse_signing_key,
+    render_public_key,
+)
 from backup_tasks.text import printable
 
 _NAME = "signing.key"
@@ -90,6 +98,29 @@ def open_own_key(state: Path) -> tuple[SigningKey, bool]:
             f"the signing key {_place(key_file(state))} cannot be made: {error.strerror}; "
             "BACKUP_TASKS_STATE names another folder for it"
         ) from error
+
+
+def open_key_of_run(profile: Profile, paths: Paths, record: RunRecord) -> SigningKey:
+    """The key for a backup of this profile. Tells of a new one in the log, and in `record` of one
+    that the profile does not name.
+
+    Raises BackupError as `open_own_key`.
+    """
+    key, is_new = open_own_key(paths.state)
+    public_key, wanted = render_public_key(key.public_key), profile.signing.public_key
+    if is_new:
+        open_log(paths).info(
+            "backup %s: archives are signed from now on with this machine's new key; so that "
+            'verify and restore notice forgeries, set in the profile: [signing] public_key = "%s"',
+            profile.name,
+            public_key,
+        )
+    if wanted and public_key not in wanted:
+        record.warnings.append(
+            f"signed by this machine's key {public_key}, which [signing] public_key does not name: "
+            "restore and verify will refuse this archive until it does"
+        )
+    return key
 
 
 @contextlib.contextmanager
