@@ -5,12 +5,15 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(if $(shell $(name) $(IS_NEW_ENOUGH) 2>/dev/null && echo yes),$(name))) python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
-SOURCES := backup_tasks tests $(wildcard tasks.py demo.py)
+SOURCES := backup_tasks tests bench $(wildcard tasks.py demo.py)
+BENCH_FOLDER ?= bench/work
+SIZE ?= full
+ROUNDS ?= 3
 COMPILE := pip-compile --quiet --generate-hashes --strip-extras --no-header --no-config \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint schema requirements clean
+.PHONY: help venv demo test lint schema bench bench-report bench-scale requirements clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -32,17 +35,30 @@ lint: .venv/.installed-dev ## Check style and types
 schema: .venv/.installed-dev ## Write the JSON Schema of a profile, for editors
 	$(BIN)/python -m backup_tasks.profile_schema
 
+bench: .venv/.installed-dev $(BENCH_FOLDER)/venv/.installed ## Measure beside restic, borg and tar (SIZE=small for a look)
+	@$(BIN)/python -m bench.install
+	@$(BIN)/python -m bench.side_by_side --size $(SIZE) --rounds $(ROUNDS) --folder $(BENCH_FOLDER)
+
+bench-report: .venv/.installed-dev $(BENCH_FOLDER)/venv/.installed ## Write that report anew, measure nothing
+	@$(BIN)/python -m bench.side_by_side --render --size $(SIZE) --folder $(BENCH_FOLDER)
+
+bench-scale: .venv/.installed-dev ## Measure how time and memory grow (SIZE=small for a look)
+	@$(BIN)/python -m bench.install
+	@$(BIN)/python -m bench.scale --size $(SIZE) --folder $(BENCH_FOLDER)
+
 requirements: .venv/bin/python ## Pin the newest dependencies anew, with hashes
 	@tools=$$(mktemp -d) && trap 'rm -rf "$$tools"' EXIT && \
 	$(BIN)/python -m venv "$$tools" && "$$tools/bin/pip" install --quiet 'pip-tools>=7.5' && \
 	"$$tools/bin/$(firstword $(COMPILE))" $(wordlist 2,99,$(COMPILE)) --upgrade \
 		--output-file requirements.txt pyproject.toml && \
 	"$$tools/bin/$(firstword $(COMPILE))" $(wordlist 2,99,$(COMPILE)) --upgrade --extra dev \
-		--constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+		--constraint requirements.txt --output-file requirements-dev.txt pyproject.toml && \
+	"$$tools/bin/$(firstword $(COMPILE))" $(wordlist 2,99,$(COMPILE)) --upgrade \
+		--output-file bench/requirements.txt bench/requirements.in
 
 clean: ## Remove .venv and everything that tools left behind
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find backup_tasks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/work
+	find backup_tasks tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: requirements.txt .venv/bin/python
 	$(PIP_INSTALL) -r requirements.txt
@@ -51,6 +67,14 @@ clean: ## Remove .venv and everything that tools left behind
 .venv/.installed-dev: requirements-dev.txt .venv/bin/python
 	$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@ .venv/.installed
+
+# What the benches need besides the development dependencies never mixes with these.
+$(BENCH_FOLDER)/venv/.installed: bench/requirements.txt .venv/bin/python
+	@mkdir -p $(BENCH_FOLDER)
+	$(BIN)/python -m venv $(BENCH_FOLDER)/venv
+	$(BENCH_FOLDER)/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes -r bench/requirements.txt
+	@touch $@
 
 # Without python3-venv the command leaves a half-made folder behind, so it is removed again.
 .venv/bin/python:

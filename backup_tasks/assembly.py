@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO
@@ -13,20 +13,20 @@ from backup_tasks import __version__
 from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.carry import Earlier
 from backup_tasks.encrypt import Sealer
-from backup_tasks.entry_writer import FOLDER_LINE, EntryWriter
+from backup_tasks.entry_writer import EntryWriter
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.footer import FORMAT_VERSION
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
 from backup_tasks.manifest import Chunk, Header, write_manifest
+from backup_tasks.manifest_lines import complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.signing import SigningKey
 from backup_tasks.spool import LineSpool
 from backup_tasks.staging import StagingJournal
-from backup_tasks.steps import LeafLines
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, Store
 from backup_tasks.survey import Survey
 from backup_tasks.upload import PartAssembler, count_copies, plan_part_bytes
@@ -98,8 +98,8 @@ class Assembly:
                 builder, self.report, self.progress, root, survey.reuse, earlier, writers.journal
             )
             with LineSpool() as lines, LineSpool() as folder_lines:
-                kept_lines = LeafLines(last.leaf_lines() if last else iter(()))
-                for line in entries.write_all(survey.steps, kept_lines):
+                kept = last.index.lines_between if last else _no_lines
+                for line in entries.write_all(survey.steps, kept):
                     lines.append(line)
                 builder.end_entries()
                 if writers.staging and aside:
@@ -111,7 +111,7 @@ class Assembly:
                 builder.end_entries()
                 self._note_figures(entries, parts, aside)
                 header = self._header(builder, entries)
-                entry_lines = _with_folders(lines, reversed(folder_lines))
+                entry_lines = complete_lines(lines, reversed(folder_lines), kept)
                 self._add_manifest(builder, header, entry_lines, end)
         finally:
             os.close(root)
@@ -196,13 +196,8 @@ def _bring_in(
     parts.copy(stored, 0, stored.size)
 
 
-def _with_folders(lines: Iterable[bytes], folder_lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Put the folders' lines where they belong in the order of the walk."""
-    folders = iter(folder_lines)
-    for line in lines:
-        found = next(folders) if line == FOLDER_LINE else line
-        if found != FOLDER_LINE:
-            yield found
+def _no_lines(start: int, end: int) -> bytes:
+    raise AssertionError(f"there is no last manifest with lines from {start} to {end}")
 
 
 def utc_text(moment: datetime) -> str:

@@ -12,18 +12,17 @@ from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.content import SourceFile, explain, read_xattrs
 from backup_tasks.entry_headers import file_headers, member_of, set_place
 from backup_tasks.folders import FolderStack, split_path
-from backup_tasks.manifest import Entry, decode_entry, encode_line, name_fields
+from backup_tasks.manifest import Entry, decode_entries, encode_line, name_fields
+from backup_tasks.manifest_lines import FOLDER_LINE, kept_lines
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.progress import Progress
 from backup_tasks.snapshot import entry_of
 from backup_tasks.staging import StagingJournal
-from backup_tasks.steps import LeafLines, Step
+from backup_tasks.steps import Step
 from backup_tasks.tarstream import encode_headers, hash_xattrs, padding_bytes
 
 # A larger file that changed while it was read is not sent a second time.
 _READ_AGAIN_BYTES = 64 * 2**20
-# Stands among the lines of a manifest in the making where a folder's is to come.
-FOLDER_LINE = b"\n"
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -80,14 +79,17 @@ class EntryWriter:
         self._broken_links: dict[str, str | None] = {}
         self.totals = WriteTotals()
 
-    def write_all(self, steps: Iterable[Step], kept_lines: LeafLines) -> Iterator[bytes]:
+    def write_all(
+        self, steps: Iterable[Step], lines_between: Callable[[int, int], bytes]
+    ) -> Iterator[bytes]:
         """Write or keep each entry; yields the lines of the manifest in the order of the walk.
 
         Args:
-            kept_lines: the last manifest's, for the runs of unchanged entries.
+            lines_between: gives the last manifest's lines of a run of unchanged entries.
 
         Yields:
-            A line an entry, some at once; for a folder, whose line follows later, FOLDER_LINE.
+            A line an entry. Stand-ins, as in `manifest_lines`, for a folder, whose line follows
+            later, and for a run whose lines stay as they are.
         """
         with self._folders:
             for step in steps:
@@ -100,10 +102,10 @@ class EntryWriter:
                     self.totals.files += step.files
                     self.totals.raw_bytes += step.content_bytes
                     self._progress.advance(0, step.count)
-                    yield b"".join(kept_lines.take(step))
+                    yield kept_lines(step.first, step.end)
                 else:
-                    for line in kept_lines.take(step):
-                        yield from self._write_plan(PlannedEntry(decode_entry(line), is_same=True))
+                    for entry in decode_entries(lines_between(step.first, step.end)):
+                        yield from self._write_plan(PlannedEntry(entry, is_same=True))
 
     def write_folders(self, folders: Iterable[Entry]) -> Iterator[bytes]:
         """Write the folders, in chunks of their own.
@@ -114,7 +116,14 @@ class EntryWriter:
         self._builder.end_chunk()
         with self._folders:
             for folder in folders:
-                yield next(self._write_plan(PlannedEntry(folder)), FOLDER_LINE)
+                written = self._write(folder, ())
+                self._progress.advance(0, 1)
+                if written is None:
+                    self._report(folder.name, self._failure)
+                    yield FOLDER_LINE
+                else:
+                    self._count(written)
+                    yield encode_line(written)
 
     def _write_plan(self, plan: PlannedEntry) -> Iterator[bytes]:
         if plan.is_same and self._reuse.keeps(plan.entry):

@@ -20,7 +20,7 @@ from backup_tasks.errors import (
     ReadRefused,
 )
 from backup_tasks.identities import Keyring
-from backup_tasks.manifest import Entry, Header, Manifest
+from backup_tasks.manifest import Header, Manifest, PlacedEntry
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.plan import CTIME_MARGIN_NS
@@ -40,11 +40,11 @@ FIRST_ARCHIVE = "there is no earlier archive of this profile and host to build o
 class EntryIndex(Protocol):
     """The entries of what chunks are kept of, in the order of the walk."""
 
-    def entries(self) -> Iterator[Entry]:
-        """All of them; one iteration at a time."""
+    def placed_entries(self) -> Iterator[PlacedEntry]:
+        """All of them, each with the place of its line, or -1; one iteration at a time."""
 
-    def leaf_lines(self) -> Iterator[bytes]:
-        """The manifest's lines of those that are no folders."""
+    def lines_between(self, start: int, end: int) -> bytes:
+        """The manifest's lines from one place to another, as they stand."""
 
     def close(self) -> None:
         """Free memory and files."""
@@ -67,14 +67,6 @@ class LastArchive:
     started_at: str
     full_at: str
     settled_before_ns: int
-
-    def entries(self) -> Iterator[Entry]:
-        """All entries in the order of the walk."""
-        return self.index.entries()
-
-    def leaf_lines(self) -> Iterator[bytes]:
-        """The manifest's lines of everything but folders, in the same order."""
-        return self.index.leaf_lines()
 
     def close(self) -> None:
         """Free the index."""

@@ -139,12 +139,12 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     @property
     def name(self) -> str:
         """The path as the file system gives it: surrogateescape where it is not UTF-8."""
-        return self.path or _from_base64(self.path_b64)
+        return self.path or (_from_base64(self.path_b64) if self.path_b64 else "")
 
     @property
     def link_name(self) -> str:
         """What the link says, as `name` gives the path."""
-        return self.link or _from_base64(self.link_b64)
+        return self.link or (_from_base64(self.link_b64) if self.link_b64 else "")
 
     @property
     def walk_key(self) -> bytes:
@@ -159,6 +159,8 @@ def walk_key(name: str) -> bytes:
 
 def name_fields(name: str) -> tuple[str, str]:
     """A path as (`path`, `path_b64`), of which one is empty."""
+    if name.isascii():
+        return name, ""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -201,6 +203,14 @@ def decode_entry(line: bytes) -> Entry:
     return _decoded(_entry_decoder, line, "the manifest holds a line that is no entry")
 
 
+def decode_entries(lines: bytes) -> list[Entry]:
+    """Many lines at once. Raises ArchiveError if one of them is no entry."""
+    try:
+        return _entry_decoder.decode_lines(lines)
+    except _DECODE_ERRORS as error:
+        raise ArchiveError(f"the manifest holds a line that is no entry: {error}") from error
+
+
 def decode_chunk(line: bytes) -> Chunk:
     """Raises ArchiveError for anything but a chunk."""
     return _decoded(_chunk_decoder, line, "the manifest holds a line that is no chunk")
@@ -218,7 +228,8 @@ def _unsound(number: int) -> ArchiveError:
 
 
 _BLOCK_BYTES = 2**18
-_FOLDER_MARK = b'"type":"dir"'
+# An entry, and where its line begins and ends in the manifest's file.
+PlacedEntry = tuple[Entry, int, int]
 
 
 class Manifest:
@@ -253,18 +264,23 @@ class Manifest:
 
     def entries(self) -> Iterator[Entry]:
         """Every entry in the order of the walk. One iteration at a time."""
-        count = 0
+        for placed in self.placed_entries():
+            yield placed[0]
+
+    def placed_entries(self) -> Iterator[PlacedEntry]:
+        """Every entry with the place of its line, in the order of the walk. One at a time."""
+        count, start = 0, self._entries_start
         for block in self._blocks():
-            try:
-                entries = _entry_decoder.decode_lines(block)
-            except _DECODE_ERRORS as error:
-                raise ArchiveError(
-                    f"the manifest holds a line that is no entry: {error}"
-                ) from error
-            for entry in entries:
+            entries = decode_entries(block)
+            lines = block.splitlines(keepends=True)
+            if len(lines) != len(entries):
+                raise ArchiveError("the manifest holds a line that is empty")
+            for entry, line in zip(entries, lines, strict=True):
                 if not self._is_sound(entry):
                     raise _unsound(count)
-                yield entry
+                end = start + len(line)
+                yield entry, start, end
+                start = end
                 count += 1
         self._check_count(count)
 
@@ -279,20 +295,6 @@ class Manifest:
             block += self._lines.readline(LINE_BYTES)
             place += len(block)
             yield block
-
-    def entries_with_place(self) -> Iterator[tuple[Entry, int]]:
-        """Every entry with the position of its line, for `entry_at`."""
-        place = self._entries_start
-        self._lines.seek(place)
-        count = 0
-        for line in iter(lambda: self._lines.readline(LINE_BYTES), b""):
-            entry = decode_entry(line)
-            if not self._is_sound(entry):
-                raise _unsound(count)
-            yield entry, place
-            place += len(line)
-            count += 1
-        self._check_count(count)
 
     def _is_sound(self, entry: Entry) -> bool:
         chunks, number = self.chunks, entry.chunk
@@ -309,13 +311,10 @@ class Manifest:
                 f"the manifest holds {count} entries, its header says {self.header.entries}"
             )
 
-    def leaf_lines(self) -> Iterator[bytes]:
-        """The lines of everything but folders, as they stand, in the order of the walk."""
-        self._lines.seek(self._entries_start)
-        for line in self._lines:
-            # No value can hold this: JSON escapes the quotes inside a string.
-            if _FOLDER_MARK not in line:
-                yield line
+    def lines_between(self, start: int, end: int) -> bytes:
+        """The lines that lie from one place to another, as they stand."""
+        self._lines.seek(start)
+        return self._lines.read(end - start)
 
     def entry_at(self, place: int) -> Entry:
         """The entry whose line begins at `place`."""

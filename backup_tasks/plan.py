@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from backup_tasks.compress import CHUNK_BYTES
-from backup_tasks.manifest import Chunk, Entry
+from backup_tasks.manifest import Chunk, Entry, PlacedEntry
+from backup_tasks.runs import ChunkCosts, choose_runs, runs_of
 
-# A kept chunk may hold this share of entries that no longer count.
-DEAD_SHARE = 0.25
 # A file changed so shortly before it was stored may have changed once more within the
 # grain of the clock, unseen.
 CTIME_MARGIN_NS = 2 * 10**9
@@ -30,14 +29,15 @@ class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
         entry: to be written, or, if `is_same`, as the last archive has it.
         is_same: unchanged: kept, if its chunk is.
         old: the file's earlier entry, if it changed.
-        place: if not a letter of the last manifest's line needs to change, its number among
-            the lines of leaves there; else -1.
+        place, end: if not a letter of the last manifest's line needs to change, where that
+            begins and ends there; else -1.
     """
 
     entry: Entry
     is_same: bool = False
     old: Entry | None = None
     place: int = -1
+    end: int = -1
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class _LinkGroup:
     link_chunks: set[int] = field(default_factory=set)
 
 
-_NOTHING: tuple[int, Entry | None] = (-1, None)
+_NOTHING: tuple[Entry | None, int, int] = (None, -1, -1)
 
 
 class ReusePlanner:
@@ -142,40 +142,54 @@ class ReusePlanner:
         self._groups: dict[str, _LinkGroup] = {}
         self.counts = ReuseCounts()
 
-    def join(self, walked: Iterable[Entry], before: Iterable[Entry]) -> Iterator[PlannedEntry]:
-        """Pair the entries of both streams, folders left out, both in the order of a walk."""
-        leaves = enumerate(entry for entry in before if entry.type != "dir")
-        place, old = next(leaves, _NOTHING)
+    def join(
+        self, walked: Iterable[Entry], before: Iterable[PlacedEntry]
+    ) -> Iterator[PlannedEntry]:
+        """Pair the entries of both streams, folders left out, both in the order of a walk.
+
+        Args:
+            before: with the place of each entry's line, -1 if it is not to be used.
+        """
+        leaves = (placed for placed in before if placed[0].type != "dir")
+        old, place, end = next(leaves, _NOTHING)
         for entry in walked:
-            while old is not None and not _same_path(old, entry):
-                if old.walk_key > entry.walk_key:
+            path, path_b64 = entry.path, entry.path_b64
+            is_met = False
+            while old is not None:
+                is_met = old.path == path and old.path_b64 == path_b64
+                if is_met or old.walk_key > entry.walk_key:
                     break
                 self._gone(old)
-                place, old = next(leaves, _NOTHING)
-            if old is not None and _same_path(old, entry):
-                yield self._pair(entry, old, place)
-                place, old = next(leaves, _NOTHING)
+                old, place, end = next(leaves, _NOTHING)
+            if old is not None and is_met:
+                yield self._pair(entry, old, place, end)
+                old, place, end = next(leaves, _NOTHING)
             else:
                 self.counts.new += 1
                 yield PlannedEntry(entry)
         while old is not None:
             self._gone(old)
-            place, old = next(leaves, _NOTHING)
+            old, place, end = next(leaves, _NOTHING)
 
-    def _pair(self, entry: Entry, old: Entry, place: int) -> PlannedEntry:
-        is_exact = self._is_exact(entry, old)
-        same = old if is_exact else self._same(entry, old)
+    def _pair(self, entry: Entry, old: Entry, place: int, end: int) -> PlannedEntry:
+        if self._is_exact(entry, old):
+            self._count_same(old)
+            return PlannedEntry(old, is_same=True, place=place, end=end)
+        same = self._same(entry, old)
         if same is not None:
-            self.counts.same += 1
-            self._count_live(same)
-            if same.nlink > 1 or same.type == "hardlink":
-                self._note_link(same)
-            return PlannedEntry(same, is_same=True, place=place if is_exact else -1)
+            self._count_same(same)
+            return PlannedEntry(same, is_same=True)
         self.counts.changed += 1
         if entry.type == old.type == "file":
             return PlannedEntry(entry, old=old)
         self._take_along(old)
         return PlannedEntry(entry)
+
+    def _count_same(self, same: Entry) -> None:
+        self.counts.same += 1
+        self._count_live(same)
+        if same.nlink > 1 or same.type == "hardlink":
+            self._note_link(same)
 
     def _is_exact(self, entry: Entry, old: Entry) -> bool:
         """Whether the old entry still holds to the last letter."""
@@ -230,13 +244,14 @@ class ReusePlanner:
             self._must_go[number] = 1
 
     def _count_live(self, old: Entry) -> None:
-        if is_large(old):
+        span = old.raw_span
+        if span > CHUNK_BYTES and is_large(old):
             # All of it or nothing: these chunks lie side by side and hold nothing else, so
             # that no rule ends a run between them.
             for number in range(old.chunk, piece_numbers(old, self._chunks).stop):
                 self._live[number] = self._chunks[number].raw
         else:
-            self._live[old.chunk] += old.raw_span
+            self._live[old.chunk] += span
 
     def _note_link(self, same: Entry) -> None:
         if same.type == "hardlink":
@@ -252,82 +267,63 @@ class ReusePlanner:
             smallest_run_bytes: stored bytes of the shortest run that can be copied.
             most_runs: how many runs there may be; beyond that the shortest are given up.
         """
-        dropped = {
-            "deleted or retyped": 0,
-            "too many stale bytes": 0,
-            "links to what is written anew": 0,
-            "run too short": 0,
-        }
-        keep = bytearray(len(self._chunks))
-        for number, chunk in enumerate(self._chunks):
-            if not self._live[number]:
-                continue
-            if self._must_go[number]:
-                dropped["deleted or retyped"] += 1
-            elif chunk.raw - self._live[number] > DEAD_SHARE * chunk.raw:
-                dropped["too many stale bytes"] += 1
-            else:
-                keep[number] = 1
+        chunks = self._chunks
+        dead = [max(0, c.raw - live) for c, live in zip(chunks, self._live, strict=True)]
+        costs = ChunkCosts(self._live, dead, [chunk.length for chunk in chunks])
+        may_keep = bytearray(
+            live > 0 and not gone for live, gone in zip(self._live, self._must_go, strict=True)
+        )
+        links_lost = 0
         while True:
-            before = sum(keep)
-            self._drop_links(keep)
-            tied = sum(keep)
-            runs = _legal_runs(keep, self._stored_length, smallest_run_bytes, most_runs)
-            after = sum(keep)
-            dropped["links to what is written anew"] += before - tied
-            dropped["run too short"] += tied - after
-            if after == before:
-                return self._reuse(runs, keep, dropped)
+            chosen = choose_runs(costs, may_keep, smallest_run_bytes, most_runs)
+            lost = self._links_to_drop(chosen)
+            if not lost:
+                return self._reuse(chosen, may_keep, links_lost)
+            for number in lost:
+                may_keep[number] = 0
+            links_lost += len(lost)
 
-    def _drop_links(self, keep: bytearray) -> None:
-        """Give up links whose file would come after them: because it is written anew, or because
-        it lies in what an interrupted run left, and the link in the archive before."""
-        for group in self._groups.values():
-            first = group.first_chunk
-            for number in group.link_chunks:
-                if first < 0 or not keep[first] or number < first:
-                    keep[number] = 0
+    def _links_to_drop(self, chosen: bytearray) -> set[int]:
+        """Chunks with links whose file would come after them: because it is written anew, or
+        because it lies in what an interrupted run left, and the link in the archive before."""
+        return {
+            number
+            for group in self._groups.values()
+            for number in group.link_chunks
+            if chosen[number]
+            and (
+                group.first_chunk < 0 or not chosen[group.first_chunk] or number < group.first_chunk
+            )
+        }
 
     def _stored_length(self, run: range) -> int:
         first, last = self._chunks[run[0]], self._chunks[run[-1]]
         return last.offset + last.length - first.offset
 
-    def _reuse(self, runs: list[range], keep: bytearray, dropped: dict[str, int]) -> Reuse:
-        moved = [-1] * len(keep)
-        following = 0
-        for run in runs:
-            for number in run:
-                moved[number] = following
-                following += 1
+    def _reuse(self, chosen: bytearray, may_keep: bytearray, links_lost: int) -> Reuse:
+        runs = runs_of(chosen)
+        moved = [-1] * len(chosen)
+        for following, number in enumerate(number for run in runs for number in run):
+            moved[number] = following
         kept_bytes = sum(self._stored_length(run) for run in runs)
         is_all_kept = all(
             new == old if self._live[old] else new in (-1, old) for old, new in enumerate(moved)
         )
+        dropped = self._why_dropped(chosen, may_keep, links_lost)
         return Reuse(runs, moved, kept_bytes, self.counts, dropped, is_all_kept)
 
-
-def _same_path(one: Entry, other: Entry) -> bool:
-    return one.path == other.path and one.path_b64 == other.path_b64
-
-
-def _legal_runs(
-    keep: bytearray, length_of: Callable[[range], int], smallest_bytes: int, most: int
-) -> list[range]:
-    """The runs of what is kept, without those too short and without the shortest of too many;
-    these are taken out of `keep`."""
-    longest = sorted(_runs_of(keep), key=length_of, reverse=True)
-    for place, run in enumerate(longest):
-        if place >= most or length_of(run) < smallest_bytes:
-            keep[run.start : run.stop] = bytes(len(run))
-    return _runs_of(keep)
-
-
-def _runs_of(keep: bytearray) -> list[range]:
-    runs: list[range] = []
-    start = keep.find(1)
-    while start >= 0:
-        end = keep.find(0, start)
-        end = len(keep) if end < 0 else end
-        runs.append(range(start, end))
-        start = keep.find(1, end)
-    return runs
+    def _why_dropped(
+        self, chosen: bytearray, may_keep: bytearray, links_lost: int
+    ) -> dict[str, int]:
+        """Numbers of chunks that hold something live and are not kept all the same."""
+        gone = sum(1 for live, gone in zip(self._live, self._must_go, strict=True) if live and gone)
+        given_up = [
+            number for number, allowed in enumerate(may_keep) if allowed and not chosen[number]
+        ]
+        stale = sum(self._live[number] < self._chunks[number].raw for number in given_up)
+        return {
+            "deleted or retyped": gone,
+            "too many stale bytes": stale,
+            "links to what is written anew": links_lost,
+            "run too short": len(given_up) - stale,
+        }

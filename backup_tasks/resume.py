@@ -16,7 +16,7 @@ import msgspec
 from backup_tasks.archive import Base, join_bases
 from backup_tasks.errors import ObjectChanged, ObjectMissing
 from backup_tasks.last_archive import LastArchive, settled_before_ns
-from backup_tasks.manifest import Chunk, Entry, encode_line
+from backup_tasks.manifest import Chunk, Entry, PlacedEntry, encode_line
 from backup_tasks.plan import is_large, piece_numbers
 from backup_tasks.reader import check_chunks
 from backup_tasks.spool import LineSpool
@@ -196,7 +196,7 @@ def build_on(last: LastArchive | None, found: Sequence[Salvaged]) -> LastArchive
 
 
 def _leaves_of(last: LastArchive) -> Iterator[Entry]:
-    for entry in last.entries():
+    for entry, _, _ in last.index.placed_entries():
         if entry.type != "dir":
             if entry.ctime_ns >= last.settled_before_ns:
                 entry.ctime_ns = _NO_CTIME
@@ -247,12 +247,14 @@ class _MergedEntries:
         self._lines = lines
         self._decode = msgspec.json.Decoder(Entry).decode_lines
 
-    def entries(self) -> Iterator[Entry]:
+    def placed_entries(self) -> Iterator[PlacedEntry]:
+        # No manifest has these lines, so none is to be taken over as it stands.
         for block in self._lines.blocks():
-            yield from self._decode(block)
+            for entry in self._decode(block):
+                yield entry, -1, -1
 
-    def leaf_lines(self) -> Iterator[bytes]:
-        return iter(self._lines)
+    def lines_between(self, start: int, end: int) -> bytes:
+        raise AssertionError(f"no entry here has a place, so none from {start} to {end}")
 
     def close(self) -> None:
         self._lines.close()

@@ -74,7 +74,7 @@ class Selection:
 
     def _scan(self, wanted: WantedPaths) -> None:
         above: list[Entry] = []
-        for entry, place in self._manifest.entries_with_place():
+        for entry, place, _ in self._manifest.placed_entries():
             self._starts[entry.chunk] = 1
             name = entry.name
             while above and not name.startswith(above[-1].name + "/"):
@@ -105,7 +105,7 @@ class Selection:
 
     def _add_stand_ins(self) -> None:
         found = set()
-        for entry, place in self._manifest.entries_with_place():
+        for entry, place, _ in self._manifest.placed_entries():
             if entry.name in self._restore_as:
                 self._append(entry, place)
                 found.add(entry.name)

@@ -214,7 +214,7 @@ class Walk:
             names = self._wanted_names(descriptor, statuses)
             if forced:
                 names = forced.union(names)
-        ordered = sorted(names, key=os.fsencode, reverse=True)
+        ordered = sorted(names, key=None if _sorts_as_bytes(names) else os.fsencode, reverse=True)
         return _Level(descriptor, path, node, is_whole, status.st_dev, ordered, statuses)
 
     def _wanted_names(
@@ -228,6 +228,11 @@ class Walk:
         if rules.exclude_caches and "CACHEDIR.TAG" in statuses and _is_cache(descriptor):
             return {"CACHEDIR.TAG"}
         return statuses
+
+
+def _sorts_as_bytes(names: Collection[str]) -> bool:
+    """Whether names sort as text like their bytes do, as all do that have no escaped bytes."""
+    return "".join(names).isascii()
 
 
 # https://bford.info/cachedir/ : the tag must begin with these bytes.

@@ -7,7 +7,6 @@ next to nothing here, whatever its size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 import msgspec
 
@@ -20,14 +19,15 @@ class Step(msgspec.Struct, omit_defaults=True, gc=False):
 
     Attributes:
         plan: an entry that is written, or kept with other numbers.
-        first, count: a run: place of its first line among the last manifest's leaves, and
-            how many follow each other there and here.
+        first, end, count: a run: where its lines begin and end in the last manifest, and how
+            many entries follow each other there and here.
         files, content_bytes: of the run.
         is_folder: the next folder in the order of the walk stands here.
     """
 
     plan: PlannedEntry | None = None
     first: int = 0
+    end: int = 0
     count: int = 0
     files: int = 0
     content_bytes: int = 0
@@ -58,9 +58,10 @@ class Steps:
             self._spool.append(Step(plan=plan))
             return
         run = self._run
-        if run is None or run.first + run.count != plan.place:
+        if run is None or run.end != plan.place:
             self._end_run()
             run = self._run = Step(first=plan.place)
+        run.end = plan.end
         run.count += 1
         if plan.entry.type == "file":
             run.files += 1
@@ -83,19 +84,3 @@ class Steps:
     def close(self) -> None:
         """Free the memory or the file."""
         self._spool.close()
-
-
-class LeafLines:
-    """The last manifest's lines of leaves, taken in ascending runs."""
-
-    def __init__(self, lines: Iterator[bytes]) -> None:
-        self._lines = lines
-        self._next = 0
-
-    def take(self, step: Step) -> Iterator[bytes]:
-        """The lines of a run."""
-        while self._next < step.first:
-            next(self._lines)
-            self._next += 1
-        self._next += step.count
-        yield from islice(self._lines, step.count)

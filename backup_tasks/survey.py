@@ -10,7 +10,7 @@ from pathlib import Path
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.journal import Problem
 from backup_tasks.last_archive import LastArchive
-from backup_tasks.manifest import MANIFEST_PATH, Entry, decode_entry
+from backup_tasks.manifest import MANIFEST_PATH, Entry, decode_entries
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
 from backup_tasks.profile_model import Profile
@@ -19,7 +19,7 @@ from backup_tasks.recheck import ContentCheck
 from backup_tasks.snapshot import Walk, WalkRules
 from backup_tasks.sources import plan_sources
 from backup_tasks.spool import Spool
-from backup_tasks.steps import LeafLines, Steps
+from backup_tasks.steps import Steps
 from backup_tasks.stores.base import PartLimits
 from backup_tasks.text import printable
 from backup_tasks.upload import most_runs
@@ -183,7 +183,7 @@ def _compare(
     try:
         chunks = last.base.chunks
         planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same)
-        for plan in planner.join(leaves, last.entries()):
+        for plan in planner.join(leaves, last.index.placed_entries()):
             survey.steps.add(plan)
     finally:
         check.close()
@@ -198,12 +198,11 @@ def _compare(
 def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
     """Content of unchanged files that are read again, because their chunk is not kept."""
     content_bytes = 0
-    lines = LeafLines(last.leaf_lines())
     for step in survey.steps:
         if step.plan is not None and step.plan.is_same:
             entries: Iterable[Entry] = (step.plan.entry,)
         else:
-            entries = map(decode_entry, lines.take(step))
+            entries = decode_entries(last.index.lines_between(step.first, step.end))
         content_bytes += sum(e.size for e in entries if not survey.reuse.keeps(e))
     return content_bytes
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import EntryType
@@ -33,6 +33,8 @@ _TYPES: dict[bytes, EntryType] = {flag: kind for kind, flag in _TYPE_FLAGS.items
 }
 _PAX_FLAG = b"x"
 _GLOBAL_FLAG = b"g"
+# magic, version, owner's names, device, prefix, padding
+_AFTER_LINK_BYTES = BLOCK_BYTES - 257
 _OCTAL_7 = 8**7
 _OCTAL_11 = 8**11
 _XATTR = b"SCHILY.xattr."
@@ -139,8 +141,10 @@ def _pax_records(member: Member, seconds: int, nanoseconds: int) -> list[tuple[b
         records.append((b"uname", member.user))
     if len(member.group) > 32:
         records.append((b"gname", member.group))
-    if not all(_is_utf8(value) for _, value in records):
+    if not all(value.isascii() or _is_utf8(value) for _, value in records):
         records.insert(0, (b"hdrcharset", b"BINARY"))
+    if not member.xattrs:
+        return records
     for name, keyword in KEYWORDS.items():
         if name in member.xattrs and (text := acl_to_text(member.xattrs[name])):
             records.append((keyword, text))
@@ -201,26 +205,51 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _ustar_block(member: Member, name: bytes, flag: bytes, size: int, seconds: int) -> bytes:
-    clamped = min(max(seconds, 0), _OCTAL_11 - 1)
-    head = b"%s%07o\0%07o\0%07o\0%011o\0%011o\0" % (
-        name.ljust(100, b"\0"),
+    owner, rest, fixed_sum = _owner_fields(
         member.mode,
-        member.uid if member.uid < _OCTAL_7 else 0,
-        member.gid if member.gid < _OCTAL_7 else 0,
-        size if size < _OCTAL_11 else 0,
-        clamped,
-    )
-    tail = b"%s%sustar\00000%s%s%07o\0%07o\0" % (
-        flag,
-        member.link[:100].ljust(100, b"\0"),
-        member.user[:32].ljust(32, b"\0"),
-        member.group[:32].ljust(32, b"\0"),
+        member.uid,
+        member.gid,
+        member.user,
+        member.group,
         member.rdev_major,
         member.rdev_minor,
     )
+    numbers = b"%011o\0%011o\0" % (
+        size if size < _OCTAL_11 else 0,
+        min(max(seconds, 0), _OCTAL_11 - 1),
+    )
+    link = member.link[:100]
     # POSIX: the sum of all bytes, with the checksum's own field taken as eight spaces.
-    checksum = sum(head) + sum(tail) + 8 * 0x20
-    return (b"%s%06o\0 %s" % (head, checksum, tail)).ljust(BLOCK_BYTES, b"\0")
+    checksum = fixed_sum + sum(name) + sum(numbers) + flag[0] + sum(link) + 8 * 0x20
+    return b"%b%b%b%06o\0 %b%b%b" % (
+        name.ljust(100, b"\0"),
+        owner,
+        numbers,
+        checksum,
+        flag,
+        link.ljust(100, b"\0"),
+        rest,
+    )
+
+
+@lru_cache(1024)
+def _owner_fields(
+    mode: int, uid: int, gid: int, user: bytes, group: bytes, major: int, minor: int
+) -> tuple[bytes, bytes, int]:
+    """What many headers have in common: the fields between name and size, those after the link,
+    and the sum of their bytes. Making them anew takes most of a header's time."""
+    owner = b"%07o\0%07o\0%07o\0" % (
+        mode,
+        uid if uid < _OCTAL_7 else 0,
+        gid if gid < _OCTAL_7 else 0,
+    )
+    rest = b"ustar\00000%b%b%07o\0%07o\0" % (
+        user[:32].ljust(32, b"\0"),
+        group[:32].ljust(32, b"\0"),
+        major,
+        minor,
+    )
+    return owner, rest.ljust(_AFTER_LINK_BYTES, b"\0"), sum(owner) + sum(rest)
 
 
 def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:

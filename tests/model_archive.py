@@ -7,11 +7,11 @@ as a link over a name that is there, or writing through a hardlink.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from backup_tasks import plan as plan_room
-from backup_tasks.manifest import Chunk, Entry, EntryType, name_fields, walk_key
+from backup_tasks.manifest import Chunk, Entry, EntryType, PlacedEntry, name_fields, walk_key
 from backup_tasks.plan import PlannedEntry, Reuse, ReusePlanner, is_large, piece_numbers
 
 # Mode, mtime, xattrs, and bytes or the link's target: what extraction must bring back.
@@ -171,15 +171,15 @@ class ModelArchive:
         self.chunks.append(Chunk(last.offset + last.length, stored, "", raw))
         self.records.append(records)
 
-    def dead_share(self, number: int) -> float:
-        """Of a chunk's raw bytes, those of entries that the manifest does not name any more."""
-        live = 0
-        for entry in self.entries:
-            pieces = piece_numbers(entry, self.chunks) if is_large(entry) else range(0)
-            if is_large(entry) and number in (entry.chunk, *pieces):
-                return 0.0
-            live += entry.raw_span if entry.chunk == number else 0
-        return 1 - live / self.chunks[number].raw
+    def live_and_dead_bytes(self) -> tuple[int, int]:
+        """Raw bytes of the chunks: of entries that the manifest names, and of others."""
+        live = sum(
+            sum(self.chunks[n].raw for n in (entry.chunk, *piece_numbers(entry, self.chunks)))
+            if is_large(entry)
+            else entry.raw_span
+            for entry in self.entries
+        )
+        return live, sum(chunk.raw for chunk in self.chunks) - live
 
 
 class ModelBackup:
@@ -197,7 +197,7 @@ class ModelBackup:
         last, new = self.archive, ModelArchive(started_ns=self.tree.now + 1)
         self.read_again = []
         planner = ReusePlanner(last.chunks, last.started_ns - margin_ns, self._is_same_content)
-        planned = list(planner.join(self.tree.walk(), map(_copy, last.entries)))
+        planned = list(planner.join(self.tree.walk(), _placed(last.entries)))
         reuse = self.reuse = planner.decide(self._smallest_run, self._most_runs)
         for run in reuse.runs:
             for number in run:
@@ -223,6 +223,11 @@ class ModelBackup:
         self.read_again.append(entry.name)
         inode = self.tree.inodes[entry.name]
         return (inode._bytes().hex(), inode.xattrs) == (old.sha256, old.xattrs)
+
+
+def _placed(entries: Iterable[Entry]) -> Iterator[PlacedEntry]:
+    for number, entry in enumerate(entries):
+        yield _copy(entry), number, number + 1
 
 
 def _copy(entry: Entry) -> Entry:

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,12 @@ class S3Server:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self._ports['s3.port']}"
 
+    @property
+    def process_id(self) -> int:
+        """Of the running server, to see what it does."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start on free ports and wait until an object can be stored."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,6 +98,12 @@ class S3Server:
     def kill(self) -> None:
         """End it at once, as a crash would."""
         self._end(signal.SIGKILL)
+
+    def vacuum(self) -> None:
+        """Give the room of deleted objects back to the disk, which the server puts off."""
+        address = f"http://127.0.0.1:{self._ports['master.port']}/vol/vacuum?garbageThreshold=0.01"
+        with urllib.request.urlopen(address) as answer:
+            answer.read()
 
     def client(self, endpoint: str | None = None) -> Any:
         """A boto3 client with the administrator's key, for looking behind the scenes."""

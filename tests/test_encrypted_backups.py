@@ -278,8 +278,9 @@ def test_a_last_version_that_only_a_key_could_fetch_makes_the_run_a_full_one(
 ) -> None:
     fill(backups, size=500)
     backups.backup()
-    for name in ("file04", "file05", "file06"):
-        (backups.source / name).write_bytes(noise(5, 600))
+    for name in ("file04", "file06"):  # so that their chunks are not kept
+        (backups.source / name).unlink()
+    (backups.source / "file05").write_bytes(noise(5, 600))
     path = backups.source / "file05"
     backups.on_write = lambda: path.unlink(missing_ok=True)
     record = backups.backup()
@@ -296,8 +297,9 @@ def test_with_a_key_the_last_version_is_fetched(
     fill(backups, size=500)
     backups.backup()
     before = fingerprint(backups.source)["file05"]
-    for name in ("file04", "file05", "file06"):
-        (backups.source / name).write_bytes(noise(5, 600))
+    for name in ("file04", "file06"):  # so that their chunks are not kept
+        (backups.source / name).unlink()
+    (backups.source / "file05").write_bytes(noise(5, 600))
     monkeypatch.setattr(
         "tests.test_incremental.untar",
         lambda archive, target: untar(archive, target, key=key_of(backups)),

@@ -172,9 +172,11 @@ def test_a_manifest_is_read_back_as_it_was_written(found: list[Entry]) -> None:
     manifest = manifest_of(found)
     assert manifest.chunks == CHUNKS
     assert list(manifest.entries()) == found
-    placed = list(manifest.entries_with_place())
-    assert [entry for entry, _ in placed] == found
-    assert [manifest.entry_at(place) for _, place in reversed(placed)] == found[::-1]
+    placed = list(manifest.placed_entries())
+    assert [entry for entry, _, _ in placed] == found
+    assert [manifest.entry_at(start) for _, start, _ in reversed(placed)] == found[::-1]
+    lines = [manifest.lines_between(start, end) for _, start, end in placed]
+    assert [decode_entry(line) for line in lines] == found
 
 
 def entry_at(chunk: int, offset: int, **changes: Any) -> Entry:
@@ -197,7 +199,7 @@ def test_an_entry_that_lies_nowhere_is_refused(entry: Entry) -> None:
     with pytest.raises(ArchiveError):
         list(manifest.entries())
     with pytest.raises(ArchiveError):
-        list(manifest.entries_with_place())
+        list(manifest.placed_entries())
 
 
 @pytest.mark.parametrize(
@@ -230,4 +232,4 @@ def test_a_missing_or_added_entry_is_noticed(said: int) -> None:
     with pytest.raises(ArchiveError, match="holds 1 entries, its header says"):
         list(manifest.entries())
     with pytest.raises(ArchiveError, match="holds 1 entries, its header says"):
-        list(manifest.entries_with_place())
+        list(manifest.placed_entries())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_tasks.manifest import Chunk
-from backup_tasks.plan import DEAD_SHARE
+from backup_tasks.runs import DEAD_BUDGET
 from tests.histories import CHUNK, Change, histories, play, use_small_chunks
 from tests.model_archive import ModelArchive, ModelBackup, ModelTree, expected, extract
 
@@ -65,12 +65,12 @@ def test_the_manifest_names_every_path_once_with_what_tar_finds_there(
 
 @settings(deadline=None)
 @given(histories(8), run_lengths, run_counts)
-def test_dead_bytes_of_every_chunk_stay_below_the_limit(
+def test_dead_bytes_stay_below_their_budget(
     history: list[list[Change]], smallest_run: int, most_runs: int
 ) -> None:
     for _, backup, _ in replay(history, smallest_run, most_runs):
-        for number in range(len(backup.archive.chunks)):
-            assert backup.archive.dead_share(number) <= DEAD_SHARE
+        live, dead = backup.archive.live_and_dead_bytes()
+        assert dead <= DEAD_BUDGET * live
 
 
 @settings(deadline=None)
@@ -157,8 +157,8 @@ def test_a_file_whose_ctime_is_not_safely_older_than_the_run_is_read_again() -> 
     assert extract(backup.archive) == expected(tree)
 
 
-def test_a_changed_file_leaves_its_chunk_alone_until_a_quarter_is_dead() -> None:
-    tree = tree_of("a", "b", "c", "d", size=512)  # of four entries each is a quarter
+def test_changed_files_leave_their_chunk_alone_while_the_budget_lasts() -> None:
+    tree = tree_of(*"abcdefghijkl", size=512)  # one of twelve entries is in it, two are not
     backup = first_backup(tree)
     tree.write("a", 8, 0, 512)
     assert kept_after(backup) == [True]
@@ -168,7 +168,7 @@ def test_a_changed_file_leaves_its_chunk_alone_until_a_quarter_is_dead() -> None
 
 
 def test_a_path_deleted_long_after_it_changed_takes_every_earlier_entry_along() -> None:
-    tree = tree_of("a", "b", "c", "d", size=512)
+    tree = tree_of(*"abcdefghijkl", size=512)
     backup = first_backup(tree)
     tree.write("a", 8, 0, 512)
     backup.run()
@@ -258,7 +258,7 @@ def test_another_name_for_a_file_costs_no_chunk() -> None:
 
 
 def test_links_go_with_the_file_they_lead_to_and_not_the_other_way_round() -> None:
-    tree = tree_of("a", "b", "c", "d", size=512)
+    tree = tree_of(*"abcdefgijklm", size=512)
     backup = first_backup(tree)
     tree.link("a", "h")
     backup.run()

@@ -1,0 +1,145 @@
+"""Which runs of old chunks to keep: the cheapest choice that the store's rules allow. Pure.
+
+What is not kept is written anew, and costs its live bytes. What is kept costs its dead bytes at a
+price: they lie in every archive that follows. Runs must not be too short to be copied. Under
+these rules dynamic programming finds the cheapest choice, in one pass over the chunks. As long as
+the dead bytes of the result exceed their budget, the price rises, for the oldest chunks first,
+so that cleaning up is spread over many backups instead of falling due in one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# All entries that no longer count may take this share of the bytes of those that do.
+DEAD_BUDGET = 0.098
+# A chunk that is four fifths dead is worth writing anew even where there is room.
+_LOWEST_PRICE = 0.25
+# Above this, no byte that is dead is kept.
+_HIGHEST_PRICE = 2.0**20
+# The chunks that a higher price is tried on are cut into so many steps.
+_STEPS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkCosts:
+    """The chunks of an archive, each by what it costs to keep and not to keep.
+
+    Attributes:
+        live, dead: raw bytes of entries that count, and of those that do not.
+        stored: bytes in the object, which make a run long enough.
+    """
+
+    live: Sequence[int]
+    dead: Sequence[int]
+    stored: Sequence[int]
+
+
+def choose_runs(
+    costs: ChunkCosts, may_keep: bytearray, smallest_bytes: int, most_runs: int
+) -> bytearray:
+    """The chunks to keep: 1 for each that stays, 0 for the others.
+
+    Args:
+        may_keep: 0 for chunks that must go.
+        smallest_bytes: stored bytes of the shortest run that can be copied.
+        most_runs: how many runs there may be; beyond that the shortest are given up.
+
+    Returns:
+        A choice whose dead bytes are at most DEAD_BUDGET of all live ones.
+    """
+    count = len(may_keep)
+    budget = DEAD_BUDGET * sum(costs.live)
+
+    def choose(price: float, dearer: float = 0.0, up_to: int = 0) -> bytearray:
+        prices = [dearer] * up_to + [price] * (count - up_to)
+        return _cheapest(costs, may_keep, prices, smallest_bytes)
+
+    price = _LOWEST_PRICE
+    chosen = choose(price)
+    if _dead_bytes(costs, chosen) > budget:
+        while True:
+            dearer = price * 2 if price < _HIGHEST_PRICE else math.inf
+            chosen = choose(dearer)
+            if _dead_bytes(costs, chosen) <= budget:
+                break
+            price = dearer
+        low, high = 0, count
+        while high - low > max(1, count // _STEPS):
+            middle = (low + high) // 2
+            attempt = choose(price, dearer, middle)
+            if _dead_bytes(costs, attempt) <= budget:
+                high, chosen = middle, attempt
+            else:
+                low = middle
+    return _without_shortest(chosen, costs.stored, most_runs)
+
+
+def _dead_bytes(costs: ChunkCosts, chosen: bytearray) -> int:
+    return sum(dead for dead, kept in zip(costs.dead, chosen, strict=True) if kept)
+
+
+def _cheapest(
+    costs: ChunkCosts, may_keep: bytearray, prices: Sequence[float], smallest_bytes: int
+) -> bytearray:
+    """The choice of least cost: live bytes that are not kept, and dead ones that are, at a price.
+
+    `dropped[i]` and `kept[i]` are the least costs of the first i chunks, the last of which is
+    dropped, or ends a run that is long enough.
+    """
+    count = len(may_keep)
+    dropped, kept = [0.0] * (count + 1), [math.inf] * (count + 1)
+    begins, follows_run = [0] * (count + 1), bytearray(count + 1)
+    # Cost and stored bytes of all chunks before each, as if every one were kept.
+    cost, place = [0.0] * (count + 1), [0] * (count + 1)
+    best, best_begin, next_begin = math.inf, 0, 0
+    for number in range(count):
+        end = number + 1
+        dead = costs.dead[number]
+        cost[end] = cost[number] + (prices[number] * dead if dead and may_keep[number] else 0.0)
+        place[end] = place[number] + costs.stored[number]
+        follows_run[end] = kept[number] <= dropped[number]
+        dropped[end] = min(kept[number], dropped[number]) + costs.live[number]
+        if not may_keep[number] or cost[end] == math.inf:
+            best, next_begin = math.inf, end
+            cost[end] = cost[number]
+            continue
+        while next_begin < end and place[end] - place[next_begin] >= smallest_bytes:
+            if dropped[next_begin] - cost[next_begin] < best:
+                best, best_begin = dropped[next_begin] - cost[next_begin], next_begin
+            next_begin += 1
+        if best < math.inf:
+            kept[end], begins[end] = cost[end] + best, best_begin
+    chosen = bytearray(count)
+    end, in_run = count, kept[count] <= dropped[count]
+    while end > 0:
+        if in_run:
+            begin = begins[end]
+            chosen[begin:end] = b"\1" * (end - begin)
+            end, in_run = begin, False
+        else:
+            end, in_run = end - 1, bool(follows_run[end])
+    return chosen
+
+
+def runs_of(chosen: bytearray) -> list[range]:
+    """The runs of chunks that are kept, in order."""
+    runs: list[range] = []
+    start = chosen.find(1)
+    while start >= 0:
+        end = chosen.find(0, start)
+        end = len(chosen) if end < 0 else end
+        runs.append(range(start, end))
+        start = chosen.find(1, end)
+    return runs
+
+
+def _without_shortest(chosen: bytearray, stored: Sequence[int], most: int) -> bytearray:
+    runs = runs_of(chosen)
+    if len(runs) > most:
+        longest = sorted(runs, key=lambda run: sum(stored[run.start : run.stop]), reverse=True)
+        for run in longest[most:]:
+            chosen[run.start : run.stop] = bytes(len(run))
+    return chosen
