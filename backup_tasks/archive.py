@@ -11,6 +11,7 @@ import bisect
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import IO
 
 from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_chunk
@@ -125,13 +126,13 @@ class ArchiveBuilder:
         Args:
             stored: its bytes; None reads them from the store, if they are needed at all.
         """
-        assert self._base is not None
-        assert self._read is not None
-        source, old = self._base.source_of(old_number), self._base.chunks[old_number]
+        base, read = self._base, self._read
+        assert base is not None
+        assert read is not None
+        source, old = base.source_of(old_number), base.chunks[old_number]
         place = self._parts.offset
-        if not self._parts.extend_known(source, old.offset, old.length):
-            known = self._read(source, old) if stored is None else stored
-            self._parts.add_known(known, source, old.offset)
+        known = stored if stored is not None else partial(read, source, old)
+        self._parts.add_known(known, old.length, source, old.offset)
         self._note(old.at(place))
 
     def _note(self, placed: Chunk) -> None:

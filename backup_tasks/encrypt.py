@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
+from typing import IO
 
 from backup_tasks.compress import StoredChunk
 from backup_tasks.errors import ArchiveError
 from backup_tasks.identities import Keyring
-from backup_tasks.outer_tar import unwrap_age_file, wrap_age_file
+from backup_tasks.outer_tar import measure_member, unwrap_age_file, wrap_age_file
 from backup_tasks.recipients import parse_recipient
+from backup_tasks.tarstream import BLOCK_BYTES
 
 
 class Sealer:
@@ -49,3 +52,24 @@ def open_sealed_chunk(stored: bytes, content_sha256: str, keys: Keyring) -> byte
     if hashlib.sha256(content).hexdigest() != content_sha256:
         raise ArchiveError("what it holds is not what the manifest says")
     return content
+
+
+def open_sealed_file(sealed: IO[bytes], length: int, keys: Keyring) -> IO[bytes]:
+    """What the members of the outer tar in a file hold, one after the other, in a temporary file.
+
+    Args:
+        sealed: read from where it stands; length: where its last member ends.
+
+    Raises: ArchiveError, IdentityError.
+    """
+    plain = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        while sealed.tell() < length:
+            header = sealed.read(BLOCK_BYTES)
+            rest = sealed.read(measure_member(header) - len(header))
+            plain.write(open_sealed(header + rest, keys))
+        plain.seek(0)
+    except BaseException:
+        plain.close()
+        raise
+    return plain

@@ -112,10 +112,7 @@ def find_last_archive(
             manifest = _read_ours(store, cache, stored, profile.name, host, own_key, keys)
         except IdentityError as error:
             # Perhaps it is of another profile or host: nothing tells.
-            locked = locked or (
-                f"nothing of {stored.name} can be kept: its manifest is not in the state "
-                f"directory, and {one_line(str(error)).removeprefix(f'{stored.name}: ')}"
-            )
+            locked = locked or _why_locked(stored, error)
             continue
         except (ArchiveError, ObjectChanged, ObjectMissing, ReadRefused) as error:
             troubles.append(f"nothing of {stored.name} can be kept: {one_line(str(error))}")
@@ -129,11 +126,28 @@ def find_last_archive(
         if why := why or _why_full_is_due(header, profile.backup.full_every, now):
             manifest.close()
             return None, why
-        base = Base([(0, stored)], manifest.chunks)
-        settled_ns = settled_before_ns(header.started_at)
-        started_at, full_at, trouble = header.started_at, header.full_at, "; ".join(troubles)
-        return LastArchive(base, manifest, stored.name, started_at, full_at, settled_ns), trouble
+        return _to_build_on(stored, manifest), "; ".join(troubles)
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
+
+
+def _to_build_on(stored: StoredObject, manifest: Manifest) -> LastArchive:
+    header = manifest.header
+    return LastArchive(
+        base=Base([(0, stored)], manifest.chunks),
+        index=manifest,
+        name=stored.name,
+        started_at=header.started_at,
+        full_at=header.full_at,
+        settled_before_ns=settled_before_ns(header.started_at),
+    )
+
+
+def _why_locked(stored: StoredObject, error: IdentityError) -> str:
+    reason = one_line(str(error)).removeprefix(f"{stored.name}: ")
+    return (
+        f"nothing of {stored.name} can be kept: its manifest is not in the state directory, and "
+        f"{reason}"
+    )
 
 
 def _read_ours(

@@ -15,7 +15,7 @@ from isal import igzip, isal_zlib
 
 from backup_tasks.compress import IsalError, decompress_chunk
 from backup_tasks.cut_off import refuse_cut_off, refuse_without_sealed_footer
-from backup_tasks.encrypt import open_sealed, open_sealed_chunk
+from backup_tasks.encrypt import open_sealed, open_sealed_chunk, open_sealed_file
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
@@ -146,7 +146,7 @@ def read_manifest(
         packed.seek(0)
         try:
             if is_encrypted_name(stored.name):
-                packed = opened.enter_context(_open_members(packed, footer.length, keys))
+                packed = opened.enter_context(open_sealed_file(packed, footer.length, keys))
             most = _MANIFEST_RAW_BYTES + _MANIFEST_RATIO * footer.length
             manifest = Manifest(_unpack_manifest(packed, most), footer)
         except IdentityError as error:
@@ -160,21 +160,6 @@ def read_manifest(
         manifest.close()
         raise ArchiveError(f"{stored.name}: the chunks do not end where the manifest begins")
     return manifest
-
-
-def _open_members(sealed: IO[bytes], length: int, keys: Keyring) -> IO[bytes]:
-    """What the members of the outer tar in a file hold, one after the other, in another file."""
-    plain = tempfile.TemporaryFile()  # noqa: SIM115
-    try:
-        while sealed.tell() < length:
-            header = sealed.read(BLOCK_BYTES)
-            rest = sealed.read(measure_member(header) - len(header))
-            plain.write(open_sealed(header + rest, keys))
-        plain.seek(0)
-    except BaseException:
-        plain.close()
-        raise
-    return plain
 
 
 def find_fault_at_end(

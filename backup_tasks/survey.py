@@ -199,8 +199,10 @@ def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
     """Content of unchanged files that are read again, because their chunk is not kept."""
     content_bytes = 0
     for step in survey.steps:
-        if step.plan is not None and step.plan.is_same:
-            entries: Iterable[Entry] = (step.plan.entry,)
+        if step.plan is not None:
+            entries: Iterable[Entry] = (step.plan.entry,) if step.plan.is_same else ()
+        elif step.is_folder:
+            continue
         else:
             entries = decode_entries(last.index.lines_between(step.first, step.end))
         content_bytes += sum(e.size for e in entries if not survey.reuse.keeps(e))

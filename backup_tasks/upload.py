@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from backup_tasks.stores.base import ArchiveWriter, PartBody, PartLimits, StoredObject
@@ -85,6 +86,14 @@ def plan_copies(
     return [(low, high - low) for low, high in itertools.pairwise(bounds)]
 
 
+# Bytes that another object holds; or what reads them from there, if they are needed.
+Known = bytes | Callable[[], bytes]
+
+
+def _read_known(known: Known) -> bytes:
+    return known if isinstance(known, bytes) else known()
+
+
 @dataclass(slots=True)
 class _Run:
     """Consecutive bytes of another object that are to follow; `held` until they are `enough`."""
@@ -92,7 +101,7 @@ class _Run:
     source: StoredObject
     start: int
     length: int
-    held: bytearray
+    held: list[Known]
     enough: int
 
 
@@ -134,34 +143,34 @@ class PartAssembler:
         self.offset += len(data)
         self._collect(data)
 
-    def add_known(self, data: bytes, source: StoredObject, start: int) -> None:
+    def add_known(self, known: Known, length: int, source: StoredObject, start: int) -> None:
         """Append bytes that another object holds at `start`: copied if that gives legal parts.
 
         A part must not be too small, so the first of such bytes may fill up the part that is
-        being collected, and a run of them that stays short is sent.
+        being collected, and a run of them that stays short is sent. Only then are they read.
         """
-        self.offset += len(data)
+        self.offset += length
         run = self._run
         if run is not None and run.source == source and run.start + run.length == start:
-            run.length += len(data)
+            run.length += length
             if run.held:
-                run.held += data
+                run.held.append(known)
                 if run.length >= run.enough:
-                    run.held = bytearray()
+                    run.held = []
             return
         self.end_run()
         if self._buffer is not None and self._buffer.length < self._limits.smallest:
             missing = self._limits.smallest - self._buffer.length
+            data = _read_known(known)
             self._collect(data[:missing])
-            start, data = start + missing, data[missing:]
-            if not data:
+            start, length, known = start + missing, length - missing, data[missing:]
+            if length <= 0:
                 return
         enough = self._shortest_copy()
         if not enough:
-            self._collect(data)
+            self._collect(_read_known(known))
             return
-        held = bytearray() if len(data) >= enough else bytearray(data)
-        self._run = _Run(source, start, len(data), held, enough)
+        self._run = _Run(source, start, length, [] if length >= enough else [known], enough)
 
     def _shortest_copy(self) -> int:
         """Known bytes that are worth a copy: the smallest part, as long as parts are plentiful.
@@ -177,15 +186,6 @@ class PartAssembler:
             return 0
         needed = 2 * max(0, self._expected_bytes - self.offset) // left
         return max(limits.smallest, min(needed, _MOST_HELD_BYTES))
-
-    def extend_known(self, source: StoredObject, start: int, length: int) -> bool:
-        """As `add_known` for bytes that nobody has at hand; False if they are needed."""
-        run = self._run
-        if run is None or run.held or run.source != source or run.start + run.length != start:
-            return False
-        run.length += length
-        self.offset += length
-        return True
 
     def copy(self, source: StoredObject, start: int, length: int) -> None:
         """Append a range of another object, at least as long as the smallest part."""
@@ -215,7 +215,8 @@ class PartAssembler:
         if run is None:
             return
         if run.held:
-            self._collect(run.held)
+            for known in run.held:
+                self._collect(_read_known(known))
             return
         self._send()
         self.offset -= run.length

@@ -278,9 +278,8 @@ def test_a_last_version_that_only_a_key_could_fetch_makes_the_run_a_full_one(
 ) -> None:
     fill(backups, size=500)
     backups.backup()
-    for name in ("file04", "file06"):  # so that their chunks are not kept
-        (backups.source / name).unlink()
     (backups.source / "file05").write_bytes(noise(5, 600))
+    (backups.source / "file04").unlink()  # takes along the chunk that both lie in
     path = backups.source / "file05"
     backups.on_write = lambda: path.unlink(missing_ok=True)
     record = backups.backup()
@@ -297,9 +296,8 @@ def test_with_a_key_the_last_version_is_fetched(
     fill(backups, size=500)
     backups.backup()
     before = fingerprint(backups.source)["file05"]
-    for name in ("file04", "file06"):  # so that their chunks are not kept
-        (backups.source / name).unlink()
     (backups.source / "file05").write_bytes(noise(5, 600))
+    (backups.source / "file04").unlink()  # takes along the chunk that both lie in
     monkeypatch.setattr(
         "tests.test_incremental.untar",
         lambda archive, target: untar(archive, target, key=key_of(backups)),

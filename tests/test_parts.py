@@ -90,7 +90,7 @@ def play_large_file(mebibytes: int, pattern: list[tuple[int, int]]) -> Parts:
     while place < mebibytes:
         for known, changed in pattern:
             for _ in range(known):
-                parts.add_known(b"k", BEFORE, place)
+                parts.add_known(b"k", 1, BEFORE, place)
                 place += 1
             for _ in range(changed):
                 parts.add(b"c")

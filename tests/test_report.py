@@ -88,6 +88,7 @@ def test_backups_as_json(capsys: pytest.CaptureFixture[str]) -> None:
             "archive_bytes": 120_000_000,
             "manifest": None,
             "trouble": "damaged",
+            "is_locked": False,
         }
     ]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -68,7 +70,9 @@ def test_parts_are_legal_and_hold_the_bytes_in_their_order(
         else:
             name, start, length = step
             known = BODIES[name][start : start + length]
-            assembler.add_known(known, SOURCES[name], start)
+            # Those at hand, and those that would have to be read from there.
+            at_hand = known if start % 2 else partial(bytes, known)
+            assembler.add_known(at_hand, length, SOURCES[name], start)
             expected += known
         assert assembler.offset == len(expected)
     assembler.flush()
@@ -85,17 +89,35 @@ def test_known_bytes_in_a_row_are_copied_but_for_what_fills_up_a_part(planned_by
     assembler = PartAssembler(writer, SMALL, planned_bytes)
     assembler.add(b"h")
     for start in range(0, 300, 3):
-        assembler.add_known(BODIES["a"][start : start + 3], SOURCES["a"], start)
+        assembler.add_known(BODIES["a"][start : start + 3], 3, SOURCES["a"], start)
     assembler.flush()
     assert assembler.sent_bytes == SMALL.smallest
     assert b"".join(body for body, _ in writer.parts) == b"h" + BODIES["a"][:300]
 
 
+def test_known_bytes_are_read_only_where_they_must_be_sent() -> None:
+    read: list[int] = []
+
+    def reader(start: int) -> Callable[[], bytes]:
+        return lambda: read.append(start) or BODIES["a"][start : start + 3]
+
+    writer = Parts()
+    assembler = PartAssembler(writer, SMALL, 16)
+    assembler.add(b"h")
+    for start in (*range(0, 30, 3), 99):
+        assembler.add_known(reader(start), 3, SOURCES["a"], start)
+    assembler.flush()
+    assert b"".join(body for body, _ in writer.parts) == (
+        b"h" + BODIES["a"][:30] + BODIES["a"][99:102]
+    )
+    assert read == [0, 3, 99], "what fills up a part, and a run that stays short"
+
+
 def test_known_bytes_of_two_objects_are_not_taken_for_one_range() -> None:
     writer = Parts()
     assembler = PartAssembler(writer, SMALL, 16)
-    assembler.add_known(BODIES["a"][:20], SOURCES["a"], 0)
-    assembler.add_known(BODIES["b"][20:40], SOURCES["b"], 20)
+    assembler.add_known(BODIES["a"][:20], 20, SOURCES["a"], 0)
+    assembler.add_known(BODIES["b"][20:40], 20, SOURCES["b"], 20)
     assembler.flush()
     assert writer.parts == [(BODIES["a"][:20], True), (BODIES["b"][20:40], True)]
 
