@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import partial
 
 from backup_tasks.assembly import Assembly, Writers, utc_text
+from backup_tasks.catalog import backups_among
 from backup_tasks.errors import (
     ArchiveError,
     BackupError,
@@ -33,10 +34,13 @@ from backup_tasks.last_archive import FIRST_ARCHIVE, CopyMemory, LastArchive, fi
 from backup_tasks.leftovers import UploadNote, end_leftovers
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.naming import choose_free_name, render_staging_name
+from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
+from backup_tasks.signing import SigningKey
+from backup_tasks.signing_key import open_key_of_run, private_files, read_own_key
 from backup_tasks.spool import SPILL_BYTES
 from backup_tasks.stages import Stage, Stages
 from backup_tasks.staging import StagedRun, Staging, StagingFolder
@@ -100,6 +104,10 @@ class BackupRun:
         return CopyMemory(self.paths.state, self._key)
 
     @property
+    def newest_seen(self) -> NewestSeen:
+        return NewestSeen(self.paths.state, self.profile, self.store)
+
+    @property
     def staging(self) -> StagingFolder:
         return StagingFolder(self.paths.state, self._key)
 
@@ -125,10 +133,11 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     object and its journal, which the next run uses and removes. When the last archive vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ObjectExists.
+    Raises: SourceError, StoreError, ObjectExists; BackupError for an unusable signing key.
     """
+    key = open_key_of_run(run.profile, run.paths, record)
     approach = _choose_approach(run, record)
-    while (failed := _try(run, approach, record)) is not None:
+    while (failed := _try(run, approach, key, record)) is not None:
         if approach.last is None and not approach.may_stage:
             raise failed
         approach = _approach_after(run, approach, failed, record)
@@ -136,10 +145,12 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
         _discard(run, staged, run.store.list_unfinished(), record)
 
 
-def _try(run: BackupRun, approach: _Approach, record: RunRecord) -> BackupError | None:
+def _try(
+    run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord
+) -> BackupError | None:
     """Make the archive. Returns what went wrong with what it is built on, if that was all."""
     try:
-        _write_backup(run, approach, record)
+        _write_backup(run, approach, key, record)
     except _CANNOT_COPY as error:
         return error
     except StoreError:
@@ -160,7 +171,8 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
     """
     last, why_full = _choose_last(run, host)
     try:
-        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress)
+        private = private_files(run.paths.state)
+        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress, private)
     finally:
         if last is not None:
             last.close()
@@ -171,7 +183,8 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
         return None, "--full was asked for"
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
-    return find_last_archive(run.profile, run.store, run.cache, host, run.now, run.keys)
+    own_key = read_own_key(run.paths.state)
+    return find_last_archive(run.profile, run.store, run.cache, own_key, host, run.now, run.keys)
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
@@ -250,7 +263,7 @@ def _approach_after(
     return _Approach(None, one_line(str(error)), may_stage)
 
 
-def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> None:
+def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
         record.problems.append(Problem(printable(path), reason))
 
@@ -259,16 +272,28 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
         open_log(run.paths).info(
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
-    survey = survey_sources(profile, last, store.limits, report, run.progress)
+    private = private_files(run.paths.state)
+    survey = survey_sources(profile, last, store.limits, report, run.progress, private=private)
     record.sockets = survey.sockets
     try:
-        assembly = Assembly(
-            profile, store, last, survey, record, report, run.progress, run.clock, run.keys
-        )
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
-            taken = {stored.name for stored in store.list_objects()}
+            there = store.list_objects()
+            taken = {stored.name for stored in there}
             encrypted = bool(profile.recipients)
             name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
+            assembly = Assembly(
+                name=name,
+                key=key,
+                profile=profile,
+                store=store,
+                last=last,
+                survey=survey,
+                record=record,
+                report=report,
+                progress=run.progress,
+                clock=run.clock,
+                keys=run.keys,
+            )
             writers = _open_writers(run, name, survey, may_stage=approach.may_stage)
             stored = _fill(writers, name, lambda: assembly.write(writers, end))
             run.upload_note.clear()
@@ -276,6 +301,8 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
             run.cache.write(stored, end.read())
     finally:
         survey.close()
+    before = backups_among(there, profile.tzinfo)
+    run.newest_seen.note_made(stored.name, utc_text(run.now), before, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)
