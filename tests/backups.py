@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backup_tasks.backup import BackupRun, run_backup, run_backup_plan
+from backup_tasks.backup import run_backup, run_backup_plan
+from backup_tasks.backup_run import BackupRun
 from backup_tasks.catalog import find_backups
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord

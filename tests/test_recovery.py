@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.backup import BackupRun, run_backup
+from backup_tasks.backup import run_backup
+from backup_tasks.backup_run import BackupRun
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Entry
