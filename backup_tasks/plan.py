@@ -81,8 +81,8 @@ class Reuse:
 
     def stale_after(self, old: Entry) -> tuple[int, ...]:
         """The kept chunks in which an entry of this path stays behind when it is written anew."""
-        held = old.stale if is_large(old) else (*old.stale, old.chunk)
-        return tuple(sorted({self.moved[c] for c in held if self.moved[c] >= 0}))
+        held = {self.moved[c] for c in _packed_chunks(old)}
+        return tuple(sorted(number for number in held if number >= 0))
 
 
 NO_REUSE = Reuse([], [], 0, ReuseCounts(), {})
@@ -98,6 +98,11 @@ def piece_numbers(entry: Entry, chunks: Sequence[Chunk]) -> range:
     own_bytes = entry.raw_span - chunks[entry.chunk].raw
     first = entry.chunk + 1
     return range(first, min(first + -(-own_bytes // CHUNK_BYTES), len(chunks)))
+
+
+def _packed_chunks(old: Entry) -> tuple[int, ...]:
+    """Where entries of this path stand among others, earlier ones included."""
+    return old.stale if is_large(old) else (*old.stale, old.chunk)
 
 
 @dataclass(slots=True)
@@ -139,6 +144,8 @@ class ReusePlanner:
         self._is_same_content = is_same_content
         self._live = [0] * len(chunks)
         self._must_go = bytearray(len(chunks))
+        # Chunks of which every entry is known: those of folders are not among them.
+        self._known = bytearray(len(chunks))
         self._groups: dict[str, _LinkGroup] = {}
         self._new_bytes = 0
         self.counts = ReuseCounts()
@@ -184,6 +191,8 @@ class ReusePlanner:
         self.counts.changed += 1
         self._new_bytes += entry.raw_span
         if entry.type == old.type == "file":
+            for number in _packed_chunks(old):
+                self._known[number] = 1
             return PlannedEntry(entry, old=old)
         self._take_along(old)
         return PlannedEntry(entry)
@@ -191,6 +200,8 @@ class ReusePlanner:
     def _count_same(self, same: Entry) -> None:
         self.counts.same += 1
         self._count_live(same)
+        for number in same.stale:
+            self._known[number] = 1
         if same.nlink > 1 or same.type == "hardlink":
             self._note_link(same)
 
@@ -243,7 +254,7 @@ class ReusePlanner:
         self._take_along(old)
 
     def _take_along(self, old: Entry) -> None:
-        for number in (*old.stale, *(() if is_large(old) else (old.chunk,))):
+        for number in _packed_chunks(old):
             self._must_go[number] = 1
 
     def _count_live(self, old: Entry) -> None:
@@ -273,8 +284,10 @@ class ReusePlanner:
         chunks = self._chunks
         dead = [max(0, c.raw - live) for c, live in zip(chunks, self._live, strict=True)]
         costs = ChunkCosts(self._live, dead, [chunk.length for chunk in chunks])
+        # One without a live byte may still stay, as a bridge between two that would be too short.
         may_keep = bytearray(
-            live > 0 and not gone for live, gone in zip(self._live, self._must_go, strict=True)
+            (live > 0 or known) and not gone
+            for live, known, gone in zip(self._live, self._known, self._must_go, strict=True)
         )
         rules = RunRules(smallest_run_bytes, most_runs, self._new_bytes)
         links_lost = 0
@@ -322,7 +335,9 @@ class ReusePlanner:
         """Numbers of chunks that hold something live and are not kept all the same."""
         gone = sum(1 for live, gone in zip(self._live, self._must_go, strict=True) if live and gone)
         given_up = [
-            number for number, allowed in enumerate(may_keep) if allowed and not chosen[number]
+            number
+            for number, allowed in enumerate(may_keep)
+            if allowed and self._live[number] and not chosen[number]
         ]
         stale = sum(self._live[number] < self._chunks[number].raw for number in given_up)
         return {

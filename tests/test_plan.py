@@ -294,6 +294,20 @@ def test_a_large_file_is_kept_whole_or_not_at_all() -> None:
     assert kept_after(backup) == [False] * 6
 
 
+def test_a_chunk_without_a_live_byte_stays_where_its_neighbour_would_be_too_short_alone() -> None:
+    names = [f"{number:03}" for number in range(160)]
+    tree = tree_of(*names, size=6400)  # of which eight fill a chunk
+    backup = first_backup(tree)
+    lengths = [chunk.length for chunk in backup.archive.chunks]
+    assert len(lengths) == 20
+    for name in names[144:152]:
+        tree.write(name, 9, 0, 6400)
+    bridged = ModelBackup(tree, lengths[-1] + 1, 100)
+    bridged.archive = backup.archive
+    assert kept_after(bridged) == [True] * 20
+    assert extract(bridged.archive) == expected(tree)
+
+
 def test_the_plan_says_why_chunks_are_not_kept() -> None:
     tree = tree_of("a", "b", "c", "d", size=512)
     backup = first_backup(tree)
