@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 if sys.getfilesystemencoding() != "utf-8":
     os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606
 
+# Invoke turns this on, and all of our code would be compiled anew with every command.
+sys.dont_write_bytecode = False
+
 # Imports make many objects that stay; looking for garbage among them takes a tenth of start-up.
 gc.set_threshold(100_000, 50, 50)
 

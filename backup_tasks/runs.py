@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Of the bytes of entries that count, those of entries that do not may be so many unasked.
-DEAD_WELCOME = 0.08
+DEAD_WELCOME = 0.05
 # And so many in the end, when cleaning up is dear.
 DEAD_LIMIT = 0.2
-# What cleaning up may cost in one backup, of what is new in it.
+# What cleaning up may cost in one backup, of what is new in it; runs that are too short included.
 _CLEANING_SHARE = 0.5
 # A chunk that is four fifths dead is worth writing anew even where there is room.
 _LOWEST_PRICE = 0.25
@@ -81,7 +81,8 @@ def choose_runs(costs: ChunkCosts, may_keep: bytearray, rules: RunRules) -> byte
         return dead <= DEAD_WELCOME * live or (dead <= DEAD_LIMIT * live and is_too_dear(chosen))
 
     price, fewer = _LOWEST_PRICE, choose(_LOWEST_PRICE)
-    allowance = _cost_bytes(costs, fewer) + _CLEANING_SHARE * rules.new_bytes
+    most = _cost_bytes(costs, may_keep) + _CLEANING_SHARE * rules.new_bytes
+    allowance = max(most, _cost_bytes(costs, fewer))
     more = fewer
     if not is_enough(fewer):
         while True:

@@ -295,16 +295,16 @@ def test_a_large_file_is_kept_whole_or_not_at_all() -> None:
 
 
 def test_a_chunk_without_a_live_byte_stays_where_its_neighbour_would_be_too_short_alone() -> None:
-    names = [f"{number:03}" for number in range(160)]
+    names = [f"{number:03}" for number in range(240)]
     tree = tree_of(*names, size=6400)  # of which eight fill a chunk
     backup = first_backup(tree)
     lengths = [chunk.length for chunk in backup.archive.chunks]
-    assert len(lengths) == 20
-    for name in names[144:152]:
+    assert len(lengths) == 30
+    for name in names[224:232]:
         tree.write(name, 9, 0, 6400)
     bridged = ModelBackup(tree, lengths[-1] + 1, 100)
     bridged.archive = backup.archive
-    assert kept_after(bridged) == [True] * 20
+    assert kept_after(bridged) == [True] * 30
     assert extract(bridged.archive) == expected(tree)
 
 
