@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO
+from functools import partial
+from typing import IO, TypeVar
 
 from isal import igzip, isal_zlib
 
@@ -26,16 +27,19 @@ from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, SealedFooter, decode
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 
-RANGE_BYTES = 8 * 2**20
+RANGE_BYTES = 4 * 2**20
 # Reading over a gap costs less than another request.
 _GAP_BYTES = 128 * 2**10
-# What one request may unpack to: chunks of zeros would otherwise fill the memory.
-_RANGE_RAW_BYTES = 12 * 2**20
-_AHEAD = 3
+# What waits in memory: so many requests and one, and so many unpacked chunks and one.
+_RANGES_AHEAD = 3
+_CHUNKS_AHEAD = 3
+# The consumer works meanwhile; more than one core seldom is left for unpacking.
+_UNPACKERS = 2
 # A manifest of a million equal entries shrinks to about a thirtieth.
 _MANIFEST_RATIO = 200
 _MANIFEST_RAW_BYTES = 64 * 2**20
 _HEADER_PROBE_BYTES = 64 * 2**10
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +221,7 @@ class ChunkRange:
 
 
 def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRange]:
-    """Join wanted chunks into requests of bounded size, packed and unpacked, over small gaps too.
+    """Join wanted chunks into requests of bounded size, over small gaps too.
 
     Args:
         chunks: all of the archive.
@@ -225,17 +229,16 @@ def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRa
     """
     ranges: list[ChunkRange] = []
     group: list[int] = []
-    start = end = raw = 0
+    start = end = 0
     for number in numbers:
         chunk = chunks[number]
         chunk_end = chunk.offset + chunk.length
-        raw += chunk.raw
         is_far = chunk.offset - end > _GAP_BYTES
-        if group and (is_far or chunk_end - start > RANGE_BYTES or raw > _RANGE_RAW_BYTES):
+        if group and (is_far or chunk_end - start > RANGE_BYTES):
             ranges.append(ChunkRange(tuple(group), start, end))
             group = []
         if not group:
-            start, raw = chunk.offset, chunk.raw
+            start = chunk.offset
         group.append(number)
         end = chunk_end
     if group:
@@ -250,7 +253,7 @@ def read_chunks(
     numbers: Sequence[int],
     keys: Keyring = NO_KEYS,
 ) -> Iterator[ReadChunk]:
-    """The wanted chunks in order, fetched and unpacked a few ranges ahead, side by side.
+    """The wanted chunks in order, fetched and unpacked a few ahead, side by side.
 
     A damaged chunk comes with `damage` set and no bytes; whether that is an error is the
     caller's decision. Raises StoreError when the store fails; IdentityError when chunks are
@@ -284,15 +287,10 @@ def _read_stored(
     numbers: Sequence[int],
     unpack: Callable[[int, bytes], ReadChunk],
 ) -> Iterator[ReadChunk]:
-    ranges = iter(plan_ranges(chunks, numbers))
-    pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="read")
-    waiting: deque[Future[list[ReadChunk]]] = deque()
+    def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
+        return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
 
-    def fetch(wanted: ChunkRange) -> list[ReadChunk]:
-        block = store.read_range(stored, wanted.start, wanted.end - wanted.start)
-        return [checked(number, block, wanted.start) for number in wanted.numbers]
-
-    def checked(number: int, block: bytes, block_start: int) -> ReadChunk:
+    def check(number: int, block: bytes, block_start: int) -> ReadChunk:
         chunk = chunks[number]
         begin = chunk.offset - block_start
         packed = block[begin : begin + chunk.length]
@@ -300,12 +298,30 @@ def _read_stored(
             return ReadChunk(number, b"", "its hash is wrong")
         return unpack(number, packed)
 
+    def checks(fetched: Iterator[tuple[ChunkRange, bytes]]) -> Iterator[Callable[[], ReadChunk]]:
+        for wanted, block in fetched:
+            for number in wanted.numbers:
+                yield partial(check, number, block, wanted.start)
+
+    fetchers = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
+    unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
+    fetches = (partial(fetch, wanted) for wanted in plan_ranges(chunks, numbers))
     try:
-        for wanted in ranges:
-            waiting.append(pool.submit(fetch, wanted))
-            if len(waiting) > _AHEAD:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        fetched = _called_ahead(fetchers, fetches, _RANGES_AHEAD)
+        yield from _called_ahead(unpackers, checks(fetched), _CHUNKS_AHEAD)
     finally:
-        pool.shutdown(cancel_futures=True)
+        for pool in (fetchers, unpackers):
+            pool.shutdown(cancel_futures=True)
+
+
+def _called_ahead(
+    pool: ThreadPoolExecutor, calls: Iterable[Callable[[], _Result]], count: int
+) -> Iterator[_Result]:
+    """The results of the calls, in their order; so many are under way while one is used."""
+    waiting: deque[Future[_Result]] = deque()
+    for call in calls:
+        waiting.append(pool.submit(call))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
