@@ -172,14 +172,15 @@ def _restore_ours(
         )
         for found in stream.members(selection.entries()):
             member = found.member
-            member.path = found.wanted.restore_as.encode("utf-8", "surrogateescape")
-            sha256 = found.wanted.entry.sha256
+            entry, restore_as = found.wanted
+            if restore_as != entry.name:
+                member.path = restore_as.encode("utf-8", "surrogateescape")
             try:
-                extractor.add(member, _counted(found.pieces, progress), sha256)
+                extractor.add(member, _counted(found.pieces, progress), entry.sha256)
             except ArchiveError as error:
                 if not request.skip_damaged:
                     raise ArchiveError(_damaged(backup, error)) from error
-                extractor.leave_out(found.wanted.restore_as, str(error))
+                extractor.leave_out(restore_as, str(error))
         for path, first in selection.lost_links:
             extractor.leave_out(path, f"{first!r}, which it is a link to, is not in the archive")
         for path, joined in selection.extra_links:
