@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from backup_tasks.errors import UsageError
-from backup_tasks.manifest import CHUNK_RAW_LIMIT, Entry, Manifest
+from backup_tasks.manifest import CHUNK_RAW_LIMIT, Entry, Manifest, decode_entry
 from backup_tasks.patterns import PathPatterns
 
 # A place in a manifest of up to 256 GiB; an offset in a chunk takes the other 26 bits.
 _PLACE_BITS = 64 - (CHUNK_RAW_LIMIT - 1).bit_length()
 _PLACE_MASK = 2**_PLACE_BITS - 1
+_NEAR_BYTES = 2**20
 
 
 class WantedPaths:
@@ -120,10 +121,22 @@ class Selection:
     def entries(self) -> Iterator[WantedEntry]:
         """The wanted entries in the order of the archive."""
         for number in sorted(self._begin_in):
-            for offset_and_place in sorted(self._begin_in[number]):
-                entry = self._manifest.entry_at(offset_and_place & _PLACE_MASK)
+            begin = sorted(self._begin_in[number])
+            for entry in self._entries_at([one & _PLACE_MASK for one in begin]):
                 name = entry.name
                 yield WantedEntry(entry, self._restore_as.get(name, name))
+
+    def _entries_at(self, places: list[int]) -> Iterator[Entry]:
+        """The entries of these lines, which in most chunks lie close together."""
+        first, last = min(places), max(places)
+        are_near = last - first <= _NEAR_BYTES
+        lines = self._manifest.lines_between(first, last) if are_near else b""
+        for place in places:
+            start = place - first
+            if start < len(lines):
+                yield decode_entry(lines[start : lines.index(b"\n", start)])
+            else:
+                yield self._manifest.entry_at(place)
 
     def chunk_numbers(self) -> list[int]:
         """The chunks to fetch, ascending: where wanted entries begin, and for a large one

@@ -70,6 +70,9 @@ class MakingFolderStack(FolderStack):
         super().forget()
 
     def open_child(self, folder: int, name: str) -> int:
+        if folder in self._new:
+            with contextlib.suppress(FileExistsError):
+                return self._make_child(folder, name)
         try:
             return super().open_child(folder, name)
         except FileNotFoundError:
@@ -82,10 +85,14 @@ class MakingFolderStack(FolderStack):
                     error.errno, f"{name!r} on the way to it is no folder; kept as it is"
                 ) from error
             os.unlink(name, dir_fd=folder)
+        return self._make_child(folder, name)
+
+    def _make_child(self, folder: int, name: str) -> int:
         os.mkdir(name, UNFINISHED_MODE, dir_fd=folder)
         self._made("/".join([*(above for above, _ in self._open), name]))
         made = super().open_child(folder, name)
-        if is_unfinished(os.fstat(made)) and not _has_default_acl(made):
+        # What is in such a folder is like it.
+        if folder in self._new or (is_unfinished(os.fstat(made)) and not _has_default_acl(made)):
             self._new.add(made)
         return made
 
