@@ -135,9 +135,7 @@ def read_manifest(
     with contextlib.ExitStack() as opened:
         packed: IO[bytes] = opened.enter_context(tempfile.TemporaryFile())
         digest = hashlib.sha256()
-        for start in range(footer.offset, footer.offset + footer.length, RANGE_BYTES):
-            length = min(RANGE_BYTES, footer.offset + footer.length - start)
-            piece = store.read_range(stored, start, length)
+        for piece in _read_ahead(store, stored, footer.offset, footer.length):
             digest.update(piece)
             packed.write(piece)
         if digest.digest() != footer.sha256:
@@ -159,6 +157,22 @@ def read_manifest(
         manifest.close()
         raise ArchiveError(f"{stored.name}: the chunks do not end where the manifest begins")
     return manifest
+
+
+def _read_ahead(
+    store: RangeReader, stored: StoredObject, offset: int, length: int
+) -> Iterator[bytes]:
+    """A long range in pieces, several of them fetched side by side."""
+    end = offset + length
+    reads = (
+        partial(store.read_range, stored, start, min(RANGE_BYTES, end - start))
+        for start in range(offset, end, RANGE_BYTES)
+    )
+    pool = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
+    try:
+        yield from _called_ahead(pool, reads, _RANGES_AHEAD)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def find_fault_at_end(
