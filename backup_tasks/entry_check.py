@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
 from backup_tasks.findings import Findings
 from backup_tasks.manifest import Entry
-from backup_tasks.reader import ReadChunk
 from backup_tasks.tarstream import Member, decode_headers
 
 _ZEROS = bytes(2**20)

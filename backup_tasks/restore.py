@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
@@ -21,7 +22,7 @@ from backup_tasks.members import MemberStream
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.reader import read_chunks, read_manifest
+from backup_tasks.reader import read_manifest
 from backup_tasks.restore_target import OpenTarget, check_room, check_target
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store

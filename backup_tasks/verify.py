@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.footer import Footer
@@ -22,7 +23,7 @@ from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Manifest
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.reader import find_fault_at_end, read_chunks, read_footer, read_manifest
+from backup_tasks.reader import find_fault_at_end, read_footer, read_manifest
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.units import render_count

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backup_tasks import reader
+from backup_tasks import chunk_reader
+from backup_tasks.chunk_reader import RANGE_BYTES, plan_ranges, read_chunks
 from backup_tasks.compress import compress_chunk
 from backup_tasks.manifest import Chunk
-from backup_tasks.reader import RANGE_BYTES, plan_ranges, read_chunks
 from backup_tasks.stores.base import StoredObject
 
 
@@ -40,13 +40,13 @@ def test_chunks_come_in_their_order_and_few_wait_unpacked(monkeypatch: pytest.Mo
     packed, chunks = laid_out(raw_chunks)
     stored = StoredObject("x.tar.gz", len(packed), datetime.now(UTC), "etag")
     unpacked: list[int] = []
-    unpack = reader.decompress_chunk
+    unpack = chunk_reader.decompress_chunk
 
     def counted(stored_bytes: bytes, raw_length: int) -> bytes:
         unpacked.append(raw_length)
         return unpack(stored_bytes, raw_length)
 
-    monkeypatch.setattr(reader, "decompress_chunk", counted)
+    monkeypatch.setattr(chunk_reader, "decompress_chunk", counted)
     for taken, chunk in enumerate(read_chunks(Memory(packed), stored, chunks, range(200)), start=1):
         assert (chunk.number, chunk.raw, chunk.damage) == (taken - 1, raw_chunks[taken - 1], "")
         assert len(unpacked) <= taken + 4
