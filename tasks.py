@@ -6,6 +6,7 @@ A task parses what the operator typed, calls one function and prints what it ret
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 if sys.getfilesystemencoding() != "utf-8":
     os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606
 
+# Imports make many objects that stay; looking for garbage among them takes a tenth of start-up.
+gc.set_threshold(100_000, 50, 50)
+
 # `invoke -d` would have these tell every request, temporary keys included.
 for _talkative in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_talkative).setLevel(logging.INFO)
@@ -47,6 +51,7 @@ HELP = {
     "overwrite": "never, older or always: what to do with files that are there",
     "trusted": "make devices and set setuid bits too",
     "skip_damaged": "leave out the files that damage in the archive costs, and restore the others",
+    "unproven": "go on although signature or name do not prove whose backup it is",
     "against_sources": "compare the backup with the sources as they are now, too",
     "all_": "every backup there is",
     "sample": "look at a part of the chunks only, as 1%; another one each day",
@@ -140,9 +145,12 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.catalog import find_backups, read_details
+    from backup_tasks.newest_seen import NewestSeen, tell_vanished
 
     with job("list", profile, recorded=False) as running:
         backups = find_backups(running.store, running.profile.tzinfo)
+        seen = NewestSeen(running.paths.state, running.profile, running.store)
+        tell_vanished(seen, backups, running.record)
         keys = running.keys(identity)
         if identity:
             keys.load()
@@ -158,17 +166,20 @@ def files(
     name: str = "",
     path: list[str] | None = None,  # what invoke wants for one that may be repeated
     identity: str = "",
+    unproven: bool = False,
     json: bool = False,
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
     from backup_tasks import report
+    from backup_tasks.authenticity import Trust
     from backup_tasks.catalog import choose_backup, find_backups
     from backup_tasks.listing import list_entries
 
     with job("files", profile, recorded=False) as running:
         backups = find_backups(running.store, running.profile.tzinfo)
         chosen = choose_backup(backups, name=name, day=date)
-        entries = list_entries(running.store, chosen, path or (), running.keys(identity))
+        trust = Trust(running.profile.signing.public_key, unproven)
+        entries = list_entries(running.store, chosen, path or (), running.keys(identity), trust)
         report.print_entries(entries, as_json=json)
 
 
@@ -185,6 +196,7 @@ def restore(
     trusted: bool = False,
     skip_damaged: bool = False,
     identity: str = "",
+    unproven: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -194,7 +206,16 @@ def restore(
     from backup_tasks.terminal import terminal_progress
 
     wish = RestoreWish(
-        name, date, tuple(path or ()), to, in_place, overwrite, trusted, dry_run, skip_damaged
+        name=name,
+        day=date,
+        paths=tuple(path or ()),
+        to=to,
+        in_place=in_place,
+        overwrite=overwrite,
+        trusted=trusted,
+        dry_run=dry_run,
+        skip_damaged=skip_damaged,
+        unproven=unproven,
     )
     with job("restore", profile, recorded=not dry_run) as running:
         done = run_restore_job(
@@ -202,6 +223,7 @@ def restore(
             running.store,
             wish,
             Path.cwd(),
+            running.paths.state,
             running.record,
             terminal_progress(),
             running.keys(identity),
@@ -235,6 +257,7 @@ def verify(
             running.store,
             wish,
             now(),
+            running.paths.state,
             running.record,
             terminal_progress(),
             running.keys(identity),
@@ -266,6 +289,7 @@ def drill(
             running.profile,
             running.store,
             wish,
+            running.paths.state,
             running.record,
             terminal_progress(),
             running.keys(identity),
@@ -273,6 +297,19 @@ def drill(
         report.print_drill(done, as_json=json)
         if done.failures:
             raise drill_error(done)
+
+
+@task()
+def signing_key(_: Context, json: bool = False) -> None:
+    """Print this machine's public signing key as lines for a profile; makes the first one."""
+    from backup_tasks import report
+    from backup_tasks.signing_key import key_file, open_own_key
+    from backup_tasks.watch import watched
+
+    paths = find_paths()
+    with operator_errors(), watched("signing-key", "", paths, now, recorded=False):
+        key, is_new = open_own_key(paths.state)
+        report.print_signing_key(key, key_file(paths.state), is_new=is_new, as_json=json)
 
 
 @task()

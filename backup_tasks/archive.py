@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO
 
@@ -18,7 +18,9 @@ from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, com
 from backup_tasks.encrypt import Sealer
 from backup_tasks.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.manifest import MANIFEST_PATH, Chunk
-from backup_tasks.sealed_footer import SealedFooter, encode_sealed_footer
+from backup_tasks.sealed_footer import encode_sealed_footer
+from backup_tasks.signature_member import encode_signature
+from backup_tasks.signing import SigningKey
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.tarstream import Member, encode_headers, padding_bytes
 from backup_tasks.upload import PartAssembler
@@ -251,15 +253,16 @@ class ArchiveBuilder:
         self._parts.end_run()
         self._parts, self._begins_at, self._delivered = self._main, 0, None
 
-    def add_manifest(self, lines: IO[bytes], size: int, copy: IO[bytes]) -> None:
-        """Append the manifest, the end mark and the footer.
+    def add_manifest(self, lines: IO[bytes], size: int, key: SigningKey, copy: IO[bytes]) -> None:
+        """Append the manifest, the end mark, the signature and the footer.
 
         Args:
             lines: the manifest, read from its front.
             size: its bytes.
+            key: signs.
             copy: gets the same bytes as the object, but never encrypted.
         """
-        end = _ArchiveEnd(self._parts, self._sealer, copy)
+        end = _ArchiveEnd(self._parts, self._sealer, key, copy)
         headers = encode_headers(
             Member(MANIFEST_PATH.encode(), "file", size=size, stored=size, mode=0o600)
         )
@@ -280,8 +283,10 @@ class ArchiveBuilder:
 class _ArchiveEnd:
     """What follows the chunks, written into the object and into a plain copy."""
 
-    def __init__(self, parts: PartAssembler, sealer: Sealer | None, copy: IO[bytes]) -> None:
-        self._parts, self._sealer, self._copy = parts, sealer, copy
+    def __init__(
+        self, parts: PartAssembler, sealer: Sealer | None, key: SigningKey, copy: IO[bytes]
+    ) -> None:
+        self._parts, self._sealer, self._key, self._copy = parts, sealer, key, copy
         self._offset = parts.offset
         self._digest, self._copy_digest = hashlib.sha256(), hashlib.sha256()
         self._copy_length = 0
@@ -299,14 +304,17 @@ class _ArchiveEnd:
         return member if self._sealer is None else self._sealer.seal(member)
 
     def close(self) -> None:
-        """The end mark, the footer, and the last part."""
+        """The end mark, the signature, the footer, and the last part."""
         offset, length = self._offset, self._parts.offset - self._offset
-        plain = encode_footer(Footer(offset, self._copy_length, self._copy_digest.digest()))
-        self._parts.add(self._stored(END_CHUNK))
+        footer = Footer(offset, length, self._digest.digest())
+        signature = self._key.sign(footer.statement)
         if self._sealer is None:
-            self._parts.add(plain)
+            end = END_CHUNK + encode_signature(signature) + encode_footer(footer)
+            self._parts.add(end)
+            self._copy.write(end)
         else:
-            sealed = SealedFooter(offset, length, self._digest.digest())
-            self._parts.add(encode_sealed_footer(sealed))
-        self._copy.write(END_CHUNK + plain)
+            self._parts.add(self._stored(END_CHUNK))
+            self._parts.add(encode_sealed_footer(replace(footer, signature=signature)))
+            plain = Footer(offset, self._copy_length, self._copy_digest.digest())
+            self._copy.write(END_CHUNK + encode_footer(plain))
         self._parts.flush()

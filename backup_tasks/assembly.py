@@ -24,6 +24,7 @@ from backup_tasks.manifest_lines import complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
+from backup_tasks.signing import SigningKey
 from backup_tasks.spool import LineSpool
 from backup_tasks.stages import Detour, Stages, Watched
 from backup_tasks.staging import StagingJournal
@@ -55,6 +56,8 @@ class Assembly:
     """Writes one archive.
 
     Attributes:
+        name: the archive's.
+        key: signs it.
         store: where the archive goes, and where what it is built on lies.
         last: what chunks are kept of, and `survey` says which.
         record: gets the figures, and tells the profile's host.
@@ -63,6 +66,8 @@ class Assembly:
         keys: open chunks of the last archive, should that be needed.
     """
 
+    name: str
+    key: SigningKey
     profile: Profile
     store: Store
     last: LastArchive | None
@@ -108,7 +113,7 @@ class Assembly:
                 self._note_figures(entries, parts, detour)
                 header = self._header(builder, entries)
                 entry_lines = complete_lines(lines, reversed(folder_lines), kept)
-                _add_manifest(builder, header, entry_lines, end)
+                self._add_manifest(builder, header, entry_lines, end)
         finally:
             os.close(root)
             builder.close()
@@ -171,22 +176,26 @@ class Assembly:
             copied_from=last.name if last else "",
             copied_bytes=self.record.copied_bytes,
             full_at=last.full_at if last else started_at,
+            name=self.name,
             recipients=self.profile.recipients,
         )
+
+    def _add_manifest(
+        self,
+        builder: ArchiveBuilder,
+        header: Header,
+        entry_lines: Iterable[bytes],
+        end: IO[bytes],
+    ) -> None:
+        with tempfile.TemporaryFile() as lines:
+            write_manifest(lines, header, builder.chunks, entry_lines)
+            size = lines.tell()
+            lines.seek(0)
+            builder.add_manifest(lines, size, self.key, end)
 
 
 def _no_lines(start: int, end: int) -> bytes:
     raise AssertionError(f"there is no last manifest with lines from {start} to {end}")
-
-
-def _add_manifest(
-    builder: ArchiveBuilder, header: Header, entry_lines: Iterable[bytes], end: IO[bytes]
-) -> None:
-    with tempfile.TemporaryFile() as lines:
-        write_manifest(lines, header, builder.chunks, entry_lines)
-        size = lines.tell()
-        lines.seek(0)
-        builder.add_manifest(lines, size, end)
 
 
 def utc_text(moment: datetime) -> str:

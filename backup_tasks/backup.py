@@ -7,14 +7,14 @@ out, so that after a crash the next run sends only the rest; see docs/architectu
 from __future__ import annotations
 
 import contextlib
-import secrets
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
-from backup_tasks.assembly import Assembly, Writers, utc_text
+from backup_tasks.assembly import Assembly, utc_text
+from backup_tasks.backup_run import BackupRun, fill, open_writers
+from backup_tasks.catalog import backups_among
 from backup_tasks.errors import (
     ArchiveError,
     BackupError,
@@ -22,33 +22,24 @@ from backup_tasks.errors import (
     CopyUnsupported,
     IdentityError,
     ObjectChanged,
-    ObjectExists,
     ObjectMissing,
     ReadRefused,
     StoreError,
 )
-from backup_tasks.identities import Keyring
 from backup_tasks.journal import Problem, RunRecord, open_log
-from backup_tasks.last_archive import FIRST_ARCHIVE, CopyMemory, LastArchive, find_last_archive
-from backup_tasks.leftovers import UploadNote, end_leftovers
-from backup_tasks.manifest_cache import ManifestCache
-from backup_tasks.naming import choose_free_name, render_staging_name
-from backup_tasks.paths import Paths
-from backup_tasks.profile_model import Profile
-from backup_tasks.progress import Progress
+from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
+from backup_tasks.leftovers import end_leftovers
+from backup_tasks.naming import choose_free_name
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
+from backup_tasks.signing import SigningKey
+from backup_tasks.signing_key import open_key_of_run, private_files, read_own_key
 from backup_tasks.spool import SPILL_BYTES
-from backup_tasks.stages import Stage, Stages
-from backup_tasks.staging import StagedRun, Staging, StagingFolder
-from backup_tasks.state import state_key
-from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject, Unfinished
-from backup_tasks.survey import BackupPlan, Survey, plan_backup, survey_sources
+from backup_tasks.staging import StagedRun
+from backup_tasks.stores.base import Unfinished
+from backup_tasks.survey import BackupPlan, plan_backup, survey_sources
 from backup_tasks.text import one_line, printable
 from backup_tasks.units import render_bytes, render_count
-from backup_tasks.upload import IN_FLIGHT_BYTES
 
-# A run that reads less is repeated sooner than it is resumed.
-RESUMABLE_BYTES = 16 * 2**20
 # What is no reason to fail as long as everything can be sent instead.
 _CANNOT_COPY = (
     CopyRefused,
@@ -58,50 +49,6 @@ _CANNOT_COPY = (
     ArchiveError,
     IdentityError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class BackupRun:
-    """What one run needs: whose backup, where to, when, and what to call.
-
-    Attributes:
-        now: the run's start, aware; it gives the backup its name.
-        clock: reads the time, for the moment when the manifest is written.
-        full: read and send everything, whatever could be kept.
-    """
-
-    profile: Profile
-    store: Store
-    paths: Paths
-    now: datetime
-    clock: Callable[[], datetime]
-    progress: Progress
-    full: bool = False
-
-    @property
-    def _key(self) -> str:
-        return state_key(self.profile.name, self.store.url)
-
-    @property
-    def cache(self) -> ManifestCache:
-        return ManifestCache(self.paths.state, self._key)
-
-    @property
-    def keys(self) -> Keyring:
-        """Where the profile names an identity file: nobody is asked for its passphrase."""
-        return Keyring(self.profile.identity_file, recipients=self.profile.recipients)
-
-    @property
-    def upload_note(self) -> UploadNote:
-        return UploadNote(self.paths.state, self._key)
-
-    @property
-    def copy_memory(self) -> CopyMemory:
-        return CopyMemory(self.paths.state, self._key)
-
-    @property
-    def staging(self) -> StagingFolder:
-        return StagingFolder(self.paths.state, self._key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +72,11 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     object and its journal, which the next run uses and removes. When the last archive vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ObjectExists.
+    Raises: SourceError, StoreError, ObjectExists; BackupError for an unusable signing key.
     """
+    key = open_key_of_run(run.profile, run.paths, record)
     approach = _choose_approach(run, record)
-    while (failed := _try(run, approach, record)) is not None:
+    while (failed := _try(run, approach, key, record)) is not None:
         if approach.last is None and not approach.may_stage:
             raise failed
         approach = _approach_after(run, approach, failed, record)
@@ -136,10 +84,12 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
         _discard(run, staged, run.store.list_unfinished(), record)
 
 
-def _try(run: BackupRun, approach: _Approach, record: RunRecord) -> BackupError | None:
+def _try(
+    run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord
+) -> BackupError | None:
     """Make the archive. Returns what went wrong with what it is built on, if that was all."""
     try:
-        _write_backup(run, approach, record)
+        _write_backup(run, approach, key, record)
     except _CANNOT_COPY as error:
         return error
     except StoreError:
@@ -160,7 +110,8 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
     """
     last, why_full = _choose_last(run, host)
     try:
-        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress)
+        private = private_files(run.paths.state)
+        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress, private)
     finally:
         if last is not None:
             last.close()
@@ -171,7 +122,8 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
         return None, "--full was asked for"
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
-    return find_last_archive(run.profile, run.store, run.cache, host, run.now, run.keys)
+    own_key = read_own_key(run.paths.state)
+    return find_last_archive(run.profile, run.store, run.cache, own_key, host, run.now, run.keys)
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
@@ -250,7 +202,7 @@ def _approach_after(
     return _Approach(None, one_line(str(error)), may_stage)
 
 
-def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> None:
+def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
         record.problems.append(Problem(printable(path), reason))
 
@@ -259,97 +211,40 @@ def _write_backup(run: BackupRun, approach: _Approach, record: RunRecord) -> Non
         open_log(run.paths).info(
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
-    survey = survey_sources(profile, last, store.limits, report, run.progress)
+    private = private_files(run.paths.state)
+    survey = survey_sources(profile, last, store.limits, report, run.progress, private=private)
     record.sockets = survey.sockets
     try:
-        assembly = Assembly(
-            profile, store, last, survey, record, report, run.progress, run.clock, run.keys
-        )
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
-            taken = {stored.name for stored in store.list_objects()}
+            there = store.list_objects()
+            taken = {stored.name for stored in there}
             encrypted = bool(profile.recipients)
             name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
-            writers = _open_writers(run, name, survey, may_stage=approach.may_stage)
-            stored = _fill(writers, name, lambda: assembly.write(writers, end))
+            assembly = Assembly(
+                name=name,
+                key=key,
+                profile=profile,
+                store=store,
+                last=last,
+                survey=survey,
+                record=record,
+                report=report,
+                progress=run.progress,
+                clock=run.clock,
+                keys=run.keys,
+            )
+            writers = open_writers(run, name, survey, may_stage=approach.may_stage)
+            stored = fill(writers, name, lambda: assembly.write(writers, end))
             run.upload_note.clear()
             end.seek(0)
             run.cache.write(stored, end.read())
     finally:
         survey.close()
+    before = backups_among(there, profile.tzinfo)
+    run.newest_seen.note_made(stored.name, utc_text(run.now), before, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)
     record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3
-
-
-def _fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:
-    """Write and commit; what fails leaves what the next run can use, and nothing else."""
-    in_place = writers.journal is not None
-    try:
-        write()
-        return writers.archive.commit(name if in_place else "")
-    except BaseException:
-        if in_place:
-            writers.archive.leave()
-        else:
-            writers.archive.abort()
-        if writers.stages is not None:
-            writers.stages.leave()
-        raise
-    finally:
-        if writers.journal is not None:
-            writers.journal.close()
-
-
-def _open_writers(run: BackupRun, name: str, survey: Survey, *, may_stage: bool) -> Writers:
-    """Start what is written to, with a note for each that a crash leaves to the next run."""
-    stage = None
-    if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
-        stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
-    if stage is None:
-        return Writers(_open_archive(run, name))
-    if run.store.can_rename:
-        return Writers(stage.writer, stage.journal)
-    try:
-        return Writers(
-            _open_archive(run, name), stages=Stages(partial(_open_stage, run, name), stage)
-        )
-    except BaseException:
-        stage.leave()
-        raise
-
-
-def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
-    """Start a staging object; None where there is no room for its journal."""
-    run_id = secrets.token_hex(4)
-    staging = Staging(
-        name=render_staging_name(name, run_id),
-        store=run.store.url,
-        started_at=utc_text(run.now),
-        first_chunk=first_chunk,
-        recipients=run.profile.recipients,
-    )
-    try:
-        journal = run.staging.begin(run_id, staging)
-    except OSError:  # the backup goes on without one
-        return None
-    try:
-        writer = run.store.write(staging.name, in_flight_bytes=IN_FLIGHT_BYTES)
-        journal.note_upload(writer.upload_id)
-    except BaseException:
-        journal.close()
-        raise
-    return Stage(journal, writer)
-
-
-def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
-    run.upload_note.announce(name, run.store.list_unfinished())
-    try:
-        writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
-    except ObjectExists:
-        run.upload_note.clear()
-        raise
-    run.upload_note.write(writer.upload_id)
-    return writer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, tzinfo
@@ -50,8 +50,13 @@ class BackupDetails:
 
 def find_backups(store: Store, zone: tzinfo) -> list[Backup]:
     """Every backup in the store, oldest first; other objects are passed over."""
+    return backups_among(store.list_objects(), zone)
+
+
+def backups_among(objects: Iterable[StoredObject], zone: tzinfo) -> list[Backup]:
+    """As `find_backups`, among objects that were listed already."""
     found = []
-    for stored in store.list_objects():
+    for stored in objects:
         taken_at = parse_backup_name(stored.name, zone)
         if taken_at is not None:
             found.append(Backup(render_backup_id(stored.name), taken_at, stored))

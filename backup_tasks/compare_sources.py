@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from backup_tasks.compare import hash_file, join
 from backup_tasks.findings import Findings
@@ -38,11 +39,20 @@ class SourceComparer:
     Args:
         since_ns: when the backup began; what has a later mtime or ctime may differ.
         without: a path that is left out with all below it, relative to /.
+        private: files that no backup holds.
         progress: told about bytes and files.
     """
 
-    def __init__(self, profile: Profile, since_ns: int, without: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        since_ns: int,
+        without: str,
+        private: Collection[Path],
+        progress: Progress,
+    ) -> None:
         self._profile = profile
+        self._private = private
         self._since_ns = since_ns
         self._without = without
         self._progress = progress
@@ -57,7 +67,7 @@ class SourceComparer:
         tree, missing = plan_sources(self._profile.backup.sources)
         for path, reason in missing.items():
             self.result.wrong.add(path.lstrip("/"), reason)
-        walk = Walk(tree, walk_rules(self._profile), self.result.wrong.add)
+        walk = Walk(tree, walk_rules(self._profile, self._private), self.result.wrong.add)
         root = os.open("/", OPEN_FOLDER)
         try:
             with FolderStack(root, os.O_PATH | OPEN_FOLDER) as folders:

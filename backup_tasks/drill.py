@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from backup_tasks.authenticity import Trust
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.compare import TreeComparer, TreeComparison
 from backup_tasks.compare_sources import SourceComparer, SourceComparison
@@ -21,12 +22,14 @@ from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Manifest
+from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.profile_settings import Settings
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_manifest
-from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
 from backup_tasks.secret import Secret
+from backup_tasks.signing_key import private_files
 from backup_tasks.stores.base import Store
 
 
@@ -47,13 +50,17 @@ def run_drill(
     keys: Keyring = NO_KEYS,
     *,
     against_sources: bool,
+    private: Collection[Path] = (),
 ) -> DrillReport:
     """Restore a backup into a temporary folder, compare it, and run the profile's command there.
 
     The folder is gone afterwards, whatever happens. What is found wrong stands in the report.
 
+    Args:
+        private: files that no backup holds, for the comparison with the sources.
+
     Raises:
-        ArchiveError: the archive is damaged.
+        ArchiveError: the archive is damaged, or somebody else's.
         RestoreError: the folder for temporary files cannot take it.
         UsageError: `against_sources`, but the archive has no manifest of ours.
         DrillError: the command cannot be started.
@@ -69,13 +76,15 @@ def run_drill(
                 "leave out --against-sources"
             )
         place = opened.enter_context(temporary_tree())
-        extracted = _restore(store, backup, place, progress, keys)
-        report = DrillReport(backup, extracted.files, extracted.bytes)
+        restored = _restore(store, backup, place, profile.signing.public_key, progress, keys)
+        extracted = restored.extracted
+        report = DrillReport(backup, extracted.files, extracted.bytes, restored.proof)
+        report.header = restored.header
         report.notes = sorted(extracted.notes)
         if manifest is not None:
             report.tree = _compare_tree(place, manifest, extracted, progress)
             if against_sources:
-                report.sources = _compare_sources(profile, place, manifest, progress)
+                report.sources = _compare_sources(profile, place, private, manifest, progress)
         if profile.drill.command:
             progress.start("running drill.command", 0, 0)
             report.command = run_command(
@@ -88,12 +97,17 @@ def run_drill(
 
 
 def _restore(
-    store: Store, backup: Backup, place: Path, progress: Progress, keys: Keyring
-) -> ExtractReport:
+    store: Store,
+    backup: Backup,
+    place: Path,
+    signers: tuple[str, ...],
+    progress: Progress,
+    keys: Keyring,
+) -> RestoreReport:
     # Setuid bits and devices too: nobody but us can enter the folder that holds the tree.
-    request = RestoreRequest(paths=(), target=place, trusted=True)
+    request = RestoreRequest(paths=(), target=place, trusted=True, trust=Trust(signers))
     try:
-        return run_restore(store, backup, request, progress, keys).extracted
+        return run_restore(store, backup, request, progress, keys)
     except RestoreError as error:
         reason = str(error).split(";")[0]
         raise RestoreError(
@@ -115,7 +129,11 @@ def _compare_tree(
 
 
 def _compare_sources(
-    profile: Profile, place: Path, manifest: Manifest, progress: Progress
+    profile: Profile,
+    place: Path,
+    private: Collection[Path],
+    manifest: Manifest,
+    progress: Progress,
 ) -> SourceComparison:
     header = manifest.header
     progress.start("comparing with the sources", header.raw_bytes, header.entries)
@@ -125,7 +143,7 @@ def _compare_sources(
         raise ArchiveError(f"the manifest's start is no time: {header.started_at!r}") from error
     since_ns = int(started_at.timestamp()) * 10**9
     own = str(place).lstrip("/")
-    return SourceComparer(profile, since_ns, own, progress).compare(manifest.entries())
+    return SourceComparer(profile, since_ns, own, private, progress).compare(manifest.entries())
 
 
 def _known_secrets(settings: Settings) -> Iterator[str]:
@@ -144,22 +162,37 @@ def run_drill_job(
     profile: Profile,
     store: Store,
     wish: DrillWish,
+    state: Path,
     record: RunRecord,
     progress: Progress,
     keys: Keyring = NO_KEYS,
 ) -> DrillReport:
     """Choose the backup that is meant and drill it; fills in `record`.
 
+    Args:
+        state: the state directory.
+
     Raises: as `choose_backup` and `run_drill`.
     """
     backups = find_backups(store, profile.tzinfo)
+    seen = NewestSeen(state, profile, store)
+    if not wish.name and not wish.day:
+        tell_vanished(seen, backups, record)
     chosen = choose_backup(backups, name=wish.name, day=wish.day)
     record.archive = chosen.stored.name
     record.archive_bytes = chosen.stored.size
     with progress:
         report = run_drill(
-            profile, store, chosen, progress, keys, against_sources=wish.against_sources
+            profile,
+            store,
+            chosen,
+            progress,
+            keys,
+            against_sources=wish.against_sources,
+            private=private_files(state),
         )
+    if not report.failures:
+        seen.note_proven(report.header, report.proof)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes
     record.outcome = report.outcome
     record.evidence = list(render_drill(report))

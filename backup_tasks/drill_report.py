@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from backup_tasks.authenticity import NO_PROOF, Proof
 from backup_tasks.catalog import Backup
 from backup_tasks.compare import TreeComparison
 from backup_tasks.compare_sources import SourceComparison
 from backup_tasks.drill_command import CommandResult
 from backup_tasks.errors import DrillError
+from backup_tasks.manifest import Header
 from backup_tasks.units import render_bytes, render_count
 
 
@@ -20,6 +22,7 @@ class DrillReport:
 
     Attributes:
         restored_files, restored_bytes: regular files restored, with their content bytes.
+        proof: whose archive it is; header: its manifest's, None without one of ours.
         tree: how the tree compares with the manifest; None without a manifest of ours.
         sources: how the sources compare with the manifest; None when nobody asked.
         command: how the profile's command ended; None when it has none.
@@ -29,6 +32,8 @@ class DrillReport:
     backup: Backup
     restored_files: int = 0
     restored_bytes: int = 0
+    proof: Proof = NO_PROOF
+    header: Header | None = None
     tree: TreeComparison | None = None
     sources: SourceComparison | None = None
     command: CommandResult | None = None
@@ -61,7 +66,7 @@ def render_drill(report: DrillReport) -> Iterator[str]:
     figures = (
         f"{render_count(report.restored_files, 'file')}, {render_bytes(report.restored_bytes)}"
     )
-    yield f"restored into a temporary folder: {figures}"
+    yield f"restored into a temporary folder: {figures}; the archive is {report.proof}"
     if report.tree is None:
         yield "not compared: the archive has no manifest of ours"
     else:
@@ -107,6 +112,7 @@ def drill_to_json(report: DrillReport) -> dict[str, Any]:
         "passed": not report.failures,
         "files": report.restored_files,
         "raw_bytes": report.restored_bytes,
+        "signature": report.proof.to_json(),
         "manifest": tree and {"alike": tree.entries, "wrong": tree.wrong.to_json()},
         "sources": sources
         and {

@@ -12,6 +12,7 @@
     |   +-- CopyRefused      1   the store does not copy this range on its own side
     |       +-- CopyUnsupported  it never copies ranges
     +-- ArchiveError         1   an archive is damaged, or not one of ours
+    |   +-- UnprovenError    1   nothing proves that it is the archive that it should be
     +-- RestoreError         1   the target cannot take what was asked for
     +-- DrillError           1   a drill did not give back what it should
     +-- NotifyError          1   a notification could not be delivered
@@ -80,6 +81,10 @@ class CopyUnsupported(CopyRefused):
 
 class ArchiveError(BackupError):
     """An archive is damaged, incomplete or not one of ours."""
+
+
+class UnprovenError(ArchiveError):
+    """Nothing proves that an archive is the one that it should be: signature or name differ."""
 
 
 class RestoreError(BackupError):

@@ -25,6 +25,7 @@ import struct
 from dataclasses import dataclass
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.signing import Signature, is_signed, render_statement
 
 FORMAT_VERSION = 1
 _LAYOUT = struct.Struct("<4sIBBH2sHHQQ32s2s8s")
@@ -38,12 +39,27 @@ _SUBFIELD_BYTES = 50
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """Where the manifest lies in the object, and the hash of that range."""
+    """Where the manifest lies in the object, and the hash of that range.
+
+    Attributes:
+        signature: what the archive carries beside these bytes, if it does.
+    """
 
     offset: int
     length: int
     sha256: bytes
     version: int = FORMAT_VERSION
+    signature: Signature | None = None
+
+    @property
+    def statement(self) -> bytes:
+        """What a signature of this archive signs."""
+        return render_statement(self.version, self.offset, self.length, self.sha256)
+
+    @property
+    def is_truly_signed(self) -> bool:
+        """Whether the signature is by the key that it names; False without one."""
+        return self.signature is not None and is_signed(self.statement, self.signature)
 
 
 def encode_footer(footer: Footer) -> bytes:

@@ -86,7 +86,8 @@ def run_backup_job(
 
     A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
     """
-    from backup_tasks.backup import BackupRun, run_backup
+    from backup_tasks.backup import run_backup
+    from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, refuse_unproven
 
     with (
@@ -105,7 +106,8 @@ def run_backup_job(
 
 def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> BackupPlan:
     """What `run_backup_job` would do now. Raises: BackupError."""
-    from backup_tasks.backup import BackupRun, run_backup_plan
+    from backup_tasks.backup import run_backup_plan
+    from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, why_unproven
 
     started_at = job.record.started_at

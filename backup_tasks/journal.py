@@ -145,6 +145,12 @@ def _render_figures(record: RunRecord) -> str:
     return f"{render_count(record.files, 'file')}, {render_bytes(record.raw_bytes)}"
 
 
+def warn(record: RunRecord, message: str) -> None:
+    """Tell of something beside the task: at once on stderr, later in log, mail and record."""
+    record.warnings.append(message)
+    _warn(message)
+
+
 def append_record(record: RunRecord, paths: Paths) -> None:
     """Add the run as one JSON line to logs/runs.jsonl.
 

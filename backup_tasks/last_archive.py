@@ -26,8 +26,9 @@ from backup_tasks.naming import is_encrypted_name
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
+from backup_tasks.signing import SigningKey, render_public_key
 from backup_tasks.stores.base import Store, StoredObject
-from backup_tasks.text import one_line
+from backup_tasks.text import one_line, printable
 
 # How many of our archives are tried, and how many archives are looked at to find them among
 # those of others, before everything is read anew.
@@ -81,11 +82,15 @@ def find_last_archive(
     profile: Profile,
     store: Store,
     cache: ManifestCache,
+    own_key: SigningKey | None,
     host: str,
     now: datetime,
     keys: Keyring,
 ) -> tuple[LastArchive | None, str]:
     """The newest archive of this profile and host that chunks can be kept of.
+
+    What is built on is signed again, so it must surely be ours: its manifest is either kept in
+    the cache, or signed by `own_key`.
 
     Args:
         keys: open encrypted archives whose manifest is not kept here; a backup has them seldom.
@@ -94,8 +99,8 @@ def find_last_archive(
         The archive, or None; and in words what is wrong with newer ones, or why everything is
         to be read and sent.
 
-    Raises StoreError when the store fails. An archive that is damaged, or that the store does
-    not give, is passed over.
+    Raises StoreError when the store fails. An archive that is damaged, that is not surely ours,
+    or that the store does not give, is passed over.
     """
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
@@ -104,7 +109,7 @@ def find_last_archive(
     for backup in reversed(find_backups(store, profile.tzinfo)[-_LOOK_BACK:]):
         stored = backup.stored
         try:
-            manifest = _read_ours(store, cache, stored, profile.name, host, keys)
+            manifest = _read_ours(store, cache, stored, profile.name, host, own_key, keys)
         except IdentityError as error:
             # Perhaps it is of another profile or host: nothing tells.
             locked = locked or _why_locked(stored, error)
@@ -146,16 +151,28 @@ def _why_locked(stored: StoredObject, error: IdentityError) -> str:
 
 
 def _read_ours(
-    store: Store, cache: ManifestCache, stored: StoredObject, profile: str, host: str, keys: Keyring
+    store: Store,
+    cache: ManifestCache,
+    stored: StoredObject,
+    profile: str,
+    host: str,
+    own_key: SigningKey | None,
+    keys: Keyring,
 ) -> Manifest | None:
-    """The manifest, if it is this profile's and host's; of others' little more is fetched."""
+    """The manifest, if it is this profile's and host's; of others' little more is fetched.
+
+    Raises ArchiveError also for one that only says so.
+    """
     reader, readable = cache.in_front_of(store, stored)
     if is_encrypted_name(readable.name):
         keys.load()
     header = read_header(reader, readable, keys)
     if header is None or (header.profile, header.host) != (profile, host):
         return None
-    return read_manifest(reader, readable, keys)
+    manifest = read_manifest(reader, readable, keys)
+    if manifest is not None and reader is store:
+        _check_ours(manifest, stored, own_key)
+    return manifest
 
 
 def _why_not_for(before: Sequence[str], now: Sequence[str]) -> str:
@@ -168,6 +185,24 @@ def _why_not_for(before: Sequence[str], now: Sequence[str]) -> str:
     if not before:
         return "encryption was turned on"
     return "the recipients changed" if now else "encryption was turned off"
+
+
+def _check_ours(manifest: Manifest, stored: StoredObject, own_key: SigningKey | None) -> None:
+    """Raises ArchiveError for a manifest from the store that this machine did not sign."""
+    footer, name = manifest.footer, manifest.header.name
+    signature = footer.signature
+    if signature is None:
+        doubt = "it is unsigned"
+    elif own_key is None or signature.public_key != own_key.public_key:
+        doubt = f"it is signed by {render_public_key(signature.public_key)}, not by this machine"
+    elif not footer.is_truly_signed:
+        doubt = "its signature is wrong"
+    elif name != stored.name:
+        doubt = f"it holds the bytes of {printable(name)}"
+    else:
+        return
+    manifest.close()
+    raise ArchiveError(doubt)
 
 
 def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from backup_tasks.authenticity import ANYBODY, Trust, demand_proof
 from backup_tasks.catalog import Backup
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
@@ -16,32 +17,42 @@ from backup_tasks.tarstream import Member
 
 
 def list_entries(
-    store: Store, backup: Backup, patterns: Sequence[str], keys: Keyring = NO_KEYS
+    store: Store,
+    backup: Backup,
+    patterns: Sequence[str],
+    keys: Keyring = NO_KEYS,
+    trust: Trust = ANYBODY,
 ) -> Iterator[Entry]:
     """The entries that match the patterns (all without any), in the order of the walk.
 
     Only the manifest is fetched; an ordinary .tar.gz without one is read through.
 
-    Raises: UsageError when a pattern matches nothing; ArchiveError; StoreError;
-        IdentityError when it is encrypted and `keys` do not open it.
+    Args:
+        trust: whose archives are listed.
+
+    Raises: UnprovenError when it is somebody else's; UsageError when a pattern matches
+        nothing; ArchiveError; StoreError; IdentityError when it is encrypted and `keys` do not
+        open it.
     """
     wanted = WantedPaths(patterns)
-    for entry in _all_entries(store, backup, keys):
+    for entry in _all_entries(store, backup, keys, trust):
         if wanted.match(entry.name, entry.type == "dir"):
             yield entry
     wanted.check_all_met(backup.stored.name)
 
 
-def _all_entries(store: Store, backup: Backup, keys: Keyring) -> Iterator[Entry]:
+def _all_entries(store: Store, backup: Backup, keys: Keyring, trust: Trust) -> Iterator[Entry]:
     manifest = read_manifest(store, backup.stored, keys)
-    if manifest is None:
-        for member, _ in foreign_members(store, backup.stored):
-            yield _entry_of(member)
-        return
     try:
-        yield from manifest.entries()
+        demand_proof(manifest, backup.stored.name, trust)
+        if manifest is None:
+            for member, _ in foreign_members(store, backup.stored):
+                yield _entry_of(member)
+        else:
+            yield from manifest.entries()
     finally:
-        manifest.close()
+        if manifest is not None:
+            manifest.close()
 
 
 def _entry_of(member: Member) -> Entry:

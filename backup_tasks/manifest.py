@@ -14,6 +14,7 @@ from typing import IO, Literal, TypeVar
 import msgspec
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.footer import Footer
 
 MANIFEST_PATH = ".backup/manifest.jsonl"
 # The largest chunk that is believed. Only headers are ever larger than 1 MiB: the xattrs and the
@@ -39,6 +40,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         copied_bytes: stored bytes that were copied from it.
         full_at: start of the last run that read every file, as `started_at`.
         recipients: the public keys that the chunks are encrypted for, sorted; none if plain.
+        name: the archive's own, or "" in one that is older than this key.
     """
 
     format: int
@@ -58,6 +60,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     copied_bytes: int = 0
     full_at: str = ""
     recipients: tuple[str, ...] = ()
+    name: str = ""
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -234,12 +237,14 @@ class Manifest:
 
     Args:
         lines: a binary file that holds the manifest, decompressed; it is read by position.
+        footer: of the archive that it was read from.
 
     Raises ArchiveError when the lines do not fit the header's totals or each other.
     """
 
-    def __init__(self, lines: IO[bytes]) -> None:
+    def __init__(self, lines: IO[bytes], footer: Footer) -> None:
         lines.seek(0)
+        self.footer = footer
         self._lines = lines
         self.header = decode_header(lines.readline(LINE_BYTES))
         self.chunks = [decode_chunk(lines.readline(LINE_BYTES)) for _ in range(self.header.chunks)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from backup_tasks.errors import UsageError
+from backup_tasks.text import one_line
+
 _ALL_INSIDE = re.compile(r"/\*\*\s*$")
 
 
@@ -13,6 +16,8 @@ class PathPatterns:
 
     Rules are gitignore's: a slash in front or in the middle anchors a pattern to /, a slash
     at the end matches folders only, `!` takes an earlier match back.
+
+    Raises UsageError for what is no pattern, such as a lone `!`.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -23,7 +28,13 @@ class PathPatterns:
 
         # gitignore(5): "a/**" means everything inside a, not a itself.
         lines = [_ALL_INSIDE.sub("/**/*", pattern) for pattern in patterns]
-        self._spec = GitIgnoreSpec.from_lines(lines)
+        try:
+            self._spec = GitIgnoreSpec.from_lines(lines)
+        except ValueError as error:
+            raise UsageError(
+                f"{', '.join(map(repr, patterns))}: not a pattern as gitignore writes them: "
+                f"{one_line(str(error))}"
+            ) from error
         # One alternation answers "no pattern matches" for almost every path at a tenth of
         # the cost of asking pattern by pattern.
         sources = [p.regex.pattern for p in self._spec.patterns if p.include and p.regex]

@@ -15,7 +15,7 @@ import msgspec
 
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.manifest import Chunk, Entry, PlacedEntry
-from backup_tasks.runs import ChunkCosts, choose_runs, runs_of
+from backup_tasks.runs import ChunkCosts, RunRules, choose_runs, runs_of
 
 # A file changed so shortly before it was stored may have changed once more within the
 # grain of the clock, unseen.
@@ -140,6 +140,7 @@ class ReusePlanner:
         self._live = [0] * len(chunks)
         self._must_go = bytearray(len(chunks))
         self._groups: dict[str, _LinkGroup] = {}
+        self._new_bytes = 0
         self.counts = ReuseCounts()
 
     def join(
@@ -166,6 +167,7 @@ class ReusePlanner:
                 old, place, end = next(leaves, _NOTHING)
             else:
                 self.counts.new += 1
+                self._new_bytes += entry.raw_span
                 yield PlannedEntry(entry)
         while old is not None:
             self._gone(old)
@@ -180,6 +182,7 @@ class ReusePlanner:
             self._count_same(same)
             return PlannedEntry(same, is_same=True)
         self.counts.changed += 1
+        self._new_bytes += entry.raw_span
         if entry.type == old.type == "file":
             return PlannedEntry(entry, old=old)
         self._take_along(old)
@@ -273,9 +276,10 @@ class ReusePlanner:
         may_keep = bytearray(
             live > 0 and not gone for live, gone in zip(self._live, self._must_go, strict=True)
         )
+        rules = RunRules(smallest_run_bytes, most_runs, self._new_bytes)
         links_lost = 0
         while True:
-            chosen = choose_runs(costs, may_keep, smallest_run_bytes, most_runs)
+            chosen = choose_runs(costs, may_keep, rules)
             lost = self._links_to_drop(chosen)
             if not lost:
                 return self._reuse(chosen, may_keep, links_lost)

@@ -24,6 +24,7 @@ __all__ = [
     "BackupSettings",
     "StoreSettings",
     "EncryptionSettings",
+    "SigningSettings",
     "ScheduleSettings",
     "RetentionSettings",
     "DrillSettings",
@@ -178,6 +179,17 @@ class EncryptionSettings(Settings):
     )
 
 
+class SigningSettings(Settings):
+    """[signing]: whose archives are believed."""
+
+    public_key: types.PublicKeys = Field(
+        default=(),
+        description='Public signing keys, each as "ed25519:…": verify, restore, drill and files '
+        "refuse an archive that none of them signed. `invoke signing-key` prints this machine's. "
+        "One may stand without the list around it.",
+    )
+
+
 class ScheduleSettings(Settings):
     """[schedule]: when cron starts the backup."""
 
@@ -252,6 +264,9 @@ class Profile(Settings):
     store: StoreSettings = Field(description="Where the archives lie.")
     encryption: EncryptionSettings | None = Field(
         default=None, description="For whom archives are encrypted. Without it they are not."
+    )
+    signing: SigningSettings = Field(
+        default_factory=SigningSettings, description="Whose archives are believed."
     )
     schedule: ScheduleSettings | None = Field(
         default=None, description="When cron starts the backup."

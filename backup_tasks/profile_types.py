@@ -248,6 +248,23 @@ def _address(text: str) -> str:
     return text
 
 
+def _public_keys(value: object) -> object:
+    """One key or a list of them, each in its only spelling.
+
+    A text that is none is not shown: somebody may have put a private key there.
+    """
+    from backup_tasks.signing import parse_public_key
+
+    keys = listed([value] if isinstance(value, str) else value)
+    for key in keys if isinstance(keys, tuple) else ():
+        if isinstance(key, str):
+            try:
+                parse_public_key(key)
+            except ValueError as error:
+                raise ValueError(f"holds {error}; `invoke signing-key` prints one") from None
+    return keys
+
+
 def _cron(expression: str) -> str:
     from backup_tasks.cron_fields import check_cron
 
@@ -286,6 +303,11 @@ FileNames = Annotated[
     tuple[Annotated[str, AfterValidator(_file_name)], ...], BeforeValidator(listed)
 ]
 Command = Annotated[tuple[str, ...], BeforeValidator(listed), AfterValidator(_command)]
+PublicKeys = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_public_keys),
+    WithJsonSchema({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 ZoneName = Annotated[str, AfterValidator(_zone_name)]
 StoreAddress = Annotated[str, AfterValidator(_store_url)]
 Endpoint = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
+from dataclasses import replace
 from typing import IO
 
 from isal import igzip, isal_zlib
@@ -19,7 +20,8 @@ from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
 from backup_tasks.manifest import MANIFEST_PATH, Header, Manifest, decode_header
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.outer_tar import measure_member
-from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, SealedFooter, decode_sealed_footer
+from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, decode_sealed_footer
+from backup_tasks.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 
@@ -27,10 +29,12 @@ from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 _MANIFEST_RATIO = 200
 _MANIFEST_RAW_BYTES = 64 * 2**20
 _HEADER_PROBE_BYTES = 64 * 2**10
+_SIGNED_END_BYTES = len(END_CHUNK) + MEMBER_BYTES
 
 
 def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
-    """The archive's footer; None for an ordinary .tar.gz that we did not write.
+    """The archive's footer, with its signature if it has one; None for an ordinary .tar.gz
+    that we did not write.
 
     Raises ArchiveError when a footer is there but cannot be true, for an archive of ours that
     lost it, and for what has the name of an encrypted archive and is none of ours.
@@ -38,15 +42,17 @@ def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
     if stored.size == 0:
         raise ArchiveError(f"{stored.name}: empty")
     is_encrypted = is_encrypted_name(stored.name)
-    length = min(stored.size, footer_length(stored))
-    tail = store.read_range(stored, stored.size - length, length)
+    length = min(stored.size, MEMBER_BYTES + footer_length(stored))
+    end = store.read_range(stored, stored.size - length, length)
+    tail, before = end[-footer_length(stored) :], end[: -footer_length(stored)]
     footer = decode_sealed_footer(tail) if is_encrypted else decode_footer(tail)
     if footer is None:
         refuse = refuse_without_sealed_footer if is_encrypted else refuse_cut_off
         refuse(store, stored, tail)
-    if footer and footer.offset + footer.length + length > stored.size:
+        return None
+    if footer.offset + footer.length + len(tail) > stored.size:
         raise ArchiveError(f"{stored.name}: the footer points beyond the object's end")
-    return footer
+    return footer if is_encrypted else replace(footer, signature=decode_signature(before))
 
 
 def footer_length(stored: StoredObject) -> int:
@@ -123,7 +129,7 @@ def read_manifest(
             if is_encrypted_name(stored.name):
                 packed = opened.enter_context(open_sealed_file(packed, footer.length, keys))
             most = _MANIFEST_RAW_BYTES + _MANIFEST_RATIO * footer.length
-            manifest = Manifest(_unpack_manifest(packed, most))
+            manifest = Manifest(_unpack_manifest(packed, most), footer)
         except IdentityError as error:
             raise type(error)(f"{stored.name}: {error}") from None
         except (OSError, EOFError, IsalError, ArchiveError) as error:
@@ -140,9 +146,8 @@ def read_manifest(
 def find_fault_at_end(
     store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring = NO_KEYS
 ) -> str:
-    """What is wrong between manifest and footer, or "": there is nothing but tar's end mark."""
-    if isinstance(footer, SealedFooter) and (any(footer.public_key) or any(footer.signature)):
-        return "there is something in the footer's room for a signature, and it is none"
+    """What is wrong between manifest and footer, or "": there is nothing but tar's end mark and,
+    in a plain archive, the signature."""
     start = footer.offset + footer.length
     length = stored.size - footer_length(stored) - start
     if is_encrypted_name(stored.name):
@@ -152,13 +157,15 @@ def find_fault_at_end(
             end = open_sealed(store.read_range(stored, start, length), keys)
         except (ArchiveError, NoKeyFits) as error:
             return f"tar's end mark after the manifest is damaged: {error}"
-    elif length != len(END_CHUNK):
+    elif length not in (len(END_CHUNK), _SIGNED_END_BYTES):
         return (
             f"{length:,} bytes lie between manifest and footer, where tar's end mark takes "
-            f"{len(END_CHUNK)}"
+            f"{len(END_CHUNK)}, and {_SIGNED_END_BYTES} together with a signature"
         )
     else:
-        end = store.read_range(stored, start, length)
+        end = store.read_range(stored, start, len(END_CHUNK))
+        if length == _SIGNED_END_BYTES and footer.signature is None:
+            return "the signature before the footer is damaged"
     return "" if end == END_CHUNK else "tar's end mark after the manifest is damaged"
 
 

@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backup_tasks.errors import RestoreError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from backup_tasks.prune import PruneReport
     from backup_tasks.restore import RestoreReport
     from backup_tasks.schedule import CronReport
+    from backup_tasks.signing import SigningKey
     from backup_tasks.survey import BackupPlan
     from backup_tasks.verify_report import VerifyReport
 
@@ -134,6 +136,8 @@ def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
             result = "encrypted"
         return (found.backup.id, age, size, "-", "-", "-", result)
     result = f"{render_count(header.problems, 'file')} missing" if header.problems else "complete"
+    if header.name not in ("", found.backup.stored.name):
+        result = f"another backup's bytes: those of {printable(header.name)}"
     new = render_bytes(found.backup.stored.size - header.copied_bytes)
     duration = render_seconds(_seconds_between(header.started_at, header.written_at))
     return (found.backup.id, age, size, new, f"{header.files:,}", duration, result)
@@ -218,6 +222,7 @@ def print_restore(report: RestoreReport, *, as_json: bool) -> None:
                 "kept": done.kept,
                 "problems": [{"path": p, "reason": reason} for p, reason in done.problems],
                 "notes": sorted(done.notes),
+                "signature": report.proof.to_json(),
             }
         )
         return
@@ -266,6 +271,19 @@ def unrestored(report: RestoreReport) -> RestoreError:
         shown.append(f"  and {len(problems) - len(shown):,} more")
     head = f"{len(problems):,} of {report.entries:,} entries could not be restored:"
     return RestoreError("\n".join([head, *shown]))
+
+
+def print_signing_key(key: SigningKey, file: Path, *, is_new: bool, as_json: bool) -> None:
+    """The public half, as lines that can be appended to a profile."""
+    from backup_tasks.signing import render_public_key
+
+    public_key = render_public_key(key.public_key)
+    if is_new:
+        print(f"made a new key: {printable(str(file))}", file=sys.stderr)
+    if as_json:
+        print_json({"public_key": public_key, "file": str(file), "is_new": is_new})
+    else:
+        print(f'[signing]\npublic_key = "{public_key}"')
 
 
 def print_prune(report: PruneReport, *, as_json: bool) -> None:

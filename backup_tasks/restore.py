@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
+from backup_tasks.authenticity import ANYBODY, Proof, Trust, demand_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.errors import ArchiveError, UsageError
@@ -16,10 +17,11 @@ from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
 from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
-from backup_tasks.journal import RunRecord
-from backup_tasks.manifest import Entry, Manifest
+from backup_tasks.journal import RunRecord, warn
+from backup_tasks.manifest import Entry, Header, Manifest
 from backup_tasks.members import MemberStream
 from backup_tasks.naming import is_encrypted_name
+from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_manifest
@@ -40,6 +42,7 @@ class RestoreRequest:
         overwrite: None refuses a target that is not empty (in place: as "never").
         trusted: devices and setuid bits are restored too.
         skip_damaged: leave out the files that a damaged chunk costs, instead of stopping.
+        trust: whose archives are restored.
     """
 
     paths: tuple[str, ...]
@@ -49,6 +52,7 @@ class RestoreRequest:
     trusted: bool = False
     dry_run: bool = False
     skip_damaged: bool = False
+    trust: Trust = ANYBODY
 
     @property
     def is_told_what_to_do(self) -> bool:
@@ -74,12 +78,16 @@ class RestoreWish:
     trusted: bool = False
     dry_run: bool = False
     skip_damaged: bool = False
+    unproven: bool = False
 
 
-def parse_wish(wish: RestoreWish, backup: Backup, folder: Path) -> RestoreRequest:
+def parse_wish(
+    wish: RestoreWish, backup: Backup, folder: Path, signers: tuple[str, ...]
+) -> RestoreRequest:
     """What the operator means.
 
     Args:
+        signers: public keys, of which one must have signed; none means anybody's.
         folder: relative paths start here.
 
     Raises UsageError when the words do not go together.
@@ -97,6 +105,7 @@ def parse_wish(wish: RestoreWish, backup: Backup, folder: Path) -> RestoreReques
         trusted=wish.trusted or (wish.in_place and os.geteuid() == 0),
         dry_run=wish.dry_run,
         skip_damaged=wish.skip_damaged,
+        trust=Trust(signers, wish.unproven),
     )
 
 
@@ -106,6 +115,7 @@ class RestoreReport:
 
     Attributes:
         fetched_bytes: stored bytes that the wanted entries need.
+        proof: whose archive it is; header: its manifest's, None without one of ours.
     """
 
     backup: Backup
@@ -114,6 +124,8 @@ class RestoreReport:
     fetched_bytes: int
     extracted: ExtractReport
     dry_run: bool
+    proof: Proof
+    header: Header | None = None
 
 
 def run_restore(
@@ -130,6 +142,7 @@ def run_restore(
 
     Raises:
         UsageError: a pattern matches nothing.
+        UnprovenError: it is somebody else's archive; nothing was written.
         RestoreError: the target is not empty, or cannot be written.
         ArchiveError: the archive is damaged; what was restored before stays.
         StoreError: the store failed.
@@ -139,12 +152,14 @@ def run_restore(
     allow_deep_folders()
     wanted = WantedPaths(request.paths)
     manifest = read_manifest(store, backup.stored, keys)
-    if manifest is None:
-        return _restore_foreign(store, backup, request, wanted, progress)
     try:
-        return _restore_ours(store, backup, request, wanted, manifest, progress, keys)
+        proof = demand_proof(manifest, backup.stored.name, request.trust)
+        if manifest is None:
+            return _restore_foreign(store, backup, request, wanted, proof, progress)
+        return _restore_ours(store, backup, request, wanted, manifest, proof, progress, keys)
     finally:
-        manifest.close()
+        if manifest is not None:
+            manifest.close()
 
 
 def _restore_ours(
@@ -153,16 +168,19 @@ def _restore_ours(
     request: RestoreRequest,
     wanted: WantedPaths,
     manifest: Manifest,
+    proof: Proof,
     progress: Progress,
     keys: Keyring,
 ) -> RestoreReport:
-    selection = Selection(manifest, wanted)
+    selection, header = Selection(manifest, wanted), manifest.header
     wanted.check_all_met(backup.stored.name)
     numbers = selection.chunk_numbers()
     fetched = sum(manifest.chunks[number].length for number in numbers)
     if request.dry_run:
         planned = ExtractReport(files=selection.files, bytes=selection.bytes)
-        return RestoreReport(backup, request.target, selection.count, fetched, planned, True)
+        return RestoreReport(
+            backup, request.target, selection.count, fetched, planned, True, proof, header
+        )
     progress.start("restoring", selection.bytes, selection.count)
     with OpenTarget(request.target, request.policy) as extractor:
         if not request.is_told_what_to_do:
@@ -188,7 +206,9 @@ def _restore_ours(
             extractor.add(_link_member(path, joined), ())
         _add_upper_folders(extractor, selection.upper_folders)
         report = extractor.finish()
-    return RestoreReport(backup, request.target, selection.count, fetched, report, False)
+    return RestoreReport(
+        backup, request.target, selection.count, fetched, report, False, proof, header
+    )
 
 
 def _damaged(backup: Backup, error: ArchiveError) -> str:
@@ -231,6 +251,7 @@ def _restore_foreign(
     backup: Backup,
     request: RestoreRequest,
     wanted: WantedPaths,
+    proof: Proof,
     progress: Progress,
 ) -> RestoreReport:
     """An ordinary .tar.gz without our manifest: read from front to end."""
@@ -245,7 +266,7 @@ def _restore_foreign(
         wanted.check_all_met(backup.stored.name)
         planned = ExtractReport(files=files, bytes=content)
         size = backup.stored.size
-        return RestoreReport(backup, request.target, entries, size, planned, True)
+        return RestoreReport(backup, request.target, entries, size, planned, True, proof)
     with OpenTarget(request.target, request.policy) as extractor:
         above: list[Member] = []
         members = foreign_members(store, backup.stored, trusted=request.trusted)
@@ -263,7 +284,8 @@ def _restore_foreign(
                 above.append(member)
         report = extractor.finish()
     wanted.check_all_met(backup.stored.name)
-    return RestoreReport(backup, request.target, entries, backup.stored.size, report, False)
+    size = backup.stored.size
+    return RestoreReport(backup, request.target, entries, size, report, False, proof)
 
 
 def run_restore_job(
@@ -271,6 +293,7 @@ def run_restore_job(
     store: Store,
     wish: RestoreWish,
     folder: Path,
+    state: Path,
     record: RunRecord,
     progress: Progress,
     keys: Keyring = NO_KEYS,
@@ -278,16 +301,22 @@ def run_restore_job(
     """Choose the backup that is meant and restore it; fills in `record`.
 
     Args:
-        folder: where relative paths start.
+        folder: where relative paths start; state: the state directory.
 
     Raises: as `parse_wish`, `choose_backup` and `run_restore`.
     """
     backups = find_backups(store, profile.tzinfo)
+    seen = NewestSeen(state, profile, store)
+    if not wish.name and not wish.day:
+        tell_vanished(seen, backups, record)
     chosen = choose_backup(backups, name=wish.name, day=wish.day)
-    request = parse_wish(wish, chosen, folder)
+    request = parse_wish(wish, chosen, folder, profile.signing.public_key)
     record.archive = chosen.stored.name
     with progress:
         report = run_restore(store, chosen, request, progress, keys)
+    for doubt in report.proof.doubts:
+        warn(record, f"{chosen.stored.name}: {doubt}; restored all the same, as --unproven asks")
+    seen.note_proven(report.header, report.proof)
     if profile.recipients and not is_encrypted_name(chosen.stored.name):
         report.extracted.notes.add(
             f"{chosen.stored.name} is not encrypted, although backups of this profile are"

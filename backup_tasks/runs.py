@@ -2,9 +2,11 @@
 
 What is not kept is written anew, and costs its live bytes. What is kept costs its dead bytes at a
 price: they lie in every archive that follows. Runs must not be too short to be copied. Under
-these rules dynamic programming finds the cheapest choice, in one pass over the chunks. As long as
-the dead bytes of the result exceed their budget, the price rises, for the oldest chunks first,
-so that cleaning up is spread over many backups instead of falling due in one.
+these rules dynamic programming finds the cheapest choice, in one pass over the chunks.
+
+Where dead bytes are more than is welcome, the price rises, for the oldest chunks first, until
+they are few enough or the cleaning has cost half as much as what is new: so no day pays for many.
+Only where they come to a limit is it paid whatever it costs.
 """
 
 from __future__ import annotations
@@ -13,8 +15,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# All entries that no longer count may take this share of the bytes of those that do.
-DEAD_BUDGET = 0.098
+# Of the bytes of entries that count, those of entries that do not may be so many unasked.
+DEAD_WELCOME = 0.08
+# And so many in the end, when cleaning up is dear.
+DEAD_LIMIT = 0.2
+# What cleaning up may cost in one backup, of what is new in it.
+_CLEANING_SHARE = 0.5
 # A chunk that is four fifths dead is worth writing anew even where there is room.
 _LOWEST_PRICE = 0.25
 # Above this, no byte that is dead is kept.
@@ -37,44 +43,68 @@ class ChunkCosts:
     stored: Sequence[int]
 
 
-def choose_runs(
-    costs: ChunkCosts, may_keep: bytearray, smallest_bytes: int, most_runs: int
-) -> bytearray:
+@dataclass(frozen=True, slots=True)
+class RunRules:
+    """What the runs must keep to.
+
+    Attributes:
+        smallest_bytes: stored bytes of the shortest run that can be copied.
+        most: how many runs there may be; beyond that the shortest are given up.
+        new_bytes: raw bytes of entries that are written in any case.
+    """
+
+    smallest_bytes: int
+    most: int
+    new_bytes: int = 0
+
+
+def choose_runs(costs: ChunkCosts, may_keep: bytearray, rules: RunRules) -> bytearray:
     """The chunks to keep: 1 for each that stays, 0 for the others.
 
     Args:
         may_keep: 0 for chunks that must go.
-        smallest_bytes: stored bytes of the shortest run that can be copied.
-        most_runs: how many runs there may be; beyond that the shortest are given up.
 
     Returns:
-        A choice whose dead bytes are at most DEAD_BUDGET of all live ones.
+        A choice whose dead bytes are at most DEAD_LIMIT of all live ones.
     """
-    count = len(may_keep)
-    budget = DEAD_BUDGET * sum(costs.live)
+    count, live = len(may_keep), sum(costs.live)
 
     def choose(price: float, dearer: float = 0.0, up_to: int = 0) -> bytearray:
         prices = [dearer] * up_to + [price] * (count - up_to)
-        return _cheapest(costs, may_keep, prices, smallest_bytes)
+        return _cheapest(costs, may_keep, prices, rules.smallest_bytes)
 
-    price = _LOWEST_PRICE
-    chosen = choose(price)
-    if _dead_bytes(costs, chosen) > budget:
+    def is_too_dear(chosen: bytearray) -> bool:
+        return _cost_bytes(costs, chosen) > allowance
+
+    def is_enough(chosen: bytearray) -> bool:
+        dead = _dead_bytes(costs, chosen)
+        return dead <= DEAD_WELCOME * live or (dead <= DEAD_LIMIT * live and is_too_dear(chosen))
+
+    price, fewer = _LOWEST_PRICE, choose(_LOWEST_PRICE)
+    allowance = _cost_bytes(costs, fewer) + _CLEANING_SHARE * rules.new_bytes
+    more = fewer
+    if not is_enough(fewer):
         while True:
             dearer = price * 2 if price < _HIGHEST_PRICE else math.inf
-            chosen = choose(dearer)
-            if _dead_bytes(costs, chosen) <= budget:
+            more = choose(dearer)
+            if is_enough(more):
                 break
-            price = dearer
+            price, fewer = dearer, more
         low, high = 0, count
         while high - low > max(1, count // _STEPS):
             middle = (low + high) // 2
             attempt = choose(price, dearer, middle)
-            if _dead_bytes(costs, attempt) <= budget:
-                high, chosen = middle, attempt
+            if is_enough(attempt):
+                high, more = middle, attempt
             else:
-                low = middle
-    return _without_shortest(chosen, costs.stored, most_runs)
+                low, fewer = middle, attempt
+        if is_too_dear(more) and _dead_bytes(costs, fewer) <= DEAD_LIMIT * live:
+            more = fewer
+    return _without_shortest(more, costs.stored, rules.most)
+
+
+def _cost_bytes(costs: ChunkCosts, chosen: bytearray) -> int:
+    return sum(live for live, kept in zip(costs.live, chosen, strict=True) if not kept)
 
 
 def _dead_bytes(costs: ChunkCosts, chosen: bytearray) -> int:

@@ -18,10 +18,10 @@ noticed by a comparison.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from backup_tasks.footer import FORMAT_VERSION, Footer, unknown_format
 from backup_tasks.outer_tar import OUTER_MTIME
+from backup_tasks.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signature
 from backup_tasks.tarstream import BLOCK_BYTES, END_MARK, encode_global_header
 
 SEALED_FOOTER_BYTES = 2 * BLOCK_BYTES + len(END_MARK)
@@ -33,29 +33,25 @@ _RECORD = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SealedFooter(Footer):
-    """A footer with the room that a signature takes; zeros where there is none."""
-
-    public_key: bytes = bytes(32)
-    signature: bytes = bytes(64)
+_UNSIGNED = Signature(bytes(PUBLIC_KEY_BYTES), bytes(SIGNATURE_BYTES))
 
 
-def encode_sealed_footer(footer: SealedFooter) -> bytes:
+def encode_sealed_footer(footer: Footer) -> bytes:
     """The `SEALED_FOOTER_BYTES` bytes that end an encrypted archive."""
+    signature = footer.signature or _UNSIGNED
     comment = b"%s%05d %020d %020d %s %s %s" % (
         _MAGIC,
         footer.version,
         footer.offset,
         footer.length,
         footer.sha256.hex().encode("ascii"),
-        footer.public_key.hex().encode("ascii"),
-        footer.signature.hex().encode("ascii"),
+        signature.public_key.hex().encode("ascii"),
+        signature.signature.hex().encode("ascii"),
     )
     return encode_global_header(_NAME, {b"comment": comment}, OUTER_MTIME) + END_MARK
 
 
-def decode_sealed_footer(tail: bytes) -> SealedFooter | None:
+def decode_sealed_footer(tail: bytes) -> Footer | None:
     """Read the footer; None when these bytes are no sound footer of ours.
 
     Raises ArchiveError for a version that this program does not know.
@@ -65,8 +61,9 @@ def decode_sealed_footer(tail: bytes) -> SealedFooter | None:
         return None
     version, offset, length = (int(match[group]) for group in (1, 2, 3))
     hashes = (bytes.fromhex(match[group].decode("ascii")) for group in (4, 5, 6))
-    sha256, public_key, signature = hashes
-    footer = SealedFooter(offset, length, sha256, version, public_key, signature)
+    sha256, *signature = hashes
+    found = Signature(*signature)
+    footer = Footer(offset, length, sha256, version, found if found != _UNSIGNED else None)
     if encode_sealed_footer(footer) != tail:
         return None
     if version != FORMAT_VERSION:

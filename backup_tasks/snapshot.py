@@ -53,10 +53,13 @@ class WalkRules:
 
 @dataclass(slots=True)
 class _Level:
-    """One open folder of the walk with the names in it that are still to come."""
+    """One open folder of the walk with the names in it that are still to come.
+
+    `front` and a name are the path of that name.
+    """
 
     descriptor: int
-    path: str
+    front: str
     node: SourceNode | None
     whole: bool
     device: int
@@ -100,19 +103,16 @@ class Walk:
                     os.close(levels.pop().descriptor)
                     continue
                 name = level.names.pop()
-                found = self._visit(level, name)
-                if found is None:
-                    continue
-                entry, below = found
-                yield entry
-                if below is not None:
-                    levels.append(below)
+                entry = self._visit(level, name, levels)
+                if entry is not None:
+                    yield entry
         finally:
             for level in levels:
                 os.close(level.descriptor)
 
-    def _visit(self, level: _Level, name: str) -> tuple[Entry, _Level | None] | None:
-        path = f"{level.path}/{name}" if level.path else name
+    def _visit(self, level: _Level, name: str, levels: list[_Level]) -> Entry | None:
+        """The entry of a name, or None; a folder to be walked is put on the levels."""
+        path = level.front + name
         node = level.node.names.get(name) if level.node else None
         try:
             status = level.statuses.pop(name, None) or os.stat(
@@ -127,15 +127,17 @@ class Walk:
         if node is None and self._rules.excludes.match(path, is_folder):
             return None
         if not is_folder:
-            entry = self._leaf(level, name, path, status)
-            return (entry, None) if entry else None
+            return self._leaf(level, name, path, status)
         crosses = self._rules.one_file_system and status.st_dev != level.device
         if crosses and level.whole and node is None:
             # The mount point itself is kept, so that it is there to mount on again.
             entry = entry_of(path, "dir", status)
             entry.xattrs = UNREAD_XATTRS
-            return entry, None
-        return self._folder(level, name, path, status, node, crosses)
+            return entry
+        entry, below = self._folder(level, name, path, status, node, crosses)
+        if below is not None:
+            levels.append(below)
+        return entry
 
     def _leaf(self, level: _Level, name: str, path: str, status: os.stat_result) -> Entry | None:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
@@ -143,6 +145,8 @@ class Walk:
             self.sockets += 1
             return None
         entry = entry_of(path, kind, status)
+        if kind == "file" and status.st_nlink == 1:
+            return entry
         inode = (status.st_dev, status.st_ino)
         if inode in self._first_links:
             entry.type = "hardlink"
@@ -215,7 +219,8 @@ class Walk:
             if forced:
                 names = forced.union(names)
         ordered = sorted(names, key=None if _sorts_as_bytes(names) else os.fsencode, reverse=True)
-        return _Level(descriptor, path, node, is_whole, status.st_dev, ordered, statuses)
+        front = f"{path}/" if path else ""
+        return _Level(descriptor, front, node, is_whole, status.st_dev, ordered, statuses)
 
     def _wanted_names(
         self, descriptor: int, statuses: dict[str, os.stat_result]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.journal import Problem
@@ -75,6 +76,7 @@ def survey_sources(
     report: Report,
     progress: Progress,
     *,
+    private: Collection[Path],
     by_source: bool = False,
 ) -> Survey:
     """Walk the profile's sources and decide what to keep of the last archive.
@@ -83,6 +85,7 @@ def survey_sources(
         last: the archive to compare with; None means that everything is read.
         limits: of the store, for the shortest run that can be copied.
         report: called with (path, reason) for what cannot be looked at.
+        private: files that are left out: secrets of this program itself.
         by_source: also count for each source what lies below it.
 
     Raises SourceError when none of the sources is there.
@@ -91,7 +94,7 @@ def survey_sources(
     tree, missing = plan_sources(rules.sources)
     for path, reason in missing.items():
         report(path, reason)
-    walk = Walk(tree, walk_rules(profile), report)
+    walk = Walk(tree, walk_rules(profile, private), report)
     counted = [source for source in rules.sources if by_source and source not in missing]
     survey = Survey(totals={source: SourceTotals() for source in counted})
     progress.start("looking", 0, 0)
@@ -110,23 +113,27 @@ def survey_sources(
     return survey
 
 
-def walk_rules(profile: Profile) -> WalkRules:
-    """What a walk of the profile's sources leaves out."""
+def walk_rules(profile: Profile, private: Collection[Path]) -> WalkRules:
+    """What a walk of the profile's sources leaves out, files that are `private` among it."""
     rules = profile.backup
     return WalkRules(
         excludes=PathPatterns(rules.exclude),
         exclude_caches=rules.exclude_caches,
         exclude_if_present=rules.exclude_if_present,
         one_file_system=rules.one_file_system,
-        skip=frozenset({MANIFEST_PATH, *_own_folder(profile)}),
+        skip=frozenset({MANIFEST_PATH, *map(_in_walk, [*_own_folder(profile), *private])}),
     )
 
 
-def _own_folder(profile: Profile) -> list[str]:
+def _in_walk(path: Path) -> str:
+    return os.path.realpath(path).lstrip("/")
+
+
+def _own_folder(profile: Profile) -> list[Path]:
     """The folder of a directory store: archives of archives would double with every run."""
     if profile.store.kind != "directory":
         return []
-    return [os.path.realpath(profile.store.directory).lstrip("/")]
+    return [profile.store.directory]
 
 
 def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> Iterator[Entry]:
@@ -240,15 +247,18 @@ def plan_backup(
     why_full: str,
     limits: PartLimits,
     progress: Progress,
+    private: Collection[Path],
 ) -> BackupPlan:
-    """What a backup would read, copy and send now, and why."""
+    """What a backup would read, copy and send now, and why; without files that are `private`."""
     problems: list[Problem] = []
 
     def report(path: str, reason: str) -> None:
         problems.append(Problem(printable(path), reason))
 
     with progress:
-        survey = survey_sources(profile, last, limits, report, progress, by_source=True)
+        survey = survey_sources(
+            profile, last, limits, report, progress, private=private, by_source=True
+        )
     survey.close()
     reuse = survey.reuse
     return BackupPlan(

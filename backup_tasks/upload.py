@@ -18,7 +18,7 @@ _SMALL_PART = 5 * MIB
 _USUAL_COUNT = 64
 # Larger parts wait in an unlinked temporary file instead of in memory.
 _LARGEST_IN_MEMORY = 32 * MIB
-IN_FLIGHT_BYTES = 64 * MIB
+IN_FLIGHT_BYTES = 48 * MIB
 # Of S3's 10,000 parts, what the estimate plans with; the rest is for sources that grow.
 _PLANNED_SHARE = 0.9
 _GROWTH_STEP = 100

@@ -1,29 +1,32 @@
 """Verify: read an archive and check all that can be checked, without restoring anything.
 
 Every byte of an archive of ours is covered: the chunks by their hashes in the manifest, the
-manifest by its hash in the footer, the end mark and the footer by having one spelling only.
+manifest by its hash in the footer, the end mark and the footer by having one spelling only. The
+signature covers the footer, and must be by one of the profile's keys if it names any.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from pathlib import Path
 
+from backup_tasks.authenticity import weigh_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
-from backup_tasks.footer import Footer
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Manifest
+from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.reader import find_fault_at_end, read_footer, read_manifest
+from backup_tasks.reader import find_fault_at_end, read_manifest
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.units import render_count
@@ -48,27 +51,29 @@ def run_verify(
     progress: Progress,
     sample: Sample | None = None,
     keys: Keyring = NO_KEYS,
+    signers: Collection[str] = (),
 ) -> VerifyReport:
     """Read one archive and check it. What is wrong stands in the report; nothing is raised for it.
 
     Args:
         sample: look at some chunks only; None looks at all.
         keys: open it if it is encrypted.
+        signers: public keys as text, of which one must have signed; none means anybody's.
 
     Raises StoreError when the store fails, IdentityError when `keys` do not open the archive.
     """
     report = VerifyReport(backup)
     try:
-        footer = read_footer(store, backup.stored)
         manifest = read_manifest(store, backup.stored, keys)
-        if footer is None or manifest is None:
+        report.add_proof(weigh_proof(manifest, backup.stored.name, signers))
+        if manifest is None:
             _verify_foreign(store, report, progress)
             return report
     except ArchiveError as error:
         report.add_fault(str(error))
         return report
     try:
-        _verify_ours(store, report, footer, manifest, progress, sample, keys)
+        _verify_ours(store, report, manifest, progress, sample, keys)
     finally:
         manifest.close()
     return report
@@ -77,15 +82,14 @@ def run_verify(
 def _verify_ours(
     store: Store,
     report: VerifyReport,
-    footer: Footer,
     manifest: Manifest,
     progress: Progress,
     sample: Sample | None,
     keys: Keyring,
 ) -> None:
     stored = report.backup.stored
-    report.chunks = len(manifest.chunks)
-    fault_at_end = find_fault_at_end(store, stored, footer, keys)
+    report.chunks, report.header = len(manifest.chunks), manifest.header
+    fault_at_end = find_fault_at_end(store, stored, manifest.footer, keys)
     for fault in (fault_at_end, _fault_in_manifest(manifest)):
         if fault:
             report.add_fault(fault)
@@ -205,11 +209,15 @@ def run_verify_job(
     store: Store,
     wish: VerifyWish,
     now: datetime,
+    state: Path,
     record: RunRecord,
     progress: Progress,
     keys: Keyring = NO_KEYS,
 ) -> list[VerifyReport]:
     """Verify the backups that are meant, oldest first; fills in `record`.
+
+    Args:
+        state: the state directory.
 
     Raises: UsageError when the words do not go together or there is no such backup; StoreError.
     """
@@ -217,14 +225,19 @@ def run_verify_job(
         raise UsageError("give --all, or one backup with --name or --date")
     sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
     backups = find_backups(store, profile.tzinfo)
+    seen = NewestSeen(state, profile, store)
+    tell_vanished(seen, backups, record)
     newest = choose_backup(backups, name=wish.name, day=wish.day)
     if not wish.all:
         record.archive = newest.stored.name
     reports = []
     with progress:
         for backup in backups if wish.all else [newest]:
-            reports.append(run_verify(store, backup, progress, sample, keys))
-            _add_to_record(record, reports[-1])
+            report = run_verify(store, backup, progress, sample, keys, profile.signing.public_key)
+            reports.append(report)
+            _add_to_record(record, report)
+            if not report.is_damaged:
+                seen.note_proven(report.header, report.proof)
     subject = f"{render_count(len(reports), 'archive')} whole" if wish.all else "is whole"
     record.outcome = subject + (f" as far as {sample.percent:g}% show" if sample else "")
     record.evidence = list(render_verify(reports))

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backup_tasks.authenticity import NO_PROOF, Proof
 from backup_tasks.catalog import Backup
 from backup_tasks.errors import ArchiveError
 from backup_tasks.findings import SHOWN, Findings
+from backup_tasks.manifest import Header
 from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count
 
@@ -28,6 +30,8 @@ class VerifyReport:
         entries, files, raw_bytes: entries whose headers stand where they should, regular files
             whose content is right, and content bytes of those.
         limit: why not everything could be checked, or "".
+        proof: whose archive it is; what is doubtful about that stands in `faults` as well.
+        header: of its manifest; None without one of ours.
     """
 
     backup: Backup
@@ -41,11 +45,25 @@ class VerifyReport:
     files: int = 0
     raw_bytes: int = 0
     limit: str = ""
+    proof: Proof = NO_PROOF
+    header: Header | None = None
 
     @property
     def is_damaged(self) -> bool:
         """Whether anything is wrong."""
         return bool(self.fault_count or self.lost.count)
+
+    def add_proof(self, proof: Proof) -> None:
+        """Note whose archive it is, and as faults what is doubtful about that."""
+        self.proof = proof
+        for doubt in proof.doubts:
+            self.add_fault(doubt)
+
+    @property
+    def trouble(self) -> str:
+        """What is the matter with an archive in which anything is wrong."""
+        is_whole = not self.lost.count and self.fault_count == len(self.proof.doubts)
+        return "is not to be believed" if is_whole else "is damaged"
 
     def add_fault(self, fault: str) -> None:
         """Count one more thing that is wrong."""
@@ -61,11 +79,11 @@ def render_verify(reports: Sequence[VerifyReport]) -> Iterator[str]:
     """One line for each archive; after that of a damaged one, one for each file it costs."""
     for report in reports:
         if report.is_damaged:
-            yield f"{report.backup.stored.name} is damaged: {_render_damage(report)}"
+            yield f"{report.backup.stored.name} {report.trouble}: {_render_damage(report)}"
             yield from report.lost.render()
         else:
             state = "nothing wrong is found" if report.limit else "whole"
-            yield f"{report.backup.id}: {state} ({_render_figures(report)})"
+            yield f"{report.backup.id}: {state} ({_render_figures(report)}); {report.proof}"
 
 
 def _render_figures(report: VerifyReport) -> str:
@@ -107,4 +125,5 @@ def verify_to_json(report: VerifyReport) -> dict[str, Any]:
         "files": report.files,
         "raw_bytes": report.raw_bytes,
         "limit": report.limit,
+        "signature": report.proof.to_json(),
     }

@@ -44,12 +44,12 @@ def main() -> None:
     results = asked.results or report_folder(asked.size, work)
     with ends_tidily():
         if not asked.render:
-            run_bench(asked.size, asked.rounds, work, tools).save(results / "results.json")
+            run_bench(asked.size, asked.rounds, work, tools, results / "results.json")
         write_report(results, tools)
 
 
-def run_bench(size: str, rounds: int, work: Path, tools: Path) -> Results:
-    """Measure everything. Leaves the corpus and nothing else."""
+def run_bench(size: str, rounds: int, work: Path, tools: Path, file: Path) -> None:
+    """Measure everything. Leaves the corpus, and in `file` all rounds that came to their end."""
     started = time.monotonic()
     work.mkdir(parents=True, exist_ok=True)
     corpus = Corpus(SIZES[size], work)
@@ -61,7 +61,7 @@ def run_bench(size: str, rounds: int, work: Path, tools: Path) -> Results:
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         machine={**describe_machine(), **describe_peers(tools)},
         entries=len(tree),
-        rounds=rounds,
+        rounds=0,
         corpus={
             "size": size,
             "files": f"{sum(1 for one in tree.values() if one.sha256):,}",
@@ -72,12 +72,13 @@ def run_bench(size: str, rounds: int, work: Path, tools: Path) -> Results:
     )
     with working_folder(work) as place, start_s3_server(place / "server") as server:
         bench = Bench(server, corpus, place, tools / "bin", results)
+        results.instant = measure_instant(place / "instant")
         bench.count_bytes()
         for number in range(1, rounds + 1):
             bench.play(number)
-        results.instant = measure_instant(place / "instant")
+            results.rounds = number
+            results.save(file)
     print(f"measured in {(time.monotonic() - started) / 60:.1f} minutes")
-    return results
 
 
 def write_report(folder: Path, tools: Path) -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from backup_tasks.catalog import Backup, find_backups
 from backup_tasks.compress import compress_chunk
-from backup_tasks.footer import FORMAT_VERSION, Footer, encode_footer
+from backup_tasks.footer import (
+    END_CHUNK,
+    FOOTER_BYTES,
+    FORMAT_VERSION,
+    Footer,
+    decode_footer,
+    encode_footer,
+)
 from backup_tasks.local_zone import find_zone
 from backup_tasks.manifest import (
     MANIFEST_PATH,
@@ -25,8 +34,16 @@ from backup_tasks.manifest import (
 )
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.signature_member import encode_signature
+from backup_tasks.signing import SigningKey
 from backup_tasks.stores.directory import DirectoryStore
-from backup_tasks.tarstream import END_MARK, Member, encode_headers, padding_bytes
+from backup_tasks.tarstream import (
+    END_MARK,
+    Member,
+    decode_headers,
+    encode_headers,
+    padding_bytes,
+)
 
 NAME = "2025-06-12_0200-backup.tar.gz"
 UTC = find_zone("UTC")
@@ -163,16 +180,65 @@ def forge_end(
         **header,
     }
     records = [Header(**said), *chunks, *entries]  # type: ignore[arg-type]
-    text = b"".join(map(encode_line, records))
+    return seal(offset, pack_manifest(b"".join(map(encode_line, records))))
+
+
+def pack_manifest(text: bytes) -> bytes:
+    """The lines of a manifest as they are stored."""
     member = Member(MANIFEST_PATH.encode(), "file", size=len(text), stored=len(text), mode=0o600)
     raw = encode_headers(member) + text + bytes(padding_bytes(len(text)))
-    return seal(offset, compress_chunk(raw, 1).stored)
+    return compress_chunk(raw, 1).stored
 
 
-def seal(offset: int, manifest: bytes) -> bytes:
-    """The packed manifest with the end mark and a footer that fits it."""
+def seal(offset: int, manifest: bytes, key: SigningKey | None = None) -> bytes:
+    """The packed manifest with the end mark and a footer that fits it, signed if there is a key."""
     footer = Footer(offset, len(manifest), hashlib.sha256(manifest).digest())
-    return manifest + compress_chunk(END_MARK, 1).stored + encode_footer(footer)
+    signature = encode_signature(key.sign(footer.statement)) if key else b""
+    return manifest + END_CHUNK + signature + encode_footer(footer)
+
+
+def read_lines(archive: bytes) -> list[dict[str, Any]]:
+    """The manifest of a plain archive, line by line, as JSON has it."""
+    footer = decode_footer(archive[-FOOTER_BYTES:])
+    assert footer
+    raw = gzip.decompress(archive[footer.offset : footer.offset + footer.length])
+    member, start = decode_headers(memoryview(raw), 0)
+    return [json.loads(line) for line in raw[start : start + member.size].splitlines()]
+
+
+def rewrite(archive: bytes, key: SigningKey | None = None, **header: object) -> bytes:
+    """The archive with other keys in its manifest's header, and all that must fit made to fit.
+
+    Args:
+        key: signs it; None leaves it unsigned.
+    """
+    footer = decode_footer(archive[-FOOTER_BYTES:])
+    assert footer
+    first, *others = read_lines(archive)
+    return _sealed(archive[: footer.offset], [{**first, **header}, *others], key)
+
+
+def _sealed(chunks: bytes, lines: Sequence[dict[str, Any]], key: SigningKey | None) -> bytes:
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return chunks + seal(len(chunks), pack_manifest(text), key)
+
+
+def falsify(archive: bytes, content: bytes, other: bytes, key: SigningKey | None = None) -> bytes:
+    """The archive with other content of the same length in a file, sound in every hash."""
+    assert len(content) == len(other)
+    chunks = bytearray()
+    header, *lines = read_lines(archive)
+    for line in lines:
+        if "raw" in line:
+            start = line["offset"]
+            raw = gzip.decompress(archive[start : start + line["length"]])
+            chunk = compress_chunk(raw.replace(content, other), 1)
+            length = len(chunk.stored)
+            line |= {"offset": len(chunks), "length": length, "sha256": chunk.sha256}
+            chunks += chunk.stored
+        elif line.get("sha256") == hashlib.sha256(content).hexdigest():
+            line["sha256"] = hashlib.sha256(other).hexdigest()
+    return _sealed(bytes(chunks), [{**header, "chunk_bytes": len(chunks)}, *lines], key)
 
 
 def put(store_folder: Path, archive: bytes, name: str = NAME) -> tuple[DirectoryStore, Backup]:

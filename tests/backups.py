@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backup_tasks.backup import BackupRun, run_backup, run_backup_plan
+from backup_tasks.backup import run_backup, run_backup_plan
+from backup_tasks.backup_run import BackupRun
 from backup_tasks.catalog import find_backups
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
@@ -16,9 +17,14 @@ from backup_tasks.profile import load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.signing import render_public_key
+from backup_tasks.signing_key import open_own_key
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.survey import BackupPlan
+
+# What the log says of a signing key that was just made.
+NEW_KEY = "archives are signed from now on with this machine's new key"
 
 
 @dataclass
@@ -33,6 +39,7 @@ class Backups:
         host: the machine's name, as record and manifest get it.
         recipients: public keys that the archives are encrypted for.
         key: file with the private key that the tests read them with; the profile names none.
+        signers: public signing keys that the profile names.
     """
 
     source: Path
@@ -45,6 +52,7 @@ class Backups:
     recipients: tuple[str, ...] = ()
     key: Path | None = None
     server_has_key: bool = False
+    signers: tuple[str, ...] = ()
 
     def write_profile(self) -> Path:
         """The profile as a file."""
@@ -52,7 +60,8 @@ class Backups:
         file = self.paths.profiles / f"{self.name}.toml"
         file.write_text(
             f'[backup]\nsources = ["{self.source}"]\ntimezone = "UTC"\n{self.extra}\n'
-            f'[store]\nurl = "file://{self.store_folder}/"\n' + self._encryption()
+            f'[store]\nurl = "file://{self.store_folder}/"\n'
+            f"[signing]\npublic_key = {json.dumps(self.signers)}\n" + self._encryption()
         )
         return file
 
@@ -95,11 +104,18 @@ class Backups:
             full,
         )
 
+    def trust_own_key(self) -> str:
+        """Have the profile name this machine's public key from now on; returns it."""
+        key, _ = open_own_key(self.paths.state)
+        self.signers = (render_public_key(key.public_key),)
+        return self.signers[0]
+
     def log(self) -> str:
-        """What stands in logs/backup.log, without the dates."""
+        """What stands in logs/backup.log, without the dates and the news of a first key."""
         file = self.paths.logs / "backup.log"
         lines = file.read_text().splitlines() if file.exists() else []
-        return "\n".join(line.split("] ", 1)[-1] for line in lines)
+        told = [line for line in lines if NEW_KEY not in line]
+        return "\n".join(line.split("] ", 1)[-1] for line in told)
 
     def archive(self) -> Path:
         """The newest archive's file."""

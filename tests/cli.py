@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.signing_key import open_own_key
 from tests.conftest import S3Bucket
 
 # For a hang alone; a busy machine must not reach it.
@@ -62,6 +63,10 @@ class Cli:
     @property
     def profiles(self) -> Path:
         return self.here / "profiles"
+
+    @property
+    def state(self) -> Path:
+        return self.here / "state"
 
     @property
     def logs(self) -> Path:
@@ -211,7 +216,7 @@ def s3_store(bucket: S3Bucket, **others: str | int) -> str:
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    """A project of one's own with a small source tree."""
+    """A project of one's own with a small source tree, and a signing key that is not new."""
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -225,6 +230,7 @@ def cli(tmp_path: Path) -> Cli:
     (cli.source / "etc" / "nginx" / "nginx.conf").write_text("worker_processes 1;\n")
     (cli.source / "etc" / "hosts").write_text("127.0.0.1 localhost\n")
     (cli.source / "hello world.txt").write_text("hello\n")
+    open_own_key(cli.state)
     return cli
 
 

@@ -78,5 +78,5 @@ def paths(tmp_path: Path) -> Paths:
     """Folders below the test's own, but the project's templates."""
     folders = {name: tmp_path / name for name in ("profiles", "logs", "state")}
     for folder in folders.values():
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
     return Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)

@@ -32,6 +32,7 @@ _FILES = {
 }
 # Amounts, dates, durations and names that differ from machine to machine and run to run.
 _VARIES = (
+    (re.compile(r"ed25519:[A-Za-z0-9+/]{43}="), "key"),
     (re.compile(r"\bage1[0-9a-z.]+"), "age1key"),
     (re.compile(r"^([-dlrwxst]{10}) +\S+/\S+", re.M), r"\1 owner"),
     (re.compile(r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b"), "@"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from backup_tasks.local_zone import find_zone
 from backup_tasks.manifest import MANIFEST_PATH, Chunk, Entry, Header
 from backup_tasks.paths import Paths
 from backup_tasks.reader import read_manifest
+from backup_tasks.signature_member import decode_signature
 from backup_tasks.tarstream import decode_headers
 from tests.backups import Backups
 from tests.source_trees import make_whole_tree
@@ -80,8 +81,10 @@ def test_manifest_end_mark_and_footer_follow_in_this_order(whole: Laid) -> None:
     member, _ = decode_headers(memoryview(gzip.decompress(packed)), 0)
     assert member.path == MANIFEST_PATH.encode()
     rest = whole.content[footer.offset + footer.length : -FOOTER_BYTES]
-    assert rest == END_CHUNK
+    end_mark, signature = rest[: len(END_CHUNK)], decode_signature(rest[len(END_CHUNK) :])
+    assert end_mark == END_CHUNK
     assert gzip.decompress(rest) == bytes(1024)
+    assert replace(footer, signature=signature).is_truly_signed
 
 
 def test_every_entry_has_its_headers_where_the_manifest_says(whole: Laid) -> None:

@@ -1,8 +1,8 @@
 """No secret appears where others look: logs, mails, records, tracebacks, process lists.
 
-Canaries stand wherever a secret can: the S3 keys, the mail password, an identity file and its
-passphrase. Every task is run, with and without `invoke -d`, while the command lines of all
-processes are read; then again with everything that can be wrong with a key.
+Canaries stand wherever a secret can: the S3 keys, the mail password, the signing key, an identity
+file and its passphrase. Every task is run, with and without `invoke -d`, while the command lines of
+all processes are read; then again with everything that can be wrong with a key.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 from invoke.collection import Collection
 
 import tasks
+from backup_tasks.signing_key import key_file, open_own_key
 from tests.cli import Cli, cli, s3_store
 from tests.conftest import S3Bucket
 from tests.cron_box import CronBox, cron_box
@@ -93,7 +94,7 @@ class Scene:
             "state": "".join(
                 file.read_bytes().decode(errors="replace")
                 for file in (self.cli.here / "state").rglob("*")
-                if file.is_file()
+                if file.is_file() and file != key_file(self.cli.state)
             ),
         }
         assert all(places.values()), "something is looked at"
@@ -137,7 +138,9 @@ def scene(cli: Cli, s3_bucket: S3Bucket, cron_box: CronBox) -> Iterator[Scene]:
             f'password = {{ file = "{cli.here}/mail" }}\nca_file = "{certificates.authority}"\n'
             'from = "backup@example.com"\nto = ["admin@example.com"]\n',
         )
+        open_own_key(cli.state)
         canaries = {
+            "the signing key": key_file(cli.state).read_text().splitlines()[1],
             "the identity": secret,
             "the passphrase": PASSPHRASE,
             "the S3 secret": s3_bucket.secret_key,
@@ -151,6 +154,7 @@ def every_task(scene: Scene) -> dict[str, list[str | Path]]:
     """Each task with arguments that let it do its work."""
     told: list[str | Path] = ["--profile", "test"]
     return {
+        "signing-key": [],
         "key-check": told,
         "keygen": ["--output", scene.cli.here / "new.txt"],
         "backup": told,
@@ -196,8 +200,17 @@ def test_no_secret_comes_to_light_when_it_is_wrong(scene: Scene) -> None:
     assert scene.run("backup", "--profile", "test") == 0
     processes = ProcessList()
     secret = f"AGE-SECRET-KEY-1{scene.canaries['the identity']}"
+    signing_key = key_file(scene.cli.state).read_text()
     with processes.watching():
         for debug in ([], ["-d"]):
+            # A signing key that is cut off, or that others can read.
+            key_file(scene.cli.state).write_text(signing_key[:-40])
+            assert scene.run(*debug, "signing-key") == 1
+            assert scene.run(*debug, "backup", "--profile", "test") == 1
+            key_file(scene.cli.state).write_text(signing_key)
+            key_file(scene.cli.state).chmod(0o644)
+            assert scene.run(*debug, "backup", "--profile", "test") == 1
+            key_file(scene.cli.state).chmod(0o600)
             # An identity file that is damaged, and one that stands where a public key should.
             scene.key.write_text(key.rstrip() + "X\n")
             assert scene.run(*debug, "verify", "--profile", "test") == 12
@@ -206,6 +219,8 @@ def test_no_secret_comes_to_light_when_it_is_wrong(scene: Scene) -> None:
                 re.sub(r"recipients = .*", f'recipients = ["{secret}"]', sound),
                 re.sub(r"recipients = .*", f'recipients = "{secret}"', sound),
                 re.sub(r"identity_file = .*", f'identity_file = "{secret}"', sound),
+                f"{sound}[signing]\npublic_key = {signing_key!r}\n",
+                f"{sound}[signing]\npublic_key = [{scene.canaries['the signing key']!r}]\n",
             ):
                 profile.write_text(wrong)
                 assert scene.run(*debug, "backup", "--profile", "test") == 2

@@ -7,12 +7,15 @@ import json
 import os
 import pty
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from backup_tasks.signing_key import read_own_key
+from tests.attacks import rewrite
 from tests.cli import Cli, assert_refused, cli, finish, s3_store
 from tests.conftest import S3Bucket
 from tests.cron_box import CronBox, cron_box
@@ -40,10 +43,13 @@ def restored_source(cli: Cli, target: Path) -> dict[str, str]:
 
 
 def back_up_as(cli: Cli, name: str, text: str) -> None:
-    """A backup under another minute's name, in which `hello world.txt` holds this text."""
+    """A backup as of another minute, in which `hello world.txt` holds this text."""
     (cli.source / "hello world.txt").write_text(text)
-    made = cli.back_up()
-    (cli.store / f"{made}-backup.tar.gz").rename(cli.store / f"{name}-backup.tar.gz")
+    made = cli.store / f"{cli.back_up()}-backup.tar.gz"
+    renamed = cli.store / f"{name}-backup.tar.gz"
+    made.rename(renamed)
+    renamed.write_bytes(rewrite(renamed.read_bytes(), read_own_key(cli.state), name=renamed.name))
+    shutil.rmtree(cli.state / "newest")
 
 
 # --- backup

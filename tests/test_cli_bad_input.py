@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -215,7 +216,8 @@ def test_store_whose_disk_is_not_mounted_is_named(cli: Cli) -> None:
 
 def test_state_that_cannot_be_written_is_one_line(cli: Cli) -> None:
     cli.write_profile()
-    (cli.here / "state").write_text("in the way")
+    shutil.rmtree(cli.state)
+    cli.state.write_text("in the way")
     assert_refused(cli, cli.run(*BACKUP), 1, f"{cli.here}/state", "BACKUP_TASKS_STATE")
 
 

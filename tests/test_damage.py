@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import stat
@@ -25,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.catalog import Backup, find_backups, read_details
+from backup_tasks.catalog import Backup, choose_backup, find_backups, read_details
 from backup_tasks.errors import BackupError
 from backup_tasks.footer import END_CHUNK
 from backup_tasks.identities import Keyring
@@ -36,6 +37,9 @@ from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import footer_length, read_footer, read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.signature_member import MEMBER_BYTES
+from backup_tasks.signing import render_public_key
+from backup_tasks.signing_key import read_own_key
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import render_verify
@@ -43,7 +47,7 @@ from tests.backups import Backups
 from tests.histories import use_small_chunks
 from tests.keys import make_key
 
-NAME = "2025-06-12_0200-backup.tar.gz"
+NAME = "2025-06-13_0200-backup.tar.gz"
 CHUNK_BYTES = 4096
 HANGS_SECONDS = 60
 # Thousands of small trees are made and removed.
@@ -67,6 +71,7 @@ class Sound:
         header: the manifest's first line.
         tree: what a whole restore gives.
         entries: what `files` lists.
+        signers: the public key that signed it, as a profile names it.
     """
 
     content: bytes
@@ -76,10 +81,21 @@ class Sound:
     entries: list[str]
     name: str
     keys: Keyring
+    signers: tuple[str, ...]
 
     def put(self, folder: Path, content: bytes) -> tuple[DirectoryStore, Backup]:
-        """A store that holds this as its oldest backup."""
+        """A store that holds this."""
         return put(folder, content, self.name)
+
+    @property
+    def end_members(self) -> int:
+        """How many members follow the chunks: manifest, end mark, footer; signature if plain."""
+        return 3 if is_encrypted_name(self.name) else 4
+
+    @property
+    def chunks(self) -> int:
+        """How many there are."""
+        return len(self.borders) - 1 - self.end_members
 
     @property
     def members(self) -> list[bytes]:
@@ -134,7 +150,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     assert details.header is not None
     borders = borders_of(store, backup, keys)
     tree = read_tree(here / "whole")
-    return Sound(content, borders, details.header, tree, entries, name, keys)
+    own_key = read_own_key(paths.state)
+    assert own_key is not None
+    signers = (render_public_key(own_key.public_key),)
+    return Sound(content, borders, details.header, tree, entries, name, keys, signers)
 
 
 def borders_of(store: DirectoryStore, backup: Backup, keys: Keyring) -> list[int]:
@@ -147,15 +166,19 @@ def borders_of(store: DirectoryStore, backup: Backup, keys: Keyring) -> list[int
     end = footer.offset + footer.length
     size = backup.stored.size
     footer_at = size - footer_length(backup.stored)
-    assert footer_at - end == len(END_CHUNK) or is_encrypted_name(backup.stored.name)
-    return [*starts, footer.offset, end, footer_at, size]
+    if is_encrypted_name(backup.stored.name):
+        return [*starts, footer.offset, end, footer_at, size]
+    signature_at = end + len(END_CHUNK)
+    assert footer_at == signature_at + MEMBER_BYTES
+    return [*starts, footer.offset, end, signature_at, footer_at, size]
 
 
 def put(folder: Path, content: bytes, name: str) -> tuple[DirectoryStore, Backup]:
+    """A store that holds this."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
     store = DirectoryStore(folder)
-    return store, find_backups(store, UTC)[0]
+    return store, choose_backup(find_backups(store, UTC), name=name)
 
 
 def read_tree(root: Path) -> Tree:
@@ -197,10 +220,10 @@ def assert_found(sound: Sound, damaged: bytes) -> None:
     here = Path(tempfile.mkdtemp(prefix="test-damage-", dir=MEMORY))
     try:
         store, backup = sound.put(here / "store", damaged)
-        report = run_verify(store, backup, SilentProgress(), None, sound.keys)
+        report = run_verify(store, backup, SilentProgress(), None, sound.keys, sound.signers)
         assert report.is_damaged
         told = list(render_verify([report]))
-        assert told[0].startswith(f"{sound.name} is damaged: ")
+        assert re.match(f"{sound.name} is (damaged|not to be believed): ", told[0])
         assert all("\n" not in line for line in told)
         assert_restore_is_honest(sound, store, backup, here / "restored", skip_damaged=False)
         assert_restore_is_honest(sound, store, backup, here / "skipped", skip_damaged=True)
@@ -244,9 +267,9 @@ def test_the_sound_archive_is_whole_and_has_all_kinds_of_chunks(
     sound: Sound, tmp_path: Path
 ) -> None:
     store, backup = sound.put(tmp_path / "store", sound.content)
-    report = run_verify(store, backup, SilentProgress(), None, sound.keys)
+    report = run_verify(store, backup, SilentProgress(), None, sound.keys, sound.signers)
     assert not report.is_damaged
-    assert report.checked_chunks == report.chunks == len(sound.borders) - 4 >= 12
+    assert report.checked_chunks == report.chunks == sound.chunks >= 12
     assert report.entries == len(sound.entries)
     assert_restore_is_honest(sound, store, backup, tmp_path / "all", skip_damaged=False)
     assert read_tree(tmp_path / "all") == sound.tree
@@ -266,7 +289,7 @@ def flipped(content: bytes, place: int, bit: int) -> bytes:
 
 
 def test_every_flipped_bit_at_the_end_is_found(sound: Sound) -> None:
-    end = sound.borders[-3]
+    end = sound.borders[-sound.end_members]
     for place in range(end, len(sound.content)):
         assert_found(sound, flipped(sound.content, place, place % 8))
 
@@ -309,7 +332,7 @@ def test_every_pair_of_swapped_members_is_found(sound: Sound) -> None:
     count = len(sound.members)
     for one, other in combinations(range(count), 2):
         # All neighbours, all with the end, and some of the others.
-        if other - one > 1 and other < count - 4 and (one + other) % 5:
+        if other - one > 1 and other < sound.chunks - 1 and (one + other) % 5:
             continue
         members = sound.members
         members[one], members[other] = members[other], members[one]

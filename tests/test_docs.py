@@ -18,6 +18,8 @@ from backup_tasks.errors import BackupError, Interrupted
 from backup_tasks.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.manifest import Chunk, Entry, Header
 from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.signature_member import encode_signature
+from backup_tasks.signing import Signature
 from tests.cron_box import CronBox, cron_box
 from tests.project_copy import copy_project
 from tests.readme_stage import BUCKET, Stage, build_stage, mask, read_session
@@ -172,6 +174,24 @@ def test_the_format_says_where_each_byte_of_the_footer_stands() -> None:
     text = (PROJECT_ROOT / "docs" / "format.md").read_text()
     assert f"The last {len(footer)} bytes" in text
     assert f"`{END_CHUNK.hex()}`" in text
+
+
+def test_the_format_says_where_each_byte_of_the_signature_stands() -> None:
+    member = encode_signature(Signature(b"k" * 32, b"s" * 64))
+    end = 0
+    found = {}
+    for offset, length, meaning in _table("docs/format.md", "Signature"):
+        assert int(offset) == end
+        end += int(length)
+        found[meaning] = member[int(offset) : end]
+    assert end == len(member)
+    assert found["public key, Ed25519 (RFC 8032)"] == b"k" * 32
+    assert found["signature"] == b"s" * 64
+    text = (PROJECT_ROOT / "docs" / "format.md").read_text()
+    assert f"{len(member)} bytes between the end mark and the footer" in text
+    footer = Footer(offset=0x1122334455, length=0x66778899, sha256=b"s" * 32)
+    assert footer.statement == b"backup-tasks signature 1\n" + encode_footer(footer)[16:66]
+    assert f"a statement of {len(footer.statement)} bytes" in text
 
 
 def test_the_architecture_shows_every_module_in_its_room() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import backup_tasks.backup
+import backup_tasks.backup_run
 from backup_tasks.paths import Paths
 from tests.histories import use_small_chunks
 from tests.keys import KeyPair, make_key
@@ -16,7 +16,7 @@ from tests.test_resume import LATER, Interrupted, fill, random_bytes, start_anew
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_chunks(monkeypatch)
-    monkeypatch.setattr(backup_tasks.backup, "RESUMABLE_BYTES", 1)
+    monkeypatch.setattr(backup_tasks.backup_run, "RESUMABLE_BYTES", 1)
 
 
 @pytest.fixture(params=["renames", "stages"])

@@ -11,15 +11,16 @@ import pytest
 from backup_tasks.compress import compress_chunk
 from backup_tasks.encrypt import Sealer, open_sealed, open_sealed_chunk
 from backup_tasks.errors import ArchiveError, IdentityError
+from backup_tasks.footer import Footer
 from backup_tasks.identities import Keyring, NoKeyFits
 from backup_tasks.outer_tar import unwrap_age_file, wrap_age_file
 from backup_tasks.recipients import describe_recipients, normalize_recipient
 from backup_tasks.sealed_footer import (
     SEALED_FOOTER_BYTES,
-    SealedFooter,
     decode_sealed_footer,
     encode_sealed_footer,
 )
+from backup_tasks.signing import Signature
 from tests.keys import KINDS, make_key, protect, run
 
 CONTENT = b"content" * 20_000
@@ -172,11 +173,9 @@ def test_a_sealed_chunk_must_hold_what_the_manifest_lists(tmp_path: Path) -> Non
 
 
 def test_the_footer_has_one_spelling_and_a_fixed_length() -> None:
-    footer = SealedFooter(2**62, 2**40, b"s" * 32, 1, b"k" * 32, b"g" * 64)
+    footer = Footer(2**62, 2**40, b"s" * 32, 1, Signature(b"k" * 32, b"g" * 64))
     tail = encode_sealed_footer(footer)
-    assert (
-        len(tail) == SEALED_FOOTER_BYTES == len(encode_sealed_footer(SealedFooter(0, 0, b"0" * 32)))
-    )
+    assert len(tail) == SEALED_FOOTER_BYTES == len(encode_sealed_footer(Footer(0, 0, b"0" * 32)))
     assert decode_sealed_footer(tail) == footer
     for place in range(len(tail)):
         flipped = bytearray(tail)
@@ -187,7 +186,7 @@ def test_the_footer_has_one_spelling_and_a_fixed_length() -> None:
 
 @pytest.mark.parametrize("program", [["tar"], ["bsdtar"], ["busybox", "tar"]], ids=" ".join)
 def test_tar_finds_nothing_in_the_footer(tmp_path: Path, program: list[str]) -> None:
-    (tmp_path / "footer.tar").write_bytes(encode_sealed_footer(SealedFooter(1, 2, b"s" * 32)))
+    (tmp_path / "footer.tar").write_bytes(encode_sealed_footer(Footer(1, 2, b"s" * 32)))
     done = subprocess.run(
         [*program, "-t", "-f", tmp_path / "footer.tar"], capture_output=True, check=True
     )

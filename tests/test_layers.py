@@ -16,23 +16,24 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text units paths progress patterns folders naming local_zone state",
-    "format": "manifest footer posix_acl tarstream tarread outer_tar sealed_footer",
+    "format": "signing signature_member footer manifest posix_acl tarstream tarread outer_tar "
+    "sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_writer stores.s3 stores "
     "manifest_cache",
     "sources": "sources snapshot content",
     "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
     "archive carry staging entry_headers manifest_lines entry_writer cut_off "
-    "chunk_reader reader foreign selection members",
+    "chunk_reader reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems "
     "profile_template profile profile_schema",
-    "jobs": "leftovers catalog last_archive resume survey listing stages assembly backup restore "
-    "findings entry_check verify_report verify compare compare_sources drill_place drill_command "
-    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen "
-    "key_check",
+    "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
+    "assembly backup_run backup restore findings entry_check verify_report verify compare "
+    "compare_sources drill_place drill_command drill_report drill retention prune lifecycle_plan "
+    "lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "watch jobs report",
@@ -49,6 +50,7 @@ UPWARD = {
 
 # Outside packages -> the modules that may import them.
 DOORS = {
+    "cryptography": ("signing",),
     "boto3": ("stores.s3", "lifecycle"),
     "botocore": ("stores.s3", "lifecycle"),
     "invoke": ("tasks",),
@@ -67,7 +69,10 @@ CLOCKS = {
 READS_THE_CLOCK = {"tasks"}
 
 # What takes a tenth of a second or more to import, and `invoke --list` has no use for.
-HEAVY = ("boto3", "botocore", "pydantic", "jinja2", "rich", "tomlkit", "msgspec", "pathspec")
+HEAVY = (
+    *("boto3", "botocore", "cryptography", "jinja2", "msgspec", "pathspec", "pydantic", "rich"),
+    "tomlkit",
+)
 
 
 def sources() -> dict[str, ast.Module]:

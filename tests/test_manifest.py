@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.footer import Footer
 from backup_tasks.manifest import (
     CHUNK_RAW_LIMIT,
     Chunk,
@@ -160,7 +161,7 @@ def manifest_of(
     said = header(**{"entries": len(found), **changes})
     write_manifest(lines, said, table, [encode_line(entry) for entry in found])
     lines.write(extra)
-    return Manifest(lines)
+    return Manifest(lines, Footer(0, 0, bytes(32)))
 
 
 @given(st.lists(entries(), max_size=5))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_tasks.manifest import Chunk
-from backup_tasks.runs import DEAD_BUDGET
+from backup_tasks.runs import DEAD_LIMIT
 from tests.histories import CHUNK, Change, histories, play, use_small_chunks
 from tests.model_archive import ModelArchive, ModelBackup, ModelTree, expected, extract
 
@@ -65,12 +65,12 @@ def test_the_manifest_names_every_path_once_with_what_tar_finds_there(
 
 @settings(deadline=None)
 @given(histories(8), run_lengths, run_counts)
-def test_dead_bytes_stay_below_their_budget(
+def test_dead_bytes_stay_below_their_limit(
     history: list[list[Change]], smallest_run: int, most_runs: int
 ) -> None:
     for _, backup, _ in replay(history, smallest_run, most_runs):
         live, dead = backup.archive.live_and_dead_bytes()
-        assert dead <= DEAD_BUDGET * live
+        assert dead <= DEAD_LIMIT * live
 
 
 @settings(deadline=None)
@@ -157,12 +157,13 @@ def test_a_file_whose_ctime_is_not_safely_older_than_the_run_is_read_again() -> 
     assert extract(backup.archive) == expected(tree)
 
 
-def test_changed_files_leave_their_chunk_alone_while_the_budget_lasts() -> None:
-    tree = tree_of(*"abcdefghijkl", size=512)  # one of twelve entries is in it, two are not
+def test_changed_files_leave_their_chunk_alone_until_they_are_too_many() -> None:
+    tree = tree_of(*"abcdefghijkl", size=512)  # two of twelve entries may be dead, three not
     backup = first_backup(tree)
     tree.write("a", 8, 0, 512)
-    assert kept_after(backup) == [True]
     tree.write("b", 9, 0, 512)
+    assert kept_after(backup) == [True]
+    tree.write("c", 9, 0, 512)
     assert kept_after(backup)[0] is False
     assert extract(backup.archive) == expected(tree)
 

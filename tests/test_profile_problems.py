@@ -47,7 +47,7 @@ from = "nobody"
     assert lines == [
         "profiles/prod.toml:1: description: should be text in quotes, found 7",
         'profiles/prod.toml:2: unknown key "name"; known here: backup, description, drill, '
-        "encryption, inherit, notify, retention, schedule, store",
+        "encryption, inherit, notify, retention, schedule, signing, store",
         'profiles/prod.toml:4: backup: unknown key "sourcs"; did you mean "sources"?',
         'profiles/prod.toml:5: backup.sources: should be a list, found "/etc"; write ["/etc"]',
         'profiles/prod.toml:6: backup.exclude: "!" is not a gitignore pattern that can match a '

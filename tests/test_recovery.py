@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.backup import BackupRun, run_backup
+from backup_tasks.backup import run_backup
+from backup_tasks.backup_run import BackupRun
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Entry
@@ -22,7 +23,10 @@ from backup_tasks.paths import Paths
 from backup_tasks.profile import load_profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
+from backup_tasks.signing import make_signing_key, render_public_key
+from backup_tasks.signing_key import open_own_key
 from backup_tasks.stores import open_store
+from tests.attacks import rewrite
 from tests.cli import s3_store
 from tests.conftest import S3Bucket
 from tests.keys import make_key
@@ -74,6 +78,7 @@ class Recovery:
             ("s3://my-bucket/", f"s3://{self.bucket.bucket}/"),
             ("/mnt/nas/backups/", f"{self.here}/nas/"),
             ("etc/nginx", f"{inner}/etc/nginx"),
+            ("3LsnjXcYqBOZbHBS0ZSLfnyy2u3FJPTY2xEnvDsGT5k=", self.public_key()),
         ):
             text = text.replace(there, here)
         done = subprocess.run(
@@ -87,6 +92,11 @@ class Recovery:
             check=False,
         )
         return done.stdout.decode(errors="replace")
+
+    def public_key(self) -> str:
+        """The base64 of the public key that signed the backups."""
+        key, _ = open_own_key(self.paths.state)
+        return render_public_key(key.public_key).removeprefix("ed25519:")
 
     def check(self) -> str:
         """All that the document does to check a restored tree."""
@@ -166,6 +176,7 @@ def test_every_command_of_the_document_is_run_here() -> None:
         "From a directory store",
         "An encrypted backup",
         "Check what was restored",
+        "Check who made it",
         "A damaged archive",
     }
 
@@ -377,3 +388,60 @@ def test_what_is_whole_in_a_damaged_archive_comes_back_and_the_rest_is_named(
     assert rescued_bytes[: 3 * 2**20] == original[: 3 * 2**20]
     assert rescued_bytes[3 * 2**20 : 4 * 2**20] == bytes(2**20)
     assert rescued_bytes[4 * 2**20 :] == original[4 * 2**20 :]
+
+
+PROVEN = "Signature Verified Successfully\n"
+
+
+def _object(recovery: Recovery, name: str) -> bytes:
+    where = {"Bucket": recovery.bucket.bucket, "Key": f"web1/{name}"}
+    with recovery.bucket.client.get_object(**where)["Body"] as body:
+        return bytes(body.read())
+
+
+def test_a_signature_is_checked_by_hand_and_leads_to_the_list(recovery: Recovery) -> None:
+    heading = "Check who made it"
+    assert recovery.run(heading, 0) == ""
+    assert recovery.run(heading, 2) == PROVEN
+    one, other, name = recovery.run(heading, 3).splitlines()
+    assert one == f"{other}  -"
+    assert name == NAME
+    recovery.run("Restore everything")
+    restored = recovery.here / "restored" / ".backup" / "manifest.jsonl"
+    assert (recovery.here / "manifest.jsonl").read_bytes() == restored.read_bytes()
+
+
+def test_a_signature_of_an_encrypted_archive_is_checked_by_hand(encrypted: Recovery) -> None:
+    heading = "Check who made it"
+    assert encrypted.run(heading, 1) == ""
+    assert encrypted.run(heading, 2) == PROVEN
+    one, other, name = encrypted.run(heading, 4).splitlines()
+    assert one == f"{other}  -"
+    assert name == ENCRYPTED
+
+
+def test_a_forged_list_is_found_by_hand(recovery: Recovery) -> None:
+    heading = "Check who made it"
+    true = _object(recovery, NAME)
+    member = slice(-76 - 123, -76)
+    unsigned = rewrite(true, host="elsewhere")
+    for forged in (
+        rewrite(true, make_signing_key(), host="elsewhere"),
+        unsigned[:-76] + true[member] + unsigned[-76:],
+    ):
+        recovery.bucket.client.put_object(
+            Bucket=recovery.bucket.bucket, Key=f"web1/{NAME}", Body=forged
+        )
+        recovery.run(heading, 0)
+        assert recovery.run(heading, 2) == "Signature Verification Failure\n"
+    # The true end with another list in front of it.
+    begin = len(true) - 2000
+    recovery.bucket.client.put_object(
+        Bucket=recovery.bucket.bucket,
+        Key=f"web1/{NAME}",
+        Body=true[:begin] + bytes([true[begin] ^ 1]) + true[begin + 1 :],
+    )
+    recovery.run(heading, 0)
+    assert recovery.run(heading, 2) == PROVEN
+    one, other = recovery.run(heading, 3).splitlines()[:2]
+    assert one != f"{other}  -"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backup_tasks import report
+from backup_tasks.authenticity import NO_PROOF
 from backup_tasks.catalog import Backup, BackupDetails
 from backup_tasks.errors import UsageError
 from backup_tasks.extract import ExtractReport
@@ -191,7 +192,7 @@ def test_missing_files_are_named_up_to_a_screenful() -> None:
 
 
 def restored(extracted: ExtractReport, *, dry_run: bool = False) -> RestoreReport:
-    return RestoreReport(BACKUP, Path("/srv/back"), 3, 2_000_000, extracted, dry_run)
+    return RestoreReport(BACKUP, Path("/srv/back"), 3, 2_000_000, extracted, dry_run, NO_PROOF)
 
 
 def test_restore_in_words(capsys: pytest.CaptureFixture[str]) -> None:

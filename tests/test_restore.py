@@ -446,7 +446,7 @@ def test_no_link_joins_a_file_that_damage_cost(backups: Backups, tmp_path: Path)
     assert {path.rpartition("/")[2] for path, _ in report.extracted.problems} == {"a", "b"}
 
 
-@pytest.mark.parametrize("place", [-1, -40, -200], ids=["footer", "footer's hash", "manifest"])
+@pytest.mark.parametrize("place", [-1, -40, -300], ids=["footer", "footer's hash", "manifest"])
 def test_a_flipped_byte_in_manifest_or_footer_is_an_error(
     three_files: Backups, tmp_path: Path, place: int
 ) -> None:

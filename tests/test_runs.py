@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_tasks import runs
-from backup_tasks.runs import DEAD_BUDGET, ChunkCosts, choose_runs, runs_of
+from backup_tasks.runs import DEAD_LIMIT, DEAD_WELCOME, ChunkCosts, RunRules, choose_runs, runs_of
 
 Chunks = list[tuple[int, int, bool]]
 chunk_lists = st.lists(
@@ -22,8 +23,9 @@ def costs_of(chunks: Chunks) -> ChunkCosts:
     return ChunkCosts(live, dead, [one + other for one, other in zip(live, dead, strict=True)])
 
 
-def choose(chunks: Chunks, smallest: int, most: int = 100) -> bytearray:
-    return choose_runs(costs_of(chunks), bytearray(c[2] for c in chunks), smallest, most)
+def choose(chunks: Chunks, smallest: int, most: int = 100, new: int = 10**9) -> bytearray:
+    rules = RunRules(smallest, most, new)
+    return choose_runs(costs_of(chunks), bytearray(c[2] for c in chunks), rules)
 
 
 def is_legal(chosen: bytearray, chunks: Chunks, smallest: int) -> bool:
@@ -39,15 +41,20 @@ def price_of(chosen: bytearray, chunks: Chunks, price: float) -> float:
 
 
 @settings(deadline=None)
-@given(chunk_lists, st.sampled_from((1, 60, 150)), st.sampled_from((1, 2, 100)))
-def test_what_is_kept_is_legal_and_within_the_budget(
-    chunks: Chunks, smallest: int, most: int
+@given(
+    chunk_lists,
+    st.sampled_from((1, 60, 150)),
+    st.sampled_from((1, 2, 100)),
+    st.sampled_from((0, 100, 10**9)),
+)
+def test_what_is_kept_is_legal_and_below_the_limit(
+    chunks: Chunks, smallest: int, most: int, new: int
 ) -> None:
-    chosen = choose(chunks, smallest, most)
+    chosen = choose(chunks, smallest, most, new)
     assert is_legal(chosen, chunks, smallest)
     assert len(runs_of(chosen)) <= most
     dead = sum(chunk[1] for chunk, kept in zip(chunks, chosen, strict=True) if kept)
-    assert dead <= DEAD_BUDGET * sum(chunk[0] for chunk in chunks)
+    assert dead <= DEAD_LIMIT * sum(chunk[0] for chunk in chunks)
 
 
 @settings(deadline=None)
@@ -82,10 +89,21 @@ def test_the_dirtiest_chunks_go_first() -> None:
     assert choose(chunks, 100)[10] == 0
 
 
-def test_beyond_the_budget_the_oldest_chunks_are_cleaned_and_the_others_wait() -> None:
+def test_where_there_is_too_much_the_oldest_chunks_are_cleaned_and_the_others_wait() -> None:
     chosen = choose([(89, 11, True)] * 100, 100)
     assert runs_of(chosen) == [range(100 - sum(chosen), 100)]
-    assert 75 <= sum(chosen) < 90
+    assert sum(chosen) * 11 <= DEAD_WELCOME * 8900 < (sum(chosen) + 1) * 11
+
+
+@pytest.mark.parametrize("new", [0, 500, 1000])
+def test_cleaning_costs_at_most_half_of_what_is_new(new: int) -> None:
+    chosen = choose([(89, 11, True)] * 100, 100, new=new)
+    assert len(chosen) - sum(chosen) == new // 2 // 89
+
+
+def test_at_the_limit_cleaning_is_paid_whatever_it_costs() -> None:
+    chosen = choose([(80, 20, True)] * 100, 100, new=0)
+    assert sum(chosen) * 20 <= DEAD_LIMIT * 8000 < (sum(chosen) + 1) * 20
 
 
 def test_what_is_short_between_two_gaps_is_given_up() -> None:

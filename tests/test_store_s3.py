@@ -192,7 +192,7 @@ def tls_proxy(s3_bucket: S3Bucket, tmp_path: Path) -> Iterator[tuple[FaultyProxy
         yield running, certificates
 
 
-def test_over_tls_parts_carry_a_digest_instead_of_a_signed_hash(
+def test_parts_carry_a_signed_digest_instead_of_a_second_hash(
     s3_bucket: S3Bucket,
     tls_proxy: tuple[FaultyProxy, Certificates],
     monkeypatch: pytest.MonkeyPatch,
@@ -212,6 +212,7 @@ def test_over_tls_parts_carry_a_digest_instead_of_a_signed_hash(
     assert len(headers) == 2
     assert all(one["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD" for one in headers)
     assert all("content-md5" in one for one in headers)
+    assert all("content-md5;" in one["authorization"] for one in headers)
 
 
 def test_a_certificate_of_nobody_we_trust_is_told(

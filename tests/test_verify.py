@@ -24,6 +24,7 @@ from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.signature_member import MEMBER_BYTES
 from backup_tasks.verify import Sample, parse_sample, run_verify
 from backup_tasks.verify_report import VerifyReport, render_verify
 from tests.backups import Backups
@@ -85,7 +86,8 @@ def test_a_whole_archive_is_whole_and_all_of_it_was_read(backups: Backups) -> No
     assert report.checked_chunks == report.chunks == 8
     assert report.checked_bytes == sum(chunk.length for chunk in chunks_of(backups))
     assert (report.files, report.raw_bytes) == (3, LARGE_BYTES + len("before\nafter\n"))
-    assert list(render_verify([report])) == ["2025-06-12_0200: whole (8 chunks, 3 files, 3.1MB)"]
+    (told,) = render_verify([report])
+    assert told.startswith("2025-06-12_0200: whole (8 chunks, 3 files, 3.1MB); signed by ed25519:")
 
 
 def test_an_archive_that_copied_from_another_one_is_whole(backups: Backups) -> None:
@@ -215,11 +217,11 @@ def write_wrongly(
 def test_bytes_between_manifest_and_footer_are_found(backups: Backups) -> None:
     backups.backup()
     content = backups.archive().read_bytes()
-    end = len(content) - FOOTER_BYTES
+    end = len(content) - MEMBER_BYTES - FOOTER_BYTES
     backups.archive().write_bytes(content[:end] + END_CHUNK + content[end:])
     assert verify(backups).faults == [
-        f"{2 * len(END_CHUNK)} bytes lie between manifest and footer, where tar's end mark takes "
-        f"{len(END_CHUNK)}"
+        "179 bytes lie between manifest and footer, where tar's end mark takes 28, and 151 "
+        "together with a signature"
     ]
 
 
@@ -276,10 +278,11 @@ def test_a_sample_finds_the_damage_it_meets_and_says_how_little_it_saw(backups: 
 
 def test_a_sample_looks_at_manifest_and_end_in_any_case(backups: Backups) -> None:
     backups.backup()
-    flip(backups.archive(), backups.archive().stat().st_size - FOOTER_BYTES - 10)
+    end = backups.archive().stat().st_size - FOOTER_BYTES - MEMBER_BYTES
+    flip(backups.archive(), end - 10)
     (fault,) = verify(backups, Sample(1, DAY)).faults
     assert fault == "tar's end mark after the manifest is damaged"
-    flip(backups.archive(), backups.archive().stat().st_size - FOOTER_BYTES - 40)
+    flip(backups.archive(), end - 40)
     (fault,) = verify(backups, Sample(1, DAY)).faults
     assert fault == "the manifest is damaged: its hash is wrong"
 
@@ -455,7 +458,8 @@ def test_the_command_fails_with_one_clear_line_for_each_damaged_archive(cli: Cli
     assert done.code == 1
     assert done.out.startswith(f"{good}: whole (")
     first, *lost, last = done.err.splitlines()
-    assert first.startswith(f"{bad}-backup.tar.gz is damaged: chunk 0 (bytes 0 to ")
+    assert first.startswith(f"{bad}-backup.tar.gz is damaged: it holds another backup's bytes: ")
+    assert "; chunk 0 (bytes 0 to " in first
     assert lost
     assert all(line.endswith("chunk 0 is damaged: its hash is wrong") for line in lost)
     assert last.startswith(f"{cut}-backup.tar.gz is damaged: cut off")

@@ -1,0 +1,149 @@
+"""What one backup run has at hand: its place in the state directory, and where it writes to."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.errors import ObjectExists
+from backup_tasks.identities import Keyring
+from backup_tasks.last_archive import CopyMemory
+from backup_tasks.leftovers import UploadNote
+from backup_tasks.manifest_cache import ManifestCache
+from backup_tasks.naming import render_staging_name
+from backup_tasks.newest_seen import NewestSeen
+from backup_tasks.paths import Paths
+from backup_tasks.profile_model import Profile
+from backup_tasks.progress import Progress
+from backup_tasks.stages import Stage, Stages
+from backup_tasks.staging import Staging, StagingFolder
+from backup_tasks.state import state_key
+from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject
+from backup_tasks.survey import Survey
+from backup_tasks.upload import IN_FLIGHT_BYTES
+
+# A run that reads less is repeated sooner than it is resumed.
+RESUMABLE_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRun:
+    """What one run needs: whose backup, where to, when, and what to call.
+
+    Attributes:
+        now: the run's start, aware; it gives the backup its name.
+        clock: reads the time, for the moment when the manifest is written.
+        full: read and send everything, whatever could be kept.
+    """
+
+    profile: Profile
+    store: Store
+    paths: Paths
+    now: datetime
+    clock: Callable[[], datetime]
+    progress: Progress
+    full: bool = False
+
+    @property
+    def _key(self) -> str:
+        return state_key(self.profile.name, self.store.url)
+
+    @property
+    def cache(self) -> ManifestCache:
+        return ManifestCache(self.paths.state, self._key)
+
+    @property
+    def keys(self) -> Keyring:
+        """Where the profile names an identity file: nobody is asked for its passphrase."""
+        return Keyring(self.profile.identity_file, recipients=self.profile.recipients)
+
+    @property
+    def upload_note(self) -> UploadNote:
+        return UploadNote(self.paths.state, self._key)
+
+    @property
+    def copy_memory(self) -> CopyMemory:
+        return CopyMemory(self.paths.state, self._key)
+
+    @property
+    def newest_seen(self) -> NewestSeen:
+        return NewestSeen(self.paths.state, self.profile, self.store)
+
+    @property
+    def staging(self) -> StagingFolder:
+        return StagingFolder(self.paths.state, self._key)
+
+
+def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:
+    """Write and commit; what fails leaves what the next run can use, and nothing else."""
+    in_place = writers.journal is not None
+    try:
+        write()
+        return writers.archive.commit(name if in_place else "")
+    except BaseException:
+        if in_place:
+            writers.archive.leave()
+        else:
+            writers.archive.abort()
+        if writers.stages is not None:
+            writers.stages.leave()
+        raise
+    finally:
+        if writers.journal is not None:
+            writers.journal.close()
+
+
+def open_writers(run: BackupRun, name: str, survey: Survey, *, may_stage: bool) -> Writers:
+    """Start what is written to, with a note for each that a crash leaves to the next run."""
+    stage = None
+    if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
+        stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
+    if stage is None:
+        return Writers(_open_archive(run, name))
+    if run.store.can_rename:
+        return Writers(stage.writer, stage.journal)
+    try:
+        return Writers(
+            _open_archive(run, name), stages=Stages(partial(_open_stage, run, name), stage)
+        )
+    except BaseException:
+        stage.leave()
+        raise
+
+
+def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
+    """Start a staging object; None where there is no room for its journal."""
+    run_id = secrets.token_hex(4)
+    staging = Staging(
+        name=render_staging_name(name, run_id),
+        store=run.store.url,
+        started_at=utc_text(run.now),
+        first_chunk=first_chunk,
+        recipients=run.profile.recipients,
+    )
+    try:
+        journal = run.staging.begin(run_id, staging)
+    except OSError:  # the backup goes on without one
+        return None
+    try:
+        writer = run.store.write(staging.name, in_flight_bytes=IN_FLIGHT_BYTES)
+        journal.note_upload(writer.upload_id)
+    except BaseException:
+        journal.close()
+        raise
+    return Stage(journal, writer)
+
+
+def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
+    run.upload_note.announce(name, run.store.list_unfinished())
+    try:
+        writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
+    except ObjectExists:
+        run.upload_note.clear()
+        raise
+    run.upload_note.write(writer.upload_id)
+    return writer

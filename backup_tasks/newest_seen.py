@@ -1,0 +1,124 @@
+"""The newest backup that this machine has seen in a store: an older one as the newest is news.
+
+A signature proves who wrote an archive, not that none was written after it. Whoever can delete
+or hide objects could pass off last month's backup as the latest one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from pathlib import Path
+
+from backup_tasks.authenticity import Proof
+from backup_tasks.catalog import Backup
+from backup_tasks.journal import RunRecord, warn
+from backup_tasks.manifest import Header
+from backup_tasks.naming import parse_backup_name
+from backup_tasks.profile_model import Profile
+from backup_tasks.state import state_key
+from backup_tasks.stores.base import Store
+from backup_tasks.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    name: str
+    started_at: str
+
+    @property
+    def started(self) -> datetime:
+        return datetime.fromisoformat(self.started_at)
+
+
+class NewestSeen:
+    """Remembers, in the state directory, the newest backup seen of a profile in a store.
+
+    Args:
+        state: the state directory.
+    """
+
+    def __init__(self, state: Path, profile: Profile, store: Store) -> None:
+        self._path = state / "newest" / f"{state_key(profile.name, store.url)}.json"
+        self._zone = profile.tzinfo
+
+    def note(self, name: str, started_at: str) -> None:
+        """Remember this backup, whatever was seen before. Failing to is no error.
+
+        Args:
+            started_at: as in a manifest's header.
+        """
+        temporary = self._path.with_name(f".{secrets.token_hex(8)}")
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            how = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with open(os.open(temporary, how, 0o600), "w", encoding="utf-8") as file:
+                json.dump({"name": name, "started_at": started_at}, file)
+            os.replace(temporary, self._path)
+
+    def note_made(
+        self, name: str, started_at: str, before: Sequence[Backup], record: RunRecord
+    ) -> None:
+        """Remember a backup that was just made; but first say in `record` if others vanished.
+
+        Args:
+            before: the backups that were there when it was begun.
+        """
+        if vanished := self.what_vanished(before):
+            record.warnings.append(vanished)
+        self.note(name, started_at)
+
+    def note_proven(self, header: Header | None, proof: Proof) -> None:
+        """Remember this backup if it is newer than what was seen, and surely ours."""
+        if header is None or proof.state != "trusted" or proof.doubts or not header.name:
+            return
+        seen, _ = self._read()
+        with contextlib.suppress(ValueError, TypeError):  # its time is none
+            if seen is None or datetime.fromisoformat(header.started_at) > seen.started:
+                self.note(header.name, header.started_at)
+
+    def what_vanished(self, backups: Sequence[Backup]) -> str:
+        """In words, if the newest of these is older than one that was seen, or else ""."""
+        seen, trouble = self._read()
+        if seen is None or any(backup.stored.name == seen.name for backup in backups):
+            return trouble
+        if backups and backups[-1].taken_at >= _taken_at(seen, self._zone):
+            return trouble
+        left = f"the newest is {backups[-1].id}" if backups else "no backup is left"
+        return (
+            f"{seen.name} of {seen.started:%Y-%m-%d %H:%M} UTC was seen in the store, but now "
+            f"{left}: newer backups have vanished. Somebody has deleted or hidden them"
+        )
+
+    def _read(self) -> tuple[_Seen | None, str]:
+        """What was seen; and what is wrong with the note, if anything."""
+        try:
+            noted = json.loads(self._path.read_text(encoding="utf-8"))
+            seen = _Seen(noted["name"], noted["started_at"])
+            if seen.started.tzinfo is None:
+                raise ValueError("a time without its zone")
+            _taken_at(seen, self._zone)
+        except FileNotFoundError:
+            return None, ""
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            place = printable(str(self._path))
+            return None, f"{place} cannot be read, so that vanished backups are not noticed now"
+        return seen, ""
+
+
+def _taken_at(seen: _Seen, zone: tzinfo) -> datetime:
+    taken_at = parse_backup_name(seen.name, zone)
+    if taken_at is None:
+        raise ValueError("no name of a backup")
+    return taken_at
+
+
+def tell_vanished(seen: NewestSeen, backups: Sequence[Backup], record: RunRecord) -> None:
+    """Warn, on stderr and in the record, if newer backups than these have vanished."""
+    if vanished := seen.what_vanished(backups):
+        warn(record, vanished)

@@ -1,0 +1,135 @@
+"""Signatures of archives: what is signed, with Ed25519 (RFC 8032), and keys as text.
+
+Signed is a statement: `DOMAIN`, then the footer's format version, the manifest's offset, length
+and SHA-256, as 50 little-endian bytes. The manifest holds the archive's name and the hash of every
+chunk, so the signature covers every byte and the name that they belong under.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+# No other statement of ours, and nothing else that this key might ever sign, begins like this.
+DOMAIN = b"backup-tasks signature 1\n"
+PUBLIC_KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+_FACTS = struct.Struct("<HQQ32s")
+_KIND = "ed25519:"
+# Points of small order, their sign bit left out: under these as a key, signatures can be made up
+# for any statement without a private key, and OpenSSL accepts them.
+_WEAK_KEYS = frozenset(
+    bytes.fromhex(low) + bytes.fromhex(high)
+    for low, high in (
+        ("00" * 16, "00" * 16),
+        ("01" + "00" * 15, "00" * 16),
+        ("26e8958fc2b227b045c3f489f2ef98f0", "d5dfac05d3c63339b13802886d53fc05"),
+        ("c7176a703d4dd84fba3c0b760d10670f", "2a2053fa2c39ccc64ec7fd7792ac037a"),
+        ("ec" + "ff" * 15, "ff" * 15 + "7f"),
+        ("ed" + "ff" * 15, "ff" * 15 + "7f"),
+        ("ee" + "ff" * 15, "ff" * 15 + "7f"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature as an archive carries it, with the public key that it names (both raw)."""
+
+    public_key: bytes
+    signature: bytes
+
+
+def render_statement(version: int, offset: int, length: int, sha256: bytes) -> bytes:
+    """What is signed for an archive with this footer."""
+    return DOMAIN + _FACTS.pack(version, offset, length, sha256)
+
+
+def is_signed(statement: bytes, signature: Signature) -> bool:
+    """Whether the key that the signature names has signed this very statement."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    if is_weak_key(signature.public_key):
+        return False
+    try:
+        key = Ed25519PublicKey.from_public_bytes(signature.public_key)
+        key.verify(signature.signature, statement)
+    except (InvalidSignature, ValueError):  # ValueError: these bytes are no key
+        return False
+    return True
+
+
+def is_weak_key(public_key: bytes) -> bool:
+    """Whether anybody can sign for this key: it is one of the few points of small order."""
+    return public_key[:-1] + bytes([public_key[-1] & 0x7F]) in _WEAK_KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key; its text form shows the public half alone."""
+
+    public_key: bytes
+    _private: Ed25519PrivateKey = field(repr=False)
+
+    def sign(self, statement: bytes) -> Signature:
+        """Sign a statement of `render_statement`."""
+        return Signature(self.public_key, self._private.sign(statement))
+
+    def render_pem(self) -> bytes:
+        """The private key as PKCS #8 in PEM (RFC 8410), which `openssl pkey` reads."""
+        from cryptography.hazmat.primitives import serialization as forms
+
+        return self._private.private_bytes(
+            forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()
+        )
+
+
+def make_signing_key() -> SigningKey:
+    """A new key, from the system's randomness."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return _signing_key(Ed25519PrivateKey.generate())
+
+
+def parse_signing_key(pem: bytes) -> SigningKey:
+    """Read what `SigningKey.render_pem` gave. Raises ValueError, which shows nothing of it."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        private = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it wants a passphrase
+        raise ValueError("no private key in PEM without a passphrase") from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise ValueError("a private key of another kind than Ed25519")
+    return _signing_key(private)
+
+
+def _signing_key(private: Ed25519PrivateKey) -> SigningKey:
+    return SigningKey(private.public_key().public_bytes_raw(), private)
+
+
+def render_public_key(public_key: bytes) -> str:
+    """A public key as profiles and messages have it: `ed25519:` and base64."""
+    return _KIND + base64.b64encode(public_key).decode("ascii")
+
+
+def parse_public_key(text: str) -> bytes:
+    """The raw public key of `render_public_key`. Raises ValueError for anything else."""
+    try:
+        raw = base64.b64decode(text.removeprefix(_KIND), validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    # Only one spelling, so that equal keys are equal texts.
+    is_whole = len(raw) == PUBLIC_KEY_BYTES and render_public_key(raw) == text
+    if not is_whole or is_weak_key(raw):
+        raise ValueError("no public signing key, which is ed25519: and 44 characters of base64")
+    return raw
