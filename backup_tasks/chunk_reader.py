@@ -86,11 +86,12 @@ def read_chunks(
     encrypted and `keys` cannot be read.
     """
 
-    def unpack(number: int, packed: bytes) -> ReadChunk:
+    def unpack(number: int, stored_bytes: memoryview) -> ReadChunk:
         chunk = chunks[number]
         try:
-            if chunk.content:
-                packed = open_sealed_chunk(packed, chunk.content, keys)
+            if not chunk.content:
+                return ReadChunk(number, decompress_chunk(stored_bytes, chunk.raw))
+            packed = open_sealed_chunk(bytes(stored_bytes), chunk.content, keys)
             return ReadChunk(number, decompress_chunk(packed, chunk.raw))
         except (ArchiveError, NoKeyFits) as error:
             return ReadChunk(number, b"", str(error))
@@ -111,7 +112,7 @@ def _read_stored(
     stored: StoredObject,
     chunks: Sequence[Chunk],
     numbers: Sequence[int],
-    unpack: Callable[[int, bytes], ReadChunk],
+    unpack: Callable[[int, memoryview], ReadChunk],
 ) -> Iterator[ReadChunk]:
     def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
         return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
@@ -119,10 +120,10 @@ def _read_stored(
     def check(number: int, block: bytes, block_start: int) -> ReadChunk:
         chunk = chunks[number]
         begin = chunk.offset - block_start
-        packed = block[begin : begin + chunk.length]
-        if hashlib.sha256(packed).hexdigest() != chunk.sha256:
+        stored_bytes = memoryview(block)[begin : begin + chunk.length]
+        if hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256:
             return ReadChunk(number, b"", "its hash is wrong")
-        return unpack(number, packed)
+        return unpack(number, stored_bytes)
 
     def checks(fetched: Iterator[tuple[ChunkRange, bytes]]) -> Iterator[Callable[[], ReadChunk]]:
         for wanted, block in fetched:
