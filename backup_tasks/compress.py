@@ -42,7 +42,7 @@ def compress_chunk(raw: bytes | bytearray | memoryview, level: int) -> StoredChu
     return StoredChunk(stored, hashlib.sha256(stored).hexdigest(), len(raw))
 
 
-def decompress_chunk(stored: bytes, raw_length: int) -> bytes:
+def decompress_chunk(stored: bytes | memoryview, raw_length: int) -> bytes:
     """The raw bytes of one member, which must be exactly `raw_length` and use all of `stored`.
 
     Never makes more than that many bytes, whatever the member claims. Raises ArchiveError.

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
 from backup_tasks.findings import Findings
 from backup_tasks.manifest import Entry
-from backup_tasks.reader import ReadChunk
 from backup_tasks.tarstream import Member, decode_headers
 
 _ZEROS = bytes(2**20)
@@ -169,13 +169,25 @@ class EntryCheck:
 def differing_fields(entry: Entry, member: Member) -> list[str]:
     """The names of what an entry and the headers in its place say differently."""
     encode = "utf-8", "surrogateescape"
-    pairs = {
-        "path": (entry.name.encode(*encode), member.path),
-        "type": (entry.type, member.kind),
-        "size": (entry.size if entry.type == "file" else 0, member.size),
-        "mode": (entry.mode, member.mode),
-        "owner": ((entry.uid, entry.gid), (member.uid, member.gid)),
-        "time": (entry.mtime_ns, member.mtime_ns),
-        "link": (entry.link_name.encode(*encode), member.link),
-    }
-    return [name for name, (expected, found) in pairs.items() if expected != found]
+    expected = (
+        entry.name.encode(*encode),
+        entry.type,
+        entry.size if entry.type == "file" else 0,
+        entry.mode,
+        (entry.uid, entry.gid),
+        entry.mtime_ns,
+        entry.link_name.encode(*encode),
+    )
+    found = (
+        member.path,
+        member.kind,
+        member.size,
+        member.mode,
+        (member.uid, member.gid),
+        member.mtime_ns,
+        member.link,
+    )
+    if expected == found:
+        return []
+    names = ("path", "type", "size", "mode", "owner", "time", "link")
+    return [name for name, one, other in zip(names, expected, found, strict=True) if one != other]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -170,14 +171,24 @@ class Extractor:
     ) -> None:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
-        if not self._may_write(folder, member, path, member.mtime_ns):
+        # Looked for first, as all would be written in vain; but not where nothing can be.
+        is_private = self._folders.is_private
+        if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
             return
         with NewFile(folder, name) as new:
             digest = write_content(new.descriptor, member, pieces, self._guard)
             if sha256 and digest != sha256:
                 raise WrongContentError(f"{path}: the content's hash is not the manifest's")
-            self._setter.set_open(new.descriptor, member)
-            new.publish(replace=self._policy.overwrite != "never")
+            self._setter.set_open(new.descriptor, member, may_inherit=not is_private)
+            try:
+                new.publish(replace=not is_private and self._policy.overwrite != "never")
+            except FileExistsError:
+                # Two paths of the archive that are one to this file system, or the same one twice.
+                if not is_private:
+                    raise
+                if not self._may_write(folder, member, path, member.mtime_ns):
+                    return
+                new.publish(replace=True)
         self.report.files += 1
         self.report.bytes += member.size
 
@@ -276,13 +287,17 @@ def _is_like(there: os.stat_result, member: Member) -> bool:
     return (there.st_size, there.st_mtime_ns) == (member.size, member.mtime_ns)
 
 
+# A name that is empty, "." or ".."; no path may hold a zero byte.
+_UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
+
+
 class UnsafePathError(Exception):
     """A path that could lead out of the target."""
 
 
 def check_path(path: str) -> str:
     """The path itself. Raises UnsafePathError unless it is plainly relative."""
-    if not path or "\0" in path or any(name in ("", ".", "..") for name in path.split("/")):
+    if _UNSAFE.search(path):
         raise UnsafePathError("its path could lead out of the target; it was left out")
     return path
 

@@ -49,13 +49,17 @@ class FolderStack:
         """Open one name of a folder as a folder."""
         return os.open(name, self._flags, dir_fd=folder)
 
+    def close_folder(self, folder: int) -> None:
+        """Close what `open_child` opened."""
+        os.close(folder)
+
     def forget(self) -> None:
         """Close every folder but the root."""
         self._close_below(0)
 
     def _close_below(self, depth: int) -> None:
         while len(self._open) > depth:
-            os.close(self._open.pop()[1])
+            self.close_folder(self._open.pop()[1])
 
     def __enter__(self) -> Self:
         return self

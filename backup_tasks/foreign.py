@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from backup_tasks.chunk_reader import RANGE_BYTES
 from backup_tasks.cut_off import cut_off_error
 from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import MANIFEST_PATH
-from backup_tasks.reader import RANGE_BYTES
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.tarread import TarReader
 from backup_tasks.tarstream import Member

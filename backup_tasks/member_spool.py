@@ -12,7 +12,7 @@ import msgspec
 
 from backup_tasks.tarstream import Member
 
-_SPILL_BYTES = 8 * 2**20
+_SPILL_BYTES = 2 * 2**20
 _ESCAPED = "utf-8", "surrogateescape"
 _LENGTH = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
@@ -21,34 +21,39 @@ _decode = msgspec.msgpack.Decoder(tuple[Member, dict[bytes, bytes]]).decode
 
 
 class MemberSpool:
-    """Append members, then go through them; beyond some megabytes they lie in an unlinked
-    temporary file. Takes about 12 bytes of memory a member.
+    """Append members, then go through them; beyond two megabytes they lie in an unlinked
+    temporary file. Takes about 8 bytes of memory a member.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=_SPILL_BYTES)  # noqa: SIM115
-        self._places = array("Q")
-        self._depths = array("L")
+        # By the number of slashes in the path, in order.
+        self._places: dict[int, array[int]] = {}
         self._end = 0
 
     def append(self, member: Member) -> None:
         """Add one member at the end."""
         xattrs = {name.encode(*_ESCAPED): value for name, value in member.xattrs.items()}
-        packed = _encode((replace(member, xattrs={}), xattrs))
+        packed = _encode((replace(member, xattrs={}) if xattrs else member, xattrs))
         self._file.seek(self._end)
         self._file.write(_LENGTH.pack(len(packed)) + packed)
-        self._places.append(self._end)
-        self._depths.append(member.path.count(b"/"))
+        depth = member.path.count(b"/")
+        if depth not in self._places:
+            self._places[depth] = array("Q")
+        self._places[depth].append(self._end)
         self._end += _LENGTH.size + len(packed)
 
     def __iter__(self) -> Iterator[Member]:
-        for place in self._places:
+        place = 0
+        while place < self._end:
             yield self._read(place)
+            place = self._file.tell()
 
     def deepest_first(self) -> Iterator[Member]:
         """Those with the longest paths, in names, before others; equally long ones in order."""
-        for number in sorted(range(len(self._depths)), key=lambda n: -self._depths[n]):
-            yield self._read(self._places[number])
+        for depth in sorted(self._places, reverse=True):
+            for place in self._places[depth]:
+                yield self._read(place)
 
     def _read(self, place: int) -> Member:
         self._file.seek(place)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
-from backup_tasks.reader import ReadChunk
 from backup_tasks.selection import WantedEntry
 from backup_tasks.tarstream import Member, decode_headers
 

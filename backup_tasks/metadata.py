@@ -8,7 +8,8 @@ import grp
 import os
 import pwd
 import stat
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 from backup_tasks.tarstream import Member
 
@@ -18,10 +19,10 @@ _NO_XATTRS = {errno.EOPNOTSUPP, errno.ENOTSUP}
 _NO_ROOM = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 _ACCESS_ACL = "system.posix_acl_access"
-_DEFAULT_ACL = "system.posix_acl_default"
+DEFAULT_ACL = "system.posix_acl_default"
 # What an archive that nobody vouches for may set. Among the others are capabilities, which give
 # a program what setuid bits give it.
-_HARMLESS = ("user.", _ACCESS_ACL, _DEFAULT_ACL)
+_HARMLESS = ("user.", _ACCESS_ACL, DEFAULT_ACL)
 
 
 class MetadataSetter:
@@ -39,8 +40,12 @@ class MetadataSetter:
         self._trusted = trusted
         self.notes: set[str] = set()
 
-    def set_open(self, descriptor: int, member: Member) -> None:
-        """For an open file or folder."""
+    def set_open(self, descriptor: int, member: Member, *, may_inherit: bool = True) -> None:
+        """For an open file or folder.
+
+        Args:
+            may_inherit: whether it may have attributes that nobody set on it.
+        """
         uid, gid = owner_of(member)
         try:
             os.fchown(descriptor, uid, gid)
@@ -48,8 +53,9 @@ class MetadataSetter:
             self._note_owner(error)
             with contextlib.suppress(OSError):
                 os.fchown(descriptor, -1, gid)
-        mode = self._mode_of(member, os.fstat(descriptor))
-        self._drop_inherited(descriptor, member)
+        mode = self._mode_of(member, partial(os.fstat, descriptor))
+        if may_inherit:
+            self._drop_inherited(descriptor, member)
         if member.kind != "dir":
             os.fchmod(descriptor, mode)
         self._set_xattrs(descriptor, member, follow=True)
@@ -70,13 +76,13 @@ class MetadataSetter:
         place = f"/proc/self/fd/{folder}/{name}"
         if member.kind != "symlink":
             self._drop_inherited(place, member)
-            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            os.chmod(name, self._mode_of(member, status), dir_fd=folder)
+            look = partial(os.stat, name, dir_fd=folder, follow_symlinks=False)
+            os.chmod(name, self._mode_of(member, look), dir_fd=folder)
         self._set_xattrs(place, member, follow=False)
         times = (member.mtime_ns, member.mtime_ns)
         os.utime(name, ns=times, dir_fd=folder, follow_symlinks=False)
 
-    def _mode_of(self, member: Member, status: os.stat_result) -> int:
+    def _mode_of(self, member: Member, look: Callable[[], os.stat_result]) -> int:
         special = member.mode & _SPECIAL_BITS
         if member.kind == "dir" or not special:
             return member.mode
@@ -84,6 +90,7 @@ class MetadataSetter:
             self.notes.add("setuid and setgid bits were left out; --trusted restores them")
             return member.mode & ~special
         uid, gid = owner_of(member)
+        status = look()
         wrong = (stat.S_ISUID if status.st_uid != uid else 0) | (
             stat.S_ISGID if status.st_gid != gid else 0
         )

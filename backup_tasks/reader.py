@@ -1,25 +1,23 @@
-"""Read an archive back: footer, manifest, and any of its chunks, each checked against its hash."""
+"""Read the end of an archive: footer and manifest, checked against each other."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import IO
 
 from isal import igzip, isal_zlib
 
-from backup_tasks.compress import IsalError, decompress_chunk
+from backup_tasks.chunk_reader import read_ahead
+from backup_tasks.compress import IsalError
 from backup_tasks.cut_off import refuse_cut_off, refuse_without_sealed_footer
-from backup_tasks.encrypt import open_sealed, open_sealed_chunk, open_sealed_file
+from backup_tasks.encrypt import open_sealed, open_sealed_file
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
-from backup_tasks.manifest import MANIFEST_PATH, Chunk, Header, Manifest, decode_header
+from backup_tasks.manifest import MANIFEST_PATH, Header, Manifest, decode_header
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.outer_tar import measure_member
 from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, decode_sealed_footer
@@ -27,26 +25,11 @@ from backup_tasks.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 
-RANGE_BYTES = 8 * 2**20
-# Reading over a gap costs less than another request.
-_GAP_BYTES = 128 * 2**10
-# What one request may unpack to: chunks of zeros would otherwise fill the memory.
-_RANGE_RAW_BYTES = 12 * 2**20
-_AHEAD = 3
 # A manifest of a million equal entries shrinks to about a thirtieth.
 _MANIFEST_RATIO = 200
 _MANIFEST_RAW_BYTES = 64 * 2**20
 _HEADER_PROBE_BYTES = 64 * 2**10
 _SIGNED_END_BYTES = len(END_CHUNK) + MEMBER_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class ReadChunk:
-    """One chunk as read: its raw bytes, or what is wrong with it."""
-
-    number: int
-    raw: bytes
-    damage: str = ""
 
 
 def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
@@ -136,9 +119,7 @@ def read_manifest(
     with contextlib.ExitStack() as opened:
         packed: IO[bytes] = opened.enter_context(tempfile.TemporaryFile())
         digest = hashlib.sha256()
-        for start in range(footer.offset, footer.offset + footer.length, RANGE_BYTES):
-            length = min(RANGE_BYTES, footer.offset + footer.length - start)
-            piece = store.read_range(stored, start, length)
+        for piece in read_ahead(store, stored, footer.offset, footer.length):
             digest.update(piece)
             packed.write(piece)
         if digest.digest() != footer.sha256:
@@ -211,107 +192,3 @@ def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
         lines.close()
         raise
     return lines
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkRange:
-    """Chunks that one request fetches: their numbers, and the bytes from `start` to `end`."""
-
-    numbers: tuple[int, ...]
-    start: int
-    end: int
-
-
-def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRange]:
-    """Join wanted chunks into requests of bounded size, packed and unpacked, over small gaps too.
-
-    Args:
-        chunks: all of the archive.
-        numbers: the wanted ones, ascending.
-    """
-    ranges: list[ChunkRange] = []
-    group: list[int] = []
-    start = end = raw = 0
-    for number in numbers:
-        chunk = chunks[number]
-        chunk_end = chunk.offset + chunk.length
-        raw += chunk.raw
-        is_far = chunk.offset - end > _GAP_BYTES
-        if group and (is_far or chunk_end - start > RANGE_BYTES or raw > _RANGE_RAW_BYTES):
-            ranges.append(ChunkRange(tuple(group), start, end))
-            group = []
-        if not group:
-            start, raw = chunk.offset, chunk.raw
-        group.append(number)
-        end = chunk_end
-    if group:
-        ranges.append(ChunkRange(tuple(group), start, end))
-    return ranges
-
-
-def read_chunks(
-    store: RangeReader,
-    stored: StoredObject,
-    chunks: Sequence[Chunk],
-    numbers: Sequence[int],
-    keys: Keyring = NO_KEYS,
-) -> Iterator[ReadChunk]:
-    """The wanted chunks in order, fetched and unpacked a few ranges ahead, side by side.
-
-    A damaged chunk comes with `damage` set and no bytes; whether that is an error is the
-    caller's decision. Raises StoreError when the store fails; IdentityError when chunks are
-    encrypted and `keys` cannot be read.
-    """
-
-    def unpack(number: int, packed: bytes) -> ReadChunk:
-        chunk = chunks[number]
-        try:
-            if chunk.content:
-                packed = open_sealed_chunk(packed, chunk.content, keys)
-            return ReadChunk(number, decompress_chunk(packed, chunk.raw))
-        except (ArchiveError, NoKeyFits) as error:
-            return ReadChunk(number, b"", str(error))
-
-    return _read_stored(store, stored, chunks, numbers, unpack)
-
-
-def check_chunks(
-    store: RangeReader, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
-) -> Iterator[ReadChunk]:
-    """As `read_chunks`, but only the stored bytes are checked, which takes no key; `raw` is
-    empty."""
-    return _read_stored(store, stored, chunks, numbers, lambda number, _: ReadChunk(number, b""))
-
-
-def _read_stored(
-    store: RangeReader,
-    stored: StoredObject,
-    chunks: Sequence[Chunk],
-    numbers: Sequence[int],
-    unpack: Callable[[int, bytes], ReadChunk],
-) -> Iterator[ReadChunk]:
-    ranges = iter(plan_ranges(chunks, numbers))
-    pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="read")
-    waiting: deque[Future[list[ReadChunk]]] = deque()
-
-    def fetch(wanted: ChunkRange) -> list[ReadChunk]:
-        block = store.read_range(stored, wanted.start, wanted.end - wanted.start)
-        return [checked(number, block, wanted.start) for number in wanted.numbers]
-
-    def checked(number: int, block: bytes, block_start: int) -> ReadChunk:
-        chunk = chunks[number]
-        begin = chunk.offset - block_start
-        packed = block[begin : begin + chunk.length]
-        if hashlib.sha256(packed).hexdigest() != chunk.sha256:
-            return ReadChunk(number, b"", "its hash is wrong")
-        return unpack(number, packed)
-
-    try:
-        for wanted in ranges:
-            waiting.append(pool.submit(fetch, wanted))
-            if len(waiting) > _AHEAD:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -10,6 +10,7 @@ from typing import cast, get_args
 
 from backup_tasks.authenticity import ANYBODY, Proof, Trust, demand_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
@@ -23,7 +24,7 @@ from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.reader import read_chunks, read_manifest
+from backup_tasks.reader import read_manifest
 from backup_tasks.restore_target import OpenTarget, check_room, check_target
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
@@ -190,14 +191,15 @@ def _restore_ours(
         )
         for found in stream.members(selection.entries()):
             member = found.member
-            member.path = found.wanted.restore_as.encode("utf-8", "surrogateescape")
-            sha256 = found.wanted.entry.sha256
+            entry, restore_as = found.wanted
+            if restore_as != entry.name:
+                member.path = restore_as.encode("utf-8", "surrogateescape")
             try:
-                extractor.add(member, _counted(found.pieces, progress), sha256)
+                extractor.add(member, _counted(found.pieces, progress), entry.sha256)
             except ArchiveError as error:
                 if not request.skip_damaged:
                     raise ArchiveError(_damaged(backup, error)) from error
-                extractor.leave_out(found.wanted.restore_as, str(error))
+                extractor.leave_out(restore_as, str(error))
         for path, first in selection.lost_links:
             extractor.leave_out(path, f"{first!r}, which it is a link to, is not in the archive")
         for path, joined in selection.extra_links:

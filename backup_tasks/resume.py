@@ -14,11 +14,11 @@ from datetime import datetime
 import msgspec
 
 from backup_tasks.archive import Base, join_bases
+from backup_tasks.chunk_reader import check_chunks
 from backup_tasks.errors import ObjectChanged, ObjectMissing
 from backup_tasks.last_archive import LastArchive, settled_before_ns
 from backup_tasks.manifest import Chunk, Entry, PlacedEntry, encode_line
 from backup_tasks.plan import is_large, piece_numbers
-from backup_tasks.reader import check_chunks
 from backup_tasks.spool import LineSpool
 from backup_tasks.staging import StagedRun, Staging
 from backup_tasks.stores.base import Store, StoredObject, Unfinished

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from backup_tasks.errors import UsageError
-from backup_tasks.manifest import Entry, Manifest
+from backup_tasks.manifest import CHUNK_RAW_LIMIT, Entry, Manifest, decode_entry
 from backup_tasks.patterns import PathPatterns
+
+# A place in a manifest of up to 256 GiB; an offset in a chunk takes the other 26 bits.
+_PLACE_BITS = 64 - (CHUNK_RAW_LIMIT - 1).bit_length()
+_PLACE_MASK = 2**_PLACE_BITS - 1
+_NEAR_BYTES = 2**20
 
 
 class WantedPaths:
@@ -36,8 +41,7 @@ class WantedPaths:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class WantedEntry:
+class WantedEntry(NamedTuple):
     """An entry to restore, perhaps under the path of a hardlink whose first link is unwanted."""
 
     entry: Entry
@@ -47,7 +51,7 @@ class WantedEntry:
 class Selection:
     """The wanted entries of a manifest, in the order in which they lie in the archive.
 
-    Takes about 20 bytes an entry; the entries themselves stay in the manifest's file.
+    Takes about 8 bytes an entry; the entries themselves stay in the manifest's file.
 
     Attributes:
         count, files, bytes: entries, regular files and their content bytes.
@@ -59,8 +63,9 @@ class Selection:
 
     def __init__(self, manifest: Manifest, wanted: WantedPaths) -> None:
         self._manifest = manifest
-        self._keys = array("Q")
-        self._places = array("Q")
+        # Of each chunk in which wanted entries begin: where in it, and their lines' places in the
+        # manifest, as one number that sorts by the former.
+        self._begin_in: dict[int, array[int]] = {}
         self._starts = bytearray(len(manifest.chunks))
         self._restore_as: dict[str, str] = {}
         self.extra_links: list[tuple[str, str]] = []
@@ -70,7 +75,6 @@ class Selection:
         self._scan(wanted)
         if self._restore_as:
             self._add_stand_ins()
-        self._order = sorted(range(len(self._keys)), key=self._keys.__getitem__)
 
     def _scan(self, wanted: WantedPaths) -> None:
         above: list[Entry] = []
@@ -97,8 +101,10 @@ class Selection:
         self._append(entry, place)
 
     def _append(self, entry: Entry, place: int) -> None:
-        self._keys.append(entry.chunk << 32 | entry.offset)
-        self._places.append(place)
+        begin = self._begin_in.get(entry.chunk)
+        if begin is None:
+            begin = self._begin_in[entry.chunk] = array("Q")
+        begin.append(entry.offset << _PLACE_BITS | place)
         if entry.type == "file":
             self.files += 1
             self.bytes += entry.size
@@ -114,20 +120,29 @@ class Selection:
 
     def entries(self) -> Iterator[WantedEntry]:
         """The wanted entries in the order of the archive."""
-        for index in self._order:
-            entry = self._manifest.entry_at(self._places[index])
-            yield WantedEntry(entry, self._restore_as.get(entry.name, entry.name))
+        for number in sorted(self._begin_in):
+            begin = sorted(self._begin_in[number])
+            for entry in self._entries_at([one & _PLACE_MASK for one in begin]):
+                name = entry.name
+                yield WantedEntry(entry, self._restore_as.get(name, name))
+
+    def _entries_at(self, places: list[int]) -> Iterator[Entry]:
+        """The entries of these lines, which in most chunks lie close together."""
+        first, last = min(places), max(places)
+        are_near = last - first <= _NEAR_BYTES
+        lines = self._manifest.lines_between(first, last) if are_near else b""
+        for place in places:
+            start = place - first
+            if start < len(lines):
+                yield decode_entry(lines[start : lines.index(b"\n", start)])
+            else:
+                yield self._manifest.entry_at(place)
 
     def chunk_numbers(self) -> list[int]:
         """The chunks to fetch, ascending: where wanted entries begin, and for a large one
         those that follow, in which no entry begins."""
         numbers: list[int] = []
-        last = -1
-        for index in self._order:
-            first = self._keys[index] >> 32
-            if first == last:
-                continue
-            last = first
+        for first in sorted(self._begin_in):
             numbers.append(first)
             follower = first + 1
             while follower < len(self._starts) and not self._starts[follower]:

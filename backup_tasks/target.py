@@ -17,6 +17,7 @@ from typing import Self
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.folders import FolderStack
+from backup_tasks.metadata import DEFAULT_ACL
 from backup_tasks.tarstream import Member
 
 # The mode of a folder that a restore made and did not finish yet: nobody gives the sticky bit
@@ -43,8 +44,35 @@ class MakingFolderStack(FolderStack):
         super().__init__(root)
         self._may_replace = may_replace
         self._made = made
+        self._entered: str | None = None
+        self._folder = root
+        self._new: set[int] = set()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the folder entered last was made on the way there, so that nobody else had a
+        chance to put anything into it, and has no ACL that new files inherit."""
+        return self._folder in self._new
+
+    def enter(self, path: str) -> int:
+        if path != self._entered:
+            self._entered = None  # it may fail on the way
+            self._folder = super().enter(path)
+            self._entered = path
+        return self._folder
+
+    def close_folder(self, folder: int) -> None:
+        self._new.discard(folder)
+        super().close_folder(folder)
+
+    def forget(self) -> None:
+        self._entered = None
+        super().forget()
 
     def open_child(self, folder: int, name: str) -> int:
+        if folder in self._new:
+            with contextlib.suppress(FileExistsError):
+                return self._make_child(folder, name)
         try:
             return super().open_child(folder, name)
         except FileNotFoundError:
@@ -57,9 +85,23 @@ class MakingFolderStack(FolderStack):
                     error.errno, f"{name!r} on the way to it is no folder; kept as it is"
                 ) from error
             os.unlink(name, dir_fd=folder)
+        return self._make_child(folder, name)
+
+    def _make_child(self, folder: int, name: str) -> int:
         os.mkdir(name, UNFINISHED_MODE, dir_fd=folder)
         self._made("/".join([*(above for above, _ in self._open), name]))
-        return super().open_child(folder, name)
+        made = super().open_child(folder, name)
+        # What is in such a folder is like it.
+        if folder in self._new or (is_unfinished(os.fstat(made)) and not _has_default_acl(made)):
+            self._new.add(made)
+        return made
+
+
+def _has_default_acl(folder: int) -> bool:
+    try:
+        return bool(os.getxattr(folder, DEFAULT_ACL))
+    except OSError as error:
+        return error.errno not in (errno.ENODATA, errno.EOPNOTSUPP)
 
 
 def is_unfinished(status: os.stat_result) -> bool:
@@ -92,7 +134,8 @@ class NewFile:
     def publish(self, *, replace: bool) -> None:
         """Put the whole file under its name in one step.
 
-        Raises FileExistsError when the name is taken and `replace` is not set.
+        Raises FileExistsError when the name is taken and `replace` is not set; it may be called
+        again then.
         """
         if not self._temporary:
             try:
@@ -103,6 +146,8 @@ class NewFile:
                     raise
             self._temporary = free_temporary_name(self._folder, self._name)
             self._link_to(self._temporary)
+        elif not replace and _is_there(self._folder, self._name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         move_into_place(self._folder, self._temporary, self._name)
         self._temporary = ""
 
@@ -128,6 +173,14 @@ class NewFile:
         if self._temporary:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._folder)
+
+
+def _is_there(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from zlib import adler32
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import EntryType
@@ -265,7 +266,7 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
     pax: dict[bytes, bytes] = {}
     position = start
     while True:
-        block = blocks[position : position + BLOCK_BYTES]
+        block = bytes(blocks[position : position + BLOCK_BYTES])
         flag = check_block(block)
         position += BLOCK_BYTES
         if flag not in (_PAX_FLAG, _GLOBAL_FLAG):
@@ -274,7 +275,7 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
         if size > len(blocks) - position:
             raise ArchiveError("a pax header reaches beyond its chunk")
         if flag == _PAX_FLAG:
-            pax |= dict(parse_pax(bytes(blocks[position : position + size])))
+            pax.update(parse_pax(bytes(blocks[position : position + size])))
         position += size + padding_bytes(size)
     member = _member_of(block, flag, pax)
     if b"GNU.sparse.major" in pax:
@@ -282,17 +283,23 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
     return member, position
 
 
-def check_block(block: memoryview) -> bytes:
+def check_block(block: bytes | memoryview) -> bytes:
     """The type flag of one header block. Raises ArchiveError when its checksum is wrong."""
     if len(block) < BLOCK_BYTES:
         raise ArchiveError("a tar header is cut off")
-    stored = parse_octal(block[148:156])
-    if sum(block) - sum(block[148:156]) + 8 * 0x20 != stored:
+    field = block[148:156]
+    if _sum(block[:256]) + _sum(block[256:]) - _sum(field) + 8 * 0x20 != parse_octal(field):
         raise ArchiveError("a tar header's checksum is wrong")
     return bytes(block[156:157])
 
 
-def parse_octal(raw: memoryview) -> int:
+def _sum(raw: bytes | memoryview) -> int:
+    """`sum` of up to 256 bytes, five times as fast: Adler-32's lower half (RFC 1950) is it,
+    modulo 65,521, which is more than 256 * 255."""
+    return adler32(raw, 0) & 0xFFFF
+
+
+def parse_octal(raw: bytes | memoryview) -> int:
     """A number of a header; none at all is 0. Raises ArchiveError."""
     text = bytes(raw).strip(b"\0 ")
     # Not what else int() takes: a negative size would lead backwards, and round in circles.
@@ -307,8 +314,8 @@ def _decimal(text: bytes) -> int:
     return int(text)
 
 
-def _text(raw: memoryview) -> bytes:
-    return bytes(raw).split(b"\0", 1)[0]
+def _text(raw: bytes) -> bytes:
+    return raw.partition(b"\0")[0]
 
 
 def parse_pax(body: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -329,38 +336,69 @@ def parse_pax(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         position = end
 
 
-def _member_of(block: memoryview, flag: bytes, pax: dict[bytes, bytes]) -> Member:
+def _member_of(block: bytes, flag: bytes, pax: dict[bytes, bytes]) -> Member:
     kind = _TYPES.get(flag)
     if kind is None:
         raise ArchiveError(f"a tar header has type {flag!r}, which this program never writes")
-
-    def number(key: bytes, first: int, last: int) -> int:
-        return _decimal(pax[key]) if key in pax else parse_octal(block[first:last])
-
-    size = number(b"size", 124, 136)
-    has_content = kind == "file"
-    return Member(
-        path=pax.get(b"path", _text(block[0:100])).rstrip(b"/"),
+    mode, uid, gid, user, group, major, minor = _parse_owner(block[100:124], block[257:345])
+    size = 0
+    if kind == "file":
+        size = _decimal(pax[b"size"]) if b"size" in pax else parse_octal(block[124:136])
+    if b"mtime" in pax:
+        mtime_ns = parse_time(pax[b"mtime"])
+    else:
+        mtime_ns = parse_octal(block[136:148]) * 10**9
+    member = Member(
+        path=_text(block[:100]).rstrip(b"/"),
         kind=kind,
-        size=size if has_content else 0,
-        stored=size if has_content else 0,
-        mode=parse_octal(block[100:108]) & 0o7777,
-        uid=number(b"uid", 108, 116),
-        gid=number(b"gid", 116, 124),
-        user=pax.get(b"uname", _text(block[265:297])),
-        group=pax.get(b"gname", _text(block[297:329])),
-        mtime_ns=parse_time(pax[b"mtime"])
-        if b"mtime" in pax
-        else parse_octal(block[136:148]) * 10**9,
-        link=pax.get(b"linkpath", _text(block[157:257])),
-        rdev_major=parse_octal(block[329:337]),
-        rdev_minor=parse_octal(block[337:345]),
-        xattrs={
-            decode_xattr_name(key[len(_XATTR) :]): value
-            for key, value in pax.items()
-            if key.startswith(_XATTR)
-        },
+        size=size,
+        stored=size,
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        user=user,
+        group=group,
+        mtime_ns=mtime_ns,
+        link=_text(block[157:257]),
+        rdev_major=major,
+        rdev_minor=minor,
     )
+    if len(pax) > (b"mtime" in pax):
+        _apply_pax(member, pax)
+    return member
+
+
+@lru_cache(1024)
+def _parse_owner(owner: bytes, rest: bytes) -> tuple[int, int, int, bytes, bytes, int, int]:
+    """What `_owner_fields` made: the same in many headers, and most of the work of reading one.
+
+    Args:
+        owner: the fields between name and size; rest: those after the link.
+    """
+    return (
+        parse_octal(owner[:8]) & 0o7777,
+        parse_octal(owner[8:16]),
+        parse_octal(owner[16:]),
+        _text(rest[8:40]),
+        _text(rest[40:72]),
+        parse_octal(rest[72:80]),
+        parse_octal(rest[80:]),
+    )
+
+
+def _apply_pax(member: Member, pax: dict[bytes, bytes]) -> None:
+    """What a pax header says goes before the block's own fields."""
+    member.path = pax.get(b"path", member.path).rstrip(b"/")
+    member.link = pax.get(b"linkpath", member.link)
+    member.uid = _decimal(pax[b"uid"]) if b"uid" in pax else member.uid
+    member.gid = _decimal(pax[b"gid"]) if b"gid" in pax else member.gid
+    member.user = pax.get(b"uname", member.user)
+    member.group = pax.get(b"gname", member.group)
+    member.xattrs = {
+        decode_xattr_name(key[len(_XATTR) :]): value
+        for key, value in pax.items()
+        if key.startswith(_XATTR)
+    }
 
 
 def parse_time(text: bytes) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from backup_tasks.authenticity import weigh_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.foreign import foreign_members
@@ -25,7 +26,7 @@ from backup_tasks.manifest import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.reader import find_fault_at_end, read_chunks, read_manifest
+from backup_tasks.reader import find_fault_at_end, read_manifest
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.units import render_count

@@ -23,8 +23,8 @@ ROOMS = {
     "manifest_cache",
     "sources": "sources snapshot content",
     "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
-    "archive carry staging entry_headers manifest_lines entry_writer cut_off reader authenticity "
-    "foreign selection members",
+    "archive carry staging entry_headers manifest_lines entry_writer cut_off "
+    "chunk_reader reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "

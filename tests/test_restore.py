@@ -499,12 +499,9 @@ def test_a_killed_restore_can_be_run_again_and_leaves_no_trace(
     assert kills > 12
 
 
-def test_a_temporary_name_that_a_killed_run_left_is_cleared_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where files cannot be made without a name, as on some network file systems."""
-    from backup_tasks import target as target_module
-
+@pytest.fixture
+def no_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network file systems, which cannot make a file without a name."""
     real = os.open
 
     def without_tmpfile(path: Any, flags: int, *args: Any, **options: Any) -> int:
@@ -512,18 +509,47 @@ def test_a_temporary_name_that_a_killed_run_left_is_cleared_away(
             raise OSError(95, "Operation not supported")
         return real(path, flags, *args, **options)
 
+    monkeypatch.setattr(os, "open", without_tmpfile)
+
+
+@pytest.mark.usefixtures("no_nameless_files")
+def test_a_temporary_name_that_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+    from backup_tasks import target as target_module
+
     folder = tmp_path / "target"
     folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY)
     left = target_module.free_temporary_name(descriptor, "file")
     os.close(descriptor)
     (folder / left).write_text("half a fi")
-    monkeypatch.setattr(os, "open", without_tmpfile)
     attacks.restore(
         tmp_path / "store", forge_ours([Item("file"), Item("z")]), folder, overwrite="never"
     )
     assert sorted(os.listdir(folder)) == ["file", "z"]
     assert (folder / "file").read_bytes() == b"attack"
+
+
+@pytest.mark.parametrize(
+    ("rule", "content"),
+    [("never", b"first"), ("older", b"first, but newer"), ("always", b"last")],
+)
+@pytest.mark.parametrize("way", ["nameless", "named"])
+def test_two_entries_of_one_name_in_a_new_folder_follow_the_rule_too(
+    rule: str, content: bytes, way: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """As a file system that knows no capital letters makes of two names."""
+    if way == "named":
+        request.getfixturevalue("no_nameless_files")
+    items = [
+        Item("new/file", content=b"first"),
+        Item("new/file", content=b"first, but newer", mtime_ns=attacks.MTIME + 1),
+        Item("new/file", content=b"last"),
+    ]
+    report = attacks.restore(tmp_path / "store", forge_ours(items), tmp_path / "x", overwrite=rule)
+    assert os.listdir(tmp_path / "x" / "new") == ["file"]
+    assert (tmp_path / "x" / "new" / "file").read_bytes() == content
+    assert report.extracted.problems == []
+    assert report.extracted.kept == {"never": 2, "older": 1, "always": 0}[rule]
 
 
 # Archives of others.

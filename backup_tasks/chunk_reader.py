@@ -1,0 +1,170 @@
+"""Read any chunks of an archive, fetched and unpacked ahead, each checked against its hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from backup_tasks.compress import decompress_chunk
+from backup_tasks.encrypt import open_sealed_chunk
+from backup_tasks.errors import ArchiveError
+from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
+from backup_tasks.manifest import Chunk
+from backup_tasks.stores.base import RangeReader, StoredObject
+
+RANGE_BYTES = 4 * 2**20
+# Reading over a gap costs less than another request.
+_GAP_BYTES = 128 * 2**10
+# What waits in memory: so many requests and one, and so many unpacked chunks and one.
+_RANGES_AHEAD = 3
+_CHUNKS_AHEAD = 3
+# The consumer works meanwhile; more than one core seldom is left for unpacking.
+_UNPACKERS = 2
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChunk:
+    """One chunk as read: its raw bytes, or what is wrong with it."""
+
+    number: int
+    raw: bytes
+    damage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRange:
+    """Chunks that one request fetches: their numbers, and the bytes from `start` to `end`."""
+
+    numbers: tuple[int, ...]
+    start: int
+    end: int
+
+
+def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRange]:
+    """Join wanted chunks into requests of bounded size, over small gaps too.
+
+    Args:
+        chunks: all of the archive.
+        numbers: the wanted ones, ascending.
+    """
+    ranges: list[ChunkRange] = []
+    group: list[int] = []
+    start = end = 0
+    for number in numbers:
+        chunk = chunks[number]
+        chunk_end = chunk.offset + chunk.length
+        is_far = chunk.offset - end > _GAP_BYTES
+        if group and (is_far or chunk_end - start > RANGE_BYTES):
+            ranges.append(ChunkRange(tuple(group), start, end))
+            group = []
+        if not group:
+            start = chunk.offset
+        group.append(number)
+        end = chunk_end
+    if group:
+        ranges.append(ChunkRange(tuple(group), start, end))
+    return ranges
+
+
+def read_chunks(
+    store: RangeReader,
+    stored: StoredObject,
+    chunks: Sequence[Chunk],
+    numbers: Sequence[int],
+    keys: Keyring = NO_KEYS,
+) -> Iterator[ReadChunk]:
+    """The wanted chunks in order, fetched and unpacked a few ahead, side by side.
+
+    A damaged chunk comes with `damage` set and no bytes; whether that is an error is the
+    caller's decision. Raises StoreError when the store fails; IdentityError when chunks are
+    encrypted and `keys` cannot be read.
+    """
+
+    def unpack(number: int, stored_bytes: memoryview) -> ReadChunk:
+        chunk = chunks[number]
+        try:
+            if not chunk.content:
+                return ReadChunk(number, decompress_chunk(stored_bytes, chunk.raw))
+            packed = open_sealed_chunk(bytes(stored_bytes), chunk.content, keys)
+            return ReadChunk(number, decompress_chunk(packed, chunk.raw))
+        except (ArchiveError, NoKeyFits) as error:
+            return ReadChunk(number, b"", str(error))
+
+    return _read_stored(store, stored, chunks, numbers, unpack)
+
+
+def check_chunks(
+    store: RangeReader, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
+) -> Iterator[ReadChunk]:
+    """As `read_chunks`, but only the stored bytes are checked, which takes no key; `raw` is
+    empty."""
+    return _read_stored(store, stored, chunks, numbers, lambda number, _: ReadChunk(number, b""))
+
+
+def _read_stored(
+    store: RangeReader,
+    stored: StoredObject,
+    chunks: Sequence[Chunk],
+    numbers: Sequence[int],
+    unpack: Callable[[int, memoryview], ReadChunk],
+) -> Iterator[ReadChunk]:
+    def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
+        return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
+
+    def check(number: int, block: bytes, block_start: int) -> ReadChunk:
+        chunk = chunks[number]
+        begin = chunk.offset - block_start
+        stored_bytes = memoryview(block)[begin : begin + chunk.length]
+        if hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256:
+            return ReadChunk(number, b"", "its hash is wrong")
+        return unpack(number, stored_bytes)
+
+    def checks(fetched: Iterator[tuple[ChunkRange, bytes]]) -> Iterator[Callable[[], ReadChunk]]:
+        for wanted, block in fetched:
+            for number in wanted.numbers:
+                yield partial(check, number, block, wanted.start)
+
+    fetchers = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
+    unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
+    fetches = (partial(fetch, wanted) for wanted in plan_ranges(chunks, numbers))
+    try:
+        fetched = _called_ahead(fetchers, fetches, _RANGES_AHEAD)
+        yield from _called_ahead(unpackers, checks(fetched), _CHUNKS_AHEAD)
+    finally:
+        for pool in (fetchers, unpackers):
+            pool.shutdown(cancel_futures=True)
+
+
+def _called_ahead(
+    pool: ThreadPoolExecutor, calls: Iterable[Callable[[], _Result]], count: int
+) -> Iterator[_Result]:
+    """The results of the calls, in their order; so many are under way while one is used."""
+    waiting: deque[Future[_Result]] = deque()
+    for call in calls:
+        waiting.append(pool.submit(call))
+        if len(waiting) > count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read_ahead(
+    store: RangeReader, stored: StoredObject, offset: int, length: int
+) -> Iterator[bytes]:
+    """A long range in pieces, several of them fetched side by side."""
+    end = offset + length
+    reads = (
+        partial(store.read_range, stored, start, min(RANGE_BYTES, end - start))
+        for start in range(offset, end, RANGE_BYTES)
+    )
+    pool = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
+    try:
+        yield from _called_ahead(pool, reads, _RANGES_AHEAD)
+    finally:
+        pool.shutdown(cancel_futures=True)

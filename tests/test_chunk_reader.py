@@ -1,0 +1,68 @@
+"""Reading chunks ahead: in order, and never more of them in memory than was agreed."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+import pytest
+
+from backup_tasks import chunk_reader
+from backup_tasks.chunk_reader import RANGE_BYTES, plan_ranges, read_chunks
+from backup_tasks.compress import compress_chunk
+from backup_tasks.manifest import Chunk
+from backup_tasks.stores.base import StoredObject
+
+
+class Memory:
+    """A store of one object; counts the ranges that were asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.ranges = 0
+
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        self.ranges += 1
+        return self.content[start : start + length]
+
+
+def laid_out(raw_chunks: list[bytes]) -> tuple[bytes, list[Chunk]]:
+    packed, chunks = b"", []
+    for raw in raw_chunks:
+        one = compress_chunk(raw, 1)
+        chunks.append(Chunk(len(packed), len(one.stored), one.sha256, one.raw))
+        packed += one.stored
+    return packed, chunks
+
+
+def test_chunks_come_in_their_order_and_few_wait_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw_chunks = [bytes([number]) * 2**16 for number in range(200)]
+    packed, chunks = laid_out(raw_chunks)
+    stored = StoredObject("x.tar.gz", len(packed), datetime.now(UTC), "etag")
+    unpacked: list[int] = []
+    unpack = chunk_reader.decompress_chunk
+
+    def counted(stored_bytes: bytes, raw_length: int) -> bytes:
+        unpacked.append(raw_length)
+        return unpack(stored_bytes, raw_length)
+
+    monkeypatch.setattr(chunk_reader, "decompress_chunk", counted)
+    for taken, chunk in enumerate(read_chunks(Memory(packed), stored, chunks, range(200)), start=1):
+        assert (chunk.number, chunk.raw, chunk.damage) == (taken - 1, raw_chunks[taken - 1], "")
+        assert len(unpacked) <= taken + 4
+    assert taken == 200
+
+
+def test_few_ranges_are_fetched_before_the_first_chunk_is_used() -> None:
+    noise = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(2**15))
+    packed, chunks = laid_out([noise] * 40)
+    store = Memory(packed)
+    stored = StoredObject("x.tar.gz", len(packed), datetime.now(UTC), "etag")
+    ranges = plan_ranges(chunks, range(40))
+    assert all(wanted.end - wanted.start <= RANGE_BYTES for wanted in ranges)
+    assert len(ranges) > 10
+    reading = read_chunks(store, stored, chunks, range(40))
+    next(reading)
+    assert store.ranges <= 6
+    assert sum(1 for _ in reading) == 39
+    assert store.ranges == len(ranges)
