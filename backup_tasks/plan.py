@@ -81,7 +81,7 @@ class Reuse:
 
     def stale_after(self, old: Entry) -> tuple[int, ...]:
         """The kept chunks in which an entry of this path stays behind when it is written anew."""
-        held = {self.moved[c] for c in _packed_chunks(old)}
+        held = {self.moved[c] for c in packed_chunks(old)}
         return tuple(sorted(number for number in held if number >= 0))
 
 
@@ -100,7 +100,7 @@ def piece_numbers(entry: Entry, chunks: Sequence[Chunk]) -> range:
     return range(first, min(first + -(-own_bytes // CHUNK_BYTES), len(chunks)))
 
 
-def _packed_chunks(old: Entry) -> tuple[int, ...]:
+def packed_chunks(old: Entry) -> tuple[int, ...]:
     """Where entries of this path stand among others, earlier ones included."""
     return old.stale if is_large(old) else (*old.stale, old.chunk)
 
@@ -191,7 +191,7 @@ class ReusePlanner:
         self.counts.changed += 1
         self._new_bytes += entry.raw_span
         if entry.type == old.type == "file":
-            for number in _packed_chunks(old):
+            for number in packed_chunks(old):
                 self._known[number] = 1
             return PlannedEntry(entry, old=old)
         self._take_along(old)
@@ -254,7 +254,7 @@ class ReusePlanner:
         self._take_along(old)
 
     def _take_along(self, old: Entry) -> None:
-        for number in _packed_chunks(old):
+        for number in packed_chunks(old):
             self._must_go[number] = 1
 
     def _count_live(self, old: Entry) -> None:

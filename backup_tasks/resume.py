@@ -18,7 +18,7 @@ from backup_tasks.chunk_reader import check_chunks
 from backup_tasks.errors import ObjectChanged, ObjectMissing
 from backup_tasks.last_archive import LastArchive, settled_before_ns
 from backup_tasks.manifest import Chunk, Entry, PlacedEntry, encode_line
-from backup_tasks.plan import is_large, piece_numbers
+from backup_tasks.plan import is_large, packed_chunks, piece_numbers
 from backup_tasks.spool import LineSpool
 from backup_tasks.staging import StagedRun, Staging
 from backup_tasks.stores.base import Store, StoredObject, Unfinished
@@ -232,8 +232,7 @@ def _one_path(new: Entry, old: Entry) -> Iterator[Entry]:
     to match it, it counts as deleted, and takes its chunk along.
     """
     if new.type == old.type == "file":
-        held = old.stale if is_large(old) else (*old.stale, old.chunk)
-        new.stale = tuple(sorted({*new.stale, *held}))
+        new.stale = tuple(sorted({*new.stale, *packed_chunks(old)}))
         yield new
     else:
         yield new
