@@ -85,16 +85,25 @@ def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject
         write()
         return writers.archive.commit(name if in_place else "")
     except BaseException:
-        if in_place:
-            writers.archive.leave()
-        else:
-            writers.archive.abort()
-        if writers.stages is not None:
-            writers.stages.leave()
+        _give_up(writers)
         raise
     finally:
         if writers.journal is not None:
             writers.journal.close()
+        if writers.stages is not None:
+            writers.stages.close()
+
+
+def _give_up(writers: Writers) -> None:
+    try:
+        # First, for the archive waits for staging objects that it copies from.
+        if writers.stages is not None:
+            writers.stages.leave()
+    finally:
+        if writers.journal is not None:
+            writers.archive.leave()
+        else:
+            writers.archive.abort()
 
 
 def open_writers(run: BackupRun, name: str, survey: Survey, *, may_stage: bool) -> Writers:

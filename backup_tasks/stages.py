@@ -1,18 +1,21 @@
 """Staging objects: what is new goes there first, and from there into the archive.
 
 A run that is cut off leaves them for the next one. Each is brought in as soon as it is large
-enough, so that the store copies while the next is being sent, instead of all at the end.
+enough, so that the store copies while the next is being sent, instead of all at the end. Nobody
+waits for that: what is left of one to arrive, its commit and the copying go on in the background.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 
 from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.staging import StagingJournal
-from backup_tasks.stores.base import ArchiveWriter, PartLimits
+from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject
 from backup_tasks.upload import PartAssembler
 
 # The store is busy with one while the next is sent. Smaller ones would only cost requests.
@@ -45,11 +48,46 @@ class Stages:
 
     open_next: Callable[[int], Stage | None]
     current: Stage | None
+    _full: list[tuple[Future[StoredObject], Stage]] = field(default_factory=list, init=False)
+    _committer: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, 1, "commit"), init=False
+    )
+
+    def commit_current(self) -> Future[StoredObject]:
+        """Nothing more goes into the open one: let it be committed, on another thread.
+
+        Returns:
+            The object to come, or what went wrong.
+        """
+        stage = self.current
+        assert stage is not None
+        stage.journal.close()
+        coming = self._committer.submit(stage.writer.commit)
+        self._full = [one for one in self._full if not one[0].done()] + [(coming, stage)]
+        self.current = None
+        return coming
+
+    def abort_current(self) -> None:
+        """Nothing that is in the open one is needed."""
+        stage, self.current = self.current, None
+        assert stage is not None
+        stage.writer.abort()
+        stage.journal.close()
 
     def leave(self) -> None:
-        """Give up; what was sent stays where it is."""
-        if self.current is not None:
-            self.current.leave()
+        """Give up; what was sent stays where it is, and nothing goes on in the background."""
+        self._committer.shutdown(wait=False, cancel_futures=True)
+        try:
+            for _, stage in self._full:
+                stage.leave()
+            if self.current is not None:
+                self.current.leave()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the thread, once all is committed."""
+        self._committer.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +160,14 @@ class Detour:
     def end(self) -> None:
         """Let what was written aside follow in the archive, copied on the store's side."""
         self._builder.end_entries()
-        stage, aside = self._stages.current, self._aside
-        if stage is None or aside is None:
+        aside = self._aside
+        if aside is None:
             return
         if aside.offset < self._smallest_bytes:  # too short to be copied, and not sent yet
             self._parts.add(aside.take_back())
-            stage.writer.abort()
+            self._stages.abort_current()
         else:
             aside.flush()
-            stored = stage.writer.commit()
-            self._parts.copy(stored, 0, stored.size)
+            self._parts.copy(self._stages.commit_current(), 0, aside.offset)
         self.sent_bytes += aside.sent_bytes
-        stage.journal.close()
-        self._stages.current = self._aside = None
+        self._aside = None

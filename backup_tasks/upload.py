@@ -8,7 +8,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backup_tasks.stores.base import ArchiveWriter, PartBody, PartLimits, StoredObject
+from backup_tasks.stores.base import (
+    ArchiveWriter,
+    CopySource,
+    PartBody,
+    PartLimits,
+    StoredObject,
+)
 
 MIB = 2**20
 # Small enough to keep several under way, large enough that a request's own cost is little. An
@@ -187,7 +193,7 @@ class PartAssembler:
         needed = 2 * max(0, self._expected_bytes - self.offset) // left
         return max(limits.smallest, min(needed, _MOST_HELD_BYTES))
 
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
+    def copy(self, source: CopySource, start: int, length: int) -> None:
         """Append a range of another object, at least as long as the smallest part."""
         self.flush()
         for low, size in plan_copies(start, length, self._limits, self._expected_bytes):

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from backup_tasks.stores.base import ArchiveWriter, PartBody, PartLimits, Store, StoredObject
+from backup_tasks.stores.base import (
+    ArchiveWriter,
+    CopySource,
+    PartBody,
+    PartLimits,
+    Store,
+    StoredObject,
+    settled,
+)
 
 _Answer = TypeVar("_Answer")
 _CHANGES = {"end_unfinished", "salvage", "list_objects", "list_unfinished", "stat"}
@@ -87,11 +95,12 @@ class _MortalWriter:
         self._store.step(lambda: self._inner.send(body))
         self._store.sent_bytes += len(body)
 
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
-        self._store.on_copy(source)
-        self._store.copies.append(source.name)
-        self._store.starts.append((source.name, start))
-        self._store.step(lambda: self._inner.copy(source, start, length))
+    def copy(self, source: CopySource, start: int, length: int) -> None:
+        found = settled(source)
+        self._store.on_copy(found)
+        self._store.copies.append(found.name)
+        self._store.starts.append((found.name, start))
+        self._store.step(lambda: self._inner.copy(found, start, length))
 
     def check(self) -> None:
         self._inner.check()

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from backup_tasks.stores.base import ArchiveWriter, PartBody, PartLimits, Store, StoredObject
+from backup_tasks.stores.base import (
+    ArchiveWriter,
+    CopySource,
+    PartBody,
+    PartLimits,
+    Store,
+    StoredObject,
+    settled,
+)
 
 
 @dataclass
@@ -83,10 +91,11 @@ class _RecordingWriter:
         self._parts.parts.append(("sent", len(body)))
         self._inner.send(body)
 
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
-        self._store.on_copy(source)
+    def copy(self, source: CopySource, start: int, length: int) -> None:
+        found = settled(source)
+        self._store.on_copy(found)
         self._parts.parts.append(("copied", length))
-        self._inner.copy(source, start, length)
+        self._inner.copy(found, start, length)
 
     def commit(self, *arguments: Any) -> StoredObject:
         stored = self._inner.commit(*arguments)

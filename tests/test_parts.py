@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.stores.base import PartBody, PartLimits, StoredObject
+from backup_tasks.stores.base import CopySource, PartBody, PartLimits, StoredObject
 from backup_tasks.stores.s3 import LIMITS as S3
 from backup_tasks.upload import PartAssembler, count_copies, most_runs, plan_part_bytes
 from tests.recording_store import Parts
@@ -30,7 +30,7 @@ class Recorder:
     def send(self, body: PartBody) -> None:
         self.made.parts.append(("sent", len(body)))
 
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
+    def copy(self, source: CopySource, start: int, length: int) -> None:
         self.made.parts.append(("copied", length))
 
     def check(self) -> None: ...

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.stores.base import PartBody, PartLimits, StoredObject
+from backup_tasks.stores.base import CopySource, PartBody, PartLimits, StoredObject, settled
 from backup_tasks.upload import PartAssembler, part_bytes_at, plan_copies, plan_part_bytes
 
 MIB = 2**20
@@ -35,8 +35,8 @@ class Parts:
     def send(self, body: PartBody) -> None:
         self.parts.append((bytes(body), False))
 
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
-        body = BODIES[source.name][start : start + length]
+    def copy(self, source: CopySource, start: int, length: int) -> None:
+        body = BODIES[settled(source).name][start : start + length]
         assert len(body) == length
         self.parts.append((body, True))
 

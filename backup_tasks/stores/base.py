@@ -7,6 +7,7 @@ Names are always relative to the store's prefix and hold no slash, for example
 from __future__ import annotations
 
 import mmap
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -54,6 +55,13 @@ class PartLimits:
 
 
 PartBody = bytes | bytearray | mmap.mmap
+# An object to copy from; or one whose writer is still to commit it, on another thread.
+CopySource = StoredObject | Future[StoredObject]
+
+
+def settled(source: CopySource) -> StoredObject:
+    """The object, once it is there. Raises what its commit raised."""
+    return source if isinstance(source, StoredObject) else source.result()
 
 
 class ArchiveWriter(Protocol):
@@ -62,6 +70,9 @@ class ArchiveWriter(Protocol):
     Nothing is visible under the name before `commit` returns. `send` and `copy` may work
     in the background; whatever goes wrong there is raised by a later call, at the latest by
     `commit`. `abort` may be called at any time, also twice, and leaves nothing behind.
+
+    `commit` may run on a thread of its own, as long as nothing is sent or copied meanwhile;
+    `abort` and `leave` then end it soon, unless it was nearly done.
     """
 
     @property
@@ -74,10 +85,14 @@ class ArchiveWriter(Protocol):
         Blocks while as many parts are under way as memory allows.
         """
 
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
+    def copy(self, source: CopySource, start: int, length: int) -> None:
         """Append a range of another object, copied on the store's side.
 
-        Raises (here or later): CopyRefused, ObjectChanged, ObjectMissing, StoreError.
+        Args:
+            source: of one that is still to come, the range has its place by now.
+
+        Raises (here or later): CopyRefused, ObjectChanged, ObjectMissing, StoreError; and
+        whatever the commit of a source that was still to come raised.
         """
 
     def check(self) -> None:
@@ -136,7 +151,8 @@ class Store(Protocol):
 
     def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
         """Start an object under that name, keeping at most about `in_flight_bytes` of
-        sent parts in memory. Raises ObjectExists if the name is already taken.
+        sent parts in memory, those of the store's other writers included. Raises
+        ObjectExists if the name is already taken.
         """
 
     def delete(self, name: str) -> None:

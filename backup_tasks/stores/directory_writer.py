@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backup_tasks.errors import StoreError
-from backup_tasks.stores.base import PartBody, StoredObject
+from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
 from backup_tasks.stores.directory import (
     explained,
     open_pinned,
@@ -51,12 +51,13 @@ class DirectoryWriter:
         with self._whole_or_nothing(f"write {self._name}"), memoryview(body) as view:
             self._write(view)
 
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
+    def copy(self, source: CopySource, start: int, length: int) -> None:
+        found = settled(source)
         with (
-            self._whole_or_nothing(f"copy from {source.name}"),
-            explained(self._url, f"copy from {source.name}", source.name),
+            self._whole_or_nothing(f"copy from {found.name}"),
+            explained(self._url, f"copy from {found.name}", found.name),
         ):
-            origin = open_pinned(self._folder, source, self._url)
+            origin = open_pinned(self._folder, found, self._url)
             try:
                 copied = self._clone(origin, start, length)
                 self._copy_through_memory(origin, start + copied, length - copied)

@@ -13,6 +13,7 @@ from backup_tasks.naming import is_staging_name
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
 from backup_tasks.stores.s3_access import (
     RUN_KEY,
+    InFlight,
     S3Access,
     bare_etag,
     changed,
@@ -63,6 +64,7 @@ class S3Store:
         self.prefix = settings.prefix
         self._settings = settings
         self._opening = threading.Lock()
+        self._in_flight = InFlight()
 
     @property
     def access(self) -> S3Access:
@@ -153,7 +155,8 @@ class S3Store:
             answer = access.client.create_multipart_upload(
                 Bucket=self.bucket, Key=access.key(name), Metadata={RUN_KEY: run_id}, **options
             )
-        return S3Writer(access, name, answer["UploadId"], run_id, in_flight_bytes)
+        upload_id = answer["UploadId"]
+        return S3Writer(access, name, upload_id, run_id, self._in_flight, in_flight_bytes)
 
     def delete(self, name: str) -> None:
         access = self.access

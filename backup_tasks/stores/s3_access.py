@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing
@@ -59,6 +59,20 @@ class S3Access:
             name, answer["ContentLength"], answer["LastModified"], bare_etag(answer["ETag"])
         )
         return found, answer.get("Metadata", {})
+
+
+@dataclass(slots=True)
+class InFlight:
+    """What all writers of a store have under way together.
+
+    Attributes:
+        changed: guards `held_bytes` and the writers' own notes of what is under way; wakes up
+            whoever waits for room or for the end.
+        held_bytes: sent parts that are in memory.
+    """
+
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    held_bytes: int = 0
 
 
 def repeated(call: Callable[[], _Answer], attempts: int, stopped: threading.Event) -> _Answer:

@@ -17,9 +17,10 @@ from backup_tasks.errors import (
     ObjectMissing,
     StoreError,
 )
-from backup_tasks.stores.base import PartBody, StoredObject
+from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
 from backup_tasks.stores.s3_access import (
     RUN_KEY,
+    InFlight,
     S3Access,
     bare_etag,
     changed,
@@ -63,22 +64,28 @@ class S3Writer:
     """
 
     def __init__(
-        self, access: S3Access, name: str, upload_id: str, run_id: str, in_flight_bytes: int
+        self,
+        access: S3Access,
+        name: str,
+        upload_id: str,
+        run_id: str,
+        in_flight: InFlight,
+        most_in_flight_bytes: int,
     ) -> None:
         self._access = access
         self._name = name
         self._upload_id = upload_id
         self._run_id = run_id
-        self._most_in_flight_bytes = in_flight_bytes
+        self._most_in_flight_bytes = most_in_flight_bytes
         self._senders = ThreadPoolExecutor(_SENDERS, "send")
         self._copiers = ThreadPoolExecutor(_COPIERS, "copy")
         self._stopped = threading.Event()
-        # Guards what follows, and wakes up whoever waits for room or for the end.
-        self._changed = threading.Condition()
+        self._in_flight = in_flight
+        self._changed = in_flight.changed
         self._etags: dict[int, str] = {}
         self._parts = 0
         self._under_way = 0
-        self._in_flight_bytes = 0
+        self._held_bytes = 0
         self._sending: list[int] = []
         self._total_bytes = 0
         self._failure: StoreError | None = None
@@ -94,11 +101,11 @@ class S3Writer:
         with self._changed:
             self._changed.wait_for(lambda: self._failure or self._has_room(size))
             number = self._begin_part(size)
-            self._in_flight_bytes += size
+            self._hold(size)
             self._sending.append(number)
         self._senders.submit(self._run, self._send_part, number, size, body)
 
-    def copy(self, source: StoredObject, start: int, length: int) -> None:
+    def copy(self, source: CopySource, start: int, length: int) -> None:
         with self._changed:
             number = self._begin_part(length)
             self._has_copies = True
@@ -115,9 +122,8 @@ class S3Writer:
         if not self._parts:  # S3 makes no object out of no parts
             self.send(b"")
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or not self._under_way)
-            if self._failure:
-                raise self._failure
+            self._changed.wait_for(lambda: self._has_ended() or not self._under_way)
+            self._refuse_ended()
         # Asked also because a server that does not know If-None-Match may ignore it.
         refuse_taken_name(self._access, self._name)
         try:
@@ -133,7 +139,7 @@ class S3Writer:
     def abort(self) -> None:
         if self._ended:
             return
-        self._stopped.set()
+        self._stop()
         # Ended at once, so that requests under way fail soon, and again when none is left, as
         # a part that arrived in between may have stayed. What fails here hides nothing: the
         # caller knows why it gives up, and the next run finds what is left.
@@ -148,26 +154,42 @@ class S3Writer:
 
     def leave(self) -> None:
         if not self._ended:
-            self._stopped.set()
+            self._stop()
             self._shut_down()
             self._ended = True
 
+    def _stop(self) -> None:
+        with self._changed:
+            self._stopped.set()
+            self._changed.notify_all()
+
+    def _hold(self, size: int) -> None:
+        self._held_bytes += size
+        self._in_flight.held_bytes += size
+
     def _has_room(self, size: int) -> bool:
         # A part larger than all the room goes when it is alone.
-        free = self._most_in_flight_bytes - self._in_flight_bytes
+        held_bytes = self._in_flight.held_bytes
+        free = self._most_in_flight_bytes - held_bytes
         is_ahead = self._sending and self._parts - self._sending[0] >= _MOST_AHEAD
-        return not self._in_flight_bytes or (size <= free and not is_ahead)
+        return not held_bytes or (size <= free and not is_ahead)
 
     def _begin_part(self, size: int) -> int:
         """The number of the next part. Raises what went wrong before."""
-        if self._failure:
-            raise self._failure
-        if self._ended or self._stopped.is_set():
-            raise StoreError(f"{self._access.place.url}: the upload of {self._name} has ended")
+        self._refuse_ended()
         self._parts += 1
         self._under_way += 1
         self._total_bytes += size
         return self._parts
+
+    def _has_ended(self) -> bool:
+        return self._failure is not None or self._ended or self._stopped.is_set()
+
+    def _refuse_ended(self) -> None:
+        if self._failure:
+            raise self._failure
+        if self._has_ended():
+            raise StoreError(f"{self._access.place.url}: the upload of {self._name} has ended")
 
     def _run(self, work: Callable[..., str], number: int, held_bytes: int, *what: object) -> None:
         etag, failure = "", None
@@ -183,7 +205,7 @@ class S3Writer:
             self._etags[number] = etag
             self._failure = self._failure or failure
             self._under_way -= 1
-            self._in_flight_bytes -= held_bytes
+            self._hold(-held_bytes)
             if number in self._sending:
                 self._sending.remove(number)
             self._changed.notify_all()
@@ -209,7 +231,8 @@ class S3Writer:
         except FAILURES as error:
             raise self._explained(error, f"send part {number} of {self._name}") from error
 
-    def _copy_part(self, number: int, source: StoredObject, start: int, length: int) -> str:
+    def _copy_part(self, number: int, coming: CopySource, start: int, length: int) -> str:
+        source = settled(coming)
         key = self._access.key(source.name)
 
         def copy() -> str:
@@ -317,6 +340,9 @@ class S3Writer:
         self._copiers.shutdown(wait=False, cancel_futures=True)
         self._senders.shutdown(wait=True, cancel_futures=True)
         self._copiers.shutdown(wait=True)
+        with self._changed:  # of what never began
+            self._hold(-self._held_bytes)
+            self._changed.notify_all()
 
 
 class _Unreachable(StoreError):
