@@ -30,7 +30,13 @@ from backup_tasks.stages import Detour, Stages, Watched
 from backup_tasks.staging import StagingJournal
 from backup_tasks.stores.base import ArchiveWriter, Store
 from backup_tasks.survey import Survey
-from backup_tasks.upload import PartAssembler, count_copies, plan_part_bytes
+from backup_tasks.upload import (
+    NOTHING_AHEAD,
+    Ahead,
+    PartAssembler,
+    count_copies,
+    plan_part_bytes,
+)
 
 # What an entry's headers and manifest line take, at most, in an estimate.
 _ENTRY_OVERHEAD_BYTES = 2048
@@ -42,11 +48,13 @@ class Writers:
 
     Attributes:
         archive: takes the archive.
+        ahead: of the kept chunks, what it was asked to copy already.
         journal: told of what is new in it, where its own writer leaves what can be salvaged.
         stages: take what is new first, where it does not.
     """
 
     archive: ArchiveWriter
+    ahead: Ahead = NOTHING_AHEAD
     journal: StagingJournal | None = None
     stages: Stages | None = None
 
@@ -81,7 +89,7 @@ class Assembly:
     def write(self, writers: Writers, end: IO[bytes]) -> None:
         """Write everything; `end` gets a copy of what follows the chunks."""
         survey, last = self.survey, self.last
-        parts = self._assembler(writers.archive, survey.reuse)
+        parts = self._assembler(writers.archive, survey.reuse, writers.ahead)
         recipients = self.profile.recipients
         sealer = Sealer(recipients) if recipients else None
         builder = ArchiveBuilder(parts, self.profile.backup.compression_level, sealer)
@@ -141,13 +149,15 @@ class Assembly:
         survey = self.survey
         return reuse.kept_bytes + survey.read_bytes + survey.count * _ENTRY_OVERHEAD_BYTES
 
-    def _assembler(self, writer: ArchiveWriter, reuse: Reuse) -> PartAssembler:
+    def _assembler(
+        self, writer: ArchiveWriter, reuse: Reuse, ahead: Ahead = NOTHING_AHEAD
+    ) -> PartAssembler:
         limits, kept_bytes = self.store.limits, reuse.kept_bytes
         expected_bytes = self._expected_bytes(reuse)
         sent_bytes = expected_bytes - kept_bytes
         copies = count_copies(len(reuse.runs), kept_bytes, expected_bytes, limits)
         planned_bytes = plan_part_bytes(sent_bytes, limits, copies)
-        return PartAssembler(writer, limits, planned_bytes, expected_bytes)
+        return PartAssembler(writer, limits, planned_bytes, expected_bytes, ahead)
 
     def _note_figures(
         self, entries: EntryWriter, parts: PartAssembler, detour: Detour | None

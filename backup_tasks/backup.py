@@ -12,8 +12,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from backup_tasks.assembly import Assembly, utc_text
-from backup_tasks.backup_run import BackupRun, fill, open_writers
+from backup_tasks.assembly import Assembly, Writers, utc_text
+from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
 from backup_tasks.catalog import backups_among
 from backup_tasks.errors import (
     ArchiveError,
@@ -36,7 +36,7 @@ from backup_tasks.signing_key import open_key_of_run, private_files, read_own_ke
 from backup_tasks.spool import SPILL_BYTES
 from backup_tasks.staging import StagedRun
 from backup_tasks.stores.base import Unfinished
-from backup_tasks.survey import BackupPlan, plan_backup, survey_sources
+from backup_tasks.survey import BackupPlan, Report, Survey, plan_backup, survey_sources
 from backup_tasks.text import one_line, printable
 from backup_tasks.units import render_bytes, render_count
 
@@ -202,6 +202,24 @@ def _approach_after(
     return _Approach(None, one_line(str(error)), may_stage)
 
 
+def _begin(
+    run: BackupRun, name: str, approach: _Approach, report: Report
+) -> tuple[Survey, Writers]:
+    """Look at the sources and start what is written to; the store may copy meanwhile."""
+    private, limits = private_files(run.paths.state), run.store.limits
+    last, survey = approach.last, None
+    ahead = begin_ahead(run, name, last)
+    try:
+        survey = survey_sources(run.profile, last, limits, report, run.progress, private=private)
+        return survey, open_writers(run, name, survey, ahead, may_stage=approach.may_stage)
+    except BaseException:
+        if survey is not None:
+            survey.close()
+        if ahead is not None:
+            ahead.writer.abort()
+        raise
+
+
 def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
         record.problems.append(Problem(printable(path), reason))
@@ -211,15 +229,14 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
         open_log(run.paths).info(
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
-    private = private_files(run.paths.state)
-    survey = survey_sources(profile, last, store.limits, report, run.progress, private=private)
+    there = store.list_objects()
+    taken = {stored.name for stored in there}
+    encrypted = bool(profile.recipients)
+    name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
+    survey, writers = _begin(run, name, approach, report)
     record.sockets = survey.sockets
     try:
         with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
-            there = store.list_objects()
-            taken = {stored.name for stored in there}
-            encrypted = bool(profile.recipients)
-            name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
             assembly = Assembly(
                 name=name,
                 key=key,
@@ -233,7 +250,6 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 clock=run.clock,
                 keys=run.keys,
             )
-            writers = open_writers(run, name, survey, may_stage=approach.may_stage)
             stored = fill(writers, name, lambda: assembly.write(writers, end))
             run.upload_note.clear()
             end.seek(0)

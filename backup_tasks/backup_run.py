@@ -9,9 +9,10 @@ from datetime import datetime
 from functools import partial
 
 from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
 from backup_tasks.identities import Keyring
-from backup_tasks.last_archive import CopyMemory
+from backup_tasks.last_archive import CopyMemory, LastArchive
 from backup_tasks.leftovers import UploadNote
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.naming import render_staging_name
@@ -106,21 +107,44 @@ def _give_up(writers: Writers) -> None:
             writers.archive.abort()
 
 
-def open_writers(run: BackupRun, name: str, survey: Survey, *, may_stage: bool) -> Writers:
+def begin_ahead(run: BackupRun, name: str, last: LastArchive | None) -> CopiesAhead | None:
+    """Start the archive with copies of the last one, before the sources are looked at.
+
+    None where copies are not made in the background, or are too few to matter.
+    """
+    if last is None or run.store.can_rename or len(last.base.objects) > 1:
+        return None
+    chunks, limits = last.base.chunks, run.store.limits
+    ranges = plan_ahead(chunks, limits)
+    if not ranges:
+        return None
+    archive = _open_archive(run, name)
+    ahead = CopiesAhead(archive, last.base.source_of(0), chunks, ranges, limits)
+    try:
+        ahead.begin()
+    except BaseException:
+        archive.abort()
+        raise
+    return ahead
+
+
+def open_writers(
+    run: BackupRun, name: str, survey: Survey, ahead: CopiesAhead | None, *, may_stage: bool
+) -> Writers:
     """Start what is written to, with a note for each that a crash leaves to the next run."""
     stage = None
     if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
         stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
-    if stage is None:
-        return Writers(_open_archive(run, name))
-    if run.store.can_rename:
-        return Writers(stage.writer, stage.journal)
+    if stage is not None and run.store.can_rename:
+        return Writers(stage.writer, journal=stage.journal)
     try:
-        return Writers(
-            _open_archive(run, name), stages=Stages(partial(_open_stage, run, name), stage)
-        )
+        stages = Stages(partial(_open_stage, run, name), stage) if stage else None
+        if ahead is None:
+            return Writers(_open_archive(run, name), stages=stages)
+        return Writers(ahead.writer, ahead.settle(survey.reuse.runs), stages=stages)
     except BaseException:
-        stage.leave()
+        if stage is not None:
+            stage.leave()
         raise
 
 

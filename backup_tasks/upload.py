@@ -69,14 +69,14 @@ def most_runs(limits: PartLimits) -> int:
     return int(limits.count * 0.4)
 
 
-def _copy_bytes(expected_bytes: int, limits: PartLimits) -> int:
+def copy_bytes(expected_bytes: int, limits: PartLimits) -> int:
     """Bytes of each copy: so many that cutting ranges takes no more than a tenth of all parts."""
     return min(max(_COPY_BYTES, expected_bytes * 10 // limits.count), limits.largest)
 
 
 def count_copies(runs: int, kept_bytes: int, expected_bytes: int, limits: PartLimits) -> int:
     """How many parts the copies of so many runs take, at most."""
-    return runs + kept_bytes // _copy_bytes(expected_bytes, limits)
+    return runs + kept_bytes // copy_bytes(expected_bytes, limits)
 
 
 def plan_copies(
@@ -87,7 +87,7 @@ def plan_copies(
     Args:
         expected_bytes: of the whole object, if that is more: beyond 1.2 TiB copies are larger.
     """
-    count = max(1, -(-length // _copy_bytes(max(length, expected_bytes), limits)))
+    count = max(1, -(-length // copy_bytes(max(length, expected_bytes), limits)))
     bounds = [start + length * number // count for number in range(count + 1)]
     return [(low, high - low) for low, high in itertools.pairwise(bounds)]
 
@@ -111,6 +111,17 @@ class _Run:
     enough: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What an object holds already: so many bytes at its front, copied in so many parts."""
+
+    bytes: int
+    parts: int
+
+
+NOTHING_AHEAD = Ahead(0, 0)
+
+
 class PartAssembler:
     """Makes legal parts out of bytes to send and ranges to copy.
 
@@ -119,6 +130,7 @@ class PartAssembler:
         limits: of the store.
         planned_bytes: of `plan_part_bytes`.
         expected_bytes: of the whole object, about.
+        ahead: of what is to be copied first, what `writer` was asked to copy already.
 
     Attributes:
         offset: bytes of the object so far, collected ones included.
@@ -131,8 +143,10 @@ class PartAssembler:
         limits: PartLimits,
         planned_bytes: int,
         expected_bytes: int = 0,
+        ahead: Ahead = NOTHING_AHEAD,
     ) -> None:
         self._expected_bytes = expected_bytes
+        self._ahead = ahead
         self._writer = writer
         self._limits = limits
         self._planned_bytes = planned_bytes
@@ -196,9 +210,14 @@ class PartAssembler:
     def copy(self, source: CopySource, start: int, length: int) -> None:
         """Append a range of another object, at least as long as the smallest part."""
         self.flush()
-        for low, size in plan_copies(start, length, self._limits, self._expected_bytes):
-            self._writer.copy(source, low, size)
-            self._number += 1
+        ahead, self._ahead = self._ahead, NOTHING_AHEAD
+        self._number += ahead.parts
+        left = length - ahead.bytes
+        if left:
+            first = start + ahead.bytes
+            for low, size in plan_copies(first, left, self._limits, self._expected_bytes):
+                self._writer.copy(source, low, size)
+                self._number += 1
         self.offset += length
         self.copied_bytes += length
 

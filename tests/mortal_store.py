@@ -102,6 +102,9 @@ class _MortalWriter:
         self._store.starts.append((found.name, start))
         self._store.step(lambda: self._inner.copy(found, start, length))
 
+    def withdraw(self, offset: int) -> None:
+        self._store.step(lambda: self._inner.withdraw(offset))
+
     def check(self) -> None:
         self._inner.check()
 

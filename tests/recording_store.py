@@ -97,6 +97,11 @@ class _RecordingWriter:
         self._parts.parts.append(("copied", length))
         self._inner.copy(found, start, length)
 
+    def withdraw(self, offset: int) -> None:
+        while sum(size for _, size in self._parts.parts) > offset:
+            self._parts.parts.pop()
+        self._inner.withdraw(offset)
+
     def commit(self, *arguments: Any) -> StoredObject:
         stored = self._inner.commit(*arguments)
         self._parts.committed = True

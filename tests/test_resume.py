@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -459,8 +460,31 @@ def test_a_last_archive_that_vanishes_is_no_reason_to_forget_staging(staged: Int
     staged.prepare = prepare
     staged.backup()
     run = staged.stores[-1]
-    assert [name.endswith(".partial") for name in run.written] == [True, False, True, False]
+    # The archive begins with copies of the last one; then all over again, by way of staging.
+    assert [name.endswith(".partial") for name in run.written] == [False, True, False]
     assert staged.left() == []
+    staged.assert_newest_is_the_tree()
+
+
+@pytest.mark.parametrize("gone", ["", "file00", "file33"])
+def test_a_kill_at_any_step_is_made_good_where_copies_began_before_the_sources_were_looked_at(
+    staged: Interrupted, gone: str
+) -> None:
+    fill(staged)
+    staged.backup()
+    if gone:  # of the copies, those from there on are withdrawn
+        (staged.source / gone).unlink()
+    for fuse in itertools.count(1):
+        (staged.source / "file05").write_bytes(random_bytes(fuse, 9_000))
+        after = fuse % 2 > 0
+        if not staged.killed(fuse, after=after):
+            break
+        staged.backup()
+        assert staged.left() == []
+        staged.assert_newest_is_the_tree()
+    assert fuse > 15
+    # The archive itself, and only then a staging object.
+    assert [name.endswith(".partial") for name in staged.stores[-1].written] == [False, True]
     staged.assert_newest_is_the_tree()
 
 

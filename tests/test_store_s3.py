@@ -545,7 +545,7 @@ def test_sending_waits_for_a_part_that_is_slow_so_that_a_crash_loses_little(
     sender.start()
 
     def waits() -> bool:
-        return len(writer._sending) == 1 and writer._parts == writer._sending[0] + 8
+        return len(writer._sending) == 1 and len(writer._ends) == writer._sending[0] + 8
 
     try:
         with writer._changed:

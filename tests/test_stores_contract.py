@@ -207,6 +207,39 @@ def test_copied_ranges_hold_the_same_bytes_between_sent_ones(store: Store) -> No
     assert content_of(store, old) == body
 
 
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_withdrawn_copies_leave_their_place_to_what_is_copied_and_sent_instead(
+    store: Store, kept: int
+) -> None:
+    body = noise(6 * PART, 4)
+    old = put(store, NAME, body)
+    writer = store.write(OTHER, in_flight_bytes=64 * MIB)
+    for number in range(6):  # more than are copied at once
+        writer.copy(old, number * PART, PART)
+    writer.withdraw(kept * PART)
+    writer.copy(old, 17, PART)
+    writer.send(b"the end")
+    expected = body[: kept * PART] + body[17 : 17 + PART] + b"the end"
+    assert content_of(store, writer.commit()) == expected
+
+
+def test_withdrawing_a_copy_hides_no_trouble_with_it(store: Store) -> None:
+    old = put(store, NAME, noise(PART, 1))
+    store.delete(NAME)
+    writer = store.write(OTHER, in_flight_bytes=64 * MIB)
+    with pytest.raises(ObjectMissing, match=NAME):
+        copy_and_withdraw(writer, old)
+    writer.abort()
+    assert store.list_objects() == []
+
+
+def copy_and_withdraw(writer: ArchiveWriter, source: StoredObject) -> None:
+    writer.copy(source, 0, source.size)
+    while True:  # until it has been tried
+        writer.check()
+        writer.withdraw(source.size)
+
+
 def test_copy_notices_that_the_source_was_replaced_or_deleted(store: Store) -> None:
     old = put(store, NAME, noise(PART, 1))
     store.delete(NAME)

@@ -95,6 +95,13 @@ class ArchiveWriter(Protocol):
         whatever the commit of a source that was still to come raised.
         """
 
+    def withdraw(self, offset: int) -> None:
+        """Forget the copies from this place on, as if they had not been asked for.
+
+        Args:
+            offset: where one of the parts ends, or 0. None of those behind it may have been sent.
+        """
+
     def check(self) -> None:
         """Raises what has gone wrong in the background so far, as a later call would."""
 

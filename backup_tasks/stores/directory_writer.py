@@ -64,6 +64,11 @@ class DirectoryWriter:
             finally:
                 os.close(origin)
 
+    def withdraw(self, offset: int) -> None:
+        with self._whole_or_nothing(f"cut {self._name}"):
+            os.ftruncate(self._descriptor, offset)
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+
     def check(self) -> None:
         pass  # nothing happens in the background
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import bisect
 import contextlib
 import hashlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import IO, TYPE_CHECKING, NoReturn, cast
 
@@ -83,11 +84,12 @@ class S3Writer:
         self._in_flight = in_flight
         self._changed = in_flight.changed
         self._etags: dict[int, str] = {}
-        self._parts = 0
+        # Where each part ends, and those that are copied.
+        self._ends: list[int] = []
+        self._copying: dict[int, Future[None]] = {}
         self._under_way = 0
         self._held_bytes = 0
         self._sending: list[int] = []
-        self._total_bytes = 0
         self._failure: StoreError | None = None
         self._has_copies = False
         self._ended = False
@@ -109,7 +111,27 @@ class S3Writer:
         with self._changed:
             number = self._begin_part(length)
             self._has_copies = True
-        self._copiers.submit(self._run, self._copy_part, number, 0, source, start, length)
+            self._copying[number] = self._copiers.submit(
+                self._run, self._copy_part, number, 0, source, start, length
+            )
+
+    def withdraw(self, offset: int) -> None:
+        with self._changed:
+            stay = bisect.bisect_right(self._ends, offset)
+            begun = []
+            for number in range(stay + 1, len(self._ends) + 1):
+                if self._copying[number].cancel():
+                    self._under_way -= 1
+                else:
+                    begun.append(number)
+            # Or one of them might arrive when its number belongs to another part.
+            self._changed.wait_for(
+                lambda: self._has_ended() or all(number in self._etags for number in begun)
+            )
+            self._refuse_ended()
+            for number in begun:
+                del self._etags[number]
+            del self._ends[stay:]
 
     def check(self) -> None:
         with self._changed:
@@ -119,7 +141,7 @@ class S3Writer:
     def commit(self, name: str = "") -> StoredObject:
         if name not in ("", self._name):
             raise ValueError("S3 binds an upload to its key when it is started")
-        if not self._parts:  # S3 makes no object out of no parts
+        if not self._ends:  # S3 makes no object out of no parts
             self.send(b"")
         with self._changed:
             self._changed.wait_for(lambda: self._has_ended() or not self._under_way)
@@ -171,16 +193,19 @@ class S3Writer:
         # A part larger than all the room goes when it is alone.
         held_bytes = self._in_flight.held_bytes
         free = self._most_in_flight_bytes - held_bytes
-        is_ahead = self._sending and self._parts - self._sending[0] >= _MOST_AHEAD
+        is_ahead = self._sending and len(self._ends) - self._sending[0] >= _MOST_AHEAD
         return not held_bytes or (size <= free and not is_ahead)
 
     def _begin_part(self, size: int) -> int:
         """The number of the next part. Raises what went wrong before."""
         self._refuse_ended()
-        self._parts += 1
+        self._ends.append(self._total_bytes + size)
         self._under_way += 1
-        self._total_bytes += size
-        return self._parts
+        return len(self._ends)
+
+    @property
+    def _total_bytes(self) -> int:
+        return self._ends[-1] if self._ends else 0
 
     def _has_ended(self) -> bool:
         return self._failure is not None or self._ended or self._stopped.is_set()
