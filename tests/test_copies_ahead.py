@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.manifest import Chunk
+from backup_tasks.runs import runs_of
 from backup_tasks.stores.base import CopySource, PartBody, PartLimits, StoredObject
 from backup_tasks.upload import PartAssembler
 
@@ -56,8 +57,8 @@ def stored(chunks: list[Chunk], numbers: range) -> tuple[int, int]:
 @st.composite
 def kept_runs(draw: st.DrawFn, chunks: list[Chunk]) -> list[range]:
     """Runs of chunks that are long enough to be copied."""
-    bounds = sorted(draw(st.sets(st.integers(0, len(chunks)), max_size=6)))
-    runs = [range(low, high) for low, high in itertools.pairwise(bounds)][:: draw(st.just(2))]
+    dropped = draw(st.sets(st.integers(0, len(chunks)), max_size=4))
+    runs = runs_of(bytearray(number not in dropped for number in range(len(chunks))))
     return [run for run in runs if stored(chunks, run)[1] - stored(chunks, run)[0] >= 5]
 
 
