@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -31,11 +31,16 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class ReadChunk:
-    """One chunk as read: its raw bytes, or what is wrong with it."""
+    """One chunk as read: its raw bytes, or what is wrong with it.
+
+    Attributes:
+        hashes: SHA-256, hex, of some of the raw bytes, by where these begin and end.
+    """
 
     number: int
     raw: bytes
     damage: str = ""
+    hashes: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
