@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
@@ -60,70 +61,25 @@ class _OpenFile:
 
 
 @dataclass(slots=True)
-class EntryCheck:
-    """Takes chunks in ascending order and compares what they hold with the manifest.
-
-    Args:
-        pending: the entries in the order of the archive.
+class CheckedEntries:
+    """Some entries of an archive, held one after the other against the chunks that hold them.
 
     Attributes:
-        lost: entries that do not stand whole where the manifest says.
-        entries: entries whose headers were right.
+        lost: entries that do not stand whole where the manifest says, and why.
+        entries: number of those whose headers were right.
         files, bytes: regular files whose content was right, and their content bytes.
+        open: the file that goes on in the next chunk.
     """
 
-    pending: Iterator[Entry]
-    lost: Findings = field(default_factory=Findings)
+    lost: list[tuple[Entry, str]] = field(default_factory=list)
     entries: int = 0
     files: int = 0
     bytes: int = 0
-    _next: Entry | None = None
-    _open: _OpenFile | None = None
-    _lost_files: set[int] = field(default_factory=set)
+    open: _OpenFile | None = None
 
-    def __post_init__(self) -> None:
-        self._next = next(self.pending, None)
-
-    def take(self, chunk: ReadChunk) -> None:
-        """Check what begins or goes on in this chunk; numbers may be left out in between."""
-        self._go_on(chunk)
-        while self._next is not None and self._next.chunk <= chunk.number:
-            entry, self._next = self._next, next(self.pending, None)
-            if entry.chunk == chunk.number:
-                self._check(entry, chunk)
-
-    def finish(self) -> None:
-        """Call it when every chunk of the archive was taken; entries left over are lost."""
-        self._break_off("the archive ends before its content does")
-        while self._next is not None:
-            self._lose(self._next, f"chunk {self._next.chunk} is not in the archive")
-            self._next = next(self.pending, None)
-
-    def add_hardlinks(self, entries: Iterable[Entry]) -> None:
-        """Count hardlinks to lost files as lost too: their content stood there.
-
-        Args:
-            entries: all of the manifest.
-        """
-        if not self._lost_files:
-            return
-        for entry in entries:
-            if entry.type == "hardlink" and hash(entry.link_name) in self._lost_files:
-                self.lost.add(entry.name, "it is a link to a file that is lost")
-
-    def _go_on(self, chunk: ReadChunk) -> None:
-        file = self._open
-        if file is None:
-            return
-        if chunk.number != file.next_chunk:
-            self._open = None  # its chunks are not among those that are looked at
-        elif chunk.damage:
-            self._break_off(f"chunk {chunk.number} is damaged: {chunk.damage}")
-        else:
-            self._feed(file, memoryview(chunk.raw))
-
-    def _check(self, entry: Entry, chunk: ReadChunk) -> None:
-        self._break_off("another entry begins before its content ends")
+    def check(self, entry: Entry, chunk: ReadChunk) -> None:
+        """Check an entry that begins in this chunk."""
+        self.break_off("another entry begins before its content ends")
         if chunk.damage:
             self._lose(entry, f"chunk {chunk.number} is damaged: {chunk.damage}")
             return
@@ -137,33 +93,141 @@ class EntryCheck:
             self._lose(entry, f"its headers and the manifest differ in {', '.join(wrong)}")
             return
         self.entries += 1
-        if entry.type == "file":
+        if entry.type != "file":
+            return
+        end = start + member.stored
+        if member.sparse is None and end <= len(blocks):  # nearly all, and by far the cheapest
+            self._compare(entry, hashlib.sha256(blocks[start:end]).hexdigest())
+        else:
             opened = _OpenFile(entry, ContentHash(member), member.stored, chunk.number)
             self._feed(opened, blocks[start:])
+
+    def go_on(self, chunk: ReadChunk) -> None:
+        """Check what this chunk holds of the open file, if there is one."""
+        file = self.open
+        if file is None:
+            return
+        if chunk.number != file.next_chunk:
+            self.open = None  # its chunks are not among those that are looked at
+        elif chunk.damage:
+            self.break_off(f"chunk {chunk.number} is damaged: {chunk.damage}")
+        else:
+            self._feed(file, memoryview(chunk.raw))
+
+    def break_off(self, reason: str) -> None:
+        """Count the open file, if there is one, as lost."""
+        if self.open is not None:
+            self._lose(self.open.entry, reason)
+            self.open = None
+
+    def add(self, later: CheckedEntries) -> None:
+        """Add what was found of entries that begin after these."""
+        self.lost += later.lost
+        self.entries += later.entries
+        self.files += later.files
+        self.bytes += later.bytes
+        self.open = later.open
 
     def _feed(self, file: _OpenFile, blocks: memoryview) -> None:
         piece = blocks[: file.left]
         file.content.add(piece)
         file.left -= len(piece)
         file.next_chunk += 1
-        self._open = file if file.left else None
-        if file.left:
-            return
-        if file.content.hexdigest() != file.entry.sha256:
-            self._lose(file.entry, "its content does not have the hash that the manifest says")
+        self.open = file if file.left else None
+        if not file.left:
+            self._compare(file.entry, file.content.hexdigest())
+
+    def _compare(self, entry: Entry, sha256: str) -> None:
+        if sha256 != entry.sha256:
+            self._lose(entry, "its content does not have the hash that the manifest says")
             return
         self.files += 1
-        self.bytes += file.entry.size
-
-    def _break_off(self, reason: str) -> None:
-        if self._open is not None:
-            self._lose(self._open.entry, reason)
-            self._open = None
+        self.bytes += entry.size
 
     def _lose(self, entry: Entry, reason: str) -> None:
-        self.lost.add(entry.name, reason)
-        if entry.type == "file":
-            self._lost_files.add(hash(entry.name))
+        self.lost.append((entry, reason))
+
+
+class CheckedChunk(NamedTuple):
+    """A chunk, the entries that begin in it, and what became of these."""
+
+    chunk: ReadChunk
+    begin: Sequence[Entry]
+    checked: CheckedEntries
+
+
+def check_chunk(begin: Sequence[Entry], chunk: ReadChunk) -> CheckedChunk:
+    """Hold the entries that begin in a chunk against it, on whichever thread."""
+    checked = CheckedEntries()
+    for entry in begin:
+        checked.check(entry, chunk)
+    return CheckedChunk(chunk, begin, checked)
+
+
+class EntryCheck:
+    """Compares the chunks of an archive, taken in ascending order, with its manifest.
+
+    Args:
+        pending: the entries in the order of the archive.
+
+    Attributes:
+        lost: entries that do not stand whole where the manifest says.
+        found: the counts of all others.
+    """
+
+    def __init__(self, pending: Iterator[Entry]) -> None:
+        self.lost = Findings()
+        self.found = CheckedEntries()
+        self._pending = pending
+        self._next = next(pending, None)
+        self._lost_files: set[int] = set()
+
+    def expect(self, number: int) -> list[Entry]:
+        """The entries that begin in this chunk, for `check_chunk`; ask in ascending order."""
+        begin = []
+        while self._next is not None and self._next.chunk <= number:
+            if self._next.chunk == number:
+                begin.append(self._next)
+            self._next = next(self._pending, None)
+        return begin
+
+    def take(self, result: CheckedChunk) -> None:
+        """Add what was found in a chunk, and check what goes on in it from the one before;
+        numbers may be left out in between."""
+        self.found.go_on(result.chunk)
+        if result.begin:
+            self.found.break_off("another entry begins before its content ends")
+            self.found.add(result.checked)
+        self._note_lost()
+
+    def finish(self) -> None:
+        """Call it when every chunk of the archive was taken; entries left over are lost."""
+        self.found.break_off("the archive ends before its content does")
+        while self._next is not None:
+            reason = f"chunk {self._next.chunk} is not in the archive"
+            self.found.lost.append((self._next, reason))
+            self._note_lost()
+            self._next = next(self._pending, None)
+        self._note_lost()
+
+    def add_hardlinks(self, entries: Iterable[Entry]) -> None:
+        """Count hardlinks to lost files as lost too: their content stood there.
+
+        Args:
+            entries: all of the manifest.
+        """
+        if not self._lost_files:
+            return
+        for entry in entries:
+            if entry.type == "hardlink" and hash(entry.link_name) in self._lost_files:
+                self.lost.add(entry.name, "it is a link to a file that is lost")
+
+    def _note_lost(self) -> None:
+        for entry, reason in self.found.lost:
+            self.lost.add(entry.name, reason)
+            if entry.type == "file":
+                self._lost_files.add(hash(entry.name))
+        self.found.lost.clear()
 
 
 def differing_fields(entry: Entry, member: Member) -> list[str]:

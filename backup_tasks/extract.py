@@ -7,6 +7,7 @@ the folders' own modes and times last.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import stat
@@ -72,23 +73,32 @@ class Extractor:
         self._unlike: set[str] = set()
         self.report = ExtractReport(notes=self._setter.notes)
 
-    def add(self, member: Member, pieces: Iterable[memoryview], sha256: str = "") -> None:
+    def add(
+        self,
+        member: Member,
+        pieces: Iterable[memoryview],
+        sha256: str = "",
+        *,
+        is_checked: bool = False,
+    ) -> None:
         """Restore one member.
 
         Args:
             member: what its headers say.
             pieces: its stored bytes; read only for a regular file.
             sha256: what the content must hash to, hex; "" when nobody knows.
+            is_checked: the pieces are known to have that hash.
 
         Raises:
             WrongContentError: the hash differs; nothing was put under the name.
             OSError: only for what concerns the whole target, such as a full disk.
         """
         path = _decode(member.path)
+        expected = "" if is_checked else sha256
         try:
             check_path(path)
             if member.kind == "file":
-                self._try(path, partial(self._add_file, member, path, pieces, sha256))
+                self._try(path, partial(self._add_file, member, path, pieces, expected))
             elif member.kind == "hardlink":
                 check_path(_decode(member.link))
                 self._hardlinks.append(member)
@@ -176,8 +186,9 @@ class Extractor:
         if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
             return
         with NewFile(folder, name) as new:
-            digest = write_content(new.descriptor, member, pieces, self._guard)
-            if sha256 and digest != sha256:
+            digest = hashlib.sha256() if sha256 else None
+            write_content(new.descriptor, member, pieces, self._guard, digest)
+            if digest is not None and digest.hexdigest() != sha256:
                 raise WrongContentError(f"{path}: the content's hash is not the manifest's")
             self._setter.set_open(new.descriptor, member, may_inherit=not is_private)
             try:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
 from backup_tasks.selection import WantedEntry
-from backup_tasks.tarstream import Member, decode_headers
+from backup_tasks.tarstream import Member, decode_headers, padding_bytes
 
 
 @dataclass(slots=True)
@@ -16,15 +18,55 @@ class FoundMember:
     """A wanted entry with its headers and its stored bytes.
 
     `pieces` must be read before the next member is asked for.
+
+    Attributes:
+        is_checked: whether the bytes that will come are known to have the entry's hash.
     """
 
     wanted: WantedEntry
     member: Member
     pieces: Iterator[memoryview]
+    is_checked: bool = False
 
 
 class DamagedChunkError(ArchiveError):
     """A chunk that a wanted entry needs is damaged."""
+
+
+class HashesAhead:
+    """Hashes the contents that lie whole in a chunk on the thread that unpacked it.
+
+    Where they lie is taken from the manifest alone. So a hash may be of other bytes than the
+    entry's, and is of use only if the headers say the same place and it is the right one.
+
+    Args:
+        wanted: as for `MemberStream.members`.
+    """
+
+    def __init__(self, wanted: Iterator[WantedEntry]) -> None:
+        self._wanted = wanted
+        self._next = next(wanted, None)
+
+    def prepare(self, number: int) -> Callable[[ReadChunk], ReadChunk]:
+        """For `map_chunks`: what adds the hashes to this chunk; ask in ascending order."""
+        places = []
+        while self._next is not None and self._next.entry.chunk <= number:
+            entry = self._next.entry
+            if entry.type == "file" and entry.chunk == number:
+                end = entry.offset + entry.raw_span - padding_bytes(entry.size)
+                places.append((end - entry.size, end))
+            self._next = next(self._wanted, None)
+        return partial(_with_hashes, places)
+
+
+def _with_hashes(places: list[tuple[int, int]], chunk: ReadChunk) -> ReadChunk:
+    raw = memoryview(chunk.raw)
+    hashes = {
+        (start, end): hashlib.sha256(raw[start:end]).hexdigest()
+        for start, end in places
+        if 0 <= start <= end <= len(raw)
+    }
+    return replace(chunk, hashes=hashes)
 
 
 class MemberStream:
@@ -70,7 +112,9 @@ class MemberStream:
             raise DamagedChunkError(
                 f"chunk {chunk.number} holds {member.path!r} where the manifest says otherwise"
             )
-        return FoundMember(want, member, self._pieces(member, blocks, start))
+        found = chunk.hashes.get((start, start + member.stored))
+        is_checked = member.sparse is None and found == entry.sha256
+        return FoundMember(want, member, self._pieces(member, blocks, start), is_checked)
 
     def _pieces(self, member: Member, blocks: memoryview, start: int) -> Iterator[memoryview]:
         left = member.stored

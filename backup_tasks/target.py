@@ -251,13 +251,19 @@ class SpaceGuard:
 
 
 def write_content(
-    descriptor: int, member: Member, pieces: Iterable[memoryview], guard: SpaceGuard
-) -> str:
-    """Write the stored bytes to their places; returns the SHA-256 of the whole content, hex.
+    descriptor: int,
+    member: Member,
+    pieces: Iterable[memoryview],
+    guard: SpaceGuard,
+    digest: hashlib._Hash | None,
+) -> None:
+    """Write the stored bytes to their places.
+
+    Args:
+        digest: takes the whole content, holes as zeros.
 
     Raises ArchiveError when more or fewer bytes come than the member says.
     """
-    digest = hashlib.sha256()
     runs = list(member.sparse) if member.sparse is not None else [(0, member.stored)]
     runs.reverse()
     if member.sparse is not None:
@@ -274,7 +280,8 @@ def write_content(
             offset, length = runs.pop()
             part = view[:length]
             _hash_zeros(digest, offset - position)
-            digest.update(part)
+            if digest is not None:
+                digest.update(part)
             _write_at(descriptor, part, offset)
             position = offset + len(part)
             if len(part) < length:
@@ -283,7 +290,6 @@ def write_content(
     if any(length for _, length in runs):
         raise ArchiveError("fewer bytes came than the header says")
     _hash_zeros(digest, member.size - position)
-    return digest.hexdigest()
 
 
 def _write_at(descriptor: int, part: memoryview, offset: int) -> None:
@@ -293,8 +299,8 @@ def _write_at(descriptor: int, part: memoryview, offset: int) -> None:
         offset += written
 
 
-def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
-    while count > 0:
+def _hash_zeros(digest: hashlib._Hash | None, count: int) -> None:
+    while digest is not None and count > 0:
         step = min(count, len(_ZEROS))
         digest.update(memoryview(_ZEROS)[:step])
         count -= step

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 
 from backup_tasks.authenticity import weigh_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
-from backup_tasks.chunk_reader import read_chunks
-from backup_tasks.entry_check import EntryCheck
+from backup_tasks.chunk_reader import ReadChunk, map_chunks
+from backup_tasks.entry_check import CheckedChunk, EntryCheck, check_chunk
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
@@ -115,23 +116,29 @@ def _check_chunks(
     selection = Selection(manifest, WantedPaths(()))
     check = EntryCheck(wanted.entry for wanted in selection.entries())
     progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
-    for chunk in read_chunks(store, report.backup.stored, chunks, numbers, keys):
+
+    def check_of(number: int) -> Callable[[ReadChunk], CheckedChunk]:
+        return partial(check_chunk, check.expect(number))
+
+    stored = report.backup.stored
+    for result in map_chunks(store, stored, chunks, numbers, keys, check_of):
+        chunk = result.chunk
         place = chunks[chunk.number]
         if chunk.damage:
             end = place.offset + place.length
             report.add_fault(
                 f"chunk {chunk.number} (bytes {place.offset:,} to {end:,}): {chunk.damage}"
             )
-        before = check.files
-        check.take(chunk)
+        before = check.found.files
+        check.take(result)
         report.checked_chunks += 1
         report.checked_bytes += place.length
-        progress.advance(place.length, check.files - before)
+        progress.advance(place.length, check.found.files - before)
     if len(numbers) == len(chunks):
         check.finish()
     check.add_hardlinks(manifest.entries())
-    report.lost = check.lost
-    report.entries, report.files, report.raw_bytes = check.entries, check.files, check.bytes
+    found, report.lost = check.found, check.lost
+    report.entries, report.files, report.raw_bytes = found.entries, found.files, found.bytes
 
 
 def _fault_in_manifest(manifest: Manifest) -> str:
