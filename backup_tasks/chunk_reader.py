@@ -101,16 +101,21 @@ def map_chunks(
     numbers: Sequence[int],
     keys: Keyring,
     prepare: Callable[[int], Callable[[ReadChunk], _Result]],
+    is_known: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[_Result]:
     """As `read_chunks`, but what is made of each chunk on the thread that unpacked it.
 
     Args:
         prepare: called with each number in order, on the thread that iterates; gives what is
             called with that chunk, beside others, on another one.
+        is_known: asked after `prepare`; of chunks that are, only the stored bytes are checked, and
+            `raw` is empty.
     """
 
     def unpack(number: int, stored_bytes: memoryview) -> ReadChunk:
         chunk = chunks[number]
+        if is_known(number):
+            return ReadChunk(number, b"")
         try:
             if not chunk.content:
                 return ReadChunk(number, decompress_chunk(stored_bytes, chunk.raw))

@@ -61,6 +61,15 @@ class _OpenFile:
 
 
 @dataclass(slots=True)
+class _KnownFile:
+    """A file whose content is known to be right, if its chunks up to `last_chunk` are undamaged."""
+
+    entry: Entry
+    next_chunk: int
+    last_chunk: int
+
+
+@dataclass(slots=True)
 class CheckedEntries:
     """Some entries of an archive, held one after the other against the chunks that hold them.
 
@@ -75,7 +84,7 @@ class CheckedEntries:
     entries: int = 0
     files: int = 0
     bytes: int = 0
-    open: _OpenFile | None = None
+    open: _OpenFile | _KnownFile | None = None
 
     def check(self, entry: Entry, chunk: ReadChunk) -> None:
         """Check an entry that begins in this chunk."""
@@ -111,8 +120,18 @@ class CheckedEntries:
             self.open = None  # its chunks are not among those that are looked at
         elif chunk.damage:
             self.break_off(f"chunk {chunk.number} is damaged: {chunk.damage}")
+        elif isinstance(file, _KnownFile):
+            file.next_chunk += 1
+            self.accept(file)
         else:
             self._feed(file, memoryview(chunk.raw))
+
+    def accept(self, file: _KnownFile) -> None:
+        """Take a file's content for right, once its last chunk has been met."""
+        is_met = file.next_chunk > file.last_chunk
+        self.open = None if is_met else file
+        if is_met:
+            self._count(file.entry)
 
     def break_off(self, reason: str) -> None:
         """Count the open file, if there is one, as lost."""
@@ -140,7 +159,10 @@ class CheckedEntries:
     def _compare(self, entry: Entry, sha256: str) -> None:
         if sha256 != entry.sha256:
             self._lose(entry, "its content does not have the hash that the manifest says")
-            return
+        else:
+            self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
         self.files += 1
         self.bytes += entry.size
 
@@ -164,6 +186,24 @@ def check_chunk(begin: Sequence[Entry], chunk: ReadChunk) -> CheckedChunk:
     return CheckedChunk(chunk, begin, checked)
 
 
+def accept_chunk(begin: Sequence[Entry], last_chunk: int, chunk: ReadChunk) -> CheckedChunk:
+    """As `check_chunk`, where it is known that the entries are right: the chunk was not unpacked.
+
+    Args:
+        last_chunk: the last one of the file that goes on from here, if one does.
+    """
+    if chunk.damage:
+        return check_chunk(begin, chunk)
+    checked = CheckedEntries(entries=len(begin))
+    for entry in begin:
+        if entry.type == "file":
+            is_last = entry is begin[-1]
+            checked.accept(
+                _KnownFile(entry, chunk.number + 1, last_chunk if is_last else chunk.number)
+            )
+    return CheckedChunk(chunk, begin, checked)
+
+
 class EntryCheck:
     """Compares the chunks of an archive, taken in ascending order, with its manifest.
 
@@ -181,6 +221,11 @@ class EntryCheck:
         self._pending = pending
         self._next = next(pending, None)
         self._lost_files: set[int] = set()
+
+    @property
+    def following(self) -> int | None:
+        """The chunk in which the next entry begins that was not expected yet."""
+        return self._next.chunk if self._next else None
 
     def expect(self, number: int) -> list[Entry]:
         """The entries that begin in this chunk, for `check_chunk`; ask in ascending order."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from backup_tasks.authenticity import weigh_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.chunk_reader import ReadChunk, map_chunks
-from backup_tasks.entry_check import CheckedChunk, EntryCheck, check_chunk
+from backup_tasks.entry_check import CheckedChunk, EntryCheck, accept_chunk, check_chunk
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
@@ -31,6 +31,7 @@ from backup_tasks.reader import find_fault_at_end, read_manifest
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.units import render_count
+from backup_tasks.verified_before import Groups, VerifiedBefore
 from backup_tasks.verify_report import VerifyReport, render_verify
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
@@ -53,6 +54,7 @@ def run_verify(
     sample: Sample | None = None,
     keys: Keyring = NO_KEYS,
     signers: Collection[str] = (),
+    before: VerifiedBefore | None = None,
 ) -> VerifyReport:
     """Read one archive and check it. What is wrong stands in the report; nothing is raised for it.
 
@@ -60,6 +62,7 @@ def run_verify(
         sample: look at some chunks only; None looks at all.
         keys: open it if it is encrypted.
         signers: public keys as text, of which one must have signed; none means anybody's.
+        before: what was found whole in other archives, and is added to.
 
     Raises StoreError when the store fails, IdentityError when `keys` do not open the archive.
     """
@@ -74,7 +77,7 @@ def run_verify(
         report.add_fault(str(error))
         return report
     try:
-        _verify_ours(store, report, manifest, progress, sample, keys)
+        _verify_ours(store, report, manifest, progress, sample, keys, before)
     finally:
         manifest.close()
     return report
@@ -87,6 +90,7 @@ def _verify_ours(
     progress: Progress,
     sample: Sample | None,
     keys: Keyring,
+    before: VerifiedBefore | None,
 ) -> None:
     stored = report.backup.stored
     report.chunks, report.header = len(manifest.chunks), manifest.header
@@ -98,8 +102,9 @@ def _verify_ours(
     if sample is not None:
         numbers = sample.choose(report.chunks, stored.name)
         report.limit = f"a sample of {sample.percent:g}%"
+        before = None
     try:
-        _check_chunks(store, report, manifest, numbers, progress, keys)
+        _check_chunks(store, report, manifest, numbers, progress, keys, before)
     except ArchiveError as error:  # a manifest that contradicts itself
         report.add_fault(str(error))
 
@@ -111,17 +116,27 @@ def _check_chunks(
     numbers: Sequence[int],
     progress: Progress,
     keys: Keyring,
+    before: VerifiedBefore | None,
 ) -> None:
     chunks = manifest.chunks
+    groups = Groups(before, chunks) if before is not None else None
     selection = Selection(manifest, WantedPaths(()))
     check = EntryCheck(wanted.entry for wanted in selection.entries())
     progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
 
     def check_of(number: int) -> Callable[[ReadChunk], CheckedChunk]:
-        return partial(check_chunk, check.expect(number))
+        begin = check.expect(number)
+        if groups is not None and begin:
+            last = groups.expect(number, begin, check.following)
+            if groups.known[number]:
+                return partial(accept_chunk, begin, last)
+        return partial(check_chunk, begin)
+
+    def is_known(number: int) -> bool:
+        return groups is not None and bool(groups.known[number])
 
     stored = report.backup.stored
-    for result in map_chunks(store, stored, chunks, numbers, keys, check_of):
+    for result in map_chunks(store, stored, chunks, numbers, keys, check_of, is_known):
         chunk = result.chunk
         place = chunks[chunk.number]
         if chunk.damage:
@@ -129,11 +144,14 @@ def _check_chunks(
             report.add_fault(
                 f"chunk {chunk.number} (bytes {place.offset:,} to {end:,}): {chunk.damage}"
             )
-        before = check.found.files
+        files, lost = check.found.files, check.lost.count
         check.take(result)
+        if groups is not None:
+            is_sound = not chunk.damage and check.lost.count == lost
+            groups.took(chunk.number, is_sound=is_sound, is_open=check.found.open is not None)
         report.checked_chunks += 1
         report.checked_bytes += place.length
-        progress.advance(place.length, check.found.files - before)
+        progress.advance(place.length, check.found.files - files)
     if len(numbers) == len(chunks):
         check.finish()
     check.add_hardlinks(manifest.entries())
@@ -238,9 +256,12 @@ def run_verify_job(
     if not wish.all:
         record.archive = newest.stored.name
     reports = []
+    before = VerifiedBefore() if wish.all and len(backups) > 1 else None
     with progress:
         for backup in backups if wish.all else [newest]:
-            report = run_verify(store, backup, progress, sample, keys, profile.signing.public_key)
+            report = run_verify(
+                store, backup, progress, sample, keys, profile.signing.public_key, before
+            )
             reports.append(report)
             _add_to_record(record, report)
             if not report.is_damaged:
