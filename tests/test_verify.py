@@ -25,6 +25,7 @@ from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
 from backup_tasks.signature_member import MEMBER_BYTES
+from backup_tasks.verified_before import VerifiedBefore
 from backup_tasks.verify import Sample, parse_sample, run_verify
 from backup_tasks.verify_report import VerifyReport, render_verify
 from tests.backups import Backups
@@ -186,6 +187,18 @@ def test_a_manifest_that_does_not_fit_its_chunks_is_found(
     report = verify(backups)
     assert report.is_damaged
     assert len(list(render_verify([report]))) <= 3
+
+
+def test_a_lie_that_two_manifests_tell_is_found_in_both_of_them(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wrongly(monkeypatch, "z-after", lambda entry: replace_entry(entry, sha256="0" * 64))
+    for _ in range(2):
+        backups.backup(full=True)
+    store, before = backups.open_store(), VerifiedBefore()
+    for backup in find_backups(store, UTC) * 2:
+        report = run_verify(store, backup, SilentProgress(), before=before)
+        assert "z-after" in str(report.lost.first)
 
 
 def replace_entry(entry: Entry, **fields: object) -> Entry:
