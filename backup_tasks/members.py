@@ -60,12 +60,12 @@ class HashesAhead:
 
 
 def _with_hashes(places: list[tuple[int, int]], chunk: ReadChunk) -> ReadChunk:
-    raw = memoryview(chunk.raw)
-    hashes = {
-        (start, end): hashlib.sha256(raw[start:end]).hexdigest()
-        for start, end in places
-        if 0 <= start <= end <= len(raw)
-    }
+    raw, hashes, hashed_to = memoryview(chunk.raw), {}, 0
+    for start, end in places:
+        # A manifest could name the same bytes any number of times.
+        if hashed_to <= start <= end <= len(raw):
+            hashes[start, end] = hashlib.sha256(raw[start:end]).hexdigest()
+            hashed_to = end
     return replace(chunk, hashes=hashes)
 
 

@@ -43,3 +43,10 @@ def test_the_hash_of_other_bytes_than_the_members_vouches_for_nothing() -> None:
 def test_places_beyond_the_chunk_are_not_hashed() -> None:
     assert not found(hashlib.sha256(CONTENT).hexdigest(), 10**6).is_checked
     assert not found(hashlib.sha256(CONTENT).hexdigest(), 1).is_checked
+
+
+def test_no_byte_is_hashed_twice_whatever_the_manifest_says() -> None:
+    entries = [Entry(path=f"{n}", type="file", size=512, chunk=0) for n in range(3)]
+    wanted = iter([WantedEntry(entry, entry.path) for entry in entries])
+    chunk = HashesAhead(wanted).prepare(0)(ReadChunk(0, RAW + RAW))
+    assert len(chunk.hashes) == 1
