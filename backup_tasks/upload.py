@@ -17,9 +17,10 @@ from backup_tasks.stores.base import (
 )
 
 MIB = 2**20
-# Small enough to keep several under way, large enough that a request's own cost is little. An
-# interrupted run loses the parts that were under way, so a smaller archive has smaller ones.
-_USUAL_PART = 16 * MIB
+# Small enough to keep several under way, so that one that a server is slow to take holds up
+# little; large enough that a request's own cost is little. An interrupted run loses the parts
+# that were under way, so a smaller archive has smaller ones.
+_USUAL_PART = 8 * MIB
 _SMALL_PART = 5 * MIB
 _USUAL_COUNT = 64
 # Larger parts wait in an unlinked temporary file instead of in memory.
@@ -34,7 +35,7 @@ def plan_part_bytes(sent_bytes: int, limits: PartLimits, copies: int = 0) -> int
     """Bytes of each sent part, when about so much is to be sent and there are so many copies.
 
     All parts but the last are equal (Cloudflare R2 insists): 5 MiB up to 320 MiB, then about 64
-    of them up to 1 GiB, 16 MiB up to about 140 GiB, beyond that larger, so that 90 % of the parts
+    of them up to 512 MiB, 8 MiB up to about 70 GiB, beyond that larger, so that 90 % of the parts
     suffice.
     """
     usual = min(max(_SMALL_PART, _mebibytes(sent_bytes, _USUAL_COUNT)), _USUAL_PART)

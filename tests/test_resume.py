@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -232,6 +233,67 @@ def test_many_staging_objects_are_copied_from_by_the_run_after(many_stages: Inte
     many_stages.backup()
     assert len(left & set(many_stages.stores[-1].copies)) > 3
     assert killed.sent_bytes > 10 * CHUNK
+    many_stages.assert_newest_is_the_tree()
+
+
+def test_a_staging_object_is_committed_while_the_next_is_filled_and_stands_before_it(
+    many_stages: Interrupted,
+) -> None:
+    fill(many_stages)
+    overlapped: list[bool] = []
+
+    def prepare(store: MortalStore) -> None:
+        store.is_late = True
+        begun = threading.Event()
+
+        def on_send() -> None:
+            if sum(name.endswith(".partial") for name in store.written) > 1:
+                begun.set()
+
+        def on_commit(name: str) -> None:
+            if name.endswith(".partial"):
+                overlapped.append(begun.wait(30))
+
+        store.on_send, store.on_commit = on_send, on_commit
+
+    many_stages.prepare = prepare
+    many_stages.backup()
+    assert len(overlapped) > 5
+    assert all(overlapped)
+    assert many_stages.left() == []
+    copied = many_stages.stores[-1].copies
+    staged = [name for name in many_stages.stores[-1].written if name.endswith(".partial")]
+    assert list(dict.fromkeys(copied)) == [name for name in staged if name in copied]
+    many_stages.assert_newest_is_the_tree()
+
+
+@pytest.mark.parametrize("number", [1, 4, 7])
+def test_a_staging_object_whose_commit_fails_ends_the_run_and_costs_the_next_one_nothing(
+    many_stages: Interrupted, number: int
+) -> None:
+    fill(many_stages)
+    many_stages.backup()
+    sent = many_stages.sent()
+    start_anew(many_stages)
+
+    def prepare(store: MortalStore) -> None:
+        store.is_late = True
+        commits = itertools.count(1)
+
+        def on_commit(name: str) -> None:
+            if next(commits) == number:
+                raise StoreError("the store is away")
+
+        store.on_commit = on_commit
+
+    many_stages.prepare = prepare
+    with pytest.raises(StoreError, match=r"^the store is away$"):
+        many_stages.backup()
+    assert list(many_stages.store_folder.glob("*-backup.tar.gz")) == []
+    many_stages.prepare = lambda store: None
+    many_stages.backup()
+    assert many_stages.left() == []
+    assert many_stages.sent() <= sent + 3 * NARROW.largest + 2 * CHUNK
     many_stages.assert_newest_is_the_tree()
 
 

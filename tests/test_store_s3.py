@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ from backup_tasks.errors import (
     StoreError,
 )
 from backup_tasks.stores import open_store
-from backup_tasks.stores.base import ArchiveWriter, Unfinished
+from backup_tasks.stores.base import ArchiveWriter, StoredObject, Unfinished
 from backup_tasks.stores.s3 import S3Store
 from backup_tasks.stores.s3_writer import S3Writer
 from tests.conftest import S3Bucket
@@ -517,6 +518,116 @@ def test_a_copy_that_cannot_be_says_why_by_its_kind(
     writer.abort()
 
 
+def committing(writer: ArchiveWriter) -> Future[StoredObject]:
+    """The object of a writer that commits it on another thread."""
+    pool = ThreadPoolExecutor(1)
+    coming = pool.submit(writer.commit)
+    pool.shutdown(wait=False)
+    return coming
+
+
+def test_an_object_that_is_still_to_be_committed_is_copied_to_its_place(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    gate = threading.Event()
+
+    def hold(request: Request, pass_on: PassOn) -> Answer:
+        assert gate.wait(60)
+        return pass_on(request)
+
+    proxy.misbehave("CompleteMultipartUpload", hold)
+    writer = store.write(OTHER, in_flight_bytes=64 * MIB)
+    source = store.write(NAME, in_flight_bytes=64 * MIB)
+    source.send(b"b" * PART)
+    writer.send(b"a" * PART)
+    coming = committing(source)
+    writer.copy(coming, 0, PART)
+    writer.send(b"c" * PART)
+    writer.check()
+    assert not coming.done()
+    gate.set()
+    found = writer.commit()
+    content = store.read_range(found, 0, found.size)
+    assert content == b"a" * PART + b"b" * PART + b"c" * PART
+
+
+def test_a_commit_that_fails_on_another_thread_is_told_by_who_was_to_copy(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    proxy.misbehave("CompleteMultipartUpload", refuse(403, "AccessDenied"), times=20)
+    writer = store.write(OTHER, in_flight_bytes=64 * MIB)
+    source = store.write(NAME, in_flight_bytes=64 * MIB)
+    source.send(b"b" * PART)
+    writer.copy(committing(source), 0, PART)
+    with pytest.raises(StoreError) as error:
+        writer.commit()
+    assert f"could not complete {NAME}" in told(error)
+    source.abort()
+    writer.abort()
+    assert store.list_unfinished() == []
+
+
+def test_giving_up_ends_a_commit_that_waits_and_gives_its_memory_to_others(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    gate, arrived = threading.Event(), threading.Semaphore(0)
+
+    def hold(request: Request, pass_on: PassOn) -> Answer:
+        arrived.release()
+        assert gate.wait(60)
+        return pass_on(request)
+
+    proxy.misbehave("UploadPart", hold, times=4)
+    source = store.write(NAME, in_flight_bytes=8 * PART)
+    for _ in range(8):
+        source.send(b"b" * PART)
+    coming = committing(source)
+    for _ in range(4):
+        assert arrived.acquire(timeout=60)
+    leaving = threading.Thread(target=source.leave)
+    leaving.start()
+    with pytest.raises(StoreError, match="has ended"):
+        coming.result(60)
+    gate.set()
+    leaving.join(60)
+    writer = store.write(OTHER, in_flight_bytes=PART)
+    sender = threading.Thread(target=lambda: [writer.send(b"c" * PART) for _ in range(3)])
+    sender.start()
+    sender.join(60)
+    assert not sender.is_alive()
+    assert writer.commit().size == 3 * PART
+
+
+def test_writers_of_one_store_share_the_memory_that_is_allowed(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    gate = threading.Event()
+
+    def hold(request: Request, pass_on: PassOn) -> Answer:
+        assert gate.wait(60)
+        return pass_on(request)
+
+    proxy.misbehave("UploadPart", hold, times=100)
+    first = store.write(NAME, in_flight_bytes=3 * PART)
+    second = store.write(OTHER, in_flight_bytes=3 * PART)
+    first.send(b"a" * PART)
+    first.send(b"a" * PART)
+    sent: list[int] = []
+
+    def send_all() -> None:
+        for number in range(3):
+            second.send(b"b" * PART)
+            sent.append(number)
+
+    sender = threading.Thread(target=send_all)
+    sender.start()
+    sender.join(0.3)  # it would have sent all by now, if it could
+    assert sent == [0]
+    gate.set()
+    sender.join(60)
+    assert (first.commit().size, second.commit().size) == (2 * PART, 3 * PART)
+
+
 def test_a_server_that_wants_all_parts_equal_cannot_take_copies(
     store: S3Store, proxy: FaultyProxy
 ) -> None:
@@ -540,12 +651,12 @@ def test_sending_waits_for_a_part_that_is_slow_so_that_a_crash_loses_little(
         return pass_on(request)
 
     proxy.misbehave("UploadPart", hold)
-    writer = cast(S3Writer, store.write(NAME, in_flight_bytes=64 * MIB))
-    sender = threading.Thread(target=lambda: [writer.send(b"x" * PART) for _ in range(14)])
+    writer = cast(S3Writer, store.write(NAME, in_flight_bytes=96 * MIB))
+    sender = threading.Thread(target=lambda: [writer.send(b"x" * PART) for _ in range(22)])
     sender.start()
 
     def waits() -> bool:
-        return len(writer._sending) == 1 and len(writer._ends) == writer._sending[0] + 8
+        return len(writer._sending) == 1 and len(writer._ends) == writer._sending[0] + 16
 
     try:
         with writer._changed:
@@ -553,7 +664,7 @@ def test_sending_waits_for_a_part_that_is_slow_so_that_a_crash_loses_little(
     finally:
         gate.set()
         sender.join()
-    assert writer.commit().size == 14 * PART
+    assert writer.commit().size == 22 * PART
 
 
 # Salvage

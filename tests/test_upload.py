@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from backup_tasks.stores.base import CopySource, PartBody, PartLimits, StoredObject, settled
 from backup_tasks.upload import PartAssembler, part_bytes_at, plan_copies, plan_part_bytes
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 S3 = PartLimits(smallest=5 * MIB, largest=5 * 1024 * MIB, count=10_000)
 SMALL = PartLimits(smallest=5, largest=50, count=10_000)
 BODIES = {name: bytes((i * 7 + seed) % 251 for i in range(400)) for seed, name in enumerate("ab")}
@@ -195,7 +195,7 @@ def test_large_parts_wait_on_disk_instead_of_in_memory(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(
     ("estimated_bytes", "mebibytes"),
-    [(0, 5), (320 * MIB, 5), (321 * MIB, 6), (1024 * MIB, 16), (140 * 1024 * MIB, 16)],
+    [(0, 5), (320 * MIB, 5), (321 * MIB, 6), (512 * MIB, 8), (70 * GIB, 8), (140 * GIB, 16)],
 )
 def test_a_small_archive_has_small_parts_so_that_a_kill_loses_little(
     estimated_bytes: int, mebibytes: int

@@ -49,8 +49,8 @@ _SENDERS = 4
 # On threads of their own: the server is busy with a copy, and sending must not wait for that.
 _COPIERS = 4
 # How far sending may get ahead of a part that is slow to arrive: what lies behind a gap cannot be
-# salvaged after a crash.
-_MOST_AHEAD = 8
+# salvaged after a crash. Far enough to go on while a server takes a second for one of them.
+_MOST_AHEAD = 16
 _REFUSED_COPIES = frozenset(
     {"NotImplemented", "InvalidObjectState", "InvalidRequest", "MethodNotAllowed"}
     | {"AccessDenied", "Forbidden", "403"}
