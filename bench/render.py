@@ -139,7 +139,8 @@ def _render_instant(results: Results) -> str:
 _METHOD = """\
 - Everybody has the same files, the same S3 server on the same machine (borg a directory), a fresh
   bucket or repository in each round, and its own defaults: restic and borg compress with zstd and
-  lz4; restic also encrypts, which nobody else does here.
+  lz4; restic also encrypts, which nobody else does here. The server keeps objects in volumes of
+  1 GiB.
 - In each round all peers do one work before anybody does the next one, and another one begins in
   each round. Before each, what was written is synced, and the server has come to rest. The files
   have been read before, so all find them in the page cache. No restore begins within a minute

@@ -22,10 +22,10 @@ from bench.peer import Scene
 from bench.peers import Us
 from bench.phases import Phase
 from bench.rubbish import Rubbish
-from bench.server import fresh_bucket, wait_until_quiet
+from bench.server import fresh_bucket, start_bench_server, wait_until_quiet
 from bench.session import HERE, ends_tidily, report_folder, working_folder
 from bench.trees import differences, fingerprint, summarize
-from tests.s3_server import S3Server, start_s3_server
+from tests.s3_server import S3Server
 
 _GIB = 2**30
 _WRITE_BYTES = 16 * 2**20
@@ -148,7 +148,7 @@ class Bench:
 def run_bench(size: str, work: Path) -> Growth:
     """Measure every load that there is room for."""
     growth = Growth(datetime.now(UTC).strftime("%Y-%m-%d"), describe_machine())
-    with working_folder(work) as place, start_s3_server(place / "server") as server:
+    with working_folder(work) as place, start_bench_server(place / "server") as server:
         bench = Bench(server, place)
         for number, load in enumerate(plan_loads(_SCALES[size])):
             if why := _what_is_missing(place, load):

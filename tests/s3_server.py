@@ -51,14 +51,19 @@ _STOP_SECONDS = 5
 class S3Server:
     """A running server. Use as a context manager, or call `stop`.
 
+    Args:
+        volume_mebibytes: size of the files that it keeps objects in. Each bucket takes some of its
+            own: many small ones serve many buckets.
+
     Attributes:
         endpoint: "http://127.0.0.1:PORT".
         access_key, secret_key: of an administrator.
         reader_key, reader_secret: of somebody who may list and read, nothing else.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, volume_mebibytes: int = 64) -> None:
         self.folder = folder
+        self._volume_mebibytes = volume_mebibytes
         self.access_key, self.secret_key = "backup-admin", secrets.token_hex(16)
         self.reader_key, self.reader_secret = "backup-reader", secrets.token_hex(16)
         self._ports: dict[str, int] = {}
@@ -151,8 +156,7 @@ class S3Server:
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
-            # Each bucket takes some volumes of its own: many small ones serve many buckets.
-            "master.volumeSizeLimitMB": 64,
+            "master.volumeSizeLimitMB": self._volume_mebibytes,
             "volume.max": 5000,
             **self._ports,
         }
