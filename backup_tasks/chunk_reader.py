@@ -52,12 +52,15 @@ class ChunkRange:
     end: int
 
 
-def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRange]:
+def plan_ranges(
+    chunks: Sequence[Chunk], numbers: Sequence[int], range_bytes: int = RANGE_BYTES
+) -> list[ChunkRange]:
     """Join wanted chunks into requests of bounded size, over small gaps too.
 
     Args:
         chunks: all of the archive.
         numbers: the wanted ones, ascending.
+        range_bytes: of a request, at most, unless one chunk is longer.
     """
     ranges: list[ChunkRange] = []
     group: list[int] = []
@@ -66,7 +69,7 @@ def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRa
         chunk = chunks[number]
         chunk_end = chunk.offset + chunk.length
         is_far = chunk.offset - end > _GAP_BYTES
-        if group and (is_far or chunk_end - start > RANGE_BYTES):
+        if group and (is_far or chunk_end - start > range_bytes):
             ranges.append(ChunkRange(tuple(group), start, end))
             group = []
         if not group:
@@ -102,6 +105,7 @@ def map_chunks(
     keys: Keyring,
     prepare: Callable[[int], Callable[[ReadChunk], _Result]],
     is_known: Callable[[int], bool] = lambda _: False,
+    range_bytes: int = RANGE_BYTES,
 ) -> Iterator[_Result]:
     """As `read_chunks`, but what is made of each chunk on the thread that unpacked it.
 
@@ -110,6 +114,7 @@ def map_chunks(
             called with that chunk, beside others, on another one.
         is_known: asked after `prepare`; of chunks that are, only the stored bytes are checked, and
             `raw` is empty.
+        range_bytes: of each request; three of them wait in memory.
     """
 
     def unpack(number: int, stored_bytes: memoryview) -> ReadChunk:
@@ -124,7 +129,7 @@ def map_chunks(
         except (ArchiveError, NoKeyFits) as error:
             return ReadChunk(number, b"", str(error))
 
-    return _read_stored(store, stored, chunks, numbers, unpack, prepare)
+    return _read_stored(store, stored, chunks, numbers, unpack, prepare, range_bytes)
 
 
 def check_chunks(
@@ -146,6 +151,7 @@ def _read_stored(
     numbers: Sequence[int],
     unpack: Callable[[int, memoryview], ReadChunk],
     prepare: Callable[[int], Callable[[ReadChunk], _Result]],
+    range_bytes: int = RANGE_BYTES,
 ) -> Iterator[_Result]:
     def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
         return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
@@ -166,7 +172,7 @@ def _read_stored(
 
     fetchers = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
     unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
-    fetches = (partial(fetch, wanted) for wanted in plan_ranges(chunks, numbers))
+    fetches = (partial(fetch, wanted) for wanted in plan_ranges(chunks, numbers, range_bytes))
     try:
         fetched = _called_ahead(fetchers, fetches, _RANGES_AHEAD)
         yield from _called_ahead(unpackers, calls(fetched), _CHUNKS_AHEAD)

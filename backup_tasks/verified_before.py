@@ -44,7 +44,8 @@ class Groups:
             number: of its first chunk; begin: the entries that begin there.
             following: the next chunk in which one begins, if there is one.
         """
-        stop = following or len(self._chunks)
+        count = len(self._chunks)
+        stop = min(following or count, count)
         digest = digest_group(self._chunks[number:stop], begin)
         if digest in self._before:
             self.known[number:stop] = b"\1" * (stop - number)

@@ -19,8 +19,8 @@ ROOMS = {
     "format": "signing signature_member footer manifest posix_acl tarstream tarread outer_tar "
     "sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
-    "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_writer stores.s3 stores "
-    "manifest_cache",
+    "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3 "
+    "stores manifest_cache",
     "sources": "sources snapshot content",
     "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
     "archive carry copies_ahead staging entry_headers manifest_lines entry_writer cut_off "

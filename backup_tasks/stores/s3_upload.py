@@ -1,0 +1,225 @@
+"""The requests of one multipart upload, each with what may go wrong in it explained."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, TYPE_CHECKING, NoReturn, cast
+
+from backup_tasks.errors import (
+    CopyRefused,
+    CopyUnsupported,
+    ObjectMissing,
+    StoreError,
+)
+from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
+from backup_tasks.stores.s3_access import (
+    RUN_KEY,
+    S3Access,
+    bare_etag,
+    changed,
+    end_upload,
+    quoted_etag,
+    refuse_taken_name,
+    repeated,
+    taken,
+)
+from backup_tasks.stores.s3_body import BodyFile
+from backup_tasks.stores.s3_errors import (
+    CONNECTION_FAILURES,
+    FAILURES,
+    code_of,
+    explain,
+    is_missing,
+    is_unknown_to_server,
+    status_of,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+_REFUSED_COPIES = frozenset(
+    {"NotImplemented", "InvalidObjectState", "InvalidRequest", "MethodNotAllowed"}
+    | {"AccessDenied", "Forbidden", "403"}
+)
+
+
+class Unreachable(StoreError):
+    """The server could not be reached, so that asking it to clean up twice is no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Upload:
+    """One multipart upload; its requests may be made side by side.
+
+    Attributes:
+        name: of the object that it is to become.
+        run_id: stands in the object's metadata, and tells it from everybody else's.
+        stopped: set when the upload is given up: nothing is tried again then.
+    """
+
+    access: S3Access
+    name: str
+    upload_id: str
+    run_id: str
+    stopped: threading.Event
+
+    def end(self) -> None:
+        """Remove what has arrived of it. Raises StoreError."""
+        end_upload(self.access, self.name, self.upload_id)
+
+    def send_part(self, number: int, body: PartBody) -> str:
+        """Returns the part's ETag. Raises StoreError."""
+        digest = hashlib.md5(body, usedforsecurity=False).digest()
+
+        def upload() -> str:
+            with BodyFile(body, self.stopped) as file:
+                answer = self.access.client.upload_part(
+                    Bucket=self.access.bucket,
+                    Key=self.access.key(self.name),
+                    UploadId=self.upload_id,
+                    PartNumber=number,
+                    Body=cast(IO[bytes], file),
+                    ContentLength=len(body),
+                    ContentMD5=base64.b64encode(digest).decode(),
+                )
+            return answer["ETag"]
+
+        try:
+            return repeated(upload, self.access.max_attempts, self.stopped)
+        except FAILURES as error:
+            raise self._explained(error, f"send part {number} of {self.name}") from error
+
+    def copy_part(self, number: int, coming: CopySource, start: int, length: int) -> str:
+        """Returns the part's ETag.
+
+        Raises: CopyRefused, ObjectChanged, ObjectMissing, StoreError.
+        """
+        source = settled(coming)
+        key = self.access.key(source.name)
+
+        def copy() -> str:
+            answer = self.access.client.upload_part_copy(
+                Bucket=self.access.bucket,
+                Key=self.access.key(self.name),
+                UploadId=self.upload_id,
+                PartNumber=number,
+                CopySource={"Bucket": self.access.bucket, "Key": key},
+                CopySourceIfMatch=quoted_etag(source.etag),
+                CopySourceRange=f"bytes={start}-{start + length - 1}",
+            )
+            return answer["CopyPartResult"]["ETag"]
+
+        try:
+            return repeated(copy, self.access.max_attempts, self.stopped)
+        except FAILURES as error:
+            doing = f"copy from {source.name}"
+            if status_of(error) == 412:
+                raise changed(self.access.place.url, source.name) from error
+            if is_unknown_to_server(error):
+                raise CopyUnsupported(str(explain(error, self.access.place, doing))) from error
+            if code_of(error) in _REFUSED_COPIES:
+                raise CopyRefused(str(explain(error, self.access.place, doing))) from error
+            if is_missing(error):
+                raise explain(error, self.access.place, doing, source.name) from error
+            raise self._explained(error, doing) from error
+
+    def _explained(self, error: Exception, doing: str) -> StoreError:
+        told = explain(error, self.access.place, doing)
+        return Unreachable(str(told)) if isinstance(error, CONNECTION_FAILURES) else told
+
+    def complete(self, etags: Mapping[int, str], size: int, *, has_copies: bool) -> StoredObject:
+        """The one atomic step, and a look at what came of it.
+
+        Args:
+            etags: of the parts, by their numbers.
+            size: bytes of all of them together.
+            has_copies: whether some of them were copied.
+
+        Raises: ObjectExists, CopyUnsupported, StoreError.
+        """
+        # Asked also because a server that does not know If-None-Match may ignore it.
+        refuse_taken_name(self.access, self.name)
+        parts: list[CompletedPartTypeDef] = [
+            {"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)
+        ]
+        try:
+            etag = self._ask_to_complete(parts, conditional=True)
+        except FAILURES as error:
+            found = self._committed_after_all(error, has_copies=has_copies)
+        else:
+            found = self._confirmed(etag)
+        return self._whole(found, size)
+
+    def _ask_to_complete(self, parts: list[CompletedPartTypeDef], *, conditional: bool) -> str:
+        """Returns the object's ETag, "" if the answer had none."""
+        request = partial(
+            self.access.client.complete_multipart_upload,
+            Bucket=self.access.bucket,
+            Key=self.access.key(self.name),
+            UploadId=self.upload_id,
+            MultipartUpload={"Parts": parts},
+        )
+        try:
+            answer = request(IfNoneMatch="*") if conditional else request()
+        except FAILURES as error:
+            if conditional and is_unknown_to_server(error):
+                return self._ask_to_complete(parts, conditional=False)
+            raise
+        return bare_etag(answer.get("ETag") or "")
+
+    def _committed_after_all(self, error: Exception, *, has_copies: bool) -> StoredObject:
+        """The object, if only the answer was lost. Raises what the error means otherwise.
+
+        botocore repeats a request whose answer was lost, and then gets 412 for our own object.
+        """
+        with contextlib.suppress(ObjectMissing):
+            found, metadata = self.access.head(self.name)
+            if metadata.get(RUN_KEY) == self.run_id:
+                return found
+            if status_of(error) == 412:
+                raise taken(self.access.place.url, self.name) from error
+        doing = f"complete {self.name}"
+        if has_copies and code_of(error) == "InvalidPart":
+            # Cloudflare R2 wants all parts but the last equal, which copies cannot be.
+            raise CopyUnsupported(str(explain(error, self.access.place, doing))) from error
+        if status_of(error) == 409:
+            raise StoreError(
+                f"{self.access.place.url}: somebody else wrote {self.name} at the same moment; "
+                "run the backup again"
+            ) from error
+        raise explain(error, self.access.place, doing) from error
+
+    def _confirmed(self, etag: str) -> StoredObject:
+        """The object as the server now shows it; no answer is believed without that."""
+        try:
+            found, metadata = self.access.head(self.name)
+        except ObjectMissing:
+            self._unconfirmed("it is not there")
+        # The ETag is for servers that lose the metadata of a multipart upload.
+        if metadata.get(RUN_KEY) != self.run_id and not (etag and found.etag == etag):
+            self._unconfirmed("another object has its name")
+        return found
+
+    def _unconfirmed(self, found: str) -> NoReturn:
+        raise StoreError(
+            f"{self.access.place.url}: the server took {self.name} as complete, but {found}; "
+            "run the backup again"
+        )
+
+    def _whole(self, found: StoredObject, size: int) -> StoredObject:
+        if found.size == size:
+            return found
+        # Ours, and not what was sent: it must not be listed as a backup.
+        with contextlib.suppress(*FAILURES):
+            key = self.access.key(self.name)
+            self.access.client.delete_object(Bucket=self.access.bucket, Key=key)
+        raise StoreError(
+            f"{self.access.place.url}: {self.name} has {found.size:,} bytes where "
+            f"{size:,} were sent, and was removed; check the server and run again"
+        )
