@@ -12,7 +12,7 @@ from backup_tasks.backup_run import BackupRun
 from backup_tasks.catalog import find_backups
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
-from backup_tasks.paths import Paths
+from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.profile import load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
@@ -25,6 +25,14 @@ from backup_tasks.survey import BackupPlan
 
 # What the log says of a signing key that was just made.
 NEW_KEY = "archives are signed from now on with this machine's new key"
+
+
+def paths_in(folder: Path) -> Paths:
+    """New folders below this one for all that a run writes, and the project's own templates."""
+    folders = {name: folder / name for name in ("profiles", "logs", "state")}
+    for path in folders.values():
+        path.mkdir(mode=0o700)
+    return Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
 
 
 @dataclass

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from backup_tasks.paths import PROJECT_ROOT, Paths
+from backup_tasks.paths import Paths
+from tests.backups import paths_in
 from tests.s3_server import REGION, S3Server, start_s3_server
 
 # Started by nohup or in the background, the tests and what they start would ignore these.
@@ -76,7 +77,4 @@ def s3_bucket(s3_server: S3Server, _s3_client: Any) -> Iterator[S3Bucket]:
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     """Folders below the test's own, but the project's templates."""
-    folders = {name: tmp_path / name for name in ("profiles", "logs", "state")}
-    for folder in folders.values():
-        folder.mkdir(mode=0o700)
-    return Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
+    return paths_in(tmp_path)

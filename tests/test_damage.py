@@ -33,7 +33,6 @@ from backup_tasks.identities import Keyring
 from backup_tasks.listing import list_entries
 from backup_tasks.manifest import Header
 from backup_tasks.naming import is_encrypted_name
-from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import footer_length, read_footer, read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
@@ -43,7 +42,7 @@ from backup_tasks.signing_key import read_own_key
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import render_verify
-from tests.backups import Backups
+from tests.backups import Backups, paths_in
 from tests.histories import use_small_chunks
 from tests.keys import make_key
 
@@ -125,12 +124,9 @@ def fill(source: Path) -> None:
 def sound(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Sound:
     """One archive for all tests of this file, in chunks of 4 KiB."""
     here = tmp_path_factory.mktemp("damage")
-    folders = {name: here / name for name in ("profiles", "logs", "state")}
-    for folder in (*folders.values(), here / "source"):
-        folder.mkdir()
+    (here / "source").mkdir()
     fill(here / "source")
-    paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
-    backups = Backups(here / "source", here / "store", paths)
+    backups = Backups(here / "source", here / "store", paths_in(here))
     if request.param == "encrypted":
         pair = make_key(here)
         backups.recipients, backups.key = (pair.recipient,), pair.file
@@ -150,7 +146,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     assert details.header is not None
     borders = borders_of(store, backup, keys)
     tree = read_tree(here / "whole")
-    own_key = read_own_key(paths.state)
+    own_key = read_own_key(backups.paths.state)
     assert own_key is not None
     signers = (render_public_key(own_key.public_key),)
     return Sound(content, borders, details.header, tree, entries, name, keys, signers)

@@ -21,7 +21,7 @@ from backup_tasks.reader import read_manifest
 from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
 from tests.attacks import Item, forge_ours, forge_plain
 from tests.attacks import restore as restore_forged
-from tests.backups import Backups
+from tests.backups import Backups, paths_in
 from tests.other_process import IS_ROOT, NOBODY, as_nobody
 from tests.source_trees import (
     assert_same_tree,
@@ -308,13 +308,8 @@ def user_scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UserScene]:
     run_folder.chmod(0o755)
     here = run_folder / "here"
     here.mkdir()
-    folders = {name: here / name for name in ("profiles", "logs", "state")}
-    for folder in (*folders.values(), here / "store"):
-        folder.mkdir()
-    from backup_tasks.paths import PROJECT_ROOT
-
-    paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
-    yield UserScene(here, Backups(here / "source", here / "store", paths))
+    (here / "store").mkdir()
+    yield UserScene(here, Backups(here / "source", here / "store", paths_in(here)))
     run("find", run_folder, "-depth", "-delete")
 
 

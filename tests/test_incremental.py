@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, given, settings
 
 from backup_tasks.catalog import find_backups
 from backup_tasks.manifest import Manifest
-from backup_tasks.paths import PROJECT_ROOT, Paths
+from backup_tasks.paths import Paths
 from backup_tasks.plan import is_large, piece_numbers
 from backup_tasks.progress import SilentProgress
 from backup_tasks.runs import DEAD_LIMIT
 from backup_tasks.stores.base import PartLimits
 from backup_tasks.verify import run_verify
+from tests.backups import paths_in
 from tests.generations import (
     ANY,
     EARLIER,
@@ -104,10 +105,8 @@ class Replay:
 
 
 def new_replay(folder: Path, now: datetime, limits: PartLimits) -> Replay:
-    places = {name: folder / name for name in ("profiles", "logs", "state")}
-    for place in (*places.values(), folder / "source"):
-        place.mkdir()
-    paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **places)
+    (folder / "source").mkdir()
+    paths = paths_in(folder)
     made = Generations(folder / "source", folder / "store", paths, now=now, limits=limits)
     return Replay(folder, made)
 

@@ -25,7 +25,7 @@ from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectMissing, Sto
 from backup_tasks.leftovers import UploadNote, end_leftovers
 from backup_tasks.manifest import Header
 from backup_tasks.naming import is_backup_name
-from backup_tasks.paths import PROJECT_ROOT, Paths
+from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_header
 from backup_tasks.state import state_key
@@ -33,7 +33,7 @@ from backup_tasks.stores import open_store
 from backup_tasks.stores.base import PartLimits, StoredObject
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import run_verify
-from tests.backups import Backups
+from tests.backups import Backups, paths_in
 from tests.generations import untar
 from tests.histories import (
     CHUNK,
@@ -833,11 +833,7 @@ def test_whatever_changes_between_kills_the_next_backup_is_the_tree(
 
 
 def _backups_in(folder: Path) -> Interrupted:
-    folders = {name: folder / name for name in ("profiles", "logs", "state")}
-    for path in folders.values():
-        path.mkdir()
-    paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
     (folder / "source").mkdir()
-    backups = Interrupted(folder / "source", folder / "store", paths, now=LATER)
+    backups = Interrupted(folder / "source", folder / "store", paths_in(folder), now=LATER)
     backups.write_profile()
     return backups

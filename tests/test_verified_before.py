@@ -17,13 +17,13 @@ import backup_tasks.chunk_reader
 from backup_tasks.catalog import find_backups
 from backup_tasks.compress import decompress_chunk
 from backup_tasks.manifest import Chunk, Entry
-from backup_tasks.paths import PROJECT_ROOT, Paths
+from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.verified_before import VerifiedBefore, digest_group
 from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import VerifyReport
-from tests.backups import Backups
+from tests.backups import Backups, paths_in
 from tests.histories import CHUNK, Change, RealTree, histories, play, use_small_chunks
 
 
@@ -74,11 +74,8 @@ def test_whatever_is_damaged_each_archive_is_told_of_as_if_by_itself(
     ):
         use_small_chunks(patch)
         here = Path(place)
-        folders = {name: here / name for name in ("profiles", "logs", "state")}
-        for folder in (*folders.values(), here / "source"):
-            folder.mkdir()
-        paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
-        backups = Backups(here / "source", here / "store", paths)
+        (here / "source").mkdir()
+        backups = Backups(here / "source", here / "store", paths_in(here))
         fill(backups)
         tree = RealTree(backups.source)
         for changes in history:

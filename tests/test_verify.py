@@ -20,7 +20,7 @@ from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES
 from backup_tasks.listing import list_entries
 from backup_tasks.manifest import Chunk, Entry
-from backup_tasks.paths import PROJECT_ROOT, Paths
+from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore import RestoreRequest, run_restore
@@ -28,7 +28,7 @@ from backup_tasks.signature_member import MEMBER_BYTES
 from backup_tasks.verified_before import VerifiedBefore
 from backup_tasks.verify import Sample, parse_sample, run_verify
 from backup_tasks.verify_report import VerifyReport, render_verify
-from tests.backups import Backups
+from tests.backups import Backups, paths_in
 from tests.cli import Cli, cli, s3_store
 from tests.conftest import S3Bucket
 from tests.histories import Change, RealTree, histories, play, use_small_chunks
@@ -108,11 +108,8 @@ def test_every_archive_of_any_history_is_whole(history: list[list[Change]]) -> N
     ):
         use_small_chunks(patch)
         here = Path(place)
-        folders = {name: here / name for name in ("profiles", "logs", "state")}
-        for folder in (*folders.values(), here / "source"):
-            folder.mkdir()
-        paths = Paths(root=PROJECT_ROOT, templates=PROJECT_ROOT / "templates", **folders)
-        backups = Backups(here / "source", here / "store", paths)
+        (here / "source").mkdir()
+        backups = Backups(here / "source", here / "store", paths_in(here))
         tree = RealTree(backups.source)
         for changes in history:
             for change in changes:
