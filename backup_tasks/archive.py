@@ -168,7 +168,7 @@ class ArchiveBuilder:
             for number in run:
                 old = base.chunks[number]
                 self.chunks.append(old.at(old.offset + shift))
-            length = last.offset + last.length - first.offset
+            length = last.end - first.offset
             self._parts.copy(base.source_of(run[0]), first.offset, length)
             self._submitted += len(run)
 

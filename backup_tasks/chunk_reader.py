@@ -67,15 +67,14 @@ def plan_ranges(
     start = end = 0
     for number in numbers:
         chunk = chunks[number]
-        chunk_end = chunk.offset + chunk.length
         is_far = chunk.offset - end > _GAP_BYTES
-        if group and (is_far or chunk_end - start > range_bytes):
+        if group and (is_far or chunk.end - start > range_bytes):
             ranges.append(ChunkRange(tuple(group), start, end))
             group = []
         if not group:
             start = chunk.offset
         group.append(number)
-        end = chunk_end
+        end = chunk.end
     if group:
         ranges.append(ChunkRange(tuple(group), start, end))
     return ranges
@@ -94,7 +93,19 @@ def read_chunks(
     caller's decision. Raises StoreError when the store fails; IdentityError when chunks are
     encrypted and `keys` cannot be read.
     """
-    return map_chunks(store, stored, chunks, numbers, keys, lambda _: lambda chunk: chunk)
+    return map_chunks(store, stored, chunks, numbers, keys, _as_it_is)
+
+
+def check_chunks(
+    store: RangeReader, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
+) -> Iterator[ReadChunk]:
+    """As `read_chunks`, but only the stored bytes are checked, which takes no key; `raw` is
+    empty."""
+    return map_chunks(store, stored, chunks, numbers, NO_KEYS, _as_it_is, lambda _: True)
+
+
+def _as_it_is(_: int) -> Callable[[ReadChunk], ReadChunk]:
+    return lambda chunk: chunk
 
 
 def map_chunks(
@@ -117,42 +128,6 @@ def map_chunks(
         range_bytes: of each request; three of them wait in memory.
     """
 
-    def unpack(number: int, stored_bytes: memoryview) -> ReadChunk:
-        chunk = chunks[number]
-        if is_known(number):
-            return ReadChunk(number, b"")
-        try:
-            if not chunk.content:
-                return ReadChunk(number, decompress_chunk(stored_bytes, chunk.raw))
-            packed = open_sealed_chunk(bytes(stored_bytes), chunk.content, keys)
-            return ReadChunk(number, decompress_chunk(packed, chunk.raw))
-        except (ArchiveError, NoKeyFits) as error:
-            return ReadChunk(number, b"", str(error))
-
-    return _read_stored(store, stored, chunks, numbers, unpack, prepare, range_bytes)
-
-
-def check_chunks(
-    store: RangeReader, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
-) -> Iterator[ReadChunk]:
-    """As `read_chunks`, but only the stored bytes are checked, which takes no key; `raw` is
-    empty."""
-
-    def pass_over(number: int, _: memoryview) -> ReadChunk:
-        return ReadChunk(number, b"")
-
-    return _read_stored(store, stored, chunks, numbers, pass_over, lambda _: lambda chunk: chunk)
-
-
-def _read_stored(
-    store: RangeReader,
-    stored: StoredObject,
-    chunks: Sequence[Chunk],
-    numbers: Sequence[int],
-    unpack: Callable[[int, memoryview], ReadChunk],
-    prepare: Callable[[int], Callable[[ReadChunk], _Result]],
-    range_bytes: int = RANGE_BYTES,
-) -> Iterator[_Result]:
     def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
         return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
 
@@ -162,7 +137,9 @@ def _read_stored(
         stored_bytes = memoryview(block)[begin : begin + chunk.length]
         if hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256:
             return ReadChunk(number, b"", "its hash is wrong")
-        return unpack(number, stored_bytes)
+        if is_known(number):
+            return ReadChunk(number, b"")
+        return _unpack(number, chunk, stored_bytes, keys)
 
     def calls(fetched: Iterator[tuple[ChunkRange, bytes]]) -> Iterator[Callable[[], _Result]]:
         for wanted, block in fetched:
@@ -179,6 +156,16 @@ def _read_stored(
     finally:
         for pool in (fetchers, unpackers):
             pool.shutdown(cancel_futures=True)
+
+
+def _unpack(number: int, chunk: Chunk, stored_bytes: memoryview, keys: Keyring) -> ReadChunk:
+    try:
+        if not chunk.content:
+            return ReadChunk(number, decompress_chunk(stored_bytes, chunk.raw))
+        packed = open_sealed_chunk(bytes(stored_bytes), chunk.content, keys)
+        return ReadChunk(number, decompress_chunk(packed, chunk.raw))
+    except (ArchiveError, NoKeyFits) as error:
+        return ReadChunk(number, b"", str(error))
 
 
 def _use(use: Callable[[ReadChunk], _Result], read: Callable[[], ReadChunk]) -> _Result:

@@ -19,8 +19,7 @@ def plan_ahead(chunks: Sequence[Chunk], limits: PartLimits) -> list[range]:
 
     The last ones are in none of them: they are those of folders, which are always written anew.
     """
-    end = chunks[-1].offset + chunks[-1].length if chunks else 0
-    most_bytes = copy_bytes(end, limits)
+    most_bytes = copy_bytes(chunks[-1].end if chunks else 0, limits)
     ranges: list[range] = []
     first, length = 0, 0
     for number, chunk in enumerate(chunks):
@@ -71,5 +70,4 @@ class CopiesAhead:
         return ahead
 
     def _end(self, numbers: range) -> int:
-        last = self.chunks[numbers[-1]]
-        return last.offset + last.length
+        return self.chunks[numbers[-1]].end

@@ -73,32 +73,23 @@ class Extractor:
         self._unlike: set[str] = set()
         self.report = ExtractReport(notes=self._setter.notes)
 
-    def add(
-        self,
-        member: Member,
-        pieces: Iterable[memoryview],
-        sha256: str = "",
-        *,
-        is_checked: bool = False,
-    ) -> None:
+    def add(self, member: Member, pieces: Iterable[memoryview], sha256: str = "") -> None:
         """Restore one member.
 
         Args:
             member: what its headers say.
             pieces: its stored bytes; read only for a regular file.
-            sha256: what the content must hash to, hex; "" when nobody knows.
-            is_checked: the pieces are known to have that hash.
+            sha256: what the content must hash to, hex; "" when nobody knows, or it was seen to.
 
         Raises:
             WrongContentError: the hash differs; nothing was put under the name.
             OSError: only for what concerns the whole target, such as a full disk.
         """
         path = _decode(member.path)
-        expected = "" if is_checked else sha256
         try:
             check_path(path)
             if member.kind == "file":
-                self._try(path, partial(self._add_file, member, path, pieces, expected))
+                self._try(path, partial(self._add_file, member, path, pieces, sha256))
             elif member.kind == "hardlink":
                 check_path(_decode(member.link))
                 self._hardlinks.append(member)

@@ -80,6 +80,11 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     content: str = ""
 
     @property
+    def end(self) -> int:
+        """Where it ends in the object."""
+        return self.offset + self.length
+
+    @property
     def gzip_sha256(self) -> str:
         """SHA-256 of the gzip member, hex."""
         return self.content or self.sha256

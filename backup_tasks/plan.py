@@ -315,7 +315,7 @@ class ReusePlanner:
 
     def _stored_length(self, run: range) -> int:
         first, last = self._chunks[run[0]], self._chunks[run[-1]]
-        return last.offset + last.length - first.offset
+        return last.end - first.offset
 
     def _reuse(self, chosen: bytearray, may_keep: bytearray, links_lost: int) -> Reuse:
         runs = runs_of(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -185,19 +186,20 @@ def _restore_ours(
     with OpenTarget(request.target, request.policy) as extractor:
         if not request.is_told_what_to_do:
             check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
-        prepare = HashesAhead(selection.entries()).prepare
+        ahead, entries = itertools.tee(selection.entries())  # some chunks apart
+        prepare = HashesAhead(ahead).prepare
         stream = MemberStream(
             map_chunks(store, backup.stored, manifest.chunks, numbers, keys, prepare),
             extractor.leave_out if request.skip_damaged else None,
         )
-        for found in stream.members(selection.entries()):
+        for found in stream.members(entries):
             member = found.member
             entry, restore_as = found.wanted
             if restore_as != entry.name:
                 member.path = restore_as.encode("utf-8", "surrogateescape")
             try:
-                pieces = _counted(found.pieces, progress)
-                extractor.add(member, pieces, entry.sha256, is_checked=found.is_checked)
+                sha256 = "" if found.is_checked else entry.sha256
+                extractor.add(member, _counted(found.pieces, progress), sha256)
             except ArchiveError as error:
                 if not request.skip_damaged:
                     raise ArchiveError(_damaged(backup, error)) from error

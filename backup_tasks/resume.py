@@ -144,7 +144,7 @@ def _sound_chunks(store: Store, run: StagedRun, stored: StoredObject) -> list[Ch
     Where parts arrive whole or not at all, the last one's hash tells whether the journal is
     about these very bytes. Elsewhere each one is read.
     """
-    chunks = [chunk for chunk in run.chunks if chunk.offset + chunk.length <= stored.size]
+    chunks = [chunk for chunk in run.chunks if chunk.end <= stored.size]
     numbers = range(len(chunks))[-1:] if store.salvage_is_sure else range(len(chunks))
     try:
         for read in check_chunks(store, stored, chunks, numbers):

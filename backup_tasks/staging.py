@@ -151,7 +151,7 @@ class StagedRun:
 
     def _follows(self, chunk: Chunk) -> bool:
         last = self.chunks[-1] if self.chunks else None
-        is_next = last is None or chunk.offset == last.offset + last.length
+        is_next = last is None or chunk.offset == last.end
         return is_next and chunk.offset >= 0 < chunk.length and 0 < chunk.raw <= CHUNK_RAW_LIMIT
 
     def entries(self) -> Iterator[Entry]:

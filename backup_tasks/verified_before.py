@@ -22,17 +22,15 @@ class Groups:
     """The chunks of one archive in groups: one in which entries begin, and those up to the next.
 
     Args:
-        before: groups that were found whole; those of this archive are added.
+        before: groups that were found whole; those of this archive are added. None where nothing
+            is to be known.
         chunks: all of the archive.
-
-    Attributes:
-        known: 1 for each chunk of a group that was found whole before, as far as was asked.
     """
 
-    def __init__(self, before: VerifiedBefore, chunks: Sequence[Chunk]) -> None:
+    def __init__(self, before: VerifiedBefore | None, chunks: Sequence[Chunk]) -> None:
         self._before = before
         self._chunks = chunks
-        self.known = bytearray(len(chunks))
+        self._known = bytearray(len(chunks))
         # Last chunk -> first chunk and digest, of groups that are not known.
         self._awaited: dict[int, tuple[int, bytes]] = {}
         self._last_unsound = -1
@@ -46,12 +44,17 @@ class Groups:
         """
         count = len(self._chunks)
         stop = min(following or count, count)
-        digest = digest_group(self._chunks[number:stop], begin)
-        if digest in self._before:
-            self.known[number:stop] = b"\1" * (stop - number)
-        else:
-            self._awaited[stop - 1] = number, digest
+        if self._before is not None:
+            digest = digest_group(self._chunks[number:stop], begin)
+            if digest in self._before:
+                self._known[number:stop] = b"\1" * (stop - number)
+            else:
+                self._awaited[stop - 1] = number, digest
         return stop - 1
+
+    def is_known(self, number: int) -> bool:
+        """Whether the chunk is of a group that was found whole before, as far as was expected."""
+        return bool(self._known[number])
 
     def took(self, number: int, *, is_sound: bool, is_open: bool) -> None:
         """A chunk was checked, in ascending order.
@@ -62,7 +65,7 @@ class Groups:
         if not is_sound:
             self._last_unsound = number
         first, digest = self._awaited.pop(number, (0, b""))
-        if digest and not is_open and self._last_unsound < first:
+        if self._before is not None and digest and not is_open and self._last_unsound < first:
             self._before.add(digest)
 
 

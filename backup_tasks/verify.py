@@ -121,38 +121,33 @@ def _check_chunks(
     before: VerifiedBefore | None,
 ) -> None:
     chunks = manifest.chunks
-    groups = Groups(before, chunks) if before is not None else None
+    groups = Groups(before, chunks)
     selection = Selection(manifest, WantedPaths(()))
     check = EntryCheck(wanted.entry for wanted in selection.entries())
     progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
 
     def check_of(number: int) -> Callable[[ReadChunk], CheckedChunk]:
         begin = check.expect(number)
-        if groups is not None and begin:
+        if begin:
             last = groups.expect(number, begin, check.following)
-            if groups.known[number]:
+            if groups.is_known(number):
                 return partial(accept_chunk, begin, last)
         return partial(check_chunk, begin)
 
-    def is_known(number: int) -> bool:
-        return groups is not None and bool(groups.known[number])
-
     stored = report.backup.stored
     for result in map_chunks(
-        store, stored, chunks, numbers, keys, check_of, is_known, _RANGE_BYTES
+        store, stored, chunks, numbers, keys, check_of, groups.is_known, _RANGE_BYTES
     ):
         chunk = result.chunk
         place = chunks[chunk.number]
         if chunk.damage:
-            end = place.offset + place.length
             report.add_fault(
-                f"chunk {chunk.number} (bytes {place.offset:,} to {end:,}): {chunk.damage}"
+                f"chunk {chunk.number} (bytes {place.offset:,} to {place.end:,}): {chunk.damage}"
             )
         files, lost = check.found.files, check.lost.count
         check.take(result)
-        if groups is not None:
-            is_sound = not chunk.damage and check.lost.count == lost
-            groups.took(chunk.number, is_sound=is_sound, is_open=check.found.open is not None)
+        is_sound = not chunk.damage and check.lost.count == lost
+        groups.took(chunk.number, is_sound=is_sound, is_open=check.found.open is not None)
         report.checked_chunks += 1
         report.checked_bytes += place.length
         progress.advance(place.length, check.found.files - files)

@@ -155,16 +155,20 @@ def run_bench(size: str, work: Path, file: Path) -> Growth:
             if why := _what_is_missing(place, load):
                 growth.skipped[load.name] = why
                 print(f"{load.name}: not measured: {why}", flush=True)
-                continue
-            for point in bench.measure(number, load):
-                growth.points.append(point)
-                print(
-                    f"{point.load:<22} {point.phase:<24} {point.wall_seconds:8.2f} s "
-                    f"{point.cpu_seconds:8.2f} s CPU {point.largest_kib / 1024:6.0f} MiB",
-                    flush=True,
-                )
+            else:
+                for point in bench.measure(number, load):
+                    growth.points.append(point)
+                    _tell(point)
             growth.save(file)
     return growth
+
+
+def _tell(point: Point) -> None:
+    print(
+        f"{point.load:<22} {point.phase:<24} {point.wall_seconds:8.2f} s "
+        f"{point.cpu_seconds:8.2f} s CPU {point.largest_kib / 1024:6.0f} MiB",
+        flush=True,
+    )
 
 
 def _what_is_missing(place: Path, load: Load) -> str:
@@ -188,7 +192,6 @@ def main() -> None:
     results = asked.results or report_folder(asked.size, work)
     with ends_tidily():
         growth = run_bench(asked.size, work, results / "scale.json")
-        growth.save(results / "scale.json")
         (results / "scale.md").write_text(render_growth(growth))
         print(f"wrote scale.md to {results}")
 

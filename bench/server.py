@@ -11,21 +11,15 @@ from typing import Any
 
 from tests.s3_server import S3Server
 
-# The server pauses for about a second whenever one is full, which in a real one is seldom.
-_VOLUME_MEBIBYTES = 1024
+# Of what the server keeps objects in, larger than the tests have them: it pauses for about a second
+# whenever one is full, which in a real one is seldom.
+VOLUME_MEBIBYTES = 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LOOK_SECONDS = 0.5
 # Less of one core than this, and what the server does disturbs nobody.
 _QUIET_SHARE = 0.04
 _QUIET_LOOKS = 2
 _MOST_SECONDS = 120
-
-
-def start_bench_server(folder: Path) -> S3Server:
-    """A server that keeps everything below `folder`, in larger files than the tests have."""
-    server = S3Server(folder, _VOLUME_MEBIBYTES)
-    server.start()
-    return server
 
 
 def process_seconds(process_id: int) -> float:

@@ -21,9 +21,10 @@ from bench.machine import describe_machine, describe_peers
 from bench.render import render_results
 from bench.results import Results, load_results
 from bench.rounds import Bench
-from bench.server import start_bench_server
+from bench.server import VOLUME_MEBIBYTES
 from bench.session import HERE, ends_tidily, report_folder, working_folder
 from bench.trees import digest, fingerprint
+from tests.s3_server import start_s3_server
 
 # The files, up to three archives of each peer at half their size, and each peer's restored tree.
 _NEEDED_TIMES = 14
@@ -70,7 +71,10 @@ def run_bench(size: str, rounds: int, work: Path, tools: Path, file: Path) -> No
             "digest": digest(tree)[:16],
         },
     )
-    with working_folder(work) as place, start_bench_server(place / "server") as server:
+    with (
+        working_folder(work) as place,
+        start_s3_server(place / "server", VOLUME_MEBIBYTES) as server,
+    ):
         bench = Bench(server, corpus, place, tools / "bin", results)
         results.instant = measure_instant(place / "instant")
         bench.count_bytes()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from backup_tasks.backup import run_backup, run_backup_plan
 from backup_tasks.backup_run import BackupRun
@@ -22,6 +27,7 @@ from backup_tasks.signing_key import open_own_key
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.survey import BackupPlan
+from tests.histories import use_small_chunks
 
 # What the log says of a signing key that was just made.
 NEW_KEY = "archives are signed from now on with this machine's new key"
@@ -147,3 +153,17 @@ class Backups:
             "BACKUP_TASKS_LOGS": str(self.paths.logs),
             "BACKUP_TASKS_STATE": str(self.paths.state),
         }
+
+
+@contextlib.contextmanager
+def small_backups() -> Iterator[Backups]:
+    """Backups of an empty source in small chunks, in a folder of their own: one for each example
+    of a test, where fixtures would be shared by all."""
+    with (
+        tempfile.TemporaryDirectory(prefix="test-backups-") as place,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        use_small_chunks(patch)
+        here = Path(place)
+        (here / "source").mkdir()
+        yield Backups(here / "source", here / "store", paths_in(here))

@@ -26,6 +26,9 @@ from types import TracebackType
 from typing import Any, Self
 
 REGION = "us-east-1"
+# Of the files that it keeps objects in. Each bucket takes some of its own: many small ones serve
+# many buckets.
+VOLUME_MEBIBYTES = 64
 
 # Every service of `weed mini` listens twice, and every port has a flag; left alone, they would
 # meet those of the next server.
@@ -51,17 +54,13 @@ _STOP_SECONDS = 5
 class S3Server:
     """A running server. Use as a context manager, or call `stop`.
 
-    Args:
-        volume_mebibytes: size of the files that it keeps objects in. Each bucket takes some of its
-            own: many small ones serve many buckets.
-
     Attributes:
         endpoint: "http://127.0.0.1:PORT".
         access_key, secret_key: of an administrator.
         reader_key, reader_secret: of somebody who may list and read, nothing else.
     """
 
-    def __init__(self, folder: Path, volume_mebibytes: int = 64) -> None:
+    def __init__(self, folder: Path, volume_mebibytes: int = VOLUME_MEBIBYTES) -> None:
         self.folder = folder
         self._volume_mebibytes = volume_mebibytes
         self.access_key, self.secret_key = "backup-admin", secrets.token_hex(16)
@@ -248,9 +247,13 @@ class S3Server:
         config.write_text(json.dumps({"identities": identities}))
 
 
-def start_s3_server(folder: Path) -> S3Server:
-    """A server that keeps everything below `folder`. Raises RuntimeError if it cannot start."""
-    server = S3Server(folder)
+def start_s3_server(folder: Path, volume_mebibytes: int = VOLUME_MEBIBYTES) -> S3Server:
+    """A server that keeps everything below `folder`. Raises RuntimeError if it cannot start.
+
+    Args:
+        volume_mebibytes: size of the files that it keeps objects in.
+    """
+    server = S3Server(folder, volume_mebibytes)
     server.start()
     return server
 

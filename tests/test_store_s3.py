@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -518,6 +518,20 @@ def test_a_copy_that_cannot_be_says_why_by_its_kind(
     writer.abort()
 
 
+def held_until(
+    gate: threading.Event, arrived: threading.Semaphore | None = None
+) -> Callable[[Request, PassOn], Answer]:
+    """Passes requests on once the gate is open; `arrived` is released for each that waits."""
+
+    def hold(request: Request, pass_on: PassOn) -> Answer:
+        if arrived is not None:
+            arrived.release()
+        assert gate.wait(60)
+        return pass_on(request)
+
+    return hold
+
+
 def committing(writer: ArchiveWriter) -> Future[StoredObject]:
     """The object of a writer that commits it on another thread."""
     pool = ThreadPoolExecutor(1)
@@ -530,12 +544,7 @@ def test_an_object_that_is_still_to_be_committed_is_copied_to_its_place(
     store: S3Store, proxy: FaultyProxy
 ) -> None:
     gate = threading.Event()
-
-    def hold(request: Request, pass_on: PassOn) -> Answer:
-        assert gate.wait(60)
-        return pass_on(request)
-
-    proxy.misbehave("CompleteMultipartUpload", hold)
+    proxy.misbehave("CompleteMultipartUpload", held_until(gate))
     writer = store.write(OTHER, in_flight_bytes=64 * MIB)
     source = store.write(NAME, in_flight_bytes=64 * MIB)
     source.send(b"b" * PART)
@@ -571,13 +580,7 @@ def test_giving_up_ends_a_commit_that_waits_and_gives_its_memory_to_others(
     store: S3Store, proxy: FaultyProxy
 ) -> None:
     gate, arrived = threading.Event(), threading.Semaphore(0)
-
-    def hold(request: Request, pass_on: PassOn) -> Answer:
-        arrived.release()
-        assert gate.wait(60)
-        return pass_on(request)
-
-    proxy.misbehave("UploadPart", hold, times=4)
+    proxy.misbehave("UploadPart", held_until(gate, arrived), times=4)
     source = store.write(NAME, in_flight_bytes=8 * PART)
     for _ in range(8):
         source.send(b"b" * PART)
@@ -602,25 +605,23 @@ def test_writers_of_one_store_share_the_memory_that_is_allowed(
     store: S3Store, proxy: FaultyProxy
 ) -> None:
     gate = threading.Event()
-
-    def hold(request: Request, pass_on: PassOn) -> Answer:
-        assert gate.wait(60)
-        return pass_on(request)
-
-    proxy.misbehave("UploadPart", hold, times=100)
+    proxy.misbehave("UploadPart", held_until(gate), times=100)
     first = store.write(NAME, in_flight_bytes=3 * PART)
     second = store.write(OTHER, in_flight_bytes=3 * PART)
     first.send(b"a" * PART)
     first.send(b"a" * PART)
     sent: list[int] = []
+    has_sent = threading.Event()
 
     def send_all() -> None:
         for number in range(3):
             second.send(b"b" * PART)
             sent.append(number)
+            has_sent.set()
 
     sender = threading.Thread(target=send_all)
     sender.start()
+    assert has_sent.wait(60)
     sender.join(0.3)  # it would have sent all by now, if it could
     assert sent == [0]
     gate.set()
@@ -645,12 +646,7 @@ def test_sending_waits_for_a_part_that_is_slow_so_that_a_crash_loses_little(
     store: S3Store, proxy: FaultyProxy
 ) -> None:
     gate = threading.Event()
-
-    def hold(request: Request, pass_on: PassOn) -> Answer:
-        assert gate.wait(60)
-        return pass_on(request)
-
-    proxy.misbehave("UploadPart", hold)
+    proxy.misbehave("UploadPart", held_until(gate))
     writer = cast(S3Writer, store.write(NAME, in_flight_bytes=96 * MIB))
     sender = threading.Thread(target=lambda: [writer.send(b"x" * PART) for _ in range(22)])
     sender.start()

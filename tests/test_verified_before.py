@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-import tempfile
 from datetime import UTC
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from backup_tasks.reader import read_manifest
 from backup_tasks.verified_before import VerifiedBefore, digest_group
 from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import VerifyReport
-from tests.backups import Backups, paths_in
+from tests.backups import Backups, small_backups
 from tests.histories import CHUNK, Change, RealTree, histories, play, use_small_chunks
 
 
@@ -68,14 +67,7 @@ def flip(archive: Path, place: float) -> None:
 def test_whatever_is_damaged_each_archive_is_told_of_as_if_by_itself(
     history: list[list[Change]], damage: list[tuple[int, float]]
 ) -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="test-verify-") as place,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        use_small_chunks(patch)
-        here = Path(place)
-        (here / "source").mkdir()
-        backups = Backups(here / "source", here / "store", paths_in(here))
+    with small_backups() as backups:
         fill(backups)
         tree = RealTree(backups.source)
         for changes in history:

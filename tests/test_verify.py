@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, date
 from pathlib import Path
@@ -28,10 +27,10 @@ from backup_tasks.signature_member import MEMBER_BYTES
 from backup_tasks.verified_before import VerifiedBefore
 from backup_tasks.verify import Sample, parse_sample, run_verify
 from backup_tasks.verify_report import VerifyReport, render_verify
-from tests.backups import Backups, paths_in
+from tests.backups import Backups, small_backups
 from tests.cli import Cli, cli, s3_store
 from tests.conftest import S3Bucket
-from tests.histories import Change, RealTree, histories, play, use_small_chunks
+from tests.histories import Change, RealTree, histories, play
 
 __all__ = ["cli"]
 
@@ -102,14 +101,7 @@ def test_an_archive_that_copied_from_another_one_is_whole(backups: Backups) -> N
 @settings(max_examples=20, deadline=None)
 @given(histories(generations=4))
 def test_every_archive_of_any_history_is_whole(history: list[list[Change]]) -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="test-verify-") as place,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        use_small_chunks(patch)
-        here = Path(place)
-        (here / "source").mkdir()
-        backups = Backups(here / "source", here / "store", paths_in(here))
+    with small_backups() as backups:
         tree = RealTree(backups.source)
         for changes in history:
             for change in changes:
