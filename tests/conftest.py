@@ -20,6 +20,8 @@ from tests.s3_server import REGION, S3Server, start_s3_server
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Where Debian has cron, setcap and getcap; the PATH of an ordinary user leaves it out.
+os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)

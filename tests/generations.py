@@ -101,7 +101,9 @@ def untar(archive: Path, target: Path, program: str = "tar", key: Path | None = 
 
 def untar_by_python(archive: Path, target: Path) -> Path:
     with gzip.open(archive) as raw, tarfile.open(fileobj=raw, mode="r|") as tar:
-        tar.extractall(target, filter="fully_trusted")
+        # Debian 12's Python knows no filters yet, and has none to trust fully.
+        tar.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
+        tar.extractall(target)
     shutil.rmtree(target / ".backup")
     return target
 
