@@ -20,7 +20,7 @@ from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
 from backup_tasks.manifest import Header, write_manifest
-from backup_tasks.manifest_lines import complete_lines
+from backup_tasks.manifest_lines import FOLDER_LINE, complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
@@ -30,6 +30,7 @@ from backup_tasks.stages import Detour, Stages, Watched
 from backup_tasks.staging import StagingJournal
 from backup_tasks.stores.base import ArchiveWriter, Store
 from backup_tasks.survey import Survey
+from backup_tasks.turns import LaterTurns
 from backup_tasks.upload import (
     NOTHING_AHEAD,
     Ahead,
@@ -104,23 +105,23 @@ class Assembly:
             entries = EntryWriter(
                 builder, self.report, self.progress, root, survey.reuse, earlier, journal
             )
-            with LineSpool() as lines, LineSpool() as folder_lines:
+            now_ns = int(self.record.started_at.timestamp()) * 10**9
+            with LineSpool() as lines, LaterTurns(now_ns) as later, LineSpool() as folder_lines:
                 kept = last.index.lines_between if last else _no_lines
-                for line in entries.write_all(survey.steps, kept):
-                    lines.append(line)
-                    if detour is not None:
-                        detour.go_on()
+                _collect(lines, entries.write_all(survey.steps, kept, later.postpone), detour)
+                for turn in later.in_order():
+                    _collect(turn.lines, entries.write_turn(turn.plans), detour)
                 builder.end_entries()
                 if detour is not None:
                     detour.end()
                 # From the deepest up: some tars set a folder's time at once, and a folder that
                 # is made in it afterwards would change it.
-                for line in entries.write_folders(reversed(survey.folders)):
-                    folder_lines.append(line)
+                _collect(folder_lines, entries.write_folders(reversed(survey.folders)), None)
                 builder.end_entries()
                 self._note_figures(entries, parts, detour)
                 header = self._header(builder, entries)
-                entry_lines = complete_lines(lines, reversed(folder_lines), kept)
+                awaited = {**later.lines(), FOLDER_LINE: reversed(folder_lines)}
+                entry_lines = complete_lines(lines, awaited, kept)
                 self._add_manifest(builder, header, entry_lines, end)
         finally:
             os.close(root)
@@ -202,6 +203,13 @@ class Assembly:
             size = lines.tell()
             lines.seek(0)
             builder.add_manifest(lines, size, self.key, end)
+
+
+def _collect(lines: LineSpool, written: Iterable[bytes], detour: Detour | None) -> None:
+    for line in written:
+        lines.append(line)
+        if detour is not None:
+            detour.go_on()
 
 
 def _no_lines(start: int, end: int) -> bytes:

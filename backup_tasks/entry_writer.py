@@ -14,7 +14,7 @@ from backup_tasks.content import SourceFile, explain, read_xattrs
 from backup_tasks.entry_headers import file_headers, member_of, set_place
 from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import Entry, decode_entries, encode_line, name_fields
-from backup_tasks.manifest_lines import FOLDER_LINE, kept_lines
+from backup_tasks.manifest_lines import FOLDER_LINE, NO_LINE, kept_lines
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.progress import Progress
 from backup_tasks.snapshot import entry_of
@@ -90,21 +90,26 @@ class EntryWriter:
         self.totals = WriteTotals()
 
     def write_all(
-        self, steps: Iterable[Step], lines_between: Callable[[int, int], bytes]
+        self,
+        steps: Iterable[Step],
+        lines_between: Callable[[int, int], bytes],
+        postpone: Callable[[PlannedEntry], bytes],
     ) -> Iterator[bytes]:
         """Write or keep each entry; yields the lines of the manifest in the order of the walk.
 
         Args:
             lines_between: gives the last manifest's lines of a run of unchanged entries.
+            postpone: asked before an entry is written; if its turn comes later, as
+                `write_turn`, returns the stand-in for its line.
 
         Yields:
-            A line an entry. Stand-ins, as in `manifest_lines`, for a folder, whose line follows
-            later, and for a run whose lines stay as they are.
+            A line an entry. Stand-ins, as in `manifest_lines`, for a folder or another entry
+            whose line follows later, and for a run whose lines stay as they are.
         """
         with self._folders:
             for step in steps:
                 if step.plan is not None:
-                    yield from self._write_plan(step.plan)
+                    yield from self._write_plan(step.plan, postpone)
                 elif step.is_folder:
                     yield FOLDER_LINE
                 elif self._reuse.is_all_kept:
@@ -115,13 +120,24 @@ class EntryWriter:
                     yield kept_lines(step.first, step.end)
                 else:
                     for entry in decode_entries(lines_between(step.first, step.end)):
-                        yield from self._write_plan(PlannedEntry(entry, is_same=True))
+                        yield from self._write_plan(PlannedEntry(entry, is_same=True), postpone)
+
+    def write_turn(self, plans: Iterable[PlannedEntry]) -> Iterator[bytes]:
+        """Write entries that were postponed, in chunks of their own.
+
+        Yields:
+            A line each; NO_LINE for one that failed.
+        """
+        self._builder.end_chunk()
+        with self._folders:
+            for plan in plans:
+                yield self._write_now(plan) or NO_LINE
 
     def write_folders(self, folders: Iterable[Entry]) -> Iterator[bytes]:
         """Write the folders, in chunks of their own.
 
         Yields:
-            A line each; FOLDER_LINE for one that failed.
+            A line each; NO_LINE for one that failed.
         """
         self._builder.end_chunk()
         with self._folders:
@@ -130,24 +146,33 @@ class EntryWriter:
                 self._progress.advance(0, 1)
                 if written is None:
                     self._report(folder.name, self._failure)
-                    yield FOLDER_LINE
+                    yield NO_LINE
                 else:
                     self._count(written)
                     yield encode_line(written)
 
-    def _write_plan(self, plan: PlannedEntry) -> Iterator[bytes]:
+    def _write_plan(
+        self, plan: PlannedEntry, postpone: Callable[[PlannedEntry], bytes]
+    ) -> Iterator[bytes]:
         if plan.is_same and self._reuse.keeps(plan.entry):
-            written: Entry | None = self._reuse.move(plan.entry)
+            written = self._reuse.move(plan.entry)
             self._progress.advance(0, 1)
-        else:
-            size = plan.entry.size
-            written = self._write_anew(plan)
-            self._progress.advance(size, 1)
-            if self._journal is not None and written is not None:
-                self._journal.add_entry(written)
-        if written is not None:
             self._count(written)
             yield encode_line(written)
+        elif line := postpone(plan) or self._write_now(plan):
+            yield line
+
+    def _write_now(self, plan: PlannedEntry) -> bytes:
+        """Returns the entry's line; b"" if it could not be written."""
+        size = plan.entry.size
+        written = self._write_anew(plan)
+        self._progress.advance(size, 1)
+        if written is None:
+            return b""
+        if self._journal is not None:
+            self._journal.add_entry(written)
+        self._count(written)
+        return encode_line(written)
 
     def _count(self, written: Entry) -> None:
         self.totals.entries += 1

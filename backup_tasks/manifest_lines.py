@@ -1,16 +1,24 @@
 """The lines of a manifest in the making, with stand-ins for what is to be put in at the end.
 
 Most lines of an unchanged server are those of the last manifest. They are not carried along; a
-stand-in says where they lie there. Folders are written last, and have stand-ins until then.
+stand-in says where they lie there. What is written later than the walk met it, and folders, which
+come last, have stand-ins until then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-# No line of a manifest is empty, and none begins like the stand-in for kept ones.
-FOLDER_LINE = b"\n"
+# A manifest's lines are JSON objects, so that none begins like one of these.
+FOLDER_LINE = b"/\n"
 _KEPT_MARK = b"="
+# In place of a line that was waited for, but did not come.
+NO_LINE = b"\n"
+
+
+def turn_line(turn: int) -> bytes:
+    """Stands for the line of an entry that is written in this turn, 1 to 9."""
+    return b"%d\n" % turn
 
 
 def kept_lines(start: int, end: int) -> bytes:
@@ -20,24 +28,25 @@ def kept_lines(start: int, end: int) -> bytes:
 
 def complete_lines(
     lines: Iterable[bytes],
-    folder_lines: Iterable[bytes],
+    awaited: Mapping[bytes, Iterable[bytes]],
     lines_between: Callable[[int, int], bytes],
 ) -> Iterator[bytes]:
     """Put in what stand-ins stand for.
 
     Args:
         lines: in the order of the walk, stand-ins included.
-        folder_lines: those of the folders, in the same order; FOLDER_LINE for one without.
+        awaited: stand-in -> the lines that it stands for, in the same order; NO_LINE for one
+            that was not written.
         lines_between: gives the last manifest's lines.
 
     Yields:
         Lines, some at once.
     """
-    folders = iter(folder_lines)
+    waiting = {stand_in: iter(those) for stand_in, those in awaited.items()}
     for line in lines:
-        if line == FOLDER_LINE:
-            found = next(folders)
-            if found != FOLDER_LINE:
+        if line in waiting:
+            found = next(waiting[line])
+            if found != NO_LINE:
                 yield found
         elif line.startswith(_KEPT_MARK):
             start, end = line[len(_KEPT_MARK) :].split()

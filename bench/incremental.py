@@ -30,6 +30,7 @@ from tests.generations_s3 import (
     change_some,
     compressed,
     fill,
+    let_age,
     live_a_day,
     text,
 )
@@ -102,6 +103,7 @@ def small_files(bench: Bench) -> None:
     with bench.scene("small") as backups:
         count = int(100_000 * bench.scale)
         files = fill(backups, count, chooser, most=_MOST_BYTES)
+        let_age(backups, files, chooser)
         measure(backups, f"{count:,} small files, first backup")
         measure(backups, "  nothing changed")
         overhead = backups.overhead()
@@ -110,15 +112,31 @@ def small_files(bench: Bench) -> None:
             file.write_bytes(text(chooser, chooser.randrange(200, _MOST_BYTES)))
         budget = int(1.5 * compressed(changed, backups)) + overhead
         measure(backups, f"  {len(changed):,} of them changed, anywhere", budget)
-        for day in range(21):
-            live_a_day(backups, files, day, chooser, most=_MOST_BYTES)
-            measure(backups, f"  day {day + 1} of mixed change")
-        changed = change_some(files, chooser, _MOST_BYTES)
-        budget = int(1.5 * compressed(changed, backups)) + backups.overhead()
-        measure(backups, f"  {len(changed):,} changed on the day after", budget)
-        aged = backups.archive_bytes()
-        backups.backup(full=True)
-        print(f"    archive {aged / backups.archive_bytes():.3f} times a fresh full one")
+        _days_of_mixed_change(backups, files, chooser)
+
+
+def files_without_age(bench: Bench) -> None:
+    """The same where no file's time tells whether it changes often: all were just put there."""
+    chooser = random.Random(1)  # noqa: S311
+    with bench.scene("ageless") as backups:
+        count = int(100_000 * bench.scale)
+        files = fill(backups, count, chooser, most=_MOST_BYTES)
+        measure(backups, f"{count:,} small files of one age, first backup")
+        _days_of_mixed_change(backups, files, chooser)
+
+
+def _days_of_mixed_change(
+    backups: S3Generations, files: list[Path], chooser: random.Random
+) -> None:
+    for day in range(21):
+        live_a_day(backups, files, day, chooser, most=_MOST_BYTES)
+        measure(backups, f"  day {day + 1} of mixed change")
+    changed = change_some(backups, files, chooser, _MOST_BYTES)
+    budget = int(1.5 * compressed(changed, backups)) + backups.overhead()
+    measure(backups, f"  {len(changed):,} changed on the day after", budget)
+    aged = backups.archive_bytes()
+    backups.backup(full=True)
+    print(f"    archive {aged / backups.archive_bytes():.3f} times a fresh full one")
 
 
 def changed_anywhere(bench: Bench) -> None:
@@ -162,6 +180,7 @@ def large_files(bench: Bench) -> None:
 SCENES: dict[str, Callable[[Bench], None]] = {
     "small": small_files,
     "large": large_files,
+    "ageless": files_without_age,
     "anywhere": changed_anywhere,
 }
 

@@ -30,6 +30,8 @@ NARROW = PartLimits(smallest=6_000, largest=2**20, count=40)
 LATER = datetime(2100, 1, 1, 2, 0, tzinfo=UTC)
 # ... and younger than this, so that every file is read to be sure.
 EARLIER = datetime(2020, 1, 1, 2, 0, tzinfo=UTC)
+# For a run at this time a test's files are new, and written after those that have been there long.
+TODAY = datetime.now(UTC)
 
 
 @dataclass

@@ -99,14 +99,34 @@ def compressed(files: list[Path], backups: Generations) -> int:
     return len(gzip.compress(tar.stdout, 1))
 
 
-def change_some(files: list[Path], chooser: random.Random, most: int) -> list[Path]:
+def _change_often(files: list[Path]) -> list[Path]:
+    """Those of which four of five changes are: three percent of all."""
+    return files[:: len(files) // (len(files) * 3 // 100)]
+
+
+def let_age(backups: Generations, files: list[Path], chooser: random.Random) -> None:
+    """Set the times of files as if they had long been changing as `change_some` does it."""
+    often, a_day = set(_change_often(files)), len(files) // 100
+    for file in files:
+        chance = 0.8 * a_day / len(often) if file in often else 0.2 * a_day / len(files)
+        _set_age(file, backups, chooser.expovariate(chance))
+
+
+def _set_age(file: Path, backups: Generations, days: float) -> None:
+    moment = backups.now.timestamp() - days * 24 * 3600
+    os.utime(file, (moment, moment))
+
+
+def change_some(
+    backups: Generations, files: list[Path], chooser: random.Random, most: int
+) -> list[Path]:
     """One percent, as on most servers: mainly a few that change every day."""
-    often = files[:: len(files) // (len(files) * 3 // 100)]
-    count = len(files) // 100
+    often, count = _change_often(files), len(files) // 100
     changed = chooser.sample(often, count * 4 // 5)
     changed += chooser.sample([file for file in files if file not in changed], count // 5)
     for file in changed:
         file.write_bytes(text(chooser, chooser.randrange(200, most)))
+        _set_age(file, backups, chooser.random())
     return changed
 
 
@@ -114,14 +134,16 @@ def live_a_day(
     backups: Generations, files: list[Path], day: int, chooser: random.Random, most: int
 ) -> None:
     """Mixed change: content, growth, times, modes, new files, and those of last week gone."""
-    change_some(files, chooser, most)
+    change_some(backups, files, chooser, most)
     with open(files[10], "ab") as file:
         file.write(text(chooser, 3000))
+    _set_age(files[10], backups, 0)
     os.utime(files[20], (day, day))
     files[30].chmod(0o600 + day)
     new = backups.source / f"day{day:02}"
     new.mkdir()
     (new / "new").write_bytes(text(chooser, 20_000))
+    _set_age(new / "new", backups, 0)
     os.link(new / "new", new / "link")
     old = backups.source / f"day{day - 7:02}"
     if old.exists():

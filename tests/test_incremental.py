@@ -28,6 +28,7 @@ from tests.generations import (
     EARLIER,
     LATER,
     NARROW,
+    TODAY,
     Generations,
     fill,
     restored,
@@ -117,7 +118,9 @@ on_disk = settings(
 
 
 @pytest.mark.parametrize("limits", [ANY, NARROW], ids=["any parts", "narrow parts"])
-@pytest.mark.parametrize("now", [LATER, EARLIER], ids=["ctime believed", "ctime too young"])
+@pytest.mark.parametrize(
+    "now", [LATER, EARLIER, TODAY], ids=["ctime believed", "ctime too young", "files new"]
+)
 @on_disk
 @given(history=histories(6))
 def test_every_generation_is_what_the_tree_was(

@@ -24,6 +24,7 @@ from tests.generations_s3 import (
     change_some,
     compressed,
     fill,
+    let_age,
     live_a_day,
     text,
 )
@@ -98,13 +99,14 @@ def test_after_21_days_of_mixed_change_archives_are_neither_larger_nor_dearer(
 ) -> None:
     chooser = random.Random(4)
     files = fill(backups, 2000, chooser, most=16_000)
+    let_age(backups, files, chooser)
     backups.counted()
     for day in range(21):
         live_a_day(backups, files, day, chooser, most=16_000)
         backups.counted()
     check_newest(backups, tmp_path)
     aged = backups.archive_bytes()
-    changed = change_some(files, chooser, 16_000)
+    changed = change_some(backups, files, chooser, 16_000)
     sent = backups.counted()
     assert sent <= 1.5 * compressed(changed, backups) + backups.overhead() + TALK
     backups.backup(full=True)

@@ -23,7 +23,7 @@ ROOMS = {
     "stores manifest_cache",
     "sources": "sources snapshot content",
     "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
-    "archive carry copies_ahead staging entry_headers manifest_lines entry_writer cut_off "
+    "archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer cut_off "
     "chunk_reader reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
