@@ -5,8 +5,8 @@ price: they lie in every archive that follows. Runs must not be too short to be 
 these rules dynamic programming finds the cheapest choice, in one pass over the chunks.
 
 Where dead bytes are more than is welcome, the price rises, for the oldest chunks first, until
-they are few enough or the cleaning has cost half as much as what is new: so no day pays for many.
-Only where they come to a limit is it paid whatever it costs.
+they are few enough or the cleaning has cost about half as much as what is new: so no day pays
+for many. Only where they come to a limit is it paid whatever it costs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Of the bytes of entries that count, those of entries that do not may be so many unasked.
-DEAD_WELCOME = 0.05
+DEAD_WELCOME = 0.07
 # And so many in the end, when cleaning up is dear.
 DEAD_LIMIT = 0.2
 # What cleaning up may cost in one backup, of what is new in it; runs that are too short included.
-_CLEANING_SHARE = 0.5
+CLEANING_SHARE = 0.55
 # A chunk that is four fifths dead is worth writing anew even where there is room.
 _LOWEST_PRICE = 0.25
 # Above this, no byte that is dead is kept.
@@ -81,7 +81,7 @@ def choose_runs(costs: ChunkCosts, may_keep: bytearray, rules: RunRules) -> byte
         return dead <= DEAD_WELCOME * live or (dead <= DEAD_LIMIT * live and is_too_dear(chosen))
 
     price, fewer = _LOWEST_PRICE, choose(_LOWEST_PRICE)
-    most = _cost_bytes(costs, may_keep) + _CLEANING_SHARE * rules.new_bytes
+    most = _cost_bytes(costs, may_keep) + CLEANING_SHARE * rules.new_bytes
     allowance = max(most, _cost_bytes(costs, fewer))
     more = fewer
     if not is_enough(fewer):

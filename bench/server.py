@@ -20,6 +20,8 @@ _LOOK_SECONDS = 0.5
 _QUIET_SHARE = 0.04
 _QUIET_LOOKS = 2
 _MOST_SECONDS = 120
+# The server deletes objects in the background, every few seconds.
+_DELETED_AFTER_SECONDS = 5
 
 
 def process_seconds(process_id: int) -> float:
@@ -42,6 +44,13 @@ def wait_until_quiet(server: S3Server) -> None:
         time.sleep(_LOOK_SECONDS)
         spent = process_seconds(server.process_id) - before
         looks = looks + 1 if spent < _QUIET_SHARE * _LOOK_SECONDS else 0
+
+
+def give_room_back(server: S3Server) -> None:
+    """Have the room of deleted objects given back to the disk, and return when that is done."""
+    time.sleep(_DELETED_AFTER_SECONDS)
+    server.vacuum()
+    wait_until_quiet(server)
 
 
 @contextlib.contextmanager

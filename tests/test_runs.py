@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_tasks import runs
-from backup_tasks.runs import DEAD_LIMIT, DEAD_WELCOME, ChunkCosts, RunRules, choose_runs, runs_of
+from backup_tasks.runs import (
+    CLEANING_SHARE,
+    DEAD_LIMIT,
+    DEAD_WELCOME,
+    ChunkCosts,
+    RunRules,
+    choose_runs,
+    runs_of,
+)
 
 Chunks = list[tuple[int, int, bool]]
 chunk_lists = st.lists(
@@ -96,9 +104,9 @@ def test_where_there_is_too_much_the_oldest_chunks_are_cleaned_and_the_others_wa
 
 
 @pytest.mark.parametrize("new", [0, 500, 1000])
-def test_cleaning_costs_at_most_half_of_what_is_new(new: int) -> None:
+def test_cleaning_costs_at_most_its_share_of_what_is_new(new: int) -> None:
     chosen = choose([(89, 11, True)] * 100, 100, new=new)
-    assert len(chosen) - sum(chosen) == new // 2 // 89
+    assert len(chosen) - sum(chosen) == int(new * CLEANING_SHARE / 89)
 
 
 def test_at_the_limit_cleaning_is_paid_whatever_it_costs() -> None:
