@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from backup_tasks.stores.base import PartLimits
 from backup_tasks.text import printable
 from backup_tasks.upload import most_runs
 
-_COUNTED_TOGETHER = 256
+_BATCH = 256
 Report = Callable[[str, str], None]
 
 
@@ -137,23 +138,23 @@ def _own_folder(profile: Profile) -> list[Path]:
 
 
 def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> Iterator[Entry]:
-    """Count every entry, put the folders aside, and pass the leaves on."""
+    """Count every entry, put the folders aside, and pass the leaves on.
+
+    A batch at a time: a processor goes through the code of the walk and that of the comparison
+    faster when it does not change between them with every entry.
+    """
     below = _TotalsBelow(survey.totals) if survey.totals else None
-    uncounted = 0
-    for entry in entries:
-        survey.content_bytes += entry.size
-        if below is not None:
-            below.count(entry)
-        uncounted += 1
-        if uncounted == _COUNTED_TOGETHER:
-            progress.advance(0, uncounted)
-            uncounted = 0
-        if entry.type == "dir":
-            survey.folders.append(entry)
-            survey.steps.add_folder()
-        else:
-            yield entry
-    progress.advance(0, uncounted)
+    while batch := list(itertools.islice(entries, _BATCH)):
+        progress.advance(0, len(batch))
+        for entry in batch:
+            survey.content_bytes += entry.size
+            if below is not None:
+                below.count(entry)
+            if entry.type == "dir":
+                survey.folders.append(entry)
+                survey.steps.add_folder()
+            else:
+                yield entry
 
 
 class _TotalsBelow:
