@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -18,12 +18,12 @@ from backup_tasks.manifest import Chunk
 from backup_tasks.stores.base import RangeReader, StoredObject
 
 # Each request costs the server something besides its bytes, and each range lies in memory.
-RANGE_BYTES = 6 * 2**20
+RANGE_BYTES = 12 * 2**20
 # Reading over a gap costs less than another request.
 _GAP_BYTES = 128 * 2**10
 # What waits in memory: so many requests and one, and so many unpacked chunks and one.
 _RANGES_AHEAD = 2
-_CHUNKS_AHEAD = 3
+_CHUNKS_AHEAD = 6
 # The consumer works meanwhile; more than one core seldom is left for unpacking.
 _UNPACKERS = 2
 _Result = TypeVar("_Result")
@@ -31,16 +31,11 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class ReadChunk:
-    """One chunk as read: its raw bytes, or what is wrong with it.
-
-    Attributes:
-        hashes: SHA-256, hex, of some of the raw bytes, by where these begin and end.
-    """
+    """One chunk as read: its raw bytes, or what is wrong with it."""
 
     number: int
     raw: bytes
     damage: str = ""
-    hashes: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,73 +81,46 @@ def read_chunks(
     chunks: Sequence[Chunk],
     numbers: Sequence[int],
     keys: Keyring = NO_KEYS,
+    is_known: Callable[[int], bool] = lambda _: False,
 ) -> Iterator[ReadChunk]:
     """The wanted chunks in order, fetched and unpacked a few ahead, side by side.
 
     A damaged chunk comes with `damage` set and no bytes; whether that is an error is the
     caller's decision. Raises StoreError when the store fails; IdentityError when chunks are
     encrypted and `keys` cannot be read.
-    """
-    return map_chunks(store, stored, chunks, numbers, keys, _as_it_is)
-
-
-def check_chunks(
-    store: RangeReader, stored: StoredObject, chunks: Sequence[Chunk], numbers: Sequence[int]
-) -> Iterator[ReadChunk]:
-    """As `read_chunks`, but only the stored bytes are checked, which takes no key; `raw` is
-    empty."""
-    return map_chunks(store, stored, chunks, numbers, NO_KEYS, _as_it_is, lambda _: True)
-
-
-def _as_it_is(_: int) -> Callable[[ReadChunk], ReadChunk]:
-    return lambda chunk: chunk
-
-
-def map_chunks(
-    store: RangeReader,
-    stored: StoredObject,
-    chunks: Sequence[Chunk],
-    numbers: Sequence[int],
-    keys: Keyring,
-    prepare: Callable[[int], Callable[[ReadChunk], _Result]],
-    is_known: Callable[[int], bool] = lambda _: False,
-    range_bytes: int = RANGE_BYTES,
-) -> Iterator[_Result]:
-    """As `read_chunks`, but what is made of each chunk on the thread that unpacked it.
 
     Args:
-        prepare: called with each number in order, on the thread that iterates; gives what is
-            called with that chunk, beside others, on another one.
-        is_known: asked after `prepare`; of chunks that are, only the stored bytes are checked, and
-            `raw` is empty.
-        range_bytes: of each request; three of them wait in memory.
+        is_known: asked for each number in order, on the thread that iterates, some ahead; of
+            chunks that are, only the stored bytes are checked, which takes no key, and `raw` is
+            empty.
     """
 
     def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
         return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
 
-    def check(number: int, block: bytes, block_start: int) -> ReadChunk:
+    # No more than this is done there: work in small steps would make the threads wait for the
+    # interpreter lock and each other, which costs more than it brings.
+    def unpack(number: int, block: bytes, block_start: int, known: bool) -> ReadChunk:
         chunk = chunks[number]
         begin = chunk.offset - block_start
         stored_bytes = memoryview(block)[begin : begin + chunk.length]
         if hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256:
             return ReadChunk(number, b"", "its hash is wrong")
-        if is_known(number):
+        if known:
             return ReadChunk(number, b"")
         return _unpack(number, chunk, stored_bytes, keys)
 
-    def calls(fetched: Iterator[tuple[ChunkRange, bytes]]) -> Iterator[Callable[[], _Result]]:
+    def unpacks(fetched: Iterator[tuple[ChunkRange, bytes]]) -> Iterator[Callable[[], ReadChunk]]:
         for wanted, block in fetched:
             for number in wanted.numbers:
-                use = prepare(number)
-                yield partial(_use, use, partial(check, number, block, wanted.start))
+                yield partial(unpack, number, block, wanted.start, is_known(number))
 
     fetchers = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
     unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
-    fetches = (partial(fetch, wanted) for wanted in plan_ranges(chunks, numbers, range_bytes))
+    fetches = (partial(fetch, wanted) for wanted in plan_ranges(chunks, numbers))
     try:
         fetched = _called_ahead(fetchers, fetches, _RANGES_AHEAD)
-        yield from _called_ahead(unpackers, calls(fetched), _CHUNKS_AHEAD)
+        yield from _called_ahead(unpackers, unpacks(fetched), _CHUNKS_AHEAD)
     finally:
         for pool in (fetchers, unpackers):
             pool.shutdown(cancel_futures=True)
@@ -166,10 +134,6 @@ def _unpack(number: int, chunk: Chunk, stored_bytes: memoryview, keys: Keyring) 
         return ReadChunk(number, decompress_chunk(packed, chunk.raw))
     except (ArchiveError, NoKeyFits) as error:
         return ReadChunk(number, b"", str(error))
-
-
-def _use(use: Callable[[ReadChunk], _Result], read: Callable[[], ReadChunk]) -> _Result:
-    return use(read())
 
 
 def _called_ahead(

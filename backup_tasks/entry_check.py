@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
@@ -14,6 +13,7 @@ from backup_tasks.manifest import Entry
 from backup_tasks.tarstream import Member, decode_headers
 
 _ZEROS = bytes(2**20)
+_NO_END = "another entry begins before its content ends"
 
 
 class ContentHash:
@@ -71,7 +71,7 @@ class _KnownFile:
 
 @dataclass(slots=True)
 class CheckedEntries:
-    """Some entries of an archive, held one after the other against the chunks that hold them.
+    """Entries of an archive, held one after the other against the chunks that hold them.
 
     Attributes:
         lost: entries that do not stand whole where the manifest says, and why.
@@ -88,7 +88,7 @@ class CheckedEntries:
 
     def check(self, entry: Entry, chunk: ReadChunk) -> None:
         """Check an entry that begins in this chunk."""
-        self.break_off("another entry begins before its content ends")
+        self.break_off(_NO_END)
         if chunk.damage:
             self._lose(entry, f"chunk {chunk.number} is damaged: {chunk.damage}")
             return
@@ -139,14 +139,6 @@ class CheckedEntries:
             self._lose(self.open.entry, reason)
             self.open = None
 
-    def add(self, later: CheckedEntries) -> None:
-        """Add what was found of entries that begin after these."""
-        self.lost += later.lost
-        self.entries += later.entries
-        self.files += later.files
-        self.bytes += later.bytes
-        self.open = later.open
-
     def _feed(self, file: _OpenFile, blocks: memoryview) -> None:
         piece = blocks[: file.left]
         file.content.add(piece)
@@ -168,40 +160,6 @@ class CheckedEntries:
 
     def _lose(self, entry: Entry, reason: str) -> None:
         self.lost.append((entry, reason))
-
-
-class CheckedChunk(NamedTuple):
-    """A chunk, the entries that begin in it, and what became of these."""
-
-    chunk: ReadChunk
-    begin: Sequence[Entry]
-    checked: CheckedEntries
-
-
-def check_chunk(begin: Sequence[Entry], chunk: ReadChunk) -> CheckedChunk:
-    """Hold the entries that begin in a chunk against it, on whichever thread."""
-    checked = CheckedEntries()
-    for entry in begin:
-        checked.check(entry, chunk)
-    return CheckedChunk(chunk, begin, checked)
-
-
-def accept_chunk(begin: Sequence[Entry], last_chunk: int, chunk: ReadChunk) -> CheckedChunk:
-    """As `check_chunk`, where it is known that the entries are right: the chunk was not unpacked.
-
-    Args:
-        last_chunk: the last one of the file that goes on from here, if one does.
-    """
-    if chunk.damage:
-        return check_chunk(begin, chunk)
-    checked = CheckedEntries(entries=len(begin))
-    for entry in begin:
-        if entry.type == "file":
-            is_last = entry is begin[-1]
-            checked.accept(
-                _KnownFile(entry, chunk.number + 1, last_chunk if is_last else chunk.number)
-            )
-    return CheckedChunk(chunk, begin, checked)
 
 
 class EntryCheck:
@@ -228,7 +186,7 @@ class EntryCheck:
         return self._next.chunk if self._next else None
 
     def expect(self, number: int) -> list[Entry]:
-        """The entries that begin in this chunk, for `check_chunk`; ask in ascending order."""
+        """The entries that begin in this chunk, for `check`; ask in ascending order."""
         begin = []
         while self._next is not None and self._next.chunk <= number:
             if self._next.chunk == number:
@@ -236,13 +194,30 @@ class EntryCheck:
             self._next = next(self._pending, None)
         return begin
 
-    def take(self, result: CheckedChunk) -> None:
-        """Add what was found in a chunk, and check what goes on in it from the one before;
+    def check(self, chunk: ReadChunk, begin: Sequence[Entry]) -> None:
+        """Check the entries that begin in a chunk, and what goes on in it from the one before;
         numbers may be left out in between."""
-        self.found.go_on(result.chunk)
-        if result.begin:
-            self.found.break_off("another entry begins before its content ends")
-            self.found.add(result.checked)
+        self.found.go_on(chunk)
+        for entry in begin:
+            self.found.check(entry, chunk)
+        self._note_lost()
+
+    def accept(self, chunk: ReadChunk, begin: Sequence[Entry], last_chunk: int) -> None:
+        """As `check`, where it is known that the entries are right: the chunk was not unpacked.
+
+        Args:
+            last_chunk: the last one of the file that goes on from here, if one does.
+        """
+        if chunk.damage:
+            self.check(chunk, begin)
+            return
+        self.found.go_on(chunk)
+        self.found.entries += len(begin)
+        for entry in begin:
+            self.found.break_off(_NO_END)
+            if entry.type == "file":
+                end = last_chunk if entry is begin[-1] else chunk.number
+                self.found.accept(_KnownFile(entry, chunk.number + 1, end))
         self._note_lost()
 
     def finish(self) -> None:

@@ -18,7 +18,7 @@ from backup_tasks.errors import ArchiveError
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
 from backup_tasks.folders import split_path
 from backup_tasks.member_spool import MemberSpool
-from backup_tasks.metadata import MetadataSetter
+from backup_tasks.metadata import Made, MetadataSetter
 from backup_tasks.target import (
     MakingFolderStack,
     NewFile,
@@ -64,6 +64,7 @@ class Extractor:
         )
         self._setter = MetadataSetter(trusted=policy.trusted)
         self._guard = SpaceGuard()
+        self._umask = _umask()
         self._hardlinks = MemberSpool()
         self._late_hardlinks = MemberSpool()
         self._symlinks = MemberSpool()
@@ -173,15 +174,19 @@ class Extractor:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
         # Looked for first, as all would be written in vain; but not where nothing can be.
-        is_private = self._folders.is_private
+        owner = self._folders.new_owner
+        is_private = owner is not None
         if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
             return
-        with NewFile(folder, name) as new:
+        # Where nobody else can see it, it is made with its own mode; but for special bits, which
+        # a change of owner would take away.
+        made = Made(owner, member.mode & 0o777 & ~self._umask) if owner is not None else None
+        with NewFile(folder, name, made.mode if made else 0o600) as new:
             digest = hashlib.sha256() if sha256 else None
             write_content(new.descriptor, member, pieces, self._guard, digest)
             if digest is not None and digest.hexdigest() != sha256:
                 raise WrongContentError(f"{path}: the content's hash is not the manifest's")
-            self._setter.set_open(new.descriptor, member, may_inherit=not is_private)
+            self._setter.set_open(new.descriptor, member, made)
             try:
                 new.publish(replace=not is_private and self._policy.overwrite != "never")
             except FileExistsError:
@@ -271,7 +276,7 @@ class Extractor:
         """A folder that the archive says nothing of gets the mode of any new folder."""
         folder = self._folders.enter(path)
         if is_unfinished(os.fstat(folder)):
-            os.fchmod(folder, 0o777 & ~_umask())
+            os.fchmod(folder, 0o777 & ~self._umask)
 
 
 def _umask() -> int:
@@ -291,6 +296,7 @@ def _is_like(there: os.stat_result, member: Member) -> bool:
 
 # A name that is empty, "." or ".."; no path may hold a zero byte.
 _UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
+_DOUBTFUL = ("", ".", "/")
 
 
 class UnsafePathError(Exception):
@@ -299,7 +305,9 @@ class UnsafePathError(Exception):
 
 def check_path(path: str) -> str:
     """The path itself. Raises UnsafePathError unless it is plainly relative."""
-    if _UNSAFE.search(path):
+    # Most paths hold nothing that the expression could find, which takes longer to say.
+    may_be_unsafe = "/." in path or "//" in path or path[:1] in _DOUBTFUL or path[-1:] == "/"
+    if (may_be_unsafe or "\0" in path) and _UNSAFE.search(path):
         raise UnsafePathError("its path could lead out of the target; it was left out")
     return path
 

@@ -30,12 +30,16 @@ class MemberSpool:
         # By the number of slashes in the path, in order.
         self._places: dict[int, array[int]] = {}
         self._end = 0
+        # A seek would empty the file's buffer each time.
+        self._is_at_end = True
 
     def append(self, member: Member) -> None:
         """Add one member at the end."""
         xattrs = {name.encode(*_ESCAPED): value for name, value in member.xattrs.items()}
         packed = _encode((replace(member, xattrs={}) if xattrs else member, xattrs))
-        self._file.seek(self._end)
+        if not self._is_at_end:
+            self._file.seek(self._end)
+            self._is_at_end = True
         self._file.write(_LENGTH.pack(len(packed)) + packed)
         depth = member.path.count(b"/")
         if depth not in self._places:
@@ -56,6 +60,7 @@ class MemberSpool:
                 yield self._read(place)
 
     def _read(self, place: int) -> Member:
+        self._is_at_end = False
         self._file.seek(place)
         (length,) = _LENGTH.unpack(self._file.read(_LENGTH.size))
         member, xattrs = _decode(self._file.read(length))

@@ -10,6 +10,7 @@ import pwd
 import stat
 from collections.abc import Callable
 from functools import cache, partial
+from typing import NamedTuple
 
 from backup_tasks.tarstream import Member
 
@@ -23,6 +24,13 @@ DEFAULT_ACL = "system.posix_acl_default"
 # What an archive that nobody vouches for may set. Among the others are capabilities, which give
 # a program what setuid bits give it.
 _HARMLESS = ("user.", _ACCESS_ACL, DEFAULT_ACL)
+
+
+class Made(NamedTuple):
+    """What a file has that was just made, and that nobody else can have changed."""
+
+    owner: tuple[int, int]
+    mode: int
 
 
 class MetadataSetter:
@@ -40,12 +48,27 @@ class MetadataSetter:
         self._trusted = trusted
         self.notes: set[str] = set()
 
-    def set_open(self, descriptor: int, member: Member, *, may_inherit: bool = True) -> None:
+    def set_open(self, descriptor: int, member: Member, made: Made | None = None) -> None:
         """For an open file or folder.
 
         Args:
-            may_inherit: whether it may have attributes that nobody set on it.
+            made: what a file just made is known to have; None where it may have attributes that
+                nobody set on it.
         """
+        if made is None or made.owner != owner_of(member):
+            self._set_owner(descriptor, member)
+        mode = self._mode_of(member, partial(os.fstat, descriptor))
+        if made is None:
+            self._drop_inherited(descriptor, member)
+        if member.kind != "dir" and (made is None or made.mode != mode):
+            os.fchmod(descriptor, mode)
+        self._set_xattrs(descriptor, member, follow=True)
+        os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
+        if member.kind == "dir":
+            # Last, because until then its mode says that it is unfinished.
+            os.fchmod(descriptor, mode)
+
+    def _set_owner(self, descriptor: int, member: Member) -> None:
         uid, gid = owner_of(member)
         try:
             os.fchown(descriptor, uid, gid)
@@ -53,16 +76,6 @@ class MetadataSetter:
             self._note_owner(error)
             with contextlib.suppress(OSError):
                 os.fchown(descriptor, -1, gid)
-        mode = self._mode_of(member, partial(os.fstat, descriptor))
-        if may_inherit:
-            self._drop_inherited(descriptor, member)
-        if member.kind != "dir":
-            os.fchmod(descriptor, mode)
-        self._set_xattrs(descriptor, member, follow=True)
-        os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
-        if member.kind == "dir":
-            # Last, because until then its mode says that it is unfinished.
-            os.fchmod(descriptor, mode)
 
     def set_by_name(self, folder: int, name: str, member: Member) -> None:
         """For a link, FIFO or device just made in `folder`; a symlink is not followed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import cast, get_args
 
 from backup_tasks.authenticity import ANYBODY, Proof, Trust, demand_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
-from backup_tasks.chunk_reader import map_chunks
+from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
@@ -20,7 +19,7 @@ from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest import Entry, Header, Manifest
-from backup_tasks.members import HashesAhead, MemberStream
+from backup_tasks.members import MemberStream
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
@@ -186,20 +185,18 @@ def _restore_ours(
     with OpenTarget(request.target, request.policy) as extractor:
         if not request.is_told_what_to_do:
             check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
-        ahead, entries = itertools.tee(selection.entries())  # some chunks apart
-        prepare = HashesAhead(ahead).prepare
         stream = MemberStream(
-            map_chunks(store, backup.stored, manifest.chunks, numbers, keys, prepare),
+            read_chunks(store, backup.stored, manifest.chunks, numbers, keys),
+            selection.entries_in,
             extractor.leave_out if request.skip_damaged else None,
         )
-        for found in stream.members(entries):
+        for found in stream.members():
             member = found.member
             entry, restore_as = found.wanted
             if restore_as != entry.name:
                 member.path = restore_as.encode("utf-8", "surrogateescape")
             try:
-                sha256 = "" if found.is_checked else entry.sha256
-                extractor.add(member, _counted(found.pieces, progress), sha256)
+                extractor.add(member, _counted(stream.pieces(found), progress), entry.sha256)
             except ArchiveError as error:
                 if not request.skip_damaged:
                     raise ArchiveError(_damaged(backup, error)) from error

@@ -14,7 +14,7 @@ from datetime import datetime
 import msgspec
 
 from backup_tasks.archive import Base, join_bases
-from backup_tasks.chunk_reader import check_chunks
+from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.errors import ObjectChanged, ObjectMissing
 from backup_tasks.last_archive import LastArchive, settled_before_ns
 from backup_tasks.manifest import Chunk, Entry, PlacedEntry, encode_line
@@ -147,7 +147,7 @@ def _sound_chunks(store: Store, run: StagedRun, stored: StoredObject) -> list[Ch
     chunks = [chunk for chunk in run.chunks if chunk.end <= stored.size]
     numbers = range(len(chunks))[-1:] if store.salvage_is_sure else range(len(chunks))
     try:
-        for read in check_chunks(store, stored, chunks, numbers):
+        for read in read_chunks(store, stored, chunks, numbers, is_known=lambda _: True):
             if read.damage:
                 return [] if store.salvage_is_sure else chunks[: read.number]
     except (ObjectMissing, ObjectChanged):

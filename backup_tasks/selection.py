@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from backup_tasks.errors import UsageError
-from backup_tasks.manifest import CHUNK_RAW_LIMIT, Entry, Manifest, decode_entry
+from backup_tasks.manifest import CHUNK_RAW_LIMIT, Entry, Manifest, PlacedEntry, decode_entry
 from backup_tasks.patterns import PathPatterns
 
 # A place in a manifest of up to 256 GiB; an offset in a chunk takes the other 26 bits.
@@ -53,6 +53,9 @@ class Selection:
 
     Takes about 8 bytes an entry; the entries themselves stay in the manifest's file.
 
+    Args:
+        passing: gives the same entries; whoever wants to see them all need not read them again.
+
     Attributes:
         count, files, bytes: entries, regular files and their content bytes.
         extra_links: (path, path of the file it joins) of hardlinks whose first link is
@@ -61,7 +64,12 @@ class Selection:
         upper_folders: entries of the folders above wanted ones, not wanted themselves.
     """
 
-    def __init__(self, manifest: Manifest, wanted: WantedPaths) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        wanted: WantedPaths,
+        passing: Callable[[Iterator[PlacedEntry]], Iterator[PlacedEntry]] = lambda them: them,
+    ) -> None:
         self._manifest = manifest
         # Of each chunk in which wanted entries begin: where in it, and their lines' places in the
         # manifest, as one number that sorts by the former.
@@ -72,13 +80,13 @@ class Selection:
         self.lost_links: list[tuple[str, str]] = []
         self.upper_folders: list[Entry] = []
         self.count = self.files = self.bytes = 0
-        self._scan(wanted)
+        self._scan(wanted, passing(manifest.placed_entries()))
         if self._restore_as:
             self._add_stand_ins()
 
-    def _scan(self, wanted: WantedPaths) -> None:
+    def _scan(self, wanted: WantedPaths, entries: Iterator[PlacedEntry]) -> None:
         above: list[Entry] = []
-        for entry, place, _ in self._manifest.placed_entries():
+        for entry, place, _ in entries:
             self._starts[entry.chunk] = 1
             name = entry.name
             while above and not name.startswith(above[-1].name + "/"):
@@ -121,14 +129,20 @@ class Selection:
     def entries(self) -> Iterator[WantedEntry]:
         """The wanted entries in the order of the archive."""
         for number in sorted(self._begin_in):
-            begin = sorted(self._begin_in[number])
-            for entry in self._entries_at([one & _PLACE_MASK for one in begin]):
-                name = entry.name
-                yield WantedEntry(entry, self._restore_as.get(name, name))
+            yield from self.entries_in(number)
+
+    def entries_in(self, number: int) -> list[WantedEntry]:
+        """Those that begin in this chunk, in their order."""
+        begin = sorted(self._begin_in.get(number, ()))
+        found = []
+        for entry in self._entries_at([one & _PLACE_MASK for one in begin]):
+            name = entry.name
+            found.append(WantedEntry(entry, self._restore_as.get(name, name)))
+        return found
 
     def _entries_at(self, places: list[int]) -> Iterator[Entry]:
         """The entries of these lines, which in most chunks lie close together."""
-        first, last = min(places), max(places)
+        first, last = min(places, default=0), max(places, default=0)
         are_near = last - first <= _NEAR_BYTES
         lines = self._manifest.lines_between(first, last) if are_near else b""
         for place in places:

@@ -31,6 +31,8 @@ _LOOK_EVERY_BYTES = 32 * 2**20
 _LOOK_EVERY_FILES = 256
 _ZEROS = bytes(2**20)
 
+Owner = tuple[int, int]
+
 
 class MakingFolderStack(FolderStack):
     """Makes folders that are not there, closed to others until their own mode is set.
@@ -46,13 +48,17 @@ class MakingFolderStack(FolderStack):
         self._made = made
         self._entered: str | None = None
         self._folder = root
-        self._new: set[int] = set()
+        self._new: dict[int, Owner] = {}
 
     @property
-    def is_private(self) -> bool:
-        """Whether the folder entered last was made on the way there, so that nobody else had a
-        chance to put anything into it, and has no ACL that new files inherit."""
-        return self._folder in self._new
+    def new_owner(self) -> Owner | None:
+        """Owner and group of the folder entered last, if it was made on the way there, so that
+        nobody else had a chance to put anything into it, and has no ACL that new files inherit.
+
+        They are those of what is made in it, too: a process makes both alike, also where a setgid
+        bit, a mount option or a server decides who that is.
+        """
+        return self._new.get(self._folder)
 
     def enter(self, path: str) -> int:
         if path != self._entered:
@@ -62,7 +68,7 @@ class MakingFolderStack(FolderStack):
         return self._folder
 
     def close_folder(self, folder: int) -> None:
-        self._new.discard(folder)
+        self._new.pop(folder, None)
         super().close_folder(folder)
 
     def forget(self) -> None:
@@ -91,9 +97,10 @@ class MakingFolderStack(FolderStack):
         os.mkdir(name, UNFINISHED_MODE, dir_fd=folder)
         self._made("/".join([*(above for above, _ in self._open), name]))
         made = super().open_child(folder, name)
+        status = os.fstat(made)
         # What is in such a folder is like it.
-        if folder in self._new or (is_unfinished(os.fstat(made)) and not _has_default_acl(made)):
-            self._new.add(made)
+        if folder in self._new or (is_unfinished(status) and not _has_default_acl(made)):
+            self._new[made] = status.st_uid, status.st_gid
         return made
 
 
@@ -114,22 +121,25 @@ class NewFile:
     """A file that has no name until `publish`; without that, nothing stays.
 
     Where the file system cannot make files without a name, a temporary name is used.
+
+    Args:
+        mode: of the file; what the umask forbids is taken from it.
     """
 
-    def __init__(self, folder: int, name: str) -> None:
+    def __init__(self, folder: int, name: str, mode: int = 0o600) -> None:
         self._folder = folder
         self._name = name
         self._temporary = ""
         try:
             self.descriptor = os.open(
-                ".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder
+                ".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=folder
             )
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
             self._temporary = free_temporary_name(folder, name)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.descriptor = os.open(self._temporary, flags, 0o600, dir_fd=folder)
+            self.descriptor = os.open(self._temporary, flags, mode, dir_fd=folder)
 
     def publish(self, *, replace: bool) -> None:
         """Put the whole file under its name in one step.

@@ -64,6 +64,7 @@ class Item:
     link: str = ""
     mode: int = 0o644
     uid: int = field(default_factory=os.getuid)
+    gid: int = field(default_factory=os.getgid)
     mtime_ns: int = MTIME
     rdev: tuple[int, int] = (0, 0)
     xattrs: dict[str, bytes] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class Item:
             stored=stored,
             mode=self.mode,
             uid=self.uid,
-            gid=os.getgid(),
+            gid=self.gid,
             mtime_ns=self.mtime_ns,
             link=self.link.encode("utf-8", "surrogateescape"),
             rdev_major=self.rdev[0],

@@ -19,7 +19,7 @@ from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
-from tests.attacks import Item, forge_ours, forge_plain
+from tests.attacks import Forge, Item, forge_ours, forge_plain
 from tests.attacks import restore as restore_forged
 from tests.backups import Backups, paths_in
 from tests.other_process import IS_ROOT, NOBODY, as_nobody
@@ -270,6 +270,40 @@ def test_a_default_acl_of_the_target_does_not_stick_to_what_is_restored(
     run("setfacl", "-m", "d:u:1:rwx,d:g:1:rwx,d:o::rwx", tmp_path / "target")
     restore(backups, tmp_path / "target")
     assert_same_tree(backups.source, backups.in_target(tmp_path / "target"))
+
+
+@pytest.mark.parametrize("forge", [forge_ours, forge_plain], ids=["ours", "plain"])
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o777])
+def test_modes_are_those_of_the_archive_whatever_the_umask(
+    tmp_path: Path, mask: int, forge: Forge
+) -> None:
+    modes = [0o644, 0o600, 0o777, 0o000, 0o1644, 0o6755]
+    items = [Item(f"folder/{mode:o}", mode=mode) for mode in modes]
+    old = os.umask(mask)
+    try:
+        restore_forged(tmp_path / "store", forge(items), tmp_path / "target", trusted=True)
+    finally:
+        os.umask(old)
+    for mode in modes:
+        found = (tmp_path / "target" / "folder" / f"{mode:o}").stat().st_mode
+        assert f"{stat.S_IMODE(found):o}" == f"{mode:o}"
+
+
+@pytest.mark.parametrize("forge", [forge_ours, forge_plain], ids=["ours", "plain"])
+@pytest.mark.skipif(not IS_ROOT, reason="only root gives files away")
+def test_owners_are_those_of_the_archive_also_below_a_setgid_folder(
+    tmp_path: Path, forge: Forge
+) -> None:
+    """There a new file gets the folder's group."""
+    (tmp_path / "target").mkdir()
+    os.chown(tmp_path / "target", -1, 1234)
+    (tmp_path / "target").chmod(0o2755)
+    owners = [(0, 0), (0, 1234), (1234, 0), (1, 2)]
+    items = [Item(f"folder/{uid}-{gid}", uid=uid, gid=gid) for uid, gid in owners]
+    restore_forged(tmp_path / "store", forge(items), tmp_path / "target")
+    for uid, gid in owners:
+        found = (tmp_path / "target" / "folder" / f"{uid}-{gid}").stat()
+        assert (found.st_uid, found.st_gid) == (uid, gid)
 
 
 def test_attributes_that_do_not_fit_are_said_and_the_file_is_kept(tmp_path: Path) -> None:

@@ -1,52 +1,120 @@
-"""Members of an archive and what is known of them before they are asked for."""
+"""Wanted entries and the chunks that hold them, joined to members with their content."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
+
+import pytest
 
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.manifest import Entry
-from backup_tasks.members import FoundMember, HashesAhead, MemberStream
+from backup_tasks.members import DamagedChunkError, MemberStream
 from backup_tasks.selection import WantedEntry
 from backup_tasks.tarstream import Member, encode_headers
 
-CONTENT = b"c" * 512
-OTHER = b"o" * 512
-HEADERS = encode_headers(Member(b"a", "file", size=512, stored=512, mtime_ns=1))
-RAW = HEADERS + CONTENT + OTHER
+CONTENT = bytes(range(256)) * 2
 
 
-def found(sha256: str, span: int) -> FoundMember:
-    """The one member of a chunk, as the manifest says that it stands there."""
-    entry = Entry(path="a", type="file", size=512, sha256=sha256, chunk=0, span=span)
-    wanted = WantedEntry(entry, "a")
-    chunk = HashesAhead(iter([wanted])).prepare(0)(ReadChunk(0, RAW))
-    return next(MemberStream(iter([chunk])).members(iter([wanted])))
+def headers(path: str, size: int) -> bytes:
+    return encode_headers(Member(path.encode(), "file", size=size, stored=size))
 
 
-def test_a_content_with_the_right_hash_need_not_be_hashed_again() -> None:
-    assert found(hashlib.sha256(CONTENT).hexdigest(), 0).is_checked
+def stream_of(
+    chunks: Sequence[ReadChunk], entries: Sequence[Entry], damaged: list[str] | None = None
+) -> MemberStream:
+    """As a restore of these entries would see these chunks."""
+
+    def begin_in(number: int) -> list[WantedEntry]:
+        return [WantedEntry(entry, entry.path) for entry in entries if entry.chunk == number]
+
+    return MemberStream(
+        iter(chunks),
+        begin_in,
+        None if damaged is None else lambda path, reason: damaged.append(f"{path}: {reason}"),
+    )
 
 
-def test_a_content_with_a_wrong_hash_is_not_taken_for_checked() -> None:
-    assert not found(hashlib.sha256(OTHER).hexdigest(), 0).is_checked
+def read_all(stream: MemberStream) -> dict[str, bytes]:
+    return {found.wanted.restore_as: b"".join(stream.pieces(found)) for found in stream.members()}
 
 
-def test_the_hash_of_other_bytes_than_the_members_vouches_for_nothing() -> None:
-    """A manifest may say that the content stands elsewhere than the headers do."""
-    span = len(HEADERS) + 1024
-    one = found(hashlib.sha256(OTHER).hexdigest(), span)
-    assert b"".join(one.pieces) == CONTENT
-    assert not one.is_checked
+def small_and_large() -> tuple[list[ReadChunk], list[Entry]]:
+    """A file, one that goes on through two more chunks, and one after it."""
+    size = 2 * len(CONTENT) + 100
+    first = headers("small", 512) + CONTENT
+    chunks = [
+        ReadChunk(0, first + headers("large", size) + CONTENT),
+        ReadChunk(1, CONTENT),
+        ReadChunk(2, CONTENT[:100] + bytes(412)),
+        ReadChunk(3, headers("last", 512) + CONTENT),
+    ]
+    entries = [
+        Entry(path="small", type="file", size=512, chunk=0),
+        Entry(path="large", type="file", size=size, chunk=0, offset=len(first)),
+        Entry(path="last", type="file", size=512, chunk=3),
+    ]
+    return chunks, entries
 
 
-def test_places_beyond_the_chunk_are_not_hashed() -> None:
-    assert not found(hashlib.sha256(CONTENT).hexdigest(), 10**6).is_checked
-    assert not found(hashlib.sha256(CONTENT).hexdigest(), 1).is_checked
+def test_content_goes_on_in_the_chunks_that_follow() -> None:
+    found = read_all(stream_of(*small_and_large()))
+    assert found == {"small": CONTENT, "large": 2 * CONTENT + CONTENT[:100], "last": CONTENT}
 
 
-def test_no_byte_is_hashed_twice_whatever_the_manifest_says() -> None:
-    entries = [Entry(path=f"{n}", type="file", size=512, chunk=0) for n in range(3)]
-    wanted = iter([WantedEntry(entry, entry.path) for entry in entries])
-    chunk = HashesAhead(wanted).prepare(0)(ReadChunk(0, RAW + RAW))
-    assert len(chunk.hashes) == 1
+def test_members_whose_content_nobody_reads_do_not_hold_up_those_behind() -> None:
+    stream = stream_of(*small_and_large())
+    assert [found.member.path for found in stream.members()] == [b"small", b"large", b"last"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_damaged_chunk_in_a_content_costs_that_file_alone(number: int) -> None:
+    chunks, entries = small_and_large()
+    chunks[number] = ReadChunk(number, b"", "its hash is wrong")
+    stream = stream_of(chunks, entries, [])
+    whole = {}
+    for found in stream.members():
+        if found.wanted.restore_as == "large":
+            with pytest.raises(DamagedChunkError, match=f"chunk {number} is damaged"):
+                list(stream.pieces(found))
+        else:
+            whole[found.wanted.restore_as] = b"".join(stream.pieces(found))
+    assert whole == {"small": CONTENT, "last": CONTENT}
+
+
+def test_a_damaged_chunk_costs_all_that_begins_in_it() -> None:
+    chunks, entries = small_and_large()
+    chunks[0] = ReadChunk(0, b"", "its hash is wrong")
+    damaged: list[str] = []
+    assert read_all(stream_of(chunks, entries, damaged)) == {"last": CONTENT}
+    reason = "chunk 0 is damaged: its hash is wrong"
+    assert damaged == [f"small: {reason}", f"large: {reason}"]
+    with pytest.raises(DamagedChunkError, match="chunk 0 is damaged"):
+        read_all(stream_of(chunks, entries))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry(path="other", type="file", size=512, chunk=0),
+        Entry(path="small", type="file", size=511, chunk=0),
+        Entry(path="small", type="hardlink", link="x", chunk=0),
+        Entry(path="small", type="file", size=512, chunk=0, offset=512),
+    ],
+)
+def test_headers_that_the_manifest_does_not_speak_of_are_damage(entry: Entry) -> None:
+    chunks, _ = small_and_large()
+    damaged: list[str] = []
+    assert read_all(stream_of(chunks[:1], [entry], damaged)) == {}
+    assert len(damaged) == 1
+
+
+def test_a_content_that_would_go_on_in_a_chunk_already_left_is_damage() -> None:
+    """A manifest may name an entry in the midst of the content of another."""
+    outer, inner = headers("outer", 1536), headers("inner", 1024)
+    chunks = [ReadChunk(0, outer + inner), *(ReadChunk(number, CONTENT) for number in (1, 2))]
+    entries = [
+        Entry(path="outer", type="file", size=1536, chunk=0),
+        Entry(path="inner", type="file", size=1024, chunk=0, offset=len(outer)),
+    ]
+    with pytest.raises(DamagedChunkError, match="chunk 1 is not where it should be"):
+        read_all(stream_of(chunks, entries))
