@@ -221,7 +221,7 @@ def _ustar_block(member: Member, name: bytes, flag: bytes, size: int, seconds: i
     )
     link = member.link[:100]
     # POSIX: the sum of all bytes, with the checksum's own field taken as eight spaces.
-    checksum = fixed_sum + sum(name) + sum(numbers) + flag[0] + sum(link) + 8 * 0x20
+    checksum = fixed_sum + _sum(b"".join((name, numbers, flag, link))) + 8 * 0x20
     return b"%b%b%b%06o\0 %b%b%b" % (
         name.ljust(100, b"\0"),
         owner,
