@@ -99,9 +99,16 @@ class MakingFolderStack(FolderStack):
         made = super().open_child(folder, name)
         status = os.fstat(made)
         # What is in such a folder is like it.
-        if folder in self._new or (is_unfinished(status) and not _has_default_acl(made)):
+        if folder in self._new or _is_untouched(made, status):
             self._new[made] = status.st_uid, status.st_gid
         return made
+
+
+def _is_untouched(folder: int, status: os.stat_result) -> bool:
+    """Whether a folder is as this process makes them: whoever owns the one above it could have put
+    another in its place."""
+    is_ours = status.st_uid == os.geteuid() and is_unfinished(status)
+    return is_ours and not _has_default_acl(folder)
 
 
 def _has_default_acl(folder: int) -> bool:

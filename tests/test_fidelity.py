@@ -306,6 +306,23 @@ def test_owners_are_those_of_the_archive_also_below_a_setgid_folder(
         assert (found.st_uid, found.st_gid) == (uid, gid)
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root gives files away")
+def test_what_is_put_in_the_place_of_a_new_folder_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder = os.mkdir
+
+    def make_and_swap(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        make_folder(name, mode, dir_fd=dir_fd)
+        os.chown(name, 1234, 1234, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", make_and_swap)
+    item = Item("folder/file", uid=1234, gid=1234)
+    restore_forged(tmp_path / "store", forge_ours([item]), tmp_path / "target")
+    found = (tmp_path / "target" / "folder" / "file").stat()
+    assert (found.st_uid, found.st_gid) == (1234, 1234)
+
+
 def test_attributes_that_do_not_fit_are_said_and_the_file_is_kept(tmp_path: Path) -> None:
     """ext4 has one block for the attributes of a file; others take up to 64 KiB each."""
     item = Item("file", xattrs={f"user.{n}": bytes(60_000) for n in range(3)})
