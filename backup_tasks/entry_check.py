@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
@@ -69,26 +69,69 @@ class _KnownFile:
     last_chunk: int
 
 
-@dataclass(slots=True)
-class CheckedEntries:
-    """Entries of an archive, held one after the other against the chunks that hold them.
+class EntryCheck:
+    """Holds the entries of an archive against its chunks, taken in ascending order.
 
     Attributes:
-        lost: entries that do not stand whole where the manifest says, and why.
+        lost: entries that do not stand whole where the manifest says.
         entries: number of those whose headers were right.
         files, bytes: regular files whose content was right, and their content bytes.
-        open: the file that goes on in the next chunk.
     """
 
-    lost: list[tuple[Entry, str]] = field(default_factory=list)
-    entries: int = 0
-    files: int = 0
-    bytes: int = 0
-    open: _OpenFile | _KnownFile | None = None
+    def __init__(self) -> None:
+        self.lost = Findings()
+        self.entries = self.files = self.bytes = 0
+        self._open: _OpenFile | _KnownFile | None = None
+        self._lost_files: set[int] = set()
 
-    def check(self, entry: Entry, chunk: ReadChunk) -> None:
+    @property
+    def is_open(self) -> bool:
+        """Whether a file goes on in the next chunk."""
+        return self._open is not None
+
+    def check(self, chunk: ReadChunk, begin: Sequence[Entry]) -> None:
+        """Check the entries that begin in a chunk, and what goes on in it from the one before;
+        numbers may be left out in between."""
+        self._go_on(chunk)
+        for entry in begin:
+            self._break_off(_NO_END)
+            self._check(entry, chunk)
+
+    def accept(self, chunk: ReadChunk, begin: Sequence[Entry], last_chunk: int) -> None:
+        """As `check`, where it is known that the entries are right: the chunk was not unpacked.
+
+        Args:
+            last_chunk: the last one of the file that goes on from here, if one does.
+        """
+        if chunk.damage:
+            self.check(chunk, begin)
+            return
+        self._go_on(chunk)
+        self.entries += len(begin)
+        for entry in begin:
+            self._break_off(_NO_END)
+            if entry.type == "file":
+                end = last_chunk if entry is begin[-1] else chunk.number
+                self._accept(_KnownFile(entry, chunk.number + 1, end))
+
+    def finish(self) -> None:
+        """Call it when every chunk of the archive was taken."""
+        self._break_off("the archive ends before its content does")
+
+    def add_hardlinks(self, entries: Iterable[Entry]) -> None:
+        """Count hardlinks to lost files as lost too: their content stood there.
+
+        Args:
+            entries: all of the manifest.
+        """
+        if not self._lost_files:
+            return
+        for entry in entries:
+            if entry.type == "hardlink" and hash(entry.link_name) in self._lost_files:
+                self.lost.add(entry.name, "it is a link to a file that is lost")
+
+    def _check(self, entry: Entry, chunk: ReadChunk) -> None:
         """Check an entry that begins in this chunk."""
-        self.break_off(_NO_END)
         if chunk.damage:
             self._lose(entry, f"chunk {chunk.number} is damaged: {chunk.damage}")
             return
@@ -111,40 +154,40 @@ class CheckedEntries:
             opened = _OpenFile(entry, ContentHash(member), member.stored, chunk.number)
             self._feed(opened, blocks[start:])
 
-    def go_on(self, chunk: ReadChunk) -> None:
+    def _go_on(self, chunk: ReadChunk) -> None:
         """Check what this chunk holds of the open file, if there is one."""
-        file = self.open
+        file = self._open
         if file is None:
             return
         if chunk.number != file.next_chunk:
-            self.open = None  # its chunks are not among those that are looked at
+            self._open = None  # its chunks are not among those that are looked at
         elif chunk.damage:
-            self.break_off(f"chunk {chunk.number} is damaged: {chunk.damage}")
+            self._break_off(f"chunk {chunk.number} is damaged: {chunk.damage}")
         elif isinstance(file, _KnownFile):
             file.next_chunk += 1
-            self.accept(file)
+            self._accept(file)
         else:
             self._feed(file, memoryview(chunk.raw))
 
-    def accept(self, file: _KnownFile) -> None:
+    def _accept(self, file: _KnownFile) -> None:
         """Take a file's content for right, once its last chunk has been met."""
         is_met = file.next_chunk > file.last_chunk
-        self.open = None if is_met else file
+        self._open = None if is_met else file
         if is_met:
             self._count(file.entry)
 
-    def break_off(self, reason: str) -> None:
+    def _break_off(self, reason: str) -> None:
         """Count the open file, if there is one, as lost."""
-        if self.open is not None:
-            self._lose(self.open.entry, reason)
-            self.open = None
+        if self._open is not None:
+            self._lose(self._open.entry, reason)
+            self._open = None
 
     def _feed(self, file: _OpenFile, blocks: memoryview) -> None:
         piece = blocks[: file.left]
         file.content.add(piece)
         file.left -= len(piece)
         file.next_chunk += 1
-        self.open = file if file.left else None
+        self._open = file if file.left else None
         if not file.left:
             self._compare(file.entry, file.content.hexdigest())
 
@@ -159,95 +202,9 @@ class CheckedEntries:
         self.bytes += entry.size
 
     def _lose(self, entry: Entry, reason: str) -> None:
-        self.lost.append((entry, reason))
-
-
-class EntryCheck:
-    """Compares the chunks of an archive, taken in ascending order, with its manifest.
-
-    Args:
-        pending: the entries in the order of the archive.
-
-    Attributes:
-        lost: entries that do not stand whole where the manifest says.
-        found: the counts of all others.
-    """
-
-    def __init__(self, pending: Iterator[Entry]) -> None:
-        self.lost = Findings()
-        self.found = CheckedEntries()
-        self._pending = pending
-        self._next = next(pending, None)
-        self._lost_files: set[int] = set()
-
-    @property
-    def following(self) -> int | None:
-        """The chunk in which the next entry begins that was not expected yet."""
-        return self._next.chunk if self._next else None
-
-    def expect(self, number: int) -> list[Entry]:
-        """The entries that begin in this chunk, for `check`; ask in ascending order."""
-        begin = []
-        while self._next is not None and self._next.chunk <= number:
-            if self._next.chunk == number:
-                begin.append(self._next)
-            self._next = next(self._pending, None)
-        return begin
-
-    def check(self, chunk: ReadChunk, begin: Sequence[Entry]) -> None:
-        """Check the entries that begin in a chunk, and what goes on in it from the one before;
-        numbers may be left out in between."""
-        self.found.go_on(chunk)
-        for entry in begin:
-            self.found.check(entry, chunk)
-        self._note_lost()
-
-    def accept(self, chunk: ReadChunk, begin: Sequence[Entry], last_chunk: int) -> None:
-        """As `check`, where it is known that the entries are right: the chunk was not unpacked.
-
-        Args:
-            last_chunk: the last one of the file that goes on from here, if one does.
-        """
-        if chunk.damage:
-            self.check(chunk, begin)
-            return
-        self.found.go_on(chunk)
-        self.found.entries += len(begin)
-        for entry in begin:
-            self.found.break_off(_NO_END)
-            if entry.type == "file":
-                end = last_chunk if entry is begin[-1] else chunk.number
-                self.found.accept(_KnownFile(entry, chunk.number + 1, end))
-        self._note_lost()
-
-    def finish(self) -> None:
-        """Call it when every chunk of the archive was taken; entries left over are lost."""
-        self.found.break_off("the archive ends before its content does")
-        while self._next is not None:
-            reason = f"chunk {self._next.chunk} is not in the archive"
-            self.found.lost.append((self._next, reason))
-            self._note_lost()
-            self._next = next(self._pending, None)
-        self._note_lost()
-
-    def add_hardlinks(self, entries: Iterable[Entry]) -> None:
-        """Count hardlinks to lost files as lost too: their content stood there.
-
-        Args:
-            entries: all of the manifest.
-        """
-        if not self._lost_files:
-            return
-        for entry in entries:
-            if entry.type == "hardlink" and hash(entry.link_name) in self._lost_files:
-                self.lost.add(entry.name, "it is a link to a file that is lost")
-
-    def _note_lost(self) -> None:
-        for entry, reason in self.found.lost:
-            self.lost.add(entry.name, reason)
-            if entry.type == "file":
-                self._lost_files.add(hash(entry.name))
-        self.found.lost.clear()
+        self.lost.add(entry.name, reason)
+        if entry.type == "file":
+            self._lost_files.add(hash(entry.name))
 
 
 def differing_fields(entry: Entry, member: Member) -> list[str]:

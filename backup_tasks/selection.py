@@ -126,14 +126,11 @@ class Selection:
         missing = self._restore_as.keys() - found
         self.lost_links += sorted((self._restore_as[first], first) for first in missing)
 
-    def entries(self) -> Iterator[WantedEntry]:
-        """The wanted entries in the order of the archive."""
-        for number in sorted(self._begin_in):
-            yield from self.entries_in(number)
-
     def entries_in(self, number: int) -> list[WantedEntry]:
-        """Those that begin in this chunk, in their order."""
-        begin = sorted(self._begin_in.get(number, ()))
+        """The wanted entries that begin in this chunk, in the order of the archive."""
+        if number not in self._begin_in:
+            return []
+        begin = sorted(self._begin_in[number])
         found = []
         for entry in self._entries_at([one & _PLACE_MASK for one in begin]):
             name = entry.name
@@ -142,7 +139,7 @@ class Selection:
 
     def _entries_at(self, places: list[int]) -> Iterator[Entry]:
         """The entries of these lines, which in most chunks lie close together."""
-        first, last = min(places, default=0), max(places, default=0)
+        first, last = min(places), max(places)
         are_near = last - first <= _NEAR_BYTES
         lines = self._manifest.lines_between(first, last) if are_near else b""
         for place in places:
@@ -153,13 +150,11 @@ class Selection:
                 yield self._manifest.entry_at(place)
 
     def chunk_numbers(self) -> list[int]:
-        """The chunks to fetch, ascending: where wanted entries begin, and for a large one
-        those that follow, in which no entry begins."""
-        numbers: list[int] = []
-        for first in sorted(self._begin_in):
-            numbers.append(first)
-            follower = first + 1
-            while follower < len(self._starts) and not self._starts[follower]:
-                numbers.append(follower)
-                follower += 1
-        return numbers
+        """The chunks to fetch, ascending."""
+        return [number for first in sorted(self._begin_in) for number in self.group(first)]
+
+    def group(self, first: int) -> range:
+        """A chunk in which an entry begins, and those that follow, in which none does: they hold
+        the rest of a large one."""
+        following = self._starts.find(1, first + 1)
+        return range(first, following if following >= 0 else len(self._starts))

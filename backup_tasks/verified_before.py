@@ -35,22 +35,19 @@ class Groups:
         self._awaited: dict[int, tuple[int, bytes]] = {}
         self._last_unsound = -1
 
-    def expect(self, number: int, begin: Sequence[Entry], following: int | None) -> int:
-        """Look a group up. Returns its last chunk.
+    def expect(self, group: range, begin: Sequence[Entry]) -> None:
+        """Look a group up.
 
         Args:
-            number: of its first chunk; begin: the entries that begin there.
-            following: the next chunk in which one begins, if there is one.
+            group: its chunks; begin: the entries that begin in the first of them.
         """
-        count = len(self._chunks)
-        stop = min(following or count, count)
-        if self._before is not None:
-            digest = digest_group(self._chunks[number:stop], begin)
-            if digest in self._before:
-                self._known[number:stop] = b"\1" * (stop - number)
-            else:
-                self._awaited[stop - 1] = number, digest
-        return stop - 1
+        if self._before is None:
+            return
+        digest = digest_group(self._chunks[group.start : group.stop], begin)
+        if digest in self._before:
+            self._known[group.start : group.stop] = b"\1" * len(group)
+        else:
+            self._awaited[group[-1]] = group.start, digest
 
     def is_known(self, number: int) -> bool:
         """Whether the chunk is of a group that was found whole before, as far as was expected."""

@@ -123,40 +123,39 @@ def _check_chunks(
     selection = Selection(manifest, WantedPaths(()), manifest_check.passing)
     if manifest_check.fault:
         report.add_fault(manifest_check.fault)
-    check = EntryCheck(wanted.entry for wanted in selection.entries())
+    check = EntryCheck()
     progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
-
-    expected: deque[tuple[list[Entry], int]] = deque()
+    expected: deque[list[Entry]] = deque()
 
     def is_known(number: int) -> bool:
-        begin = check.expect(number)
-        last = groups.expect(number, begin, check.following) if begin else number
-        expected.append((begin, last))
+        begin = [wanted.entry for wanted in selection.entries_in(number)]
+        if begin:
+            groups.expect(selection.group(number), begin)
+        expected.append(begin)
         return groups.is_known(number)
 
-    stored = report.backup.stored
-    for chunk in read_chunks(store, stored, chunks, numbers, keys, is_known):
-        begin, last = expected.popleft()
-        place = chunks[chunk.number]
+    for chunk in read_chunks(store, report.backup.stored, chunks, numbers, keys, is_known):
+        number, begin = chunk.number, expected.popleft()
+        place = chunks[number]
         if chunk.damage:
             report.add_fault(
-                f"chunk {chunk.number} (bytes {place.offset:,} to {place.end:,}): {chunk.damage}"
+                f"chunk {number} (bytes {place.offset:,} to {place.end:,}): {chunk.damage}"
             )
-        files, lost = check.found.files, check.lost.count
-        if begin and groups.is_known(chunk.number):
-            check.accept(chunk, begin, last)
+        files, lost = check.files, check.lost.count
+        if begin and groups.is_known(number):
+            check.accept(chunk, begin, selection.group(number)[-1])
         else:
             check.check(chunk, begin)
         is_sound = not chunk.damage and check.lost.count == lost
-        groups.took(chunk.number, is_sound=is_sound, is_open=check.found.open is not None)
+        groups.took(number, is_sound=is_sound, is_open=check.is_open)
         report.checked_chunks += 1
         report.checked_bytes += place.length
-        progress.advance(place.length, check.found.files - files)
+        progress.advance(place.length, check.files - files)
     if len(numbers) == len(chunks):
         check.finish()
     check.add_hardlinks(manifest.entries())
-    found, report.lost = check.found, check.lost
-    report.entries, report.files, report.raw_bytes = found.entries, found.files, found.bytes
+    report.lost = check.lost
+    report.entries, report.files, report.raw_bytes = check.entries, check.files, check.bytes
 
 
 class _ManifestCheck:
