@@ -47,15 +47,13 @@ class ChunkRange:
     end: int
 
 
-def plan_ranges(
-    chunks: Sequence[Chunk], numbers: Sequence[int], range_bytes: int = RANGE_BYTES
-) -> list[ChunkRange]:
-    """Join wanted chunks into requests of bounded size, over small gaps too.
+def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRange]:
+    """Join wanted chunks into requests of `RANGE_BYTES` at most, unless one chunk is longer, over
+    small gaps too.
 
     Args:
         chunks: all of the archive.
         numbers: the wanted ones, ascending.
-        range_bytes: of a request, at most, unless one chunk is longer.
     """
     ranges: list[ChunkRange] = []
     group: list[int] = []
@@ -63,7 +61,7 @@ def plan_ranges(
     for number in numbers:
         chunk = chunks[number]
         is_far = chunk.offset - end > _GAP_BYTES
-        if group and (is_far or chunk.end - start > range_bytes):
+        if group and (is_far or chunk.end - start > RANGE_BYTES):
             ranges.append(ChunkRange(tuple(group), start, end))
             group = []
         if not group:

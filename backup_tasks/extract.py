@@ -80,7 +80,7 @@ class Extractor:
         Args:
             member: what its headers say.
             pieces: its stored bytes; read only for a regular file.
-            sha256: what the content must hash to, hex; "" when nobody knows, or it was seen to.
+            sha256: what the content must hash to, hex; "" when nobody knows.
 
         Raises:
             WrongContentError: the hash differs; nothing was put under the name.
@@ -173,14 +173,14 @@ class Extractor:
     ) -> None:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
-        # Looked for first, as all would be written in vain; but not where nothing can be.
         owner = self._folders.new_owner
-        is_private = owner is not None
-        if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
-            return
         # Where nobody else can see it, it is made with its own mode; but for special bits, which
         # a change of owner would take away.
-        made = Made(owner, member.mode & 0o777 & ~self._umask) if owner is not None else None
+        made = Made(owner, member.mode & 0o777 & ~self._umask) if owner else None
+        is_private = made is not None
+        # Looked for first, as all would be written in vain; but not where nothing can be.
+        if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
+            return
         with NewFile(folder, name, made.mode if made else 0o600) as new:
             digest = hashlib.sha256() if sha256 else None
             write_content(new.descriptor, member, pieces, self._guard, digest)

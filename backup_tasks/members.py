@@ -61,16 +61,15 @@ class MemberStream:
 
     def members(self) -> Iterator[FoundMember]:
         """One member for each wanted entry; damaged ones are left out if that is allowed."""
-        while self._waiting or self._advance():
-            if not self._waiting:
-                continue  # a file's content goes on in it, and nobody wanted that
-            found = self._waiting.popleft()
-            if isinstance(found, FoundMember):
-                yield found
-            elif self._on_damage is None:
-                raise DamagedChunkError(found.reason)
-            else:
-                self._on_damage(found.wanted.restore_as, found.reason)
+        while self._advance():
+            while self._waiting:
+                found = self._waiting.popleft()
+                if isinstance(found, FoundMember):
+                    yield found
+                elif self._on_damage is None:
+                    raise DamagedChunkError(found.reason)
+                else:
+                    self._on_damage(found.wanted.restore_as, found.reason)
 
     def pieces(self, found: FoundMember) -> Iterator[memoryview]:
         """Its stored bytes, to be read before the next member is asked for.
@@ -104,11 +103,11 @@ class MemberStream:
         if chunk is None:
             return False
         self._current = chunk
-        self._waiting += find_members(chunk, self._begin_in(chunk.number))
+        self._waiting += _find_members(chunk, self._begin_in(chunk.number))
         return True
 
 
-def find_members(chunk: ReadChunk, begin: Sequence[WantedEntry]) -> list[FoundMember | LostMember]:
+def _find_members(chunk: ReadChunk, begin: Sequence[WantedEntry]) -> list[FoundMember | LostMember]:
     """What stands in a chunk where the manifest says that these entries begin."""
     if chunk.damage:
         reason = f"chunk {chunk.number} is damaged: {chunk.damage}"

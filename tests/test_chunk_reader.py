@@ -55,14 +55,14 @@ def test_chunks_come_in_their_order_and_few_wait_unpacked(monkeypatch: pytest.Mo
 
 def test_few_ranges_are_fetched_before_the_first_chunk_is_used() -> None:
     noise = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(2**15))
-    packed, chunks = laid_out([noise] * 80)
+    packed, chunks = laid_out([noise] * 130)
     store = Memory(packed)
     stored = StoredObject("x.tar.gz", len(packed), datetime.now(UTC), "etag")
-    ranges = plan_ranges(chunks, range(80))
+    ranges = plan_ranges(chunks, range(130))
     assert all(wanted.end - wanted.start <= RANGE_BYTES for wanted in ranges)
-    assert len(ranges) > 6
-    reading = read_chunks(store, stored, chunks, range(80))
+    assert len(ranges) > 10
+    reading = read_chunks(store, stored, chunks, range(130))
     next(reading)
     assert store.ranges <= 4
-    assert sum(1 for _ in reading) == 79
+    assert sum(1 for _ in reading) == 129
     assert store.ranges == len(ranges)

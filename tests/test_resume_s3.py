@@ -99,14 +99,17 @@ def test_a_tree_that_changed_between_two_kills_is_backed_up_as_it_is_now(scene: 
     os.link(changed[2], source / "c1" / "another link")
     os.unlink(source / "c1" / "link")
     os.symlink("nowhere", source / "c1" / "link")
+    sent_second = sent_since(scene)
     kill_at(scene, "CompleteMultipartUpload", 1, done=False)
+    second = sent_second()
     with open(source / "b-large", "r+b") as large:
         large.seek(3 * MIB)
         large.write(b"changed in place")
     sent = sent_since(scene)
     scene.back_up()
-    # Usually 13 MiB. On a machine with much else to do more parts were under way at each kill.
-    assert sent() < MEBIBYTES * MIB
+    # The less of the first run had arrived, the more the second one sent: too little for a staging
+    # object, and lost with it. The rest is the file that changed, and what fills up parts.
+    assert sent() < second + 16 * MIB
     assert len(scene.backups()) == 2
     scene.assert_clean()
     scene.assert_newest_is_the_tree()
