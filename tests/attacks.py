@@ -131,11 +131,12 @@ def forge_ours(items: Sequence[Item]) -> bytes:
         stored = compress_chunk(raw, 1)
         chunks.append(Chunk(len(out), len(stored.stored), stored.sha256, len(raw)))
         out += stored.stored
-        entries.append(_entry(item, number))
+        entries.append(entry_of(item, number))
     return bytes(out) + forge_end(len(out), chunks, entries)
 
 
-def _entry(item: Item, number: int) -> Entry:
+def entry_of(item: Item, chunk: int) -> Entry:
+    """Its line in the manifest, at the beginning of a chunk, with what it claims."""
     member = item.member()
     path, encoded = name_fields(item.path)
     link, link_encoded = name_fields(item.link)
@@ -154,7 +155,7 @@ def _entry(item: Item, number: int) -> Entry:
         link=link,
         link_b64=link_encoded,
         sha256=hashlib.sha256(full).hexdigest() if item.kind == "file" else "",
-        chunk=number,
+        chunk=chunk,
         offset=0,
     )
     item.claim(entry)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from backup_tasks.catalog import find_backups
+from backup_tasks.compress import compress_chunk
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES
 from backup_tasks.listing import list_entries
@@ -27,6 +28,8 @@ from backup_tasks.signature_member import MEMBER_BYTES
 from backup_tasks.verified_before import VerifiedBefore
 from backup_tasks.verify import Sample, parse_sample, run_verify
 from backup_tasks.verify_report import VerifyReport, render_verify
+from tests import attacks
+from tests.attacks import Item
 from tests.backups import Backups, small_backups
 from tests.cli import Cli, cli, s3_store
 from tests.conftest import S3Bucket
@@ -188,6 +191,47 @@ def test_a_lie_that_two_manifests_tell_is_found_in_both_of_them(
     for backup in find_backups(store, UTC) * 2:
         report = run_verify(store, backup, SilentProgress(), before=before)
         assert "z-after" in str(report.lost.first)
+
+
+def verify_forged(folder: Path, archive: bytes) -> VerifyReport:
+    store, backup = attacks.put(folder, archive)
+    return run_verify(store, backup, SilentProgress())
+
+
+def test_a_file_that_goes_on_where_the_archive_ends_is_lost(tmp_path: Path) -> None:
+    whole = Item("file", content=bytes(4096))
+    archive = attacks.forge_ours([whole])
+    assert not verify_forged(tmp_path / "whole", archive).lost.count
+    cut = compress_chunk(whole.blocks()[:2048], 1)
+    entry = attacks.entry_of(whole, chunk=0)
+    chunk = Chunk(0, len(cut.stored), cut.sha256, cut.raw)
+    report = verify_forged(
+        tmp_path / "cut", cut.stored + attacks.forge_end(len(cut.stored), [chunk], [entry])
+    )
+    assert report.lost.first == [("file", "the archive ends before its content does")]
+
+
+@pytest.mark.parametrize("names", [["a", "b", "a"], ["a", "a"], ["b", "a"]], ids="".join)
+def test_a_manifest_that_lists_a_name_twice_or_out_of_order_is_found(
+    tmp_path: Path, names: list[str]
+) -> None:
+    archive = attacks.forge_ours([Item(name) for name in names])
+    archive = attacks.rewrite(archive, files=len(names), raw_bytes=6 * len(names))
+    report = verify_forged(tmp_path / "store", archive)
+    assert report.faults == ["the manifest lists 'a' out of order or twice"]
+
+
+@pytest.mark.parametrize(("files", "content"), [(1, 12), (3, 12), (2, 11), (2, 13)])
+def test_a_manifest_whose_header_counts_other_files_is_found(
+    tmp_path: Path, files: int, content: int
+) -> None:
+    archive = attacks.forge_ours([Item("a"), Item("b"), Item("c", "dir")])
+    right = attacks.rewrite(archive, files=2, raw_bytes=12)
+    assert not verify_forged(tmp_path / "right", right).is_damaged
+    wrong = attacks.rewrite(archive, files=files, raw_bytes=content)
+    assert verify_forged(tmp_path / "wrong", wrong).faults == [
+        f"the manifest lists 2 files of 12 bytes, its header says {files} of {content}"
+    ]
 
 
 def replace_entry(entry: Entry, **fields: object) -> Entry:
