@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.s3_server import find_weed
@@ -20,7 +21,7 @@ def describe_machine() -> dict[str, str]:
         "processor": f"{os.cpu_count()} cores, {_processor()}",
         "memory": f"{pages / 2**30:.0f} GiB",
         "system": f"{_system()}, Linux {platform.release()}",
-        "Python": platform.python_version(),
+        "Python": f"{platform.python_version()}, {_whose_python()}",
         "S3 server": f"SeaweedFS {_version(find_weed(), 'version')} on the same machine",
     }
 
@@ -39,6 +40,11 @@ def describe_peers(tools: Path) -> dict[str, str]:
         "zstd": _version("zstd", "--version"),
         "AWS CLI": _version(str(tools / "bin" / "aws"), "--version"),
     }
+
+
+def _whose_python() -> str:
+    """Those who package Python build it with optimisations that others often leave out."""
+    return "the system's own" if sys.base_prefix == "/usr" else "not the system's own"
 
 
 def _processor() -> str:
