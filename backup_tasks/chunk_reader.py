@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -80,8 +80,11 @@ def read_chunks(
     numbers: Sequence[int],
     keys: Keyring = NO_KEYS,
     is_known: Callable[[int], bool] = lambda _: False,
-) -> Iterator[ReadChunk]:
+) -> Generator[ReadChunk, None, None]:
     """The wanted chunks in order, fetched and unpacked a few ahead, side by side.
+
+    Whoever keeps it closes it: it waits for its threads then, and if that were left to the garbage
+    collector, it could be while another thread starts, which would never end.
 
     A damaged chunk comes with `damage` set and no bytes; whether that is an error is the
     caller's decision. Raises StoreError when the store fails; IdentityError when chunks are

@@ -7,7 +7,7 @@ import gzip
 import io
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from backup_tasks.chunk_reader import RANGE_BYTES
@@ -28,8 +28,10 @@ BOMB_BYTES = 2**30
 
 def foreign_members(
     store: Store, stored: StoredObject, *, trusted: bool = False
-) -> Iterator[tuple[Member, Iterator[memoryview]]]:
+) -> Generator[tuple[Member, Iterator[memoryview]], None, None]:
     """Each member with its stored bytes, which must be read before the next one is asked for.
+
+    Whoever keeps it closes it, for the reason that `read_chunks` gives.
 
     Args:
         trusted: it may unpack to any size, however small it is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
@@ -182,14 +183,14 @@ def _restore_ours(
             backup, request.target, selection.count, fetched, planned, True, proof, header
         )
     progress.start("restoring", selection.bytes, selection.count)
-    with OpenTarget(request.target, request.policy) as extractor:
+    with (
+        closing(read_chunks(store, backup.stored, manifest.chunks, numbers, keys)) as chunks,
+        OpenTarget(request.target, request.policy) as extractor,
+    ):
         if not request.is_told_what_to_do:
             check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
-        stream = MemberStream(
-            read_chunks(store, backup.stored, manifest.chunks, numbers, keys),
-            selection.entries_in,
-            extractor.leave_out if request.skip_damaged else None,
-        )
+        on_damage = extractor.leave_out if request.skip_damaged else None
+        stream = MemberStream(chunks, selection.entries_in, on_damage)
         for found in stream.members():
             member = found.member
             entry, restore_as = found.wanted
@@ -268,9 +269,11 @@ def _restore_foreign(
         planned = ExtractReport(files=files, bytes=content)
         size = backup.stored.size
         return RestoreReport(backup, request.target, entries, size, planned, True, proof)
-    with OpenTarget(request.target, request.policy) as extractor:
+    with (
+        closing(foreign_members(store, backup.stored, trusted=request.trusted)) as members,
+        OpenTarget(request.target, request.policy) as extractor,
+    ):
         above: list[Member] = []
-        members = foreign_members(store, backup.stored, trusted=request.trusted)
         for member, pieces in members:
             while above and not member.path.startswith(above[-1].path + b"/"):
                 above.pop()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,6 +194,18 @@ def test_a_target_that_is_not_empty_is_refused_unless_told_what_to_do(
     assert os.listdir(target) == ["there"]
     attacks.restore(tmp_path / "store", forge([Item("new")]), target, overwrite="never")
     assert sorted(os.listdir(target)) == ["new", "there"]
+
+
+def test_a_restore_that_fails_leaves_no_thread_behind(tmp_path: Path, forge: Forge) -> None:
+    """Else its threads would be waited for when the error is forgotten, wherever that happens."""
+    noise = random.Random(1).randbytes(2**19)
+    archive = bytearray(forge([Item(f"f{number}", content=noise) for number in range(8)]))
+    archive[len(archive) // 3] ^= 1
+    before = set(threading.enumerate())
+    with pytest.raises(ArchiveError) as kept:
+        attacks.restore(tmp_path / "store", bytes(archive), tmp_path / "target")
+    assert set(threading.enumerate()) <= before, kept
+    assert os.listdir(tmp_path / "target")
 
 
 def test_a_target_that_is_a_file_is_one_clear_line(tmp_path: Path, forge: Forge) -> None:
