@@ -208,6 +208,18 @@ def test_a_restore_that_fails_leaves_no_thread_behind(tmp_path: Path, forge: For
     assert os.listdir(tmp_path / "target")
 
 
+def test_a_restore_that_is_broken_off_leaves_no_thread_behind(tmp_path: Path, forge: Forge) -> None:
+    class BreaksOff(SilentProgress):
+        def advance(self, bytes_done: int = 0, files_done: int = 0) -> None:
+            raise RuntimeError
+
+    store, backup = attacks.put(tmp_path / "store", forge([Item("a"), Item("b")]))
+    before = set(threading.enumerate())
+    with pytest.raises(RuntimeError) as kept:
+        run_restore(store, backup, RestoreRequest((), tmp_path / "target"), BreaksOff())
+    assert set(threading.enumerate()) <= before, kept
+
+
 def test_a_target_that_is_a_file_is_one_clear_line(tmp_path: Path, forge: Forge) -> None:
     (tmp_path / "target").write_text("a file")
     with pytest.raises(RestoreError, match="choose another --to"):
