@@ -34,7 +34,7 @@ class ReadChunk:
     """One chunk as read: its raw bytes, or what is wrong with it."""
 
     number: int
-    raw: bytes
+    raw: bytes | memoryview
     damage: str = ""
 
 

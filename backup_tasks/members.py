@@ -41,7 +41,8 @@ class MemberStream:
     """Joins wanted entries with the chunks that hold them.
 
     Args:
-        chunks: the chunks of `Selection.chunk_numbers`, in that order.
+        chunks: the chunks of `Selection.chunk_numbers`, in that order; the bytes of one are used
+            only until the next is asked for.
         begin_in: gives the wanted entries that begin in a chunk.
         on_damage: called with (entry's path, reason) for an entry that a damaged chunk
             costs; None raises DamagedChunkError instead.
@@ -74,8 +75,11 @@ class MemberStream:
     def pieces(self, found: FoundMember) -> Iterator[memoryview]:
         """Its stored bytes, to be read before the next member is asked for.
 
-        Raises DamagedChunkError when they go on in a chunk that is damaged.
+        Raises DamagedChunkError when they go on in a chunk that is damaged, and when they lie
+        inside of another member, as those before it are gone by now.
         """
+        if self._current is None or found.chunk != self._current.number:
+            raise DamagedChunkError(f"chunk {found.chunk} holds one file inside of another")
         if found.here:
             yield found.here
         left = found.member.stored - len(found.here)

@@ -11,7 +11,7 @@ from typing import cast, get_args
 
 from backup_tasks.authenticity import ANYBODY, Proof, Trust, demand_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
-from backup_tasks.chunk_reader import read_chunks
+from backup_tasks.chunk_process import read_chunks_apart
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
@@ -184,7 +184,7 @@ def _restore_ours(
         )
     progress.start("restoring", selection.bytes, selection.count)
     with (
-        closing(read_chunks(store, backup.stored, manifest.chunks, numbers, keys)) as chunks,
+        closing(read_chunks_apart(store, backup.stored, manifest.chunks, numbers, keys)) as chunks,
         OpenTarget(request.target, request.policy) as extractor,
     ):
         if not request.is_told_what_to_do:

@@ -9,9 +9,8 @@ import pytest
 
 from backup_tasks import chunk_reader
 from backup_tasks.chunk_reader import RANGE_BYTES, plan_ranges, read_chunks
-from backup_tasks.compress import compress_chunk
-from backup_tasks.manifest import Chunk
 from backup_tasks.stores.base import StoredObject
+from tests.chunks import laid_out
 
 
 class Memory:
@@ -24,15 +23,6 @@ class Memory:
     def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
         self.ranges += 1
         return self.content[start : start + length]
-
-
-def laid_out(raw_chunks: list[bytes]) -> tuple[bytes, list[Chunk]]:
-    packed, chunks = b"", []
-    for raw in raw_chunks:
-        one = compress_chunk(raw, 1)
-        chunks.append(Chunk(len(packed), len(one.stored), one.sha256, one.raw))
-        packed += one.stored
-    return packed, chunks
 
 
 def test_chunks_come_in_their_order_and_few_wait_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:

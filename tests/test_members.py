@@ -116,5 +116,5 @@ def test_a_content_that_would_go_on_in_a_chunk_already_left_is_damage() -> None:
         Entry(path="outer", type="file", size=1536, chunk=0),
         Entry(path="inner", type="file", size=1024, chunk=0, offset=len(outer)),
     ]
-    with pytest.raises(DamagedChunkError, match="chunk 1 is not where it should be"):
+    with pytest.raises(DamagedChunkError, match="chunk 0 holds one file inside of another"):
         read_all(stream_of(chunks, entries))

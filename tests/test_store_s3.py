@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -214,6 +215,32 @@ def test_parts_carry_a_signed_digest_instead_of_a_second_hash(
     assert all(one["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD" for one in headers)
     assert all("content-md5" in one for one in headers)
     assert all("content-md5;" in one["authorization"] for one in headers)
+
+
+def open_sockets() -> set[str]:
+    links = [os.readlink(entry) for entry in os.scandir("/proc/self/fd") if entry.is_symlink()]
+    return {link for link in links if link.startswith("socket:")}
+
+
+def test_a_forked_process_lets_go_of_its_parent_s_connections(s3_bucket: S3Bucket) -> None:
+    """On one that both use, each would take what was meant for the other."""
+    before = open_sockets()
+    store = S3Store(s3_settings(s3_bucket))
+    put(store, NAME, b"hello")
+    connections = open_sockets() - before
+    assert connections
+    process = os.fork()
+    if not process:
+        try:
+            store.after_fork()
+            still_open = connections & open_sockets()
+            reads = store.read_range(store.stat(NAME), 1, 3) == b"ell"
+            os._exit(0 if reads and not still_open else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(process, 0)[1] == 0
+    assert store.read_range(store.stat(NAME), 1, 3) == b"ell"
+    assert open_sockets() - before == connections
 
 
 def test_a_certificate_of_nobody_we_trust_is_told(

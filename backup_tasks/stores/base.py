@@ -144,6 +144,9 @@ class Store(Protocol):
     can_rename: bool
     salvage_is_sure: bool
 
+    def after_fork(self) -> None:
+        """To be called first in a forked process: what is open remains the parent's alone."""
+
     def list_objects(self) -> list[StoredObject]:
         """Every object directly under the prefix, sorted by name."""
 

@@ -54,6 +54,9 @@ class DirectoryStore:
         self.folder = folder
         self.url = url or f"file://{folder}/"
 
+    def after_fork(self) -> None:
+        """Nothing stays open between two calls."""
+
     def list_objects(self) -> list[StoredObject]:
         found = [stored_object(name, status) for name, status in self._files()]
         return sorted((one for one in found if one.name[0] != "."), key=lambda one: one.name)

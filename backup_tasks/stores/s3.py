@@ -92,6 +92,10 @@ class S3Store:
             client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
         return access
 
+    def after_fork(self) -> None:
+        if "_access" in self.__dict__:
+            self._access.client.close()  # its descriptors; it opens others when it needs them
+
     def list_objects(self) -> list[StoredObject]:
         access, found = self.access, []
         with explained(access.place, "list the backups"):

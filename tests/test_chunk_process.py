@@ -1,0 +1,232 @@
+"""Reading chunks in another process: the same chunks, and nothing of it left however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backup_tasks.chunk_process import WORTH_A_PROCESS, read_chunks_apart
+from backup_tasks.chunk_reader import ReadChunk
+from backup_tasks.compress import CHUNK_BYTES
+from backup_tasks.errors import ObjectChanged, StoreError
+from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.stores.directory import DirectoryStore
+from tests.chunks import laid_out
+
+NAME = "x.tar.gz"
+MANY = 4 * WORTH_A_PROCESS
+
+
+def children() -> list[int]:
+    """The processes that this one has started and that have not been waited for."""
+    tasks = f"/proc/{os.getpid()}/task"
+    found = []
+    for task in os.listdir(tasks):
+        with contextlib.suppress(FileNotFoundError):  # a thread that ended
+            found += Path(tasks, task, "children").read_text().split()
+    return sorted(map(int, found))
+
+
+def is_there(process: int) -> bool:
+    return Path(f"/proc/{process}").exists()
+
+
+def noise(count: int, size: int = 2**18) -> list[bytes]:
+    rng = random.Random(count)
+    return [rng.randbytes(size) for _ in range(count)]
+
+
+@pytest.fixture
+def before() -> list[int]:
+    return children()
+
+
+class Placed:
+    """An object in a folder that holds these chunks, and its table."""
+
+    def __init__(self, folder: Path, raw_chunks: Sequence[bytes]) -> None:
+        packed, self.chunks = laid_out(raw_chunks)
+        folder.mkdir(exist_ok=True)
+        (folder / NAME).write_bytes(packed)
+        self.store = DirectoryStore(folder)
+        self.stored = self.store.stat(NAME)
+
+    def read(self, store: Store | None = None) -> Generator[ReadChunk, None, None]:
+        numbers = range(len(self.chunks))
+        return read_chunks_apart(store or self.store, self.stored, self.chunks, numbers)
+
+
+def test_they_are_the_same_chunks_from_another_process(tmp_path: Path, before: list[int]) -> None:
+    raw_chunks = noise(MANY)
+    placed = Placed(tmp_path, raw_chunks)
+    taken = 0
+    for chunk in placed.read():
+        assert len(children()) == len(before) + 1
+        # Until the next is asked for: the reader has long run ahead as far as it may.
+        time.sleep(0.002)
+        assert (chunk.number, bytes(chunk.raw), chunk.damage) == (taken, raw_chunks[taken], "")
+        taken += 1
+    assert taken == MANY
+    assert children() == before
+
+
+def test_only_the_wanted_ones_come(tmp_path: Path) -> None:
+    raw_chunks = noise(MANY)
+    placed = Placed(tmp_path, raw_chunks)
+    wanted = range(1, MANY, 3)
+    got = {
+        chunk.number: bytes(chunk.raw)
+        for chunk in read_chunks_apart(placed.store, placed.stored, placed.chunks, wanted)
+    }
+    assert got == {number: raw_chunks[number] for number in wanted}
+
+
+def test_a_chunk_too_long_for_shared_memory_comes_all_the_same(tmp_path: Path) -> None:
+    raw_chunks = noise(MANY, 2**10)
+    for number in (0, 7, 8, MANY - 1):
+        raw_chunks[number] = random.Random(number).randbytes(CHUNK_BYTES + 1 + number)
+    raw_chunks[9] = random.Random(9).randbytes(CHUNK_BYTES)
+    raw_chunks[10] = b""
+    placed = Placed(tmp_path, raw_chunks)
+    assert [bytes(chunk.raw) for chunk in placed.read()] == raw_chunks
+
+
+def test_damage_is_told_of_the_chunk_that_has_it(tmp_path: Path) -> None:
+    placed = Placed(tmp_path, noise(MANY))
+    content = bytearray((tmp_path / NAME).read_bytes())
+    content[placed.chunks[5].offset + 100] ^= 1
+    (tmp_path / NAME).write_bytes(content)
+    placed.stored = placed.store.stat(NAME)
+    damaged = {chunk.number: chunk.damage for chunk in placed.read() if chunk.damage}
+    assert damaged == {5: "its hash is wrong"}
+
+
+def test_few_chunks_are_read_here(tmp_path: Path, before: list[int]) -> None:
+    placed = Placed(tmp_path, noise(WORTH_A_PROCESS - 1))
+    for chunk in placed.read():
+        assert isinstance(chunk.raw, bytes)
+        assert children() == before
+
+
+def test_one_processor_reads_them_here(
+    tmp_path: Path, before: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    for _ in Placed(tmp_path, noise(MANY)).read():
+        assert children() == before
+
+
+def test_where_there_can_be_no_more_processes_they_are_read_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    raw_chunks = noise(MANY)
+    placed = Placed(tmp_path, raw_chunks)
+    descriptors = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "fork", refuse)
+    assert [chunk.raw for chunk in placed.read()] == raw_chunks
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+
+
+def test_the_store_s_error_is_raised_here(tmp_path: Path, before: list[int]) -> None:
+    placed = Placed(tmp_path, noise(MANY))
+    placed.stored = replace(placed.stored, etag="another one")
+    with pytest.raises(ObjectChanged, match=f"{NAME} was replaced") as kept:
+        next(placed.read())
+    assert children() == before, kept
+
+
+class Buggy(DirectoryStore):
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        raise KeyError("no such thing")
+
+
+def test_a_bug_in_the_reader_is_a_bug_here_and_says_where(
+    tmp_path: Path, before: list[int]
+) -> None:
+    placed = Placed(tmp_path, noise(MANY))
+    with pytest.raises(RuntimeError, match=r"(?s)in read_range.*KeyError: 'no such thing'"):
+        next(placed.read(Buggy(tmp_path)))
+    assert children() == before
+
+
+def test_a_reader_that_is_killed_is_one_clear_line(tmp_path: Path, before: list[int]) -> None:
+    reading = Placed(tmp_path, noise(MANY)).read()
+    next(reading)
+    (reader,) = set(children()) - set(before)
+    os.kill(reader, signal.SIGKILL)
+    with pytest.raises(StoreError, match=rf"^{NAME}: .* from outside \(SIGKILL\); .* Run again$"):
+        for _ in reading:
+            pass
+    assert children() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_for_the_whole_group_is_the_parent_s_to_obey(
+    tmp_path: Path, before: list[int], number: signal.Signals
+) -> None:
+    reading = Placed(tmp_path, noise(MANY)).read()
+    next(reading)
+    (reader,) = set(children()) - set(before)
+    os.kill(reader, number)
+    assert sum(1 for _ in reading) == MANY - 1
+
+
+class Hanging(DirectoryStore):
+    """A server that does not answer any more."""
+
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        if start:
+            time.sleep(3600)
+        return super().read_range(source, start, length)
+
+
+def test_closing_ends_a_reader_that_waits_for_its_server(tmp_path: Path, before: list[int]) -> None:
+    placed = Placed(tmp_path, noise(MANY))
+    with closing(placed.read(Hanging(tmp_path))) as reading:
+        next(reading)
+        assert len(children()) == len(before) + 1
+        time.sleep(0.3)  # by now it has given all that it may
+    assert children() == before
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from tests.test_chunk_process import Hanging, Placed, children, noise, MANY
+
+reading = Placed(Path(sys.argv[1]), noise(MANY)).read(Hanging(Path(sys.argv[1])))
+next(reading)
+print(*children(), flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_reader_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        reader = int(parent.stdout.readline())
+        assert is_there(reader)
+        parent.kill()
+        # The pipe is at its end when nobody holds its other end any more, the reader last of all.
+        assert parent.stdout.read() == ""
+    until = time.monotonic() + 20
+    while is_there(reader) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not is_there(reader)
