@@ -25,6 +25,7 @@ from backup_tasks.target import (
     SpaceGuard,
     is_unfinished,
     new_node,
+    open_own_descriptors,
     write_content,
 )
 from backup_tasks.tarstream import Member
@@ -55,7 +56,9 @@ class Extractor:
     """
 
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
+        self._root = root
         self._policy = policy
+        self._own_descriptors = open_own_descriptors()
         self._made = MemberSpool()
         self._folders = MakingFolderStack(
             root,
@@ -133,6 +136,9 @@ class Extractor:
     def close(self) -> None:
         """Close what is open, without finishing."""
         self._folders.forget()
+        if self._own_descriptors is not None:
+            os.close(self._own_descriptors)
+            self._own_descriptors = None
         for spool in (self._made, self._hardlinks, self._late_hardlinks, self._symlinks):
             spool.close()
         self._wanted_folders.close()
@@ -181,7 +187,7 @@ class Extractor:
         # Looked for first, as all would be written in vain; but not where nothing can be.
         if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
             return
-        with NewFile(folder, name, made.mode if made else 0o600) as new:
+        with NewFile(folder, name, made.mode if made else 0o600, self._own_descriptors) as new:
             digest = hashlib.sha256() if sha256 else None
             write_content(new.descriptor, member, pieces, self._guard, digest)
             if digest is not None and digest.hexdigest() != sha256:
@@ -274,9 +280,19 @@ class Extractor:
 
     def _open_to_others(self, path: str) -> None:
         """A folder that the archive says nothing of gets the mode of any new folder."""
+        if self._seems_finished(path):
+            return
         folder = self._folders.enter(path)
         if is_unfinished(os.fstat(folder)):
             os.fchmod(folder, 0o777 & ~self._umask)
+
+    def _seems_finished(self, path: str) -> bool:
+        """By a look along the path, which is soon done. Whoever could lead it astray gains a folder
+        that stays closed to others."""
+        try:
+            return not is_unfinished(os.stat(path, dir_fd=self._root))
+        except OSError:  # longer than a path may be
+            return False
 
 
 def _umask() -> int:

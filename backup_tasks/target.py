@@ -124,6 +124,15 @@ def is_unfinished(status: os.stat_result) -> bool:
     return stat.S_IMODE(status.st_mode) & ~stat.S_ISGID == UNFINISHED_MODE
 
 
+def open_own_descriptors() -> int | None:
+    """The folder of this process's descriptors; None where /proc is not mounted, as in many a
+    chroot of a rescue system."""
+    try:
+        return os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
 class NewFile:
     """A file that has no name until `publish`; without that, nothing stays.
 
@@ -131,12 +140,19 @@ class NewFile:
 
     Args:
         mode: of the file; what the umask forbids is taken from it.
+        own_descriptors: as `open_own_descriptors` gives it; None takes a temporary name.
     """
 
-    def __init__(self, folder: int, name: str, mode: int = 0o600) -> None:
+    def __init__(
+        self, folder: int, name: str, mode: int = 0o600, own_descriptors: int | None = None
+    ) -> None:
         self._folder = folder
         self._name = name
+        self._own_descriptors = own_descriptors
         self._temporary = ""
+        if own_descriptors is None:
+            self._begin_temporary(mode)
+            return
         try:
             self.descriptor = os.open(
                 ".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=folder
@@ -144,9 +160,12 @@ class NewFile:
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
-            self._temporary = free_temporary_name(folder, name)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self.descriptor = os.open(self._temporary, flags, mode, dir_fd=folder)
+            self._begin_temporary(mode)
+
+    def _begin_temporary(self, mode: int) -> None:
+        self._temporary = free_temporary_name(self._folder, self._name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.descriptor = os.open(self._temporary, flags, mode, dir_fd=self._folder)
 
     def publish(self, *, replace: bool) -> None:
         """Put the whole file under its name in one step.
@@ -171,8 +190,9 @@ class NewFile:
     def _link_to(self, name: str) -> None:
         # open(2), O_TMPFILE: linkat of /proc/self/fd/N gives the file its first name.
         os.link(
-            f"/proc/self/fd/{self.descriptor}",
+            str(self.descriptor),
             name,
+            src_dir_fd=self._own_descriptors,
             dst_dir_fd=self._folder,
             follow_symlinks=True,
         )

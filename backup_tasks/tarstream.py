@@ -267,11 +267,12 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
     position = start
     while True:
         block = bytes(blocks[position : position + BLOCK_BYTES])
-        flag = check_block(block)
         position += BLOCK_BYTES
+        flag = block[156:157]
         if flag not in (_PAX_FLAG, _GLOBAL_FLAG):
+            check_block(block)
             break
-        size = parse_octal(block[124:136])
+        size = _pax_size(block)
         if size > len(blocks) - position:
             raise ArchiveError("a pax header reaches beyond its chunk")
         if flag == _PAX_FLAG:
@@ -281,6 +282,13 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
     if b"GNU.sparse.major" in pax:
         position = _read_sparse(member, pax, blocks, position)
     return member, position
+
+
+@lru_cache(1024)
+def _pax_size(block: bytes) -> int:
+    """Of a pax header, as its own header says; see `_pax_block`. Raises ArchiveError."""
+    check_block(block)
+    return parse_octal(block[124:136])
 
 
 def check_block(block: bytes | memoryview) -> bytes:

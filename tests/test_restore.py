@@ -538,6 +538,24 @@ def no_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", without_tmpfile)
 
 
+@pytest.fixture
+def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a chroot in which /proc is not mounted, where nothing can give such a file a name."""
+    real_open, real_link = os.open, os.link
+
+    def open_elsewhere(path: Any, *args: Any, **options: Any) -> int:
+        if str(path).startswith("/proc/"):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return real_open(path, *args, **options)
+
+    def link_elsewhere(source: Any, *args: Any, **options: Any) -> None:
+        assert not str(source).startswith("/proc/")
+        real_link(source, *args, **options)
+
+    monkeypatch.setattr(os, "open", open_elsewhere)
+    monkeypatch.setattr(os, "link", link_elsewhere)
+
+
 @pytest.mark.usefixtures("no_nameless_files")
 def test_a_temporary_name_that_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     from backup_tasks import target as target_module
@@ -559,13 +577,13 @@ def test_a_temporary_name_that_a_killed_run_left_is_cleared_away(tmp_path: Path)
     ("rule", "content"),
     [("never", b"first"), ("older", b"first, but newer"), ("always", b"last")],
 )
-@pytest.mark.parametrize("way", ["nameless", "named"])
+@pytest.mark.parametrize("way", ["nameless", "no_nameless_files", "no_proc"])
 def test_two_entries_of_one_name_in_a_new_folder_follow_the_rule_too(
     rule: str, content: bytes, way: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """As a file system that knows no capital letters makes of two names."""
-    if way == "named":
-        request.getfixturevalue("no_nameless_files")
+    if way != "nameless":
+        request.getfixturevalue(way)
     items = [
         Item("new/file", content=b"first"),
         Item("new/file", content=b"first, but newer", mtime_ns=attacks.MTIME + 1),
