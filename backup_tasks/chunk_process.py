@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, Self
 
 from backup_tasks.chunk_reader import ReadChunk, read_chunks
 from backup_tasks.compress import CHUNK_BYTES
-from backup_tasks.errors import BackupError, StoreError
+from backup_tasks.errors import ENDING_SIGNALS, BackupError, StoreError
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Chunk
 from backup_tasks.stores.base import Store, StoredObject
@@ -36,7 +36,6 @@ WORTH_A_PROCESS = 32
 _SLOTS = 6
 # Weaker than its parent where both want the same core, for it is ahead most of the time.
 _NICENESS = 5
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _Reading = Callable[[], Generator[ReadChunk, None, None]]
 
@@ -92,7 +91,7 @@ class _Reader:
         slots = memoryview(mmap.mmap(-1, _SLOTS * CHUNK_BYTES))
         ours, theirs = Pipe()
         # What asks for the end is not to be raised in both processes.
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         try:
             process = _fork()
             if not process:
@@ -160,10 +159,10 @@ def _be_the_reader(
 ) -> NoReturn:
     """All that the new process does."""
     try:
-        for number in _ENDING:
+        for number in ENDING_SIGNALS:
             # A terminal and systemd tell both processes; the parent decides for both.
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
         gc.freeze()  # to look through what was there before would copy the memory that it is in
         with contextlib.suppress(OSError):
             os.nice(_NICENESS)

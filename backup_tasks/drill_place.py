@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from backup_tasks.errors import RestoreError
+from backup_tasks.errors import ENDING_SIGNALS, RestoreError
 from backup_tasks.folders import OPEN_FOLDER
 
 _PREFIX = "backup-drill-"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -92,7 +91,7 @@ def signals_held() -> Iterator[None]:
     def hold(number: int, _: FrameType | None) -> None:
         held.append(number)
 
-    before = {number: signal.signal(number, hold) for number in _SIGNALS}
+    before = {number: signal.signal(number, hold) for number in ENDING_SIGNALS}
     try:
         yield
     finally:

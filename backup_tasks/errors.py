@@ -28,6 +28,9 @@ from __future__ import annotations
 
 import signal
 
+# What ends a run: a key on the terminal, init or an administrator, a terminal that is closed.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class BackupError(Exception):
     """Base of every error that we raise on purpose; the text is for the operator."""

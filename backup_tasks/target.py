@@ -143,9 +143,7 @@ class NewFile:
         own_descriptors: as `open_own_descriptors` gives it; None takes a temporary name.
     """
 
-    def __init__(
-        self, folder: int, name: str, mode: int = 0o600, own_descriptors: int | None = None
-    ) -> None:
+    def __init__(self, folder: int, name: str, mode: int, own_descriptors: int | None) -> None:
         self._folder = folder
         self._name = name
         self._own_descriptors = own_descriptors

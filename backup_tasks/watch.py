@@ -13,7 +13,7 @@ from datetime import datetime
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from backup_tasks.errors import BackupError, Interrupted
+from backup_tasks.errors import ENDING_SIGNALS, BackupError, Interrupted
 from backup_tasks.journal import Notification, RunRecord, append_record, log_result, open_log
 from backup_tasks.paths import Paths
 from backup_tasks.text import one_line, printable
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from backup_tasks.profile_model import Profile
 
 Clock = Callable[[], datetime]
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True)
@@ -148,7 +146,7 @@ class _Signals:
 def _signals_raised() -> Iterator[_Signals]:
     signals = _Signals()
     before = {}
-    for number in _ENDING:
+    for number in ENDING_SIGNALS:
         # What was ignored from the start stays so: SIGHUP under nohup, SIGINT in background jobs.
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, signals.handle)
