@@ -122,7 +122,8 @@ class _Reader:
             self.close()
             raise StoreError(
                 f"{self._archive}: the process that read it was ended from outside "
-                f"({_describe_exit(self._exit_code)}); is there enough memory? Run again"
+                f"({_describe_exit(self._exit_code)}); is there enough memory? Run again, with "
+                "--overwrite never"
             ) from None
         if isinstance(told, Exception):
             raise told

@@ -20,9 +20,13 @@ import pytest
 from backup_tasks.chunk_process import WORTH_A_PROCESS, read_chunks_apart
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.compress import CHUNK_BYTES
-from backup_tasks.errors import ObjectChanged, StoreError
+from backup_tasks.errors import ArchiveError, ObjectChanged, StoreError
+from backup_tasks.progress import SilentProgress
+from backup_tasks.restore import RestoreRequest, run_restore
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.stores.directory import DirectoryStore
+from tests import attacks
+from tests.attacks import Item, forge_ours
 from tests.chunks import laid_out
 
 NAME = "x.tar.gz"
@@ -169,7 +173,10 @@ def test_a_reader_that_is_killed_is_one_clear_line(tmp_path: Path, before: list[
     next(reading)
     (reader,) = set(children()) - set(before)
     os.kill(reader, signal.SIGKILL)
-    with pytest.raises(StoreError, match=rf"^{NAME}: .* from outside \(SIGKILL\); .* Run again$"):
+    with pytest.raises(
+        StoreError,
+        match=rf"^{NAME}: .* from outside \(SIGKILL\); .* Run again, with --overwrite never$",
+    ):
         for _ in reading:
             pass
     assert children() == before
@@ -202,6 +209,31 @@ def test_closing_ends_a_reader_that_waits_for_its_server(tmp_path: Path, before:
         assert len(children()) == len(before) + 1
         time.sleep(0.3)  # by now it has given all that it may
     assert children() == before
+
+
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_restore_of_many_chunks_has_such_a_reader_and_leaves_none(
+    tmp_path: Path, before: list[int], is_damaged: bool
+) -> None:
+    seen: set[int] = set()
+
+    class Looks(SilentProgress):
+        def advance(self, bytes_done: int = 0, files_done: int = 0) -> None:
+            seen.update(children())
+
+    items = [Item(f"f{number:03}", content=b"%d" % number) for number in range(MANY)]
+    archive = bytearray(forge_ours(items))
+    if is_damaged:
+        chunk = next(line for line in attacks.read_lines(bytes(archive)) if line.get("offset"))
+        archive[chunk["offset"] + 30] ^= 1
+    store, backup = attacks.put(tmp_path / "store", bytes(archive))
+    request = RestoreRequest((), tmp_path / "target")
+    with pytest.raises(ArchiveError) if is_damaged else contextlib.nullcontext():
+        run_restore(store, backup, request, Looks())
+    assert len(seen - set(before)) == 1
+    assert children() == before
+    restored = {path.name: path.read_bytes() for path in (tmp_path / "target").iterdir()}
+    assert restored == {item.path: item.content for item in items[: 1 if is_damaged else MANY]}
 
 
 PARENT = """

@@ -296,3 +296,12 @@ def test_times_are_read_to_the_nanosecond(nanoseconds: int) -> None:
 def test_a_pax_record_without_a_true_length_is_refused_and_not_read_for_ever(body: bytes) -> None:
     with pytest.raises(ArchiveError, match="record that cannot be read"):
         collections.deque(parse_pax(body), maxlen=1)
+
+
+@pytest.mark.parametrize("block", [0, 1024])
+def test_each_header_s_checksum_is_checked(block: int) -> None:
+    headers = bytearray(encode_headers(Member(b"file", "file", mtime_ns=1)))
+    assert decode_headers(memoryview(headers), 0)[0].mtime_ns == 1
+    headers[block + 300] ^= 1  # in the owner's name, which nothing else looks at
+    with pytest.raises(ArchiveError, match="checksum is wrong"):
+        decode_headers(memoryview(headers), 0)
