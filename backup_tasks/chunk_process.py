@@ -18,7 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Self
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, Self
 
 from backup_tasks.chunk_reader import ReadChunk, read_chunks
 from backup_tasks.compress import CHUNK_BYTES
@@ -40,6 +40,17 @@ _NICENESS = 5
 _Reading = Callable[[], Generator[ReadChunk, None, None]]
 
 
+class ReadChunks(Protocol):
+    """Chunks that come one after the other, from wherever they are read."""
+
+    def __iter__(self) -> Iterator[ReadChunk]: ...
+
+    def __next__(self) -> ReadChunk: ...
+
+    def close(self) -> None:
+        """Read no more."""
+
+
 class _Told(NamedTuple):
     """What the reader says of a chunk: how many bytes of it lie in the next slot, or all of them
     where they are too many for one."""
@@ -56,23 +67,19 @@ def read_chunks_apart(
     chunks: Sequence[Chunk],
     numbers: Sequence[int],
     keys: Keyring = NO_KEYS,
-) -> Generator[ReadChunk, None, None]:
-    """As `read_chunks`, but many chunks are read by another process where there is a core for it.
+) -> ReadChunks:
+    """As `read_chunks`, but many chunks are read by another process where there is a core for it,
+    and it begins at once.
 
     The bytes of a chunk are good until the next one is asked for. Whoever keeps it closes it.
 
-    Raises what `read_chunks` does, and StoreError when the process was ended by others.
+    What is returned raises what `read_chunks` does, and StoreError when the process was ended by
+    others.
     """
     reading = partial(read_chunks, store, stored, chunks, numbers, keys)
     is_worth_it = len(numbers) >= WORTH_A_PROCESS and len(os.sched_getaffinity(0)) > 1
     reader = _Reader.start(store, reading, stored.name) if is_worth_it else None
-    if reader is None:
-        yield from reading()
-        return
-    try:
-        yield from reader.chunks()
-    finally:
-        reader.close()
+    return reader or reading()
 
 
 class _Reader:
@@ -80,6 +87,7 @@ class _Reader:
 
     def __init__(self, process: int, pipe: Connection, slots: memoryview, archive: str) -> None:
         self._process, self._pipe, self._slots, self._archive = process, pipe, slots, archive
+        self._taken = 0
         self._exit_code: int | None = None
 
     @classmethod
@@ -105,17 +113,24 @@ class _Reader:
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         return cls(process, ours, slots, archive)
 
-    def chunks(self) -> Iterator[ReadChunk]:
-        """What it reads, in order."""
-        slot = 0
-        while (told := self._receive()) is not None:
-            raw = _slot(self._slots, slot)[: told.length]
-            slot = (slot + 1) % _SLOTS
-            yield ReadChunk(told.number, told.too_long or raw, told.damage)
+    def __iter__(self) -> Iterator[ReadChunk]:
+        return self
+
+    def __next__(self) -> ReadChunk:
+        if self._pipe.closed:
+            raise StopIteration
+        if self._taken:  # the slot of the one before is free
             with contextlib.suppress(ConnectionError):  # `_receive` says so
                 self._pipe.send_bytes(b"")
+        told = self._receive()
+        if not isinstance(told, _Told):
+            self.close()
+            raise told or StopIteration
+        raw = _slot(self._slots, self._taken)[: told.length]
+        self._taken += 1
+        return ReadChunk(told.number, told.too_long or raw, told.damage)
 
-    def _receive(self) -> _Told | None:
+    def _receive(self) -> _Told | Exception | None:
         try:
             told: _Told | Exception | None = self._pipe.recv()
         except (EOFError, ConnectionError):
@@ -125,8 +140,6 @@ class _Reader:
                 f"({_describe_exit(self._exit_code)}); is there enough memory? Run again, with "
                 "--overwrite never"
             ) from None
-        if isinstance(told, Exception):
-            raise told
         return told
 
     def close(self) -> None:
@@ -145,8 +158,10 @@ def _fork() -> int:
         return os.fork()
 
 
-def _slot(slots: memoryview, number: int) -> memoryview:
-    return slots[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+def _slot(slots: memoryview, turn: int) -> memoryview:
+    """The one for the chunk that comes so many after the first."""
+    start = turn % _SLOTS * CHUNK_BYTES
+    return slots[start : start + CHUNK_BYTES]
 
 
 def _describe_exit(exit_code: int | None) -> str:
@@ -184,14 +199,12 @@ def _be_the_reader(
 def _deliver(
     pipe: Connection, slots: memoryview, free: threading.Semaphore, chunks: Iterator[ReadChunk]
 ) -> None:
-    slot = 0
-    for chunk in chunks:
+    for turn, chunk in enumerate(chunks):
         free.acquire()
         length = len(chunk.raw)
         fits = length <= CHUNK_BYTES
         if fits:
-            _slot(slots, slot)[:length] = chunk.raw
-        slot = (slot + 1) % _SLOTS
+            _slot(slots, turn)[:length] = chunk.raw
         pipe.send(_Told(chunk.number, chunk.damage, length, b"" if fits else bytes(chunk.raw)))
     pipe.send(None)
 

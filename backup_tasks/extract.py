@@ -60,10 +60,12 @@ class Extractor:
         self._policy = policy
         self._own_descriptors = open_own_descriptors()
         self._made = MemberSpool()
+        # Sum of the hashes of their paths, less those that were finished: 0 when all were.
+        self._unfinished = 0
         self._folders = MakingFolderStack(
             root,
             may_replace=policy.overwrite == "always",
-            made=lambda path: self._made.append(Member(_encode(path), "dir")),
+            made=self._note_made,
         )
         self._setter = MetadataSetter(trusted=policy.trusted)
         self._guard = SpaceGuard()
@@ -127,9 +129,10 @@ class Extractor:
             self._each(member, partial(self._set_folder, is_wanted=True))
         for member in self._upper_folders.deepest_first():
             self._each(member, self._set_folder)
-        for member in self._made.deepest_first():
-            path = _decode(member.path)
-            self._try(path, partial(self._open_to_others, path))
+        if self._unfinished:
+            for member in self._made.deepest_first():
+                path = _decode(member.path)
+                self._try(path, partial(self._open_to_others, path))
         self._folders.forget()
         return self.report
 
@@ -274,9 +277,17 @@ class Extractor:
     def _set_folder(self, member: Member, path: str, *, is_wanted: bool = False) -> None:
         folder = self._folders.enter(path)
         may_change = is_wanted and self._policy.overwrite == "always"
-        if may_change or is_unfinished(os.fstat(folder)):
-            self._setter.set_open(folder, member)
+        status = os.fstat(folder)
+        is_new = is_unfinished(status)
+        if may_change or is_new:
+            self._setter.set_open(folder, member, owner=(status.st_uid, status.st_gid))
+        if is_new:
+            self._unfinished -= hash(path)
         self.report.folders += is_wanted
+
+    def _note_made(self, path: str) -> None:
+        self._made.append(Member(_encode(path), "dir"))
+        self._unfinished += hash(path)
 
     def _open_to_others(self, path: str) -> None:
         """A folder that the archive says nothing of gets the mode of any new folder."""

@@ -321,10 +321,10 @@ class Manifest:
         self._lines.seek(start)
         return self._lines.read(end - start)
 
-    def entry_at(self, place: int) -> Entry:
-        """The entry whose line begins at `place`."""
+    def line_at(self, place: int) -> bytes:
+        """The line that begins there."""
         self._lines.seek(place)
-        return decode_entry(self._lines.readline(LINE_BYTES))
+        return self._lines.readline(LINE_BYTES)
 
     def close(self) -> None:
         """Give the file back."""

@@ -6,7 +6,6 @@ import struct
 import tempfile
 from array import array
 from collections.abc import Iterator
-from dataclasses import replace
 
 import msgspec
 
@@ -36,7 +35,7 @@ class MemberSpool:
     def append(self, member: Member) -> None:
         """Add one member at the end."""
         xattrs = {name.encode(*_ESCAPED): value for name, value in member.xattrs.items()}
-        packed = _encode((replace(member, xattrs={}) if xattrs else member, xattrs))
+        packed = _encode((msgspec.structs.replace(member, xattrs={}) if xattrs else member, xattrs))
         if not self._is_at_end:
             self._file.seek(self._end)
             self._is_at_end = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from backup_tasks.chunk_reader import ReadChunk
@@ -46,6 +46,7 @@ class MemberStream:
         begin_in: gives the wanted entries that begin in a chunk.
         on_damage: called with (entry's path, reason) for an entry that a damaged chunk
             costs; None raises DamagedChunkError instead.
+        passed: called with the length of each piece that was read.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class MemberStream:
         chunks: Iterator[ReadChunk],
         begin_in: Callable[[int], Sequence[WantedEntry]],
         on_damage: Callable[[str, str], None] | None = None,
+        passed: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._chunks = chunks
         self._begin_in = begin_in
         self._on_damage = on_damage
+        self._passed = passed
         self._current: ReadChunk | None = None
         self._waiting: deque[FoundMember | LostMember] = deque()
 
@@ -72,23 +75,32 @@ class MemberStream:
                 else:
                     self._on_damage(found.wanted.restore_as, found.reason)
 
-    def pieces(self, found: FoundMember) -> Iterator[memoryview]:
+    def pieces(self, found: FoundMember) -> Iterable[memoryview]:
         """Its stored bytes, to be read before the next member is asked for.
 
-        Raises DamagedChunkError when they go on in a chunk that is damaged, and when they lie
-        inside of another member, as those before it are gone by now.
+        Raises DamagedChunkError, here or on the way, when they go on in a chunk that is damaged,
+        and when they lie inside of another member, as those before it are gone by now.
         """
+        if not found.member.stored:
+            return ()
         if self._current is None or found.chunk != self._current.number:
             raise DamagedChunkError(f"chunk {found.chunk} holds one file inside of another")
-        if found.here:
-            yield found.here
-        left = found.member.stored - len(found.here)
-        number = found.chunk
-        while left:
+        if len(found.here) < found.member.stored:
+            return self._pieces_of_many_chunks(found)
+        self._passed(len(found.here))
+        return (found.here,)
+
+    def _pieces_of_many_chunks(self, found: FoundMember) -> Iterator[memoryview]:
+        piece, number = found.here, found.chunk
+        left = found.member.stored
+        while True:
+            yield piece
+            self._passed(len(piece))
+            left -= len(piece)
+            if not left:
+                return
             number += 1
             piece = memoryview(self._following(number).raw)[:left]
-            yield piece
-            left -= len(piece)
 
     def _following(self, number: int) -> ReadChunk:
         while self._current is None or self._current.number < number:

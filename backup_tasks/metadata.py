@@ -48,14 +48,21 @@ class MetadataSetter:
         self._trusted = trusted
         self.notes: set[str] = set()
 
-    def set_open(self, descriptor: int, member: Member, made: Made | None = None) -> None:
+    def set_open(
+        self,
+        descriptor: int,
+        member: Member,
+        made: Made | None = None,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
         """For an open file or folder.
 
         Args:
             made: what a file just made is known to have; None where it may have attributes that
                 nobody set on it.
+            owner: of a folder, if known.
         """
-        if made is None or made.owner != owner_of(member):
+        if (made.owner if made else owner) != owner_of(member):
             self._set_owner(descriptor, member)
         mode = self._mode_of(member, partial(os.fstat, descriptor))
         if made is None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
 from backup_tasks.authenticity import ANYBODY, Proof, Trust, demand_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
-from backup_tasks.chunk_process import read_chunks_apart
+from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
@@ -173,44 +173,67 @@ def _restore_ours(
     progress: Progress,
     keys: Keyring,
 ) -> RestoreReport:
-    selection, header = Selection(manifest, wanted), manifest.header
-    wanted.check_all_met(backup.stored.name)
-    numbers = selection.chunk_numbers()
-    fetched = sum(manifest.chunks[number].length for number in numbers)
-    if request.dry_run:
-        planned = ExtractReport(files=selection.files, bytes=selection.bytes)
-        return RestoreReport(
-            backup, request.target, selection.count, fetched, planned, True, proof, header
-        )
-    progress.start("restoring", selection.bytes, selection.count)
-    with (
-        closing(read_chunks_apart(store, backup.stored, manifest.chunks, numbers, keys)) as chunks,
-        OpenTarget(request.target, request.policy) as extractor,
-    ):
+    def read(numbers: Sequence[int]) -> AbstractContextManager[ReadChunks]:
         if not request.is_told_what_to_do:
             check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
+        return closing(read_chunks_apart(store, backup.stored, manifest.chunks, numbers, keys))
+
+    numbers: Sequence[int] = range(len(manifest.chunks))
+    if wanted.are_all and not request.dry_run:
+        # Every chunk is needed, so the reading begins before it is known what lies where.
+        with read(numbers) as chunks:
+            selection = Selection(manifest, wanted)
+            extracted = _write(backup, request, selection, chunks, progress)
+    else:
+        selection = Selection(manifest, wanted)
+        wanted.check_all_met(backup.stored.name)
+        numbers = selection.chunk_numbers()
+        extracted = ExtractReport(files=selection.files, bytes=selection.bytes)
+        if not request.dry_run:
+            with read(numbers) as chunks:
+                extracted = _write(backup, request, selection, chunks, progress)
+    return RestoreReport(
+        backup,
+        request.target,
+        selection.count,
+        sum(manifest.chunks[number].length for number in numbers),
+        extracted,
+        request.dry_run,
+        proof,
+        manifest.header,
+    )
+
+
+def _write(
+    backup: Backup,
+    request: RestoreRequest,
+    selection: Selection,
+    chunks: ReadChunks,
+    progress: Progress,
+) -> ExtractReport:
+    """Write what is selected, from chunks of which more than those may come."""
+    progress.start("restoring", selection.bytes, selection.count)
+    with OpenTarget(request.target, request.policy) as extractor:
         on_damage = extractor.leave_out if request.skip_damaged else None
-        stream = MemberStream(chunks, selection.entries_in, on_damage)
+        stream = MemberStream(chunks, selection.entries_in, on_damage, progress.advance)
         for found in stream.members():
             member = found.member
             entry, restore_as = found.wanted
             if restore_as != entry.name:
                 member.path = restore_as.encode("utf-8", "surrogateescape")
             try:
-                extractor.add(member, _counted(stream.pieces(found), progress), entry.sha256)
+                extractor.add(member, stream.pieces(found), entry.sha256)
             except ArchiveError as error:
                 if not request.skip_damaged:
                     raise ArchiveError(_damaged(backup, error)) from error
                 extractor.leave_out(restore_as, str(error))
+            progress.advance(0, 1)
         for path, first in selection.lost_links:
             extractor.leave_out(path, f"{first!r}, which it is a link to, is not in the archive")
         for path, joined in selection.extra_links:
             extractor.add(_link_member(path, joined), ())
         _add_upper_folders(extractor, selection.upper_folders)
-        report = extractor.finish()
-    return RestoreReport(
-        backup, request.target, selection.count, fetched, report, False, proof, header
-    )
+        return extractor.finish()
 
 
 def _damaged(backup: Backup, error: ArchiveError) -> str:

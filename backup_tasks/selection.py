@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from backup_tasks.errors import UsageError
-from backup_tasks.manifest import CHUNK_RAW_LIMIT, Entry, Manifest, PlacedEntry, decode_entry
+from backup_tasks.manifest import (
+    CHUNK_RAW_LIMIT,
+    Entry,
+    Manifest,
+    PlacedEntry,
+    decode_entries,
+    decode_entry,
+)
 from backup_tasks.patterns import PathPatterns
 
 # A place in a manifest of up to 256 GiB; an offset in a chunk takes the other 26 bits.
@@ -22,6 +29,11 @@ class WantedPaths:
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = [(text, PathPatterns([text])) for text in patterns]
         self._matched: set[str] = set()
+
+    @property
+    def are_all(self) -> bool:
+        """Whether everything is wanted."""
+        return not self._patterns
 
     def match(self, path: str, is_folder: bool) -> bool:
         """Whether this path is wanted; remembers which patterns met something."""
@@ -137,17 +149,18 @@ class Selection:
             found.append(WantedEntry(entry, self._restore_as.get(name, name)))
         return found
 
-    def _entries_at(self, places: list[int]) -> Iterator[Entry]:
-        """The entries of these lines, which in most chunks lie close together."""
+    def _entries_at(self, places: list[int]) -> Sequence[Entry]:
+        """The entries of these lines, which in most chunks lie close together, and where all is
+        wanted without others in between."""
         first, last = min(places), max(places)
-        are_near = last - first <= _NEAR_BYTES
-        lines = self._manifest.lines_between(first, last) if are_near else b""
-        for place in places:
-            start = place - first
-            if start < len(lines):
-                yield decode_entry(lines[start : lines.index(b"\n", start)])
-            else:
-                yield self._manifest.entry_at(place)
+        if last - first > _NEAR_BYTES:
+            return [decode_entry(self._manifest.line_at(place)) for place in places]
+        lines = self._manifest.lines_between(first, last) + self._manifest.line_at(last)
+        if lines.count(b"\n") == len(places):
+            entries = dict(zip(sorted(places), decode_entries(lines), strict=True))
+            return [entries[place] for place in places]
+        starts = [place - first for place in places]
+        return [decode_entry(lines[start : lines.index(b"\n", start)]) for start in starts]
 
     def chunk_numbers(self) -> list[int]:
         """The chunks to fetch, ascending."""

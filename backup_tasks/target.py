@@ -18,7 +18,7 @@ from typing import Self
 from backup_tasks.errors import ArchiveError
 from backup_tasks.folders import FolderStack
 from backup_tasks.metadata import DEFAULT_ACL
-from backup_tasks.tarstream import Member
+from backup_tasks.tarstream import Member, SparseMap
 
 # The mode of a folder that a restore made and did not finish yet: nobody gives the sticky bit
 # to a folder that no one else may enter, so a run that was killed is recognised by it.
@@ -30,6 +30,8 @@ _RESERVE_BYTES = 256 * 2**20
 _LOOK_EVERY_BYTES = 32 * 2**20
 _LOOK_EVERY_FILES = 256
 _ZEROS = bytes(2**20)
+_TOO_MANY = "more bytes came than the header says"
+_TOO_FEW = "fewer bytes came than the header says"
 
 Owner = tuple[int, int]
 
@@ -299,19 +301,42 @@ def write_content(
 
     Raises ArchiveError when more or fewer bytes come than the member says.
     """
-    runs = list(member.sparse) if member.sparse is not None else [(0, member.stored)]
-    runs.reverse()
-    if member.sparse is not None:
-        # First of all, because a size that no file can have would be hashed for years.
-        os.ftruncate(descriptor, member.size)
     guard.spend(descriptor, 0)
+    if member.sparse is not None:
+        _write_runs(descriptor, member, member.sparse, pieces, guard, digest)
+        return
+    position = 0
+    for piece in pieces:
+        if position + len(piece) > member.stored:
+            raise ArchiveError(_TOO_MANY)
+        guard.spend(descriptor, len(piece))
+        if digest is not None:
+            digest.update(piece)
+        _write_at(descriptor, piece, position)
+        position += len(piece)
+    if position < member.stored:
+        raise ArchiveError(_TOO_FEW)
+
+
+def _write_runs(
+    descriptor: int,
+    member: Member,
+    sparse: SparseMap,
+    pieces: Iterable[memoryview],
+    guard: SpaceGuard,
+    digest: hashlib._Hash | None,
+) -> None:
+    # First of all, because a size that no file can have would be hashed for years.
+    os.ftruncate(descriptor, member.size)
+    runs = list(sparse)
+    runs.reverse()
     position = 0
     for piece in pieces:
         guard.spend(descriptor, len(piece))
         view = piece
         while view:
             if not runs:
-                raise ArchiveError("more bytes came than the header says")
+                raise ArchiveError(_TOO_MANY)
             offset, length = runs.pop()
             part = view[:length]
             _hash_zeros(digest, offset - position)
@@ -323,15 +348,14 @@ def write_content(
                 runs.append((position, length - len(part)))
             view = view[len(part) :]
     if any(length for _, length in runs):
-        raise ArchiveError("fewer bytes came than the header says")
+        raise ArchiveError(_TOO_FEW)
     _hash_zeros(digest, member.size - position)
 
 
 def _write_at(descriptor: int, part: memoryview, offset: int) -> None:
-    while part:
-        written = os.pwrite(descriptor, part, offset)
-        part = part[written:]
-        offset += written
+    written = os.pwrite(descriptor, part, offset)
+    while written < len(part):
+        written += os.pwrite(descriptor, part[written:], offset + written)
 
 
 def _hash_zeros(digest: hashlib._Hash | None, count: int) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from zlib import adler32
+
+import msgspec
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import EntryType
@@ -43,8 +44,7 @@ _XATTR = b"SCHILY.xattr."
 SparseMap = Sequence[tuple[int, int]]
 
 
-@dataclass(slots=True)
-class Member:
+class Member(msgspec.Struct, gc=False):
     """What the headers of one entry say.
 
     Attributes:
@@ -70,7 +70,7 @@ class Member:
     link: bytes = b""
     rdev_major: int = 0
     rdev_minor: int = 0
-    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    xattrs: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     sparse: SparseMap | None = None
 
 

@@ -21,6 +21,7 @@ from backup_tasks.chunk_process import WORTH_A_PROCESS, read_chunks_apart
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.errors import ArchiveError, ObjectChanged, StoreError
+from backup_tasks.manifest import Entry
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import RestoreRequest, run_restore
 from backup_tasks.stores.base import Store, StoredObject
@@ -76,13 +77,15 @@ def test_they_are_the_same_chunks_from_another_process(tmp_path: Path, before: l
     raw_chunks = noise(MANY)
     placed = Placed(tmp_path, raw_chunks)
     taken = 0
-    for chunk in placed.read():
+    reading = placed.read()
+    for chunk in reading:
         assert len(children()) == len(before) + 1
         # Until the next is asked for: the reader has long run ahead as far as it may.
         time.sleep(0.002)
         assert (chunk.number, bytes(chunk.raw), chunk.damage) == (taken, raw_chunks[taken], "")
         taken += 1
     assert taken == MANY
+    assert next(reading, None) is None
     assert children() == before
 
 
@@ -234,6 +237,21 @@ def test_a_restore_of_many_chunks_has_such_a_reader_and_leaves_none(
     assert children() == before
     restored = {path.name: path.read_bytes() for path in (tmp_path / "target").iterdir()}
     assert restored == {item.path: item.content for item in items[: 1 if is_damaged else MANY]}
+
+
+def test_a_manifest_that_turns_out_wrong_leaves_no_reader_and_no_file(
+    tmp_path: Path, before: list[int]
+) -> None:
+    def lies(entry: Entry) -> None:
+        entry.chunk = MANY
+
+    items = [Item(f"f{number:03}") for number in range(MANY - 1)] + [Item("last", claim=lies)]
+    store, backup = attacks.put(tmp_path / "store", forge_ours(items))
+    # All is wanted, so that reading begins before the last of its lines is seen.
+    with pytest.raises(ArchiveError, match="names a chunk that is not there"):
+        run_restore(store, backup, RestoreRequest((), tmp_path / "target"), SilentProgress())
+    assert children() == before
+    assert list((tmp_path / "target").iterdir()) == []
 
 
 PARENT = """

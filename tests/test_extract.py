@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,19 @@ import pytest
 
 from backup_tasks import foreign
 from backup_tasks.errors import ArchiveError, BackupError, RestoreError
+from backup_tasks.extract_policy import ExtractPolicy
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.restore_target import OpenTarget
+from backup_tasks.tarstream import Member
 from tests import attacks
 from tests.attacks import Forge, Item, fingerprint, forge_ours, forge_plain
 
 MIB = 2**20
 RULES = ["never", "older", "always"]
 IS_ROOT = os.geteuid() == 0
+UMASK = os.umask(0o022)
+os.umask(UMASK)
 
 
 @pytest.fixture(params=[forge_ours, forge_plain], ids=["ours", "plain"])
@@ -486,3 +492,46 @@ def test_a_restore_error_of_the_whole_target_is_one_line(scene: Scene) -> None:
     (scene.target / "there").write_text("x")
     with pytest.raises(RestoreError, match="is not empty; choose another --to"):
         attacks.restore(scene.here / "store", forge_plain([Item("a")]), scene.target)
+
+
+def test_folders_that_the_archive_does_not_name_are_opened_beside_those_it_does(
+    scene: Scene, forge: Forge
+) -> None:
+    """As many or few as there are of either."""
+    for named in (0, 1, 3):
+        items = [Item(f"{name}/{number}/file") for name in "ab" for number in range(2)]
+        items += [Item(name, "dir", mode=0o700) for name in ("a", "b", "a/0")[:named]]
+        target = scene.target / str(named)
+        attacks.restore(scene.here / "store", forge(items), target)
+        modes = {
+            str(path.relative_to(target)): stat.S_IMODE(path.stat().st_mode)
+            for path in target.rglob("*")
+            if path.is_dir()
+        }
+        own = dict.fromkeys(("a", "b", "a/0")[:named], 0o700)
+        usual = dict.fromkeys(("a", "b", "a/0", "a/1", "b/0", "b/1"), 0o777 & ~UMASK)
+        assert modes == usual | own
+
+
+@pytest.mark.parametrize("sparse", [None, [(0, 3), (5, 3)]])
+@pytest.mark.parametrize(
+    ("pieces", "complaint"),
+    [
+        ([b"abc", b"def", b"g"], "more bytes came than the header says"),
+        ([b"abc", b"defg"], "more bytes came than the header says"),
+        ([b"abc", b"de"], "fewer bytes came than the header says"),
+        ([], "fewer bytes came than the header says"),
+        ([b"abc", b"def"], ""),
+    ],
+)
+def test_content_of_another_length_than_the_header_says_is_no_file(
+    scene: Scene, sparse: list[tuple[int, int]] | None, pieces: list[bytes], complaint: str
+) -> None:
+    member = Member(b"file", "file", size=8 if sparse else 6, stored=6, sparse=sparse)
+    with OpenTarget(scene.target, ExtractPolicy()) as extractor:
+        expected = pytest.raises(ArchiveError, match=complaint) if complaint else nullcontext()
+        with expected:
+            extractor.add(member, map(memoryview, pieces))
+        extractor.finish()
+    found = {path.name: path.read_bytes() for path in scene.target.iterdir()}
+    assert found == ({} if complaint else {"file": b"abc\0\0def" if sparse else b"abcdef"})

@@ -118,3 +118,25 @@ def test_a_content_that_would_go_on_in_a_chunk_already_left_is_damage() -> None:
     ]
     with pytest.raises(DamagedChunkError, match="chunk 0 holds one file inside of another"):
         read_all(stream_of(chunks, entries))
+
+
+def test_what_has_no_content_may_stand_in_a_chunk_already_left() -> None:
+    outer, inner = headers("outer", 1536), headers("inner", 0)
+    chunks = [ReadChunk(0, outer + inner), *(ReadChunk(number, CONTENT) for number in (1, 2))]
+    entries = [
+        Entry(path="outer", type="file", size=1536, chunk=0),
+        Entry(path="inner", type="file", size=0, chunk=0, offset=len(outer)),
+    ]
+    assert read_all(stream_of(chunks, entries)) == {"outer": inner + 2 * CONTENT, "inner": b""}
+
+
+def test_it_says_how_much_was_read() -> None:
+    chunks, entries = small_and_large()
+    passed: list[int] = []
+    stream = MemberStream(
+        iter(chunks),
+        lambda number: [WantedEntry(one, one.path) for one in entries if one.chunk == number],
+        passed=passed.append,
+    )
+    read_all(stream)
+    assert passed == [512, 512, 512, 100, 512]

@@ -684,3 +684,36 @@ def test_a_plain_tar_gz_that_is_cut_off_is_an_error(
     backups.archive().write_bytes(content[:-missing])
     with pytest.raises(ArchiveError):
         restore(backups, tmp_path / "target")
+
+
+class Steps(SilentProgress):
+    """Adds up what it is told."""
+
+    def __init__(self) -> None:
+        self.totals: tuple[int, int] = (0, 0)
+        self.done = [0, 0]
+
+    def start(self, label: str, total_bytes: int, total_files: int) -> None:
+        self.totals = total_bytes, total_files
+
+    def advance(self, bytes_done: int = 0, files_done: int = 0) -> None:
+        self.done[0] += bytes_done
+        self.done[1] += files_done
+
+
+@pytest.mark.parametrize("patterns", [(), ("/**/[bl]*",)])
+def test_progress_ends_where_it_was_said_to(
+    backups: Backups, tmp_path: Path, patterns: tuple[str, ...]
+) -> None:
+    (backups.source / "large").write_bytes(random.Random(1).randbytes(5 * MIB + 1))
+    for name in ("a", "b/c", "b/d"):
+        (backups.source / name).parent.mkdir(exist_ok=True)
+        (backups.source / name).write_text(name)
+    (backups.source / "empty").touch()
+    (backups.source / "b" / "link").symlink_to("c")
+    backups.backup()
+    store, steps = backups.open_store(), Steps()
+    backup = find_backups(store, UTC)[-1]
+    run_restore(store, backup, RestoreRequest(patterns, tmp_path / "target"), steps)
+    assert tuple(steps.done) == steps.totals
+    assert steps.totals[0] > 5 * MIB

@@ -1,0 +1,71 @@
+"""Which entries are wanted, and the lines of a manifest that are read for them."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import pytest
+
+from backup_tasks.footer import Footer
+from backup_tasks.manifest import Chunk, Entry, Header, Manifest, encode_line, write_manifest
+from backup_tasks.selection import Selection, WantedPaths
+
+CHUNKS = [Chunk(10 * number, 10, "a" * 64, 2**20) for number in range(3)]
+
+
+def manifest_of(entries: list[Entry]) -> Manifest:
+    header = Header(
+        format=1,
+        profile="small",
+        host="here",
+        started_at="2025-06-12T02:00:00Z",
+        written_at="2025-06-12T02:00:01Z",
+        tool="test",
+        sources=("/",),
+        entries=len(entries),
+        files=len(entries),
+        raw_bytes=0,
+        chunks=len(CHUNKS),
+        chunk_bytes=10 * len(CHUNKS),
+    )
+    lines = io.BytesIO()
+    write_manifest(lines, header, CHUNKS, map(encode_line, entries))
+    return Manifest(lines, Footer(0, 0, bytes(32)))
+
+
+def entry(name: str, chunk: int, offset: int) -> Entry:
+    return Entry(path=name, type="file", size=3, chunk=chunk, offset=offset)
+
+
+@pytest.mark.parametrize("patterns", [(), ("*.c",), ("a*.c", "b*")])
+@pytest.mark.parametrize("order", ["as they lie", "any"])
+@pytest.mark.parametrize("gap", [0, 2**20])
+@pytest.mark.parametrize("layout", ["mixed", "one chunk after the other"])
+def test_the_wanted_entries_of_a_chunk_come_as_they_lie_in_it(
+    patterns: tuple[str, ...], order: str, gap: int, layout: str
+) -> None:
+    """Whatever order their lines are in, and however far from each other."""
+    entries = [
+        entry(f"{first}{number}.{last}", chunk, 2**15 * number)
+        for number in range(20)
+        for first, last in [("ab"[number % 2], "ch"[number // 2 % 2])]
+        for chunk in [number % 3 if layout == "mixed" else number // 7]
+    ]
+    wanted = WantedPaths(patterns)
+    expected: list[list[str]] = [[], [], []]
+    for one in entries:
+        if WantedPaths(patterns).match(one.path, False):
+            expected[one.chunk].append(one.path)
+    if order == "any":
+        random.Random(1).shuffle(entries)
+        if layout != "mixed":
+            entries.sort(key=lambda one: one.chunk)
+    for number in (4, 8) if gap else ():
+        entries.insert(number, entry("x" * gap, 2, 2**20 - number))
+        if not patterns:
+            expected[2].append("x" * gap)
+    selection = Selection(manifest_of(entries), wanted)
+    found = [[one.restore_as for one in selection.entries_in(number)] for number in range(3)]
+    assert found == expected
+    assert wanted.are_all == (not patterns)
