@@ -208,7 +208,8 @@ def restore(
 ) -> None:
     """Restore the latest backup, or the one that --date or --name chooses."""
     from backup_tasks import report
-    from backup_tasks.restore import RestoreWish, run_restore_job
+    from backup_tasks.restore import run_restore_job
+    from backup_tasks.restore_request import RestoreWish
     from backup_tasks.terminal import terminal_progress
 
     wish = RestoreWish(

@@ -27,7 +27,8 @@ from backup_tasks.profile_model import Profile
 from backup_tasks.profile_settings import Settings
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_manifest
-from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreReport, RestoreRequest
 from backup_tasks.secret import Secret
 from backup_tasks.signing_key import private_files
 from backup_tasks.stores.base import Store

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from backup_tasks.manifest import Entry
     from backup_tasks.profile import ProfileSummary
     from backup_tasks.prune import PruneReport
-    from backup_tasks.restore import RestoreReport
+    from backup_tasks.restore_request import RestoreReport
     from backup_tasks.schedule import CronReport
     from backup_tasks.signing import SigningKey
     from backup_tasks.survey import BackupPlan

@@ -5,128 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
 
-from backup_tasks.authenticity import ANYBODY, Proof, Trust, demand_proof
+from backup_tasks.authenticity import Proof, demand_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
-from backup_tasks.errors import ArchiveError, UsageError
+from backup_tasks.errors import ArchiveError
 from backup_tasks.extract import Extractor
-from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
+from backup_tasks.extract_policy import ExtractReport
 from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
-from backup_tasks.manifest import Entry, Header, Manifest
+from backup_tasks.manifest import Entry, Manifest
 from backup_tasks.members import MemberStream
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_manifest
+from backup_tasks.restore_request import RestoreReport, RestoreRequest, RestoreWish, parse_wish
 from backup_tasks.restore_target import OpenTarget, check_room, check_target
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.tarstream import Member
 from backup_tasks.text import printable
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreRequest:
-    """What to restore and where to.
-
-    Attributes:
-        paths: patterns as gitignore writes them; none means everything.
-        target: the folder to write below; "/" when in place.
-        overwrite: None refuses a target that is not empty (in place: as "never").
-        trusted: devices and setuid bits are restored too.
-        skip_damaged: leave out the files that a damaged chunk costs, instead of stopping.
-        trust: whose archives are restored.
-    """
-
-    paths: tuple[str, ...]
-    target: Path
-    in_place: bool = False
-    overwrite: Overwrite | None = None
-    trusted: bool = False
-    dry_run: bool = False
-    skip_damaged: bool = False
-    trust: Trust = ANYBODY
-
-    @property
-    def is_told_what_to_do(self) -> bool:
-        """Whether the target may hold files already."""
-        return self.in_place or self.overwrite is not None
-
-    @property
-    def policy(self) -> ExtractPolicy:
-        """What the archive may do to the target."""
-        return ExtractPolicy(self.overwrite or "never", self.trusted)
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreWish:
-    """What an operator typed after `invoke restore`; "" where nothing."""
-
-    name: str = ""
-    day: str = ""
-    paths: tuple[str, ...] = ()
-    to: str = ""
-    in_place: bool = False
-    overwrite: str = ""
-    trusted: bool = False
-    dry_run: bool = False
-    skip_damaged: bool = False
-    unproven: bool = False
-
-
-def parse_wish(
-    wish: RestoreWish, backup: Backup, folder: Path, signers: tuple[str, ...]
-) -> RestoreRequest:
-    """What the operator means.
-
-    Args:
-        signers: public keys, of which one must have signed; none means anybody's.
-        folder: relative paths start here.
-
-    Raises UsageError when the words do not go together.
-    """
-    if wish.to and wish.in_place:
-        raise UsageError("give --to or --in-place, not both")
-    if wish.overwrite not in ("", *get_args(Overwrite)):
-        raise UsageError(f"--overwrite {wish.overwrite!r}: choose never, older or always")
-    target = Path("/") if wish.in_place else folder / (wish.to or f"restored/{backup.id}")
-    return RestoreRequest(
-        paths=wish.paths,
-        target=target,
-        in_place=wish.in_place,
-        overwrite=cast(Overwrite, wish.overwrite) if wish.overwrite else None,
-        trusted=wish.trusted or (wish.in_place and os.geteuid() == 0),
-        dry_run=wish.dry_run,
-        skip_damaged=wish.skip_damaged,
-        trust=Trust(signers, wish.unproven),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreReport:
-    """What was restored, or in a dry run would be.
-
-    Attributes:
-        fetched_bytes: stored bytes that the wanted entries need.
-        proof: whose archive it is; header: its manifest's, None without one of ours.
-    """
-
-    backup: Backup
-    target: Path
-    entries: int
-    fetched_bytes: int
-    extracted: ExtractReport
-    dry_run: bool
-    proof: Proof
-    header: Header | None = None
 
 
 def run_restore(

@@ -33,7 +33,8 @@ from backup_tasks.manifest import (
     name_fields,
 )
 from backup_tasks.progress import SilentProgress
-from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreReport, RestoreRequest
 from backup_tasks.signature_member import encode_signature
 from backup_tasks.signing import SigningKey
 from backup_tasks.stores.directory import DirectoryStore

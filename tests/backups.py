@@ -21,7 +21,8 @@ from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.profile import load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
-from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreReport, RestoreRequest
 from backup_tasks.signing import render_public_key
 from backup_tasks.signing_key import open_own_key
 from backup_tasks.stores import open_store

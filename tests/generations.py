@@ -15,7 +15,8 @@ from backup_tasks.catalog import find_backups
 from backup_tasks.manifest import Entry, Manifest
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
-from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreRequest
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import PartLimits, Store, StoredObject
 from tests.backups import Backups

@@ -237,19 +237,19 @@ def rsync_differences(original: Path, restored: Path) -> list[str]:
 
 
 def attributes_of(root: Path) -> dict[str, str]:
-    """What getfattr, getfacl, getcap and stat say of the tree."""
+    """What getfattr, getfacl, getcap and stat say of the tree, in an order of its own: that of a
+    folder is as the file system likes."""
     stat_format = "%n|%F|%a|%u:%g|%h|%s|%t,%T|%y"
+    commands = {
+        "getfattr": ("getfattr", "-R", "-P", "-h", "-d", "-m", "-", "-e", "hex", "."),
+        "getfacl": ("getfacl", "-R", "-P", "-n", "-p", "."),
+        "getcap": ("getcap", "-r", "."),
+        "stat": ("find", ".", "-exec", "stat", "-c", stat_format, "{}", "+"),
+    }
+    told = {tool: run(*command, cwd=root) for tool, command in commands.items()}
+    ends = {"getfattr": "\n\n", "getfacl": "\n\n"}
     return {
-        "getfattr": run("getfattr", "-R", "-P", "-h", "-d", "-m", "-", "-e", "hex", ".", cwd=root),
-        "getfacl": run("getfacl", "-R", "-P", "-n", "-p", ".", cwd=root),
-        "getcap": "\n".join(sorted(run("getcap", "-r", ".", cwd=root).splitlines())),
-        "stat": "\n".join(
-            sorted(
-                run(
-                    *("find", ".", "-exec", "stat", "-c", stat_format, "{}", "+"), cwd=root
-                ).splitlines()
-            )
-        ),
+        tool: "\n".join(sorted(text.split(ends.get(tool, "\n")))) for tool, text in told.items()
     }
 
 

@@ -24,7 +24,8 @@ from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.prune import run_prune
 from backup_tasks.reader import footer_length, read_footer, read_manifest
-from backup_tasks.restore import RestoreRequest, RestoreWish, run_restore, run_restore_job
+from backup_tasks.restore import run_restore, run_restore_job
+from backup_tasks.restore_request import RestoreRequest, RestoreWish
 from backup_tasks.sealed_footer import decode_sealed_footer, encode_sealed_footer
 from backup_tasks.signature_member import MEMBER_BYTES, encode_signature
 from backup_tasks.signing import make_signing_key, render_public_key

@@ -23,7 +23,8 @@ from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.errors import ArchiveError, ObjectChanged, StoreError
 from backup_tasks.manifest import Entry
 from backup_tasks.progress import SilentProgress
-from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreRequest
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.stores.directory import DirectoryStore
 from tests import attacks

@@ -35,7 +35,8 @@ from backup_tasks.manifest import Header
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import footer_length, read_footer, read_manifest
-from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreRequest
 from backup_tasks.signature_member import MEMBER_BYTES
 from backup_tasks.signing import render_public_key
 from backup_tasks.signing_key import read_own_key

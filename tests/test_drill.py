@@ -28,7 +28,7 @@ from backup_tasks.paths import Paths
 from backup_tasks.profile import load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
-from backup_tasks.restore import RestoreReport
+from backup_tasks.restore_request import RestoreReport
 from backup_tasks.stores.directory import DirectoryStore
 from tests.backups import Backups
 from tests.cli import Cli, cli, finish

@@ -18,7 +18,8 @@ from backup_tasks.local_zone import find_zone
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
-from backup_tasks.restore import RestoreReport, RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreReport, RestoreRequest
 from tests.attacks import Forge, Item, forge_ours, forge_plain
 from tests.attacks import restore as restore_forged
 from tests.backups import Backups, paths_in

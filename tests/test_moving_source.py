@@ -22,7 +22,8 @@ from backup_tasks.journal import RunRecord
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
-from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreRequest
 from tests.backups import Backups
 
 Hook = Callable[[Path], None]

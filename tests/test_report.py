@@ -19,7 +19,7 @@ from backup_tasks.extract import ExtractReport
 from backup_tasks.journal import Problem, RunRecord
 from backup_tasks.manifest import Entry, Header
 from backup_tasks.profile import ProfileSummary
-from backup_tasks.restore import RestoreReport
+from backup_tasks.restore_request import RestoreReport
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.survey import BackupPlan, SourceTotals
 

@@ -23,7 +23,8 @@ from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
-from backup_tasks.restore import RestoreRequest, run_restore
+from backup_tasks.restore import run_restore
+from backup_tasks.restore_request import RestoreRequest
 from backup_tasks.signature_member import MEMBER_BYTES
 from backup_tasks.verified_before import VerifiedBefore
 from backup_tasks.verify import Sample, parse_sample, run_verify
