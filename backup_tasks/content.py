@@ -9,6 +9,8 @@ import os
 import stat
 from collections.abc import Sequence
 
+from backup_tasks.tarstream import HOLES_LIMIT, TOO_MANY_HOLES
+
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ZEROS = bytes(2**20)
 # A dying disk may take seconds for each failing read; after so many the rest is given up.
@@ -34,8 +36,8 @@ class SourceFile:
     Holes are not read: `runs` names the parts that hold bytes, `fill` gives only those, one
     after the other, while the hash covers the whole content with its holes as zeros.
 
-    Raises OSError from the constructor when it cannot be opened or is no regular file (any
-    more): a symlink is not followed, a FIFO does not block.
+    Raises OSError from the constructor when it cannot be opened, has too many holes, or is no
+    regular file (any more): a symlink is not followed, a FIFO does not block.
 
     Attributes:
         status: as of the moment of opening.
@@ -85,6 +87,8 @@ class SourceFile:
             if start >= size:  # it grew in this moment
                 break
             runs.append((start, min(position, size) - start))
+        if size - sum(length for _, length in runs) > HOLES_LIMIT:
+            raise OSError(errno.EFBIG, f"{TOO_MANY_HOLES}; exclude it")
         if len(runs) > _MOST_RUNS:
             return [(0, size)]
         if not runs or sum(runs[-1]) < size:

@@ -10,7 +10,7 @@ from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
 from backup_tasks.findings import Findings
 from backup_tasks.manifest import Entry
-from backup_tasks.tarstream import Member, decode_headers
+from backup_tasks.tarstream import HOLES_LIMIT, TOO_MANY_HOLES, Member, decode_headers
 
 _ZEROS = bytes(2**20)
 _NO_END = "another entry begins before its content ends"
@@ -146,6 +146,9 @@ class EntryCheck:
             return
         self.entries += 1
         if entry.type != "file":
+            return
+        if member.size - member.stored > HOLES_LIMIT:
+            self._lose(entry, TOO_MANY_HOLES)
             return
         end = start + member.stored
         if member.sparse is None and end <= len(blocks):  # nearly all, and by far the cheapest

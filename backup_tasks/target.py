@@ -18,7 +18,7 @@ from typing import Self
 from backup_tasks.errors import ArchiveError
 from backup_tasks.folders import FolderStack
 from backup_tasks.metadata import DEFAULT_ACL
-from backup_tasks.tarstream import Member, SparseMap
+from backup_tasks.tarstream import HOLES_LIMIT, TOO_MANY_HOLES, Member, SparseMap
 
 # The mode of a folder that a restore made and did not finish yet: nobody gives the sticky bit
 # to a folder that no one else may enter, so a run that was killed is recognised by it.
@@ -326,7 +326,9 @@ def _write_runs(
     guard: SpaceGuard,
     digest: hashlib._Hash | None,
 ) -> None:
-    # First of all, because a size that no file can have would be hashed for years.
+    if member.size - member.stored > HOLES_LIMIT:
+        raise OSError(errno.EFBIG, TOO_MANY_HOLES)
+    # First of all, so that a size that no file can have here is not hashed.
     os.ftruncate(descriptor, member.size)
     runs = list(sparse)
     runs.reverse()

@@ -40,6 +40,10 @@ _AFTER_LINK_BYTES = BLOCK_BYTES - 257
 _OCTAL_7 = 8**7
 _OCTAL_11 = 8**11
 _XATTR = b"SCHILY.xattr."
+# Holes are hashed as zeros, some 2 GB a second. A file of ext4 cannot have more of them than this;
+# one of XFS or tmpfs can have 8 EiB, which would take a hundred years, and an archive can claim it.
+HOLES_LIMIT = 2**44
+TOO_MANY_HOLES = "its holes take more than 16 TiB, all of which would have to be hashed"
 
 SparseMap = Sequence[tuple[int, int]]
 

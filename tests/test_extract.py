@@ -20,7 +20,7 @@ from backup_tasks.extract_policy import ExtractPolicy
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.paths import PROJECT_ROOT
 from backup_tasks.restore_target import OpenTarget
-from backup_tasks.tarstream import Member
+from backup_tasks.tarstream import TOO_MANY_HOLES, Member
 from tests import attacks
 from tests.attacks import Forge, Item, fingerprint, forge_ours, forge_plain
 
@@ -316,6 +316,12 @@ def test_what_no_system_takes_costs_only_its_own_entry(
     assert (scene.target / "folder").is_dir()
     report = scene.reports[-1].extracted
     assert len(report.problems) + len(report.notes) >= 1
+
+
+def test_holes_that_would_be_hashed_for_years_are_left_out(scene: Scene, forge: Forge) -> None:
+    """Not every file system refuses such a size."""
+    scene.attack(forge([IMPOSSIBLE["huge-hole"]]))
+    assert scene.left_out() == {"bad": TOO_MANY_HOLES}
 
 
 def written_bytes(folder: Path) -> int:

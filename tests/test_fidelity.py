@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from backup_tasks import content
 from backup_tasks.catalog import find_backups
 from backup_tasks.local_zone import find_zone
 from backup_tasks.paths import Paths
@@ -166,6 +167,23 @@ def test_a_file_beyond_8_gib_costs_what_it_holds_and_its_holes_are_holes_again(
     with twin.open("rb") as file:
         file.seek(5 * 2**30)
         assert file.read(24) == b"in the middle of nowhere"
+
+
+def test_a_file_with_more_holes_than_can_be_hashed_is_told_of_and_keeps_nobody_waiting(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "HOLES_LIMIT", MIB)
+    backups.source.mkdir()
+    for name, size in (("enough", MIB), ("too many", MIB + 4096)):
+        with (backups.source / name).open("wb") as file:
+            file.truncate(size + 4096)
+            file.seek(size)
+            file.write(bytes(4096))
+    record = backups.backup()
+    [problem] = record.problems
+    assert problem.path.endswith("/too many")
+    assert problem.reason == f"{content.TOO_MANY_HOLES}; exclude it"
+    assert record.files == 1
 
 
 def test_holes_are_neither_stored_nor_filled(backups: Backups, tmp_path: Path) -> None:

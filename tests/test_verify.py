@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
+from backup_tasks import entry_check
 from backup_tasks.catalog import find_backups
 from backup_tasks.compress import compress_chunk
 from backup_tasks.errors import ArchiveError, UsageError
@@ -210,6 +211,16 @@ def test_a_file_that_goes_on_where_the_archive_ends_is_lost(tmp_path: Path) -> N
         tmp_path / "cut", cut.stored + attacks.forge_end(len(cut.stored), [chunk], [entry])
     )
     assert report.lost.first == [("file", "the archive ends before its content does")]
+
+
+@pytest.mark.parametrize("too_many", [False, True])
+def test_a_file_with_more_holes_than_can_be_hashed_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too_many: bool
+) -> None:
+    monkeypatch.setattr(entry_check, "HOLES_LIMIT", 4096)
+    holes = Item("file", content=b"end", sparse=[(4096 + too_many, 3)], size=4099 + too_many)
+    report = verify_forged(tmp_path, attacks.forge_ours([holes]))
+    assert report.lost.first == ([("file", entry_check.TOO_MANY_HOLES)] if too_many else [])
 
 
 @pytest.mark.parametrize("names", [["a", "b", "a"], ["a", "a"], ["b", "a"]], ids="".join)
