@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Condition
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
     from backup_tasks.profile_model import Profile
 
 Clock = Callable[[], datetime]
+_AT_A_LOCK = {
+    method.__code__
+    for name, method in vars(Condition).items()
+    if name in ("__enter__", "__exit__", "_is_owned", "_release_save", "_acquire_restore")
+}
+_WAIT = Condition.wait.__code__
+_SOON_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -135,17 +143,37 @@ class _Signals:
 
     def __init__(self) -> None:
         self.armed = True
+        self._waiting = 0
 
-    def handle(self, number: int, _: FrameType | None) -> None:
-        if self.armed:
-            self.armed = False
-            raise _SignalCame(number)
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.armed:
+            return
+        if _is_at_a_lock(frame):
+            self._waiting = number
+            signal.setitimer(signal.ITIMER_REAL, _SOON_SECONDS)
+            return
+        self.armed = False
+        raise _SignalCame(number)
+
+    def handle_alarm(self, _: int, frame: FrameType | None) -> None:
+        if self._waiting:
+            self.handle(self._waiting, frame)
+
+
+def _is_at_a_lock(frame: FrameType | None) -> bool:
+    """Whether the main thread stands where an error would leave a lock of `threading` taken by
+    nobody, so that other threads wait for it, and the end for them, for ever: just after it was
+    taken, or just before it is given back. A handler runs between any two steps of these."""
+    if frame is None:
+        return False
+    is_before_waiting = frame.f_code is _WAIT and "gotit" not in frame.f_locals
+    return is_before_waiting or frame.f_code in _AT_A_LOCK
 
 
 @contextlib.contextmanager
 def _signals_raised() -> Iterator[_Signals]:
     signals = _Signals()
-    before = {}
+    before = {signal.SIGALRM: signal.signal(signal.SIGALRM, signals.handle_alarm)}
     for number in ENDING_SIGNALS:
         # What was ignored from the start stays so: SIGHUP under nohup, SIGINT in background jobs.
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -153,5 +181,6 @@ def _signals_raised() -> Iterator[_Signals]:
     try:
         yield signals
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

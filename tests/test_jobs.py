@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from freezegun import freeze_time
@@ -210,6 +213,40 @@ def test_signals_after_the_first_are_passed_over(paths: Paths) -> None:
     with pytest.raises(Interrupted, match="SIGINT"), watched("test", "", paths, clock):
         work()
     assert cleaned_up
+
+
+def striking_condition(at: str, done: list[str]) -> threading.Condition:
+    """One whose lock a signal follows as soon as it is taken, or given back to wait."""
+    parts = {
+        "__enter__": lambda: done.append("taken"),
+        "__exit__": lambda *_: done.append("given back"),
+        "acquire": lambda: True,
+        "release": lambda: None,
+        "_is_owned": lambda: True,
+        "_release_save": lambda: None,
+        "_acquire_restore": lambda _: done.append("taken again"),
+        # No function of Python's: the handler is to find Condition's own frame.
+        at: partial(os.kill, os.getpid(), signal.SIGTERM),
+    }
+    return threading.Condition(SimpleNamespace(**parts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        ("__enter__", ["taken again", "given back"]),
+        ("_release_save", ["taken", "taken again", "given back"]),
+    ],
+)
+def test_a_signal_leaves_no_lock_as_nobody_expects_it(
+    paths: Paths, at: str, expected: list[str]
+) -> None:
+    """A thread that waited for it would never end, nor would whoever waits for the thread."""
+    done: list[str] = []
+    condition = striking_condition(at, done)
+    with pytest.raises(Interrupted), watched("test", "", paths, clock), condition:
+        condition.wait(60)
+    assert done == expected
 
 
 # --- what is recorded
