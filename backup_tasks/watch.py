@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     from backup_tasks.profile_model import Profile
 
 Clock = Callable[[], datetime]
-_AT_A_LOCK = {
-    method.__code__
-    for name, method in vars(Condition).items()
-    if name in ("__enter__", "__exit__", "_is_owned", "_release_save", "_acquire_restore")
+# Python's own modules whose steps belong together, and the two in which one waits.
+_BOOKKEEPING = {
+    "threading",
+    "weakref",
+    "_weakrefset",
+    "queue",
+    "concurrent.futures._base",
+    "concurrent.futures.thread",
 }
+_JOINING = ("join", "_wait_for_tstate_lock")
 _WAIT = Condition.wait.__code__
 _SOON_SECONDS = 0.001
 
@@ -148,7 +153,7 @@ class _Signals:
     def handle(self, number: int, frame: FrameType | None) -> None:
         if not self.armed:
             return
-        if _is_at_a_lock(frame):
+        if _must_go_on(frame):
             self._waiting = number
             signal.setitimer(signal.ITIMER_REAL, _SOON_SECONDS)
             return
@@ -160,14 +165,18 @@ class _Signals:
             self.handle(self._waiting, frame)
 
 
-def _is_at_a_lock(frame: FrameType | None) -> bool:
-    """Whether the main thread stands where an error would leave a lock of `threading` taken by
-    nobody, so that other threads wait for it, and the end for them, for ever: just after it was
-    taken, or just before it is given back. A handler runs between any two steps of these."""
-    if frame is None:
+def _must_go_on(frame: FrameType | None) -> bool:
+    """Whether the main thread stands in the midst of what Python does for threads.
+
+    A handler runs between any two steps of it. An error just after `Condition` has taken its lock
+    leaves it taken by nobody: a thread that wants it never ends, nor does whoever waits for that
+    thread. In the callback of a weak reference an error is lost.
+    """
+    if frame is None or frame.f_globals.get("__name__") not in _BOOKKEEPING:
         return False
-    is_before_waiting = frame.f_code is _WAIT and "gotit" not in frame.f_locals
-    return is_before_waiting or frame.f_code in _AT_A_LOCK
+    if frame.f_code is _WAIT:
+        return "gotit" not in frame.f_locals  # which it has as long as it waits
+    return frame.f_code.co_name not in _JOINING
 
 
 @contextlib.contextmanager
