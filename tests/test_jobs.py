@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import threading
+import time
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -247,6 +249,35 @@ def test_a_signal_leaves_no_lock_as_nobody_expects_it(
     with pytest.raises(Interrupted), watched("test", "", paths, clock), condition:
         condition.wait(60)
     assert done == expected
+
+
+@pytest.mark.parametrize("waits", ["for a thread", "for a result", "for an event"])
+def test_a_signal_ends_every_wait_at_once(paths: Paths, waits: str) -> None:
+    over = threading.Event()
+    ended = threading.Event()
+
+    def work() -> None:
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait(15)
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    wait = {
+        "for a thread": thread.join,
+        "for a result": Future[None]().result,
+        "for an event": threading.Event().wait,
+    }[waits]
+
+    def start_and_wait() -> None:
+        thread.start()
+        wait(20)
+
+    with pytest.raises(Interrupted), watched("test", "", paths, clock):
+        start_and_wait()
+    assert not ended.is_set()
+    over.set()
+    assert ended.wait(20)
 
 
 # --- what is recorded
