@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import subprocess
 from typing import Any, get_args
@@ -14,22 +13,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backup_tasks.errors import ArchiveError
-from backup_tasks.footer import Footer
 from backup_tasks.manifest import (
     CHUNK_RAW_LIMIT,
     Chunk,
     Entry,
     EntryType,
-    Header,
-    Manifest,
     decode_chunk,
     decode_entry,
     decode_header,
     encode_line,
     name_fields,
     walk_key,
-    write_manifest,
 )
+from tests.manifests import CHUNKS, manifest_of
 
 # What a file system takes for a name: any bytes but / and NUL.
 NAMES = st.binary(min_size=1, max_size=20).map(
@@ -131,37 +127,6 @@ def test_no_line_is_a_bug_of_ours(line: bytes) -> None:
         decode_entry(line)
     with pytest.raises(ArchiveError):
         list(manifest_of([], extra=line + b"\n").entries())
-
-
-def header(**changes: Any) -> Header:
-    said: dict[str, Any] = {
-        "format": 1,
-        "profile": "test",
-        "host": "here",
-        "started_at": "2025-06-12T02:00:00Z",
-        "written_at": "2025-06-12T02:00:01Z",
-        "tool": "test",
-        "sources": ("/",),
-        "entries": 0,
-        "files": 0,
-        "raw_bytes": 0,
-        "chunks": 2,
-        "chunk_bytes": 30,
-    }
-    return Header(**(said | changes))
-
-
-CHUNKS = [Chunk(0, 10, "a" * 64, 512), Chunk(10, 20, "b" * 64, 1024)]
-
-
-def manifest_of(
-    found: list[Entry], table: list[Chunk] = CHUNKS, extra: bytes = b"", **changes: Any
-) -> Manifest:
-    lines = io.BytesIO()
-    said = header(**{"entries": len(found), **changes})
-    write_manifest(lines, said, table, [encode_line(entry) for entry in found])
-    lines.write(extra)
-    return Manifest(lines, Footer(0, 0, bytes(32)))
 
 
 @given(st.lists(entries(), max_size=5))

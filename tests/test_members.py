@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -20,7 +20,10 @@ def headers(path: str, size: int) -> bytes:
 
 
 def stream_of(
-    chunks: Sequence[ReadChunk], entries: Sequence[Entry], damaged: list[str] | None = None
+    chunks: Sequence[ReadChunk],
+    entries: Sequence[Entry],
+    damaged: list[str] | None = None,
+    passed: Callable[[int], None] = lambda _: None,
 ) -> MemberStream:
     """As a restore of these entries would see these chunks."""
 
@@ -31,6 +34,7 @@ def stream_of(
         iter(chunks),
         begin_in,
         None if damaged is None else lambda path, reason: damaged.append(f"{path}: {reason}"),
+        passed,
     )
 
 
@@ -108,35 +112,28 @@ def test_headers_that_the_manifest_does_not_speak_of_are_damage(entry: Entry) ->
     assert len(damaged) == 1
 
 
-def test_a_content_that_would_go_on_in_a_chunk_already_left_is_damage() -> None:
-    """A manifest may name an entry in the midst of the content of another."""
-    outer, inner = headers("outer", 1536), headers("inner", 1024)
+def one_inside_another(size: int) -> tuple[list[ReadChunk], list[Entry]]:
+    """A manifest may name an entry, here of this size, in the midst of the content of another."""
+    outer, inner = headers("outer", 1536), headers("inner", size)
     chunks = [ReadChunk(0, outer + inner), *(ReadChunk(number, CONTENT) for number in (1, 2))]
     entries = [
         Entry(path="outer", type="file", size=1536, chunk=0),
-        Entry(path="inner", type="file", size=1024, chunk=0, offset=len(outer)),
+        Entry(path="inner", type="file", size=size, chunk=0, offset=len(outer)),
     ]
+    return chunks, entries
+
+
+def test_a_content_that_would_go_on_in_a_chunk_already_left_is_damage() -> None:
     with pytest.raises(DamagedChunkError, match="chunk 0 holds one file inside of another"):
-        read_all(stream_of(chunks, entries))
+        read_all(stream_of(*one_inside_another(1024)))
 
 
 def test_what_has_no_content_may_stand_in_a_chunk_already_left() -> None:
-    outer, inner = headers("outer", 1536), headers("inner", 0)
-    chunks = [ReadChunk(0, outer + inner), *(ReadChunk(number, CONTENT) for number in (1, 2))]
-    entries = [
-        Entry(path="outer", type="file", size=1536, chunk=0),
-        Entry(path="inner", type="file", size=0, chunk=0, offset=len(outer)),
-    ]
-    assert read_all(stream_of(chunks, entries)) == {"outer": inner + 2 * CONTENT, "inner": b""}
+    outer = headers("inner", 0) + 2 * CONTENT
+    assert read_all(stream_of(*one_inside_another(0))) == {"outer": outer, "inner": b""}
 
 
 def test_it_says_how_much_was_read() -> None:
-    chunks, entries = small_and_large()
     passed: list[int] = []
-    stream = MemberStream(
-        iter(chunks),
-        lambda number: [WantedEntry(one, one.path) for one in entries if one.chunk == number],
-        passed=passed.append,
-    )
-    read_all(stream)
+    read_all(stream_of(*small_and_large(), passed=passed.append))
     assert passed == [512, 512, 512, 100, 512]

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import random
 
 import pytest
 
-from backup_tasks.footer import Footer
-from backup_tasks.manifest import Chunk, Entry, Header, Manifest, encode_line, write_manifest
+from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.selection import Selection, WantedPaths
+from tests.manifests import manifest_of
 
 CHUNKS = [Chunk(10 * number, 10, "a" * 64, 2**20) for number in range(3)]
-
-
-def manifest_of(entries: list[Entry]) -> Manifest:
-    header = Header(
-        format=1,
-        profile="small",
-        host="here",
-        started_at="2025-06-12T02:00:00Z",
-        written_at="2025-06-12T02:00:01Z",
-        tool="test",
-        sources=("/",),
-        entries=len(entries),
-        files=len(entries),
-        raw_bytes=0,
-        chunks=len(CHUNKS),
-        chunk_bytes=10 * len(CHUNKS),
-    )
-    lines = io.BytesIO()
-    write_manifest(lines, header, CHUNKS, map(encode_line, entries))
-    return Manifest(lines, Footer(0, 0, bytes(32)))
 
 
 def entry(name: str, chunk: int, offset: int) -> Entry:
@@ -65,7 +44,7 @@ def test_the_wanted_entries_of_a_chunk_come_as_they_lie_in_it(
         entries.insert(number, entry("x" * gap, 2, 2**20 - number))
         if not patterns:
             expected[2].append("x" * gap)
-    selection = Selection(manifest_of(entries), wanted)
+    selection = Selection(manifest_of(entries, CHUNKS, chunks=len(CHUNKS)), wanted)
     found = [[one.restore_as for one in selection.entries_in(number)] for number in range(3)]
     assert found == expected
     assert wanted.are_all == (not patterns)
