@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from backup_tasks.content_hash import ContentHash, ContentSum, content_hash
 from backup_tasks.findings import Findings
 from backup_tasks.folders import OPEN_FOLDER, FolderStack, split_path
 from backup_tasks.manifest import Entry, walk_key
 from backup_tasks.metadata import owner_of
 from backup_tasks.progress import Progress
+from backup_tasks.segments import segments
 from backup_tasks.tarstream import Member
 
 OPEN_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -136,8 +137,9 @@ class TreeComparer:
         ):
             wrong.append("link")
         if entry.type == "file" and "size" not in wrong:
-            digest = hash_file(found.folder, found.name, self._progress, unlock=True)
-            wrong += ["content"] * (digest != entry.sha256)
+            expected = entry.content_sum
+            there = hash_file(found.folder, found.name, expected, self._progress, unlock=True)
+            wrong += ["content"] * (there != expected)
         return wrong
 
     def _mode(self, entry: Entry, mode: int) -> int:
@@ -166,8 +168,10 @@ def _owner_member(entry: Entry) -> Member:
     )
 
 
-def hash_file(folder: int, name: str, progress: Progress, *, unlock: bool = False) -> str:
-    """SHA-256 of a regular file's content, hex.
+def hash_file(
+    folder: int, name: str, expected: ContentSum, progress: Progress, *, unlock: bool = False
+) -> ContentSum:
+    """The hash of a regular file's content, of the kind that is expected.
 
     Args:
         unlock: make it readable first if it is not; only for files of our own.
@@ -175,16 +179,34 @@ def hash_file(folder: int, name: str, progress: Progress, *, unlock: bool = Fals
     Raises OSError.
     """
     descriptor = _open_unlocked(folder, name, OPEN_TO_READ, unlock=unlock)
-    digest = hashlib.sha256()
     try:
-        buffer = bytearray(_PIECE_BYTES)
-        with memoryview(buffer) as view:
-            while count := os.readv(descriptor, [view]):
-                digest.update(view[:count])
-                progress.advance(count)
+        size = os.fstat(descriptor).st_size
+        digest = content_hash(size, is_sparse=expected.is_sparse)
+        runs = segments(descriptor, size) if expected.is_sparse else [(0, size)]
+        with memoryview(bytearray(_PIECE_BYTES)) as view:
+            for offset, length in runs:
+                _hash_run(descriptor, offset, length, digest, view, progress)
     finally:
         os.close(descriptor)
-    return digest.hexdigest()
+    return digest.finish()
+
+
+def _hash_run(
+    descriptor: int,
+    start: int,
+    length: int,
+    digest: ContentHash,
+    view: memoryview,
+    progress: Progress,
+) -> None:
+    end = start + length
+    while start < end:
+        count = os.preadv(descriptor, [view[: end - start]], start)
+        if not count:
+            return
+        digest.add(start, view[:count])
+        progress.advance(count)
+        start += count
 
 
 def _open_unlocked(folder: int, name: str, flags: int, *, unlock: bool) -> int:

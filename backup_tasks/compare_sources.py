@@ -100,8 +100,9 @@ class SourceComparer:
         if not wrong and entry.type == "file":
             parent, name = split_path(entry.name)
             try:
-                digest = hash_file(folders.enter(parent), name, self._progress)
-                wrong += ["content"] * (digest != entry.sha256)
+                expected = entry.content_sum
+                now = hash_file(folders.enter(parent), name, expected, self._progress)
+                wrong += ["content"] * (now != expected)
             except OSError as error:
                 self.result.wrong.add(entry.name, f"cannot be read: {error.strerror}")
                 return

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import stat
-from collections.abc import Sequence
 
-from backup_tasks.tarstream import HOLES_LIMIT, TOO_MANY_HOLES
+from backup_tasks.content_hash import ContentSum, content_hash
+from backup_tasks.limits import SPARSE_FROM_BYTES
+from backup_tasks.segments import Run, find_runs
+from backup_tasks.xattrs import Xattrs, read_xattrs
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_ZEROS = bytes(2**20)
 # A dying disk may take seconds for each failing read; after so many the rest is given up.
 _MOST_FAILURES = 16
-# A file torn into more pieces is stored with its holes: the map would outgrow what they save.
-_MOST_RUNS = 2**17
 
 
 def explain(error: OSError) -> str:
@@ -34,10 +32,10 @@ class SourceFile:
     """An open regular file, read once from front to end.
 
     Holes are not read: `runs` names the parts that hold bytes, `fill` gives only those, one
-    after the other, while the hash covers the whole content with its holes as zeros.
+    after the other, while the hash covers the whole content.
 
-    Raises OSError from the constructor when it cannot be opened, has too many holes, or is no
-    regular file (any more): a symlink is not followed, a FIFO does not block.
+    Raises OSError from the constructor when it cannot be opened, has more holes than an archive
+    holds, or is no regular file (any more): a symlink is not followed, a FIFO does not block.
 
     Attributes:
         status: as of the moment of opening.
@@ -57,44 +55,24 @@ class SourceFile:
                 raise OSError(errno.ESTALE, "is no longer a regular file; it was not read")
             self.runs = self._find_runs()
         except BaseException:
-            os.close(self._descriptor)
+            self.close()
             raise
         self.is_sparse = self.runs != [(0, self.status.st_size)] and self.status.st_size > 0
         self.stored_bytes = sum(length for _, length in self.runs)
         self._pending = [run for run in self.runs if run[1]]
         self._pending.reverse()
-        self._hash = hashlib.sha256()
-        self._hashed_to = 0
+        holes = self.status.st_size - self.stored_bytes
+        self._hash = content_hash(self.status.st_size, is_sparse=holes > SPARSE_FROM_BYTES)
         self.read_bytes = 0
         self.shortened = False
         self.failure = ""
         self._failures = 0
 
-    def _find_runs(self) -> list[tuple[int, int]]:
+    def _find_runs(self) -> list[Run]:
         size = self.status.st_size
         if self.status.st_blocks * 512 >= size:
             return [(0, size)]
-        runs: list[tuple[int, int]] = []
-        position = 0
-        while position < size:
-            try:
-                start = os.lseek(self._descriptor, position, os.SEEK_DATA)
-                position = os.lseek(self._descriptor, start, os.SEEK_HOLE)
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # a hole up to the end
-                    break
-                return [(0, size)]
-            if start >= size:  # it grew in this moment
-                break
-            runs.append((start, min(position, size) - start))
-        if size - sum(length for _, length in runs) > HOLES_LIMIT:
-            raise OSError(errno.EFBIG, f"{TOO_MANY_HOLES}; exclude it")
-        if len(runs) > _MOST_RUNS:
-            return [(0, size)]
-        if not runs or sum(runs[-1]) < size:
-            # GNU tar makes the file only as long as its map reaches.
-            runs.append((size, 0))
-        return runs
+        return find_runs(self._descriptor, size)
 
     def fill(self, view: memoryview) -> None:
         """Put the next stored bytes into the whole view; zeros where they cannot be had."""
@@ -102,10 +80,8 @@ class SourceFile:
         while done < len(view):
             offset, length = self._pending.pop()
             wanted = view[done : done + length]
-            self._hash_hole(offset)
             self._read_at(offset, wanted)
-            self._hash.update(wanted)
-            self._hashed_to = offset + len(wanted)
+            self._hash.add(offset, wanted)
             done += len(wanted)
             if len(wanted) < length:
                 self._pending.append((offset + len(wanted), length - len(wanted)))
@@ -126,18 +102,9 @@ class SourceFile:
         if done < len(view):
             view[done:] = bytes(len(view) - done)
 
-    def _hash_hole(self, up_to: int) -> None:
-        missing = up_to - self._hashed_to
-        while missing > 0:
-            step = min(missing, len(_ZEROS))
-            self._hash.update(memoryview(_ZEROS)[:step])
-            missing -= step
-        self._hashed_to = max(self._hashed_to, up_to)
-
-    def sha256(self) -> str:
-        """Of the content as stored, holes as zeros, hex. Call it after the last `fill`."""
-        self._hash_hole(self.status.st_size)
-        return self._hash.hexdigest()
+    def content_sum(self) -> ContentSum:
+        """Of the content as stored. Call it once, after the last `fill`."""
+        return self._hash.finish()
 
     def what_changed(self) -> str:
         """Why the content as read is not the file's content at one moment; "" if it is."""
@@ -145,7 +112,10 @@ class SourceFile:
             return f"{self.failure}; zeros stand for what could not be read"
         if self.shortened:
             return "became shorter while it was read; the rest is zeros"
-        now = os.fstat(self._descriptor)
+        try:
+            now = os.fstat(self._descriptor)
+        except OSError as error:
+            return f"{error.strerror or error}; whether it changed while it was read is not known"
         before = self.status
         if now.st_size != before.st_size:
             return "changed its size while it was read; stored up to the size at the start"
@@ -161,24 +131,11 @@ class SourceFile:
             return bool(os.pread(self._descriptor, 1, self.status.st_size))
         return False
 
-    def xattrs(self) -> dict[str, bytes]:
+    def xattrs(self) -> Xattrs:
         """Extended attributes, ACLs and capabilities among them."""
         return read_xattrs(self._descriptor)
 
     def close(self) -> None:
-        os.close(self._descriptor)
-
-
-def read_xattrs(place: int | str) -> dict[str, bytes]:
-    """All extended attributes that this user may read, of a descriptor or of a path (a
-    symlink is not followed). Empty where the file system knows none."""
-    found: dict[str, bytes] = {}
-    follow = isinstance(place, int)
-    try:
-        names: Sequence[str] = os.listxattr(place, follow_symlinks=follow)
-    except OSError:
-        return found
-    for name in names:
+        # A server may tell here of trouble with what others wrote; what was read is not touched.
         with contextlib.suppress(OSError):
-            found[name] = os.getxattr(place, name, follow_symlinks=follow)
-    return found
+            os.close(self._descriptor)

@@ -7,22 +7,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from backup_tasks.chunk_reader import ReadChunk
+from backup_tasks.content_hash import ContentHash, ContentSum, content_hash
 from backup_tasks.errors import ArchiveError
 from backup_tasks.findings import Findings
+from backup_tasks.limits import HOLES_LIMIT, TOO_MANY_HOLES
 from backup_tasks.manifest import Entry
-from backup_tasks.tarstream import HOLES_LIMIT, TOO_MANY_HOLES, Member, decode_headers
+from backup_tasks.tarstream import Member, decode_headers
 
-_ZEROS = bytes(2**20)
 _NO_END = "another entry begins before its content ends"
 
 
-class ContentHash:
-    """SHA-256 of a file's content as its stored bytes come in, with its holes as zeros."""
+class StoredContent:
+    """The hash of a file's content as its stored bytes come in.
 
-    def __init__(self, member: Member) -> None:
-        self._hash = hashlib.sha256()
-        self._size = member.size
-        self._position = 0
+    Args:
+        member: what its headers say; is_sparse: which hash it is to be.
+    """
+
+    def __init__(self, member: Member, *, is_sparse: bool) -> None:
+        self._hash: ContentHash = content_hash(member.size, is_sparse=is_sparse)
         runs = member.sparse if member.sparse is not None else [(0, member.stored)]
         self._runs = [run for run in reversed(runs) if run[1]]
 
@@ -31,23 +34,14 @@ class ContentHash:
         while piece:
             offset, length = self._runs.pop()
             part = piece[:length]
-            self._add_zeros(offset)
-            self._hash.update(part)
-            self._position = offset + len(part)
+            self._hash.add(offset, part)
             if len(part) < length:
-                self._runs.append((self._position, length - len(part)))
+                self._runs.append((offset + len(part), length - len(part)))
             piece = piece[len(part) :]
 
-    def _add_zeros(self, up_to: int) -> None:
-        while self._position < up_to:
-            step = min(up_to - self._position, len(_ZEROS))
-            self._hash.update(memoryview(_ZEROS)[:step])
-            self._position += step
-
-    def hexdigest(self) -> str:
+    def finish(self) -> ContentSum:
         """Of the whole content; call it once, after the last byte."""
-        self._add_zeros(self._size)
-        return self._hash.hexdigest()
+        return self._hash.finish()
 
 
 @dataclass(slots=True)
@@ -55,7 +49,7 @@ class _OpenFile:
     """A file whose content goes on in the next chunk."""
 
     entry: Entry
-    content: ContentHash
+    content: StoredContent
     left: int
     next_chunk: int
 
@@ -147,15 +141,19 @@ class EntryCheck:
         self.entries += 1
         if entry.type != "file":
             return
-        if member.size - member.stored > HOLES_LIMIT:
-            self._lose(entry, TOO_MANY_HOLES)
-            return
         end = start + member.stored
-        if member.sparse is None and end <= len(blocks):  # nearly all, and by far the cheapest
-            self._compare(entry, hashlib.sha256(blocks[start:end]).hexdigest())
+        # Nearly all, and by far the cheapest.
+        if entry.sha256 and member.sparse is None and end <= len(blocks):
+            self._compare(entry, ContentSum(hashlib.sha256(blocks[start:end]).hexdigest()))
+            return
+        is_sparse = entry.content_sum.is_sparse
+        if not entry.content_sum:
+            self._lose(entry, "the manifest has no hash of its content")
+        elif not is_sparse and member.size - member.stored > HOLES_LIMIT:
+            self._lose(entry, TOO_MANY_HOLES)
         else:
-            opened = _OpenFile(entry, ContentHash(member), member.stored, chunk.number)
-            self._feed(opened, blocks[start:])
+            content = StoredContent(member, is_sparse=is_sparse)
+            self._feed(_OpenFile(entry, content, member.stored, chunk.number), blocks[start:])
 
     def _go_on(self, chunk: ReadChunk) -> None:
         """Check what this chunk holds of the open file, if there is one."""
@@ -192,10 +190,10 @@ class EntryCheck:
         file.next_chunk += 1
         self._open = file if file.left else None
         if not file.left:
-            self._compare(file.entry, file.content.hexdigest())
+            self._compare(file.entry, file.content.finish())
 
-    def _compare(self, entry: Entry, sha256: str) -> None:
-        if sha256 != entry.sha256:
+    def _compare(self, entry: Entry, found: ContentSum) -> None:
+        if found != entry.content_sum:
             self._lose(entry, "its content does not have the hash that the manifest says")
         else:
             self._count(entry)

@@ -10,7 +10,7 @@ from typing import Protocol
 from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.carry import Earlier
 from backup_tasks.compress import CHUNK_BYTES
-from backup_tasks.content import SourceFile, explain, read_xattrs
+from backup_tasks.content import SourceFile, explain
 from backup_tasks.entry_headers import file_headers, member_of, set_place
 from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import Entry, decode_entries, encode_line, name_fields
@@ -20,6 +20,7 @@ from backup_tasks.progress import Progress
 from backup_tasks.snapshot import entry_of
 from backup_tasks.steps import Step
 from backup_tasks.tarstream import encode_headers, hash_xattrs, padding_bytes
+from backup_tasks.xattrs import read_xattrs
 
 # A larger file that changed while it was read is not sent a second time.
 _READ_AGAIN_BYTES = 64 * 2**20
@@ -47,11 +48,15 @@ class EntryJournal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One try to store a file: its entry, if one was stored, and what is wrong, if anything."""
+    """One try to store a file: its entry, if one was stored, and what is wrong, if anything.
+
+    `reason` is about its content, `trouble` about its extended attributes.
+    """
 
     entry: Entry | None
     reason: str
     is_worth_another: bool = True
+    trouble: str = ""
 
 
 class EntryWriter:
@@ -225,8 +230,16 @@ class EntryWriter:
         if entry.type == "hardlink":
             return self._write_hardlink(entry, folder, name)
         xattrs = read_xattrs(f"/proc/self/fd/{folder}/{name}")
-        entry.xattrs = hash_xattrs(xattrs)
-        return self._add_headers(entry, encode_headers(member_of(entry, xattrs)))
+        self._tell_of(entry, xattrs.trouble)
+        entry.xattrs = hash_xattrs(xattrs.values)
+        return self._add_headers(entry, encode_headers(member_of(entry, xattrs.values)))
+
+    def _tell_of(self, entry: Entry, trouble: str) -> None:
+        """Report what an entry is stored without, if anything, with this run and every one that
+        follows until it is whole: no file has the ctime that it gets."""
+        if trouble:
+            self._report(entry.name, trouble)
+            entry.ctime_ns = 0
 
     def _add_headers(self, entry: Entry, headers: bytes) -> Entry:
         set_place(entry, self._builder.add_headers(headers), len(headers))
@@ -266,10 +279,8 @@ class EntryWriter:
         stored = attempt.entry
         if stored is None:
             self._failure = attempt.reason
-        elif attempt.reason:
-            self._report(path, attempt.reason)
-            # No file has this one: so it is read again, and told again, until it is whole.
-            stored.ctime_ns = 0
+        else:
+            self._tell_of(stored, "; ".join(filter(None, (attempt.reason, attempt.trouble))))
         if stored is None or stored.inode != entry.inode:
             self._broken_links[path] = None
         return stored
@@ -290,8 +301,8 @@ class EntryWriter:
         try:
             entry = entry_of(path, "file", source.status)
             xattrs = source.xattrs()
-            entry.xattrs = hash_xattrs(xattrs)
-            headers = file_headers(entry, source, xattrs)
+            entry.xattrs = hash_xattrs(xattrs.values)
+            headers = file_headers(entry, source, xattrs.values)
             stored = source.stored_bytes
             length = len(headers) + stored + padding_bytes(stored)
             if length > CHUNK_BYTES:
@@ -309,8 +320,8 @@ class EntryWriter:
                 if reason and (not is_last_try or (source.failure and not source.read_bytes)):
                     return _Attempt(None, reason)
                 set_place(entry, self._builder.take(length), length)
-            entry.sha256 = source.sha256()
-            return _Attempt(entry, reason, is_worth_another=stored <= _READ_AGAIN_BYTES)
+            entry.sha256, entry.sparse_sha256 = source.content_sum()
+            return _Attempt(entry, reason, stored <= _READ_AGAIN_BYTES, xattrs.trouble)
         finally:
             source.close()
 

@@ -7,13 +7,13 @@ the folders' own modes and times last.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from backup_tasks.content_hash import NO_SUM, ContentSum, content_hash
 from backup_tasks.errors import ArchiveError
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
 from backup_tasks.folders import split_path
@@ -26,6 +26,7 @@ from backup_tasks.target import (
     is_unfinished,
     new_node,
     open_own_descriptors,
+    refuse_holes_to_hash,
     write_content,
 )
 from backup_tasks.tarstream import Member
@@ -79,13 +80,15 @@ class Extractor:
         self._unlike: set[str] = set()
         self.report = ExtractReport(notes=self._setter.notes)
 
-    def add(self, member: Member, pieces: Iterable[memoryview], sha256: str = "") -> None:
+    def add(
+        self, member: Member, pieces: Iterable[memoryview], expected: ContentSum = NO_SUM
+    ) -> None:
         """Restore one member.
 
         Args:
             member: what its headers say.
             pieces: its stored bytes; read only for a regular file.
-            sha256: what the content must hash to, hex; "" when nobody knows.
+            expected: what the content must hash to; NO_SUM when nobody knows.
 
         Raises:
             WrongContentError: the hash differs; nothing was put under the name.
@@ -95,7 +98,7 @@ class Extractor:
         try:
             check_path(path)
             if member.kind == "file":
-                self._try(path, partial(self._add_file, member, path, pieces, sha256))
+                self._try(path, partial(self._add_file, member, path, pieces, expected))
             elif member.kind == "hardlink":
                 check_path(_decode(member.link))
                 self._hardlinks.append(member)
@@ -178,7 +181,7 @@ class Extractor:
         return False
 
     def _add_file(
-        self, member: Member, path: str, pieces: Iterable[memoryview], sha256: str
+        self, member: Member, path: str, pieces: Iterable[memoryview], expected: ContentSum
     ) -> None:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
@@ -191,9 +194,12 @@ class Extractor:
         if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
             return
         with NewFile(folder, name, made.mode if made else 0o600, self._own_descriptors) as new:
-            digest = hashlib.sha256() if sha256 else None
+            is_sparse = expected.is_sparse
+            digest = content_hash(member.size, is_sparse=is_sparse) if expected else None
+            if not is_sparse:
+                refuse_holes_to_hash(member)
             write_content(new.descriptor, member, pieces, self._guard, digest)
-            if digest is not None and digest.hexdigest() != sha256:
+            if digest is not None and digest.finish() != expected:
                 raise WrongContentError(f"{path}: the content's hash is not the manifest's")
             self._setter.set_open(new.descriptor, member, made)
             try:

@@ -13,15 +13,12 @@ from typing import IO, Literal, TypeVar
 
 import msgspec
 
+from backup_tasks.content_hash import ContentSum
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import Footer
+from backup_tasks.limits import CHUNK_RAW_LIMIT, LINE_BYTES
 
 MANIFEST_PATH = ".backup/manifest.jsonl"
-# The largest chunk that is believed. Only headers are ever larger than 1 MiB: the xattrs and the
-# map of one sparse file stay together.
-CHUNK_RAW_LIMIT = 64 * 2**20
-# The longest line that is believed; a path far beyond 4,096 bytes fits.
-LINE_BYTES = 16 * 2**20
 # A pax header with its one block of records, and the ustar header.
 USUAL_HEADER_BYTES = 1536
 EntryType = Literal["file", "dir", "symlink", "hardlink", "fifo", "char", "block"]
@@ -103,7 +100,9 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         mode: permission bits with setuid, setgid and sticky.
         link: what a symlink says, or the path that a hardlink joins; `link_b64` as above.
         rdev: device number of a device node; device: number of the file system it lies on.
-        sha256: of a file's content, hex.
+        sha256: of a file's content, hex; "" where `sparse_sha256` stands for it.
+        sparse_sha256: of a file with more than 1 GiB of holes, as `content_hash.SparseHash`
+            makes it.
         chunk, offset: where its tar headers begin: chunk number, and byte in the raw chunk.
         span: raw bytes of headers, content and padding, where not as `raw_span` computes them.
         nlink: number of hardlinks that the file has, wherever they are.
@@ -129,6 +128,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     link: str = ""
     link_b64: str = ""
     sha256: str = ""
+    sparse_sha256: str = ""
     chunk: int = -1
     offset: int = 0
     span: int = 0
@@ -140,6 +140,11 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     def raw_span(self) -> int:
         """Raw bytes that the entry takes in the archive: headers, content, padding."""
         return self.span or USUAL_HEADER_BYTES + self.size + -self.size % 512
+
+    @property
+    def content_sum(self) -> ContentSum:
+        """What the file's content hashes to."""
+        return ContentSum(self.sha256, self.sparse_sha256)
 
     @property
     def name(self) -> str:

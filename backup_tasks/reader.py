@@ -17,6 +17,12 @@ from backup_tasks.encrypt import open_sealed, open_sealed_file
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
+from backup_tasks.limits import (
+    END_BYTES,
+    HEADER_PROBE_BYTES,
+    HEADER_RAW_BYTES,
+    most_manifest_bytes,
+)
 from backup_tasks.manifest import MANIFEST_PATH, Header, Manifest, decode_header
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.outer_tar import measure_member
@@ -25,10 +31,6 @@ from backup_tasks.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
 
-# A manifest of a million equal entries shrinks to about a thirtieth.
-_MANIFEST_RATIO = 200
-_MANIFEST_RAW_BYTES = 64 * 2**20
-_HEADER_PROBE_BYTES = 64 * 2**10
 _SIGNED_END_BYTES = len(END_CHUNK) + MEMBER_BYTES
 
 
@@ -71,13 +73,13 @@ def read_header(store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEY
     footer = read_footer(store, stored)
     if footer is None:
         return None
-    front = store.read_range(stored, footer.offset, min(footer.length, _HEADER_PROBE_BYTES))
+    front = store.read_range(stored, footer.offset, min(footer.length, HEADER_PROBE_BYTES))
     if is_encrypted_name(stored.name):
         front = _open_first_member(store, stored, footer, front, keys)
     elif len(front) == footer.length and hashlib.sha256(front).digest() != footer.sha256:
         raise ArchiveError(f"{stored.name}: the manifest is damaged: its hash is wrong")
     try:
-        raw = isal_zlib.decompressobj(31).decompress(front, 2**20)
+        raw = isal_zlib.decompressobj(31).decompress(front, HEADER_RAW_BYTES)
         _, start = decode_headers(memoryview(raw), 0)
         return decode_header(raw[start:].split(b"\n", 1)[0])
     except (IsalError, ArchiveError) as error:
@@ -128,7 +130,7 @@ def read_manifest(
         try:
             if is_encrypted_name(stored.name):
                 packed = opened.enter_context(open_sealed_file(packed, footer.length, keys))
-            most = _MANIFEST_RAW_BYTES + _MANIFEST_RATIO * footer.length
+            most = most_manifest_bytes(footer.length)
             manifest = Manifest(_unpack_manifest(packed, most), footer)
         except IdentityError as error:
             raise type(error)(f"{stored.name}: {error}") from None
@@ -151,7 +153,7 @@ def find_fault_at_end(
     start = footer.offset + footer.length
     length = stored.size - footer_length(stored) - start
     if is_encrypted_name(stored.name):
-        if length > _HEADER_PROBE_BYTES:
+        if length > END_BYTES:
             return f"{length:,} bytes lie between manifest and footer, where tar's end mark belongs"
         try:
             end = open_sealed(store.read_range(stored, start, length), keys)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 
 from backup_tasks.compress import CHUNK_BYTES
-from backup_tasks.content import SourceFile, read_xattrs
+from backup_tasks.content import SourceFile
 from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import Entry
 from backup_tasks.progress import Progress
 from backup_tasks.tarstream import hash_xattrs
+from backup_tasks.xattrs import Xattrs, read_xattrs
 
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -38,7 +39,7 @@ class ContentCheck:
             folder = self._folders.enter(parent)
             if entry.type == "file":
                 return self._is_same_file(name, folder, old)
-            return hash_xattrs(read_xattrs(f"/proc/self/fd/{folder}/{name}")) == old.xattrs
+            return _are_same(read_xattrs(f"/proc/self/fd/{folder}/{name}"), old)
         except OSError:
             return False
 
@@ -46,7 +47,7 @@ class ContentCheck:
         source = SourceFile(name, folder)
         try:
             left = source.stored_bytes
-            if hash_xattrs(source.xattrs()) != old.xattrs or source.status.st_size != old.size:
+            if not _are_same(source.xattrs(), old) or source.status.st_size != old.size:
                 return False
             while left:
                 piece = self._buffer[: min(left, CHUNK_BYTES)]
@@ -54,10 +55,15 @@ class ContentCheck:
                 left -= len(piece)
                 self._progress.advance(len(piece))
             self.read_bytes += source.read_bytes
-            return not source.what_changed() and source.sha256() == old.sha256
+            return not source.what_changed() and source.content_sum() == old.content_sum
         finally:
             source.close()
 
     def close(self) -> None:
         """Close the folders."""
         self._folders.forget()
+
+
+def _are_same(found: Xattrs, old: Entry) -> bool:
+    """Never where some are missing: then the entry is written, and they are told of, again."""
+    return not found.trouble and hash_xattrs(found.values) == old.xattrs

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from backup_tasks.errors import UsageError
+from backup_tasks.limits import CHUNK_RAW_LIMIT
 from backup_tasks.manifest import (
-    CHUNK_RAW_LIMIT,
     Entry,
     Manifest,
     PlacedEntry,

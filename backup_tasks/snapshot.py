@@ -6,6 +6,7 @@ are entries too, so that a restored `/home/anna` lies in a `/home` with its true
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -183,7 +184,7 @@ class Walk:
         except OSError as error:
             self._report(path, error.strerror or str(error))
             return entry, None
-        if not _has_xattrs(descriptor):
+        if not _may_have_xattrs(descriptor):
             entry.xattrs = ""
         try:
             below = self._open_level(descriptor, path, node, status, whole=whole)
@@ -258,11 +259,11 @@ def _is_cache(folder: int) -> bool:
         os.close(tag)
 
 
-def _has_xattrs(folder: int) -> bool:
+def _may_have_xattrs(folder: int) -> bool:
     try:
         return bool(os.listxattr(folder))
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno != errno.ENOTSUP
 
 
 def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:

@@ -23,7 +23,8 @@ from typing import IO
 
 import msgspec
 
-from backup_tasks.manifest import CHUNK_RAW_LIMIT, LINE_BYTES, Chunk, Entry
+from backup_tasks.limits import CHUNK_RAW_LIMIT, LINE_BYTES
+from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.turns import Turn
 
 # So much may have to be sent again after a power cut. Where the disk is busy each sync may wait

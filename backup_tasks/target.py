@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
+from backup_tasks.content_hash import ContentHash
 from backup_tasks.errors import ArchiveError
 from backup_tasks.folders import FolderStack
+from backup_tasks.limits import HOLES_LIMIT, TOO_MANY_HOLES
 from backup_tasks.metadata import DEFAULT_ACL
-from backup_tasks.tarstream import HOLES_LIMIT, TOO_MANY_HOLES, Member, SparseMap
+from backup_tasks.tarstream import Member, SparseMap
 
 # The mode of a folder that a restore made and did not finish yet: nobody gives the sticky bit
 # to a folder that no one else may enter, so a run that was killed is recognised by it.
@@ -29,7 +31,6 @@ _RESERVE_SHARE = 100
 _RESERVE_BYTES = 256 * 2**20
 _LOOK_EVERY_BYTES = 32 * 2**20
 _LOOK_EVERY_FILES = 256
-_ZEROS = bytes(2**20)
 _TOO_MANY = "more bytes came than the header says"
 _TOO_FEW = "fewer bytes came than the header says"
 
@@ -287,17 +288,23 @@ class SpaceGuard:
         self._files_left = _LOOK_EVERY_FILES
 
 
+def refuse_holes_to_hash(member: Member) -> None:
+    """Raises OSError (EFBIG) where so many holes as zeros would take hours to hash."""
+    if member.sparse is not None and member.size - member.stored > HOLES_LIMIT:
+        raise OSError(errno.EFBIG, TOO_MANY_HOLES)
+
+
 def write_content(
     descriptor: int,
     member: Member,
     pieces: Iterable[memoryview],
     guard: SpaceGuard,
-    digest: hashlib._Hash | None,
+    digest: ContentHash | None,
 ) -> None:
     """Write the stored bytes to their places.
 
     Args:
-        digest: takes the whole content, holes as zeros.
+        digest: takes the whole content.
 
     Raises ArchiveError when more or fewer bytes come than the member says.
     """
@@ -311,7 +318,7 @@ def write_content(
             raise ArchiveError(_TOO_MANY)
         guard.spend(descriptor, len(piece))
         if digest is not None:
-            digest.update(piece)
+            digest.add(position, piece)
         _write_at(descriptor, piece, position)
         position += len(piece)
     if position < member.stored:
@@ -324,15 +331,12 @@ def _write_runs(
     sparse: SparseMap,
     pieces: Iterable[memoryview],
     guard: SpaceGuard,
-    digest: hashlib._Hash | None,
+    digest: ContentHash | None,
 ) -> None:
-    if member.size - member.stored > HOLES_LIMIT:
-        raise OSError(errno.EFBIG, TOO_MANY_HOLES)
     # First of all, so that a size that no file can have here is not hashed.
     os.ftruncate(descriptor, member.size)
     runs = list(sparse)
     runs.reverse()
-    position = 0
     for piece in pieces:
         guard.spend(descriptor, len(piece))
         view = piece
@@ -341,27 +345,17 @@ def _write_runs(
                 raise ArchiveError(_TOO_MANY)
             offset, length = runs.pop()
             part = view[:length]
-            _hash_zeros(digest, offset - position)
             if digest is not None:
-                digest.update(part)
+                digest.add(offset, part)
             _write_at(descriptor, part, offset)
-            position = offset + len(part)
             if len(part) < length:
-                runs.append((position, length - len(part)))
+                runs.append((offset + len(part), length - len(part)))
             view = view[len(part) :]
     if any(length for _, length in runs):
         raise ArchiveError(_TOO_FEW)
-    _hash_zeros(digest, member.size - position)
 
 
 def _write_at(descriptor: int, part: memoryview, offset: int) -> None:
     written = os.pwrite(descriptor, part, offset)
     while written < len(part):
         written += os.pwrite(descriptor, part[written:], offset + written)
-
-
-def _hash_zeros(digest: hashlib._Hash | None, count: int) -> None:
-    while digest is not None and count > 0:
-        step = min(count, len(_ZEROS))
-        digest.update(memoryview(_ZEROS)[:step])
-        count -= step

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.limits import EXTENDED_BYTES
 from backup_tasks.manifest import EntryType
 from backup_tasks.posix_acl import KEYWORDS, acl_from_text
 from backup_tasks.tarstream import (
@@ -24,8 +25,6 @@ from backup_tasks.tarstream import (
     parse_time,
 )
 
-# What the long names, attributes and sparse map of one entry may take.
-EXTENDED_BYTES = 16 * 2**20
 _PIECE_BYTES = 2**20
 _XATTR = b"SCHILY.xattr."
 _KINDS: dict[bytes, EntryType] = {

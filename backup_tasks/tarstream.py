@@ -40,10 +40,6 @@ _AFTER_LINK_BYTES = BLOCK_BYTES - 257
 _OCTAL_7 = 8**7
 _OCTAL_11 = 8**11
 _XATTR = b"SCHILY.xattr."
-# Holes are hashed as zeros, some 2 GB a second. A file of ext4 cannot have more of them than this;
-# one of XFS or tmpfs can have 8 EiB, which would take a hundred years, and an archive can claim it.
-HOLES_LIMIT = 2**44
-TOO_MANY_HOLES = "its holes take more than 16 TiB, all of which would have to be hashed"
 
 SparseMap = Sequence[tuple[int, int]]
 
@@ -158,6 +154,14 @@ def _pax_records(member: Member, seconds: int, nanoseconds: int) -> list[tuple[b
 
 def _xattr_records(xattrs: Mapping[str, bytes]) -> list[tuple[bytes, bytes]]:
     return [(_XATTR + encode_xattr_name(name), value) for name, value in sorted(xattrs.items())]
+
+
+def measure_xattr(name: str, value: bytes) -> int:
+    """Bytes that an extended attribute takes in a pax header."""
+    length = len(_record(_XATTR + encode_xattr_name(name), value))
+    if name in KEYWORDS and (text := acl_to_text(value)):
+        length += len(_record(KEYWORDS[name], text))
+    return length
 
 
 def hash_xattrs(xattrs: Mapping[str, bytes]) -> str:

@@ -87,6 +87,7 @@ def digest_group(chunks: Sequence[Chunk], begin: Sequence[Entry]) -> bytes:
             entry.link,
             entry.link_b64,
             entry.sha256,
+            entry.sparse_sha256,
             entry.offset,
         )
         for entry in begin

@@ -17,10 +17,11 @@ import pytest
 from backup_tasks import foreign
 from backup_tasks.errors import ArchiveError, BackupError, RestoreError
 from backup_tasks.extract_policy import ExtractPolicy
+from backup_tasks.limits import TOO_MANY_HOLES
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.paths import PROJECT_ROOT
 from backup_tasks.restore_target import OpenTarget
-from backup_tasks.tarstream import TOO_MANY_HOLES, Member
+from backup_tasks.tarstream import Member
 from tests import attacks
 from tests.attacks import Forge, Item, fingerprint, forge_ours, forge_plain
 

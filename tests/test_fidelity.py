@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from backup_tasks import content
+from backup_tasks import segments
 from backup_tasks.catalog import find_backups
+from backup_tasks.limits import TOO_MANY_HOLES
 from backup_tasks.local_zone import find_zone
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
@@ -172,7 +173,7 @@ def test_a_file_beyond_8_gib_costs_what_it_holds_and_its_holes_are_holes_again(
 def test_a_file_with_more_holes_than_can_be_hashed_is_told_of_and_keeps_nobody_waiting(
     backups: Backups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content, "HOLES_LIMIT", MIB)
+    monkeypatch.setattr(segments, "HOLES_LIMIT", MIB)
     backups.source.mkdir()
     for name, size in (("enough", MIB), ("too many", MIB + 4096)):
         with (backups.source / name).open("wb") as file:
@@ -182,7 +183,7 @@ def test_a_file_with_more_holes_than_can_be_hashed_is_told_of_and_keeps_nobody_w
     record = backups.backup()
     [problem] = record.problems
     assert problem.path.endswith("/too many")
-    assert problem.reason == f"{content.TOO_MANY_HOLES}; exclude it"
+    assert problem.reason == f"{TOO_MANY_HOLES}; exclude it"
     assert record.files == 1
 
 

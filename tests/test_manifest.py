@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.limits import CHUNK_RAW_LIMIT
 from backup_tasks.manifest import (
-    CHUNK_RAW_LIMIT,
     Chunk,
     Entry,
     EntryType,

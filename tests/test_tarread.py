@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.limits import EXTENDED_BYTES
 from backup_tasks.posix_acl import acl_from_text, acl_to_text
-from backup_tasks.tarread import EXTENDED_BYTES, TarReader
+from backup_tasks.tarread import TarReader
 from backup_tasks.tarstream import END_MARK, Member
 from tests.source_trees import run
 

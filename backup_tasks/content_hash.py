@@ -1,0 +1,155 @@
+"""The hash of a file's content, taken from the bytes between its holes.
+
+Of most files it is the SHA-256 of all bytes, holes as zeros, as `sha256sum` gives it. Where holes
+take more than a gigabyte that would cost what the holes take. There it is the sparse hash: it
+tells all the same bytes, but costs only what is not zero. docs/format.md describes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple, Protocol
+
+_ZEROS = bytes(2**20)
+BLOCK_BYTES = 4096
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+# How many bytes are looked through for zeros at once.
+_STRETCH_BYTES = 2**18
+_TITLE = b"backup-tasks sparse 1\n%d\n"
+
+
+class ContentSum(NamedTuple):
+    """What the content of a file hashes to, hex; of both fields one is set, or none.
+
+    Attributes:
+        sha256: of all bytes, holes as zeros; sparse_sha256: the sparse hash.
+    """
+
+    sha256: str = ""
+    sparse_sha256: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.sha256 or self.sparse_sha256)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the sparse hash is the one to compare."""
+        return bool(self.sparse_sha256) and not self.sha256
+
+
+NO_SUM = ContentSum()
+
+
+class ContentHash(Protocol):
+    """Takes a file's bytes in ascending order; what is left out between them is a hole."""
+
+    def add(self, offset: int, piece: memoryview) -> None:
+        """The bytes that lie at `offset`, none of which lies before the end of those before."""
+
+    def finish(self) -> ContentSum:
+        """Of the whole content; call it once, after the last byte."""
+
+
+def content_hash(size: int, *, is_sparse: bool) -> ContentHash:
+    """A hash for a file of so many bytes."""
+    return SparseHash(size) if is_sparse else PlainHash(size)
+
+
+class PlainHash:
+    """SHA-256 of all bytes, holes as zeros."""
+
+    def __init__(self, size: int) -> None:
+        self._hash = hashlib.sha256()
+        self._size = size
+        self._position = 0
+
+    def add(self, offset: int, piece: memoryview) -> None:
+        """As `ContentHash.add`."""
+        if offset > self._position:
+            self._add_zeros(offset)
+        self._hash.update(piece)
+        self._position = offset + len(piece)
+
+    def _add_zeros(self, up_to: int) -> None:
+        while self._position < up_to:
+            step = min(up_to - self._position, len(_ZEROS))
+            self._hash.update(memoryview(_ZEROS)[:step])
+            self._position += step
+
+    def finish(self) -> ContentSum:
+        """As `ContentHash.finish`."""
+        self._add_zeros(self._size)
+        return ContentSum(self._hash.hexdigest())
+
+
+class SparseHash:
+    """SHA-256 of a map and of the bytes that it names.
+
+    Both follow from the content alone, not from where a file system or an archive has holes: the
+    file is cut into blocks of 4,096 bytes (the last may be shorter), of which those that hold
+    nothing but zeros are left out.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._map = hashlib.sha256(_TITLE % size)
+        self._data = hashlib.sha256()
+        self._run_start = self._run_end = 0
+        # The block that came in part, and where it begins.
+        self._block = bytearray(BLOCK_BYTES)
+        self._block_start = -1
+
+    def add(self, offset: int, piece: memoryview) -> None:
+        """As `ContentHash.add`."""
+        while piece:
+            within = offset % BLOCK_BYTES
+            whole = len(piece) - len(piece) % BLOCK_BYTES
+            if not within and whole:
+                self._end_block()
+                taken = min(whole, _STRETCH_BYTES)
+                self._add_blocks(offset, bytes(piece[:taken]))
+            else:
+                taken = min(BLOCK_BYTES - within, len(piece))
+                self._add_part(offset - within, within, piece[:taken])
+            offset += taken
+            piece = piece[taken:]
+
+    def _add_part(self, start: int, within: int, part: memoryview) -> None:
+        if start != self._block_start:
+            self._end_block()
+            self._block_start = start
+        self._block[within : within + len(part)] = part
+
+    def _end_block(self) -> None:
+        if self._block_start >= 0:
+            start, self._block_start = self._block_start, -1
+            self._add_blocks(start, bytes(self._block[: max(0, self._size - start)]))
+            self._block[:] = _ZERO_BLOCK
+
+    def _add_blocks(self, start: int, blocks: bytes) -> None:
+        """Take whole blocks, and perhaps the file's last one."""
+        if _ZERO_BLOCK not in blocks and len(blocks) % BLOCK_BYTES == 0:
+            self._take(start, blocks)
+            return
+        for place in range(0, len(blocks), BLOCK_BYTES):
+            block = blocks[place : place + BLOCK_BYTES]
+            if block.strip(b"\0"):
+                self._take(start + place, block)
+
+    def _take(self, start: int, blocks: bytes) -> None:
+        if start != self._run_end:
+            self._end_run()
+            self._run_start = start
+        self._data.update(blocks)
+        self._run_end = start + len(blocks)
+
+    def _end_run(self) -> None:
+        if self._run_end > self._run_start:
+            self._map.update(b"%d %d\n" % (self._run_start, self._run_end - self._run_start))
+
+    def finish(self) -> ContentSum:
+        """As `ContentHash.finish`."""
+        self._end_block()
+        self._end_run()
+        self._map.update(self._data.hexdigest().encode("ascii") + b"\n")
+        return ContentSum(sparse_sha256=self._map.hexdigest())

@@ -1,0 +1,85 @@
+"""Every limit of the archive: what a reader refuses, and what the writer never goes beyond.
+
+A reader refuses what no honest archive holds, before it costs memory, disk or time. The writer
+keeps to the same numbers, or to stricter ones: an entry that would break one is left out, or
+stored without what breaks it, and named. Otherwise one file would make a whole backup unreadable.
+
+    number in an archive       readers refuse             the writer keeps to
+    raw bytes of a chunk       beyond CHUNK_RAW_LIMIT     1 MiB, or one entry's headers, which
+                                                          the limits below bound to 8 MiB
+    a line of the manifest     beyond LINE_BYTES          PATH_BYTES for path and link
+    the manifest unpacked      beyond most_manifest_bytes WRITTEN_RATIO, of each piece of it
+    the manifest's first line  what HEADER_PROBE_BYTES of HEADER_LINE_BYTES
+                               stored bytes do not show
+    a time                     what no 64 bits hold       OLDEST_NS to NEWEST_NS
+    holes hashed as zeros      beyond HOLES_LIMIT         SPARSE_FROM_BYTES
+    content of all files       what no 64 bits hold       ALL_HOLES_BYTES for what is not there
+
+The lower numbers of the right column are other programs': bsdtar refuses a whole archive for
+one pax header beyond 1 MiB.
+"""
+
+from __future__ import annotations
+
+# --- Chunks and the headers in them ---
+
+# The largest chunk that is believed.
+CHUNK_RAW_LIMIT = 64 * 2**20
+# libarchive 3.6, "Special header too large": a pax header beyond it ends bsdtar's reading.
+PAX_BYTES = 2**20
+# The longest path that is stored; Linux takes 4,096 bytes at a time. A hardlink has two of them.
+PATH_BYTES = 128 * 2**10
+# What is left in a pax header for extended attributes and ACLs, as records.
+ATTRIBUTES_BYTES = PAX_BYTES - 2 * PATH_BYTES - 8 * 2**10
+# What the names, attributes and sparse map of one entry may take in anybody's tar.
+EXTENDED_BYTES = 16 * 2**20
+
+# --- Holes ---
+
+# The map of a sparse file names so many runs of bytes at most, about 5 MiB as text. Where there
+# are more, the smallest holes between them are stored as zeros.
+MOST_RUNS = 2**17
+# A file torn into more pieces is not looked through: finding them takes about a microsecond each.
+MOST_SEGMENTS = 2**24
+# Files with more holes than this are hashed by map and data, not with their holes as zeros. It
+# takes half a second to hash as many zeros.
+SPARSE_FROM_BYTES = 2**30
+# Zeros are hashed at some 2 GB a second. A file of ext4 cannot have more holes than this; one of
+# XFS or tmpfs can have 8 EiB. Version 0.1.0 refuses to restore more, however it is hashed.
+HOLES_LIMIT = 2**44
+TOO_MANY_HOLES = "its holes take more than 16 TiB, which not every version of this program restores"
+# Of all sparse files together, so that the sum of all sizes is a number of 64 bits.
+ALL_HOLES_BYTES = 2**62
+
+# --- Times, in nanoseconds since 1970 ---
+
+# What 64 bits hold, as JSON is read and written here: from the year 1677 to 2554.
+OLDEST_NS = -(2**63)
+NEWEST_NS = 2**64 - 1
+
+# --- The manifest ---
+
+# The longest line that is believed.
+LINE_BYTES = 16 * 2**20
+# A manifest of a million equal entries shrinks to about a thirtieth.
+_READ_RATIO = 200
+_READ_FREE_BYTES = 64 * 2**20
+# The writer's own: half of what readers believe.
+WRITTEN_RATIO = 100
+# What is fetched of a manifest to see its first line, and what is unpacked of that.
+HEADER_PROBE_BYTES = 64 * 2**10
+HEADER_RAW_BYTES = 2**20
+# What tar's end mark may take where it is encrypted: age adds a line or more for each recipient.
+END_BYTES = 64 * 2**10
+# The first line, which shows in the probe even if it does not shrink at all.
+HEADER_LINE_BYTES = 32 * 2**10
+
+
+def most_manifest_bytes(stored_bytes: int) -> int:
+    """To how many bytes a manifest of so many stored ones is believed to unpack."""
+    return _READ_FREE_BYTES + _READ_RATIO * stored_bytes
+
+
+def within_time(nanoseconds: int) -> int:
+    """The nearest time that an archive can hold."""
+    return min(max(nanoseconds, OLDEST_NS), NEWEST_NS)
