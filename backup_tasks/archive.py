@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO
 
-from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_chunk
+from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_bounded
 from backup_tasks.encrypt import Sealer
 from backup_tasks.footer import END_CHUNK, Footer, encode_footer
+from backup_tasks.limits import WRITTEN_RATIO
 from backup_tasks.manifest import MANIFEST_PATH, Chunk
 from backup_tasks.sealed_footer import encode_sealed_footer
 from backup_tasks.signature_member import encode_signature
@@ -270,8 +271,9 @@ class ArchiveBuilder:
         padding = padding_bytes(size)
         while raw:
             following = lines.read(CHUNK_BYTES)
-            stored = compress_chunk(raw if following else raw + bytes(padding), self._level).stored
-            end.append(stored)
+            whole = raw if following else raw + bytes(padding)
+            for member in compress_bounded(whole, self._level, WRITTEN_RATIO):
+                end.append(member)
             raw = following
         end.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO
@@ -14,12 +14,14 @@ from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.carry import Earlier
 from backup_tasks.encrypt import Sealer
 from backup_tasks.entry_writer import EntryWriter
+from backup_tasks.errors import ProfileError
 from backup_tasks.folders import OPEN_FOLDER
-from backup_tasks.footer import FORMAT_VERSION
+from backup_tasks.footer import END_CHUNK, FORMAT_VERSION
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
-from backup_tasks.manifest import Header, write_manifest
+from backup_tasks.limits import END_BYTES, SOURCES_BYTES
+from backup_tasks.manifest import Header, encode_text, write_manifest
 from backup_tasks.manifest_lines import FOLDER_LINE, complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.profile_model import Profile
@@ -93,6 +95,7 @@ class Assembly:
         parts = self._assembler(writers.archive, survey.reuse, writers.ahead)
         recipients = self.profile.recipients
         sealer = Sealer(recipients) if recipients else None
+        _refuse_too_many(sealer)
         builder = ArchiveBuilder(parts, self.profile.backup.compression_level, sealer)
         root = os.open("/", OPEN_FOLDER)
         self.progress.start("backing up", survey.read_bytes, survey.count)
@@ -177,7 +180,7 @@ class Assembly:
             started_at=started_at,
             written_at=utc_text(self.clock()),
             tool=f"backup-tasks {__version__}",
-            sources=self.profile.backup.sources,
+            sources=_first_sources(self.profile.backup.sources),
             entries=written.totals.entries,
             files=written.totals.files,
             raw_bytes=written.totals.raw_bytes,
@@ -203,6 +206,25 @@ class Assembly:
             size = lines.tell()
             lines.seek(0)
             builder.add_manifest(lines, size, self.key, end)
+
+
+def _refuse_too_many(sealer: Sealer | None) -> None:
+    """Raises ProfileError when what is encrypted for all recipients is more than readers take."""
+    if sealer is not None and len(sealer.seal(END_CHUNK)) > END_BYTES:
+        raise ProfileError(
+            "encryption.recipients: too many: what age adds to every megabyte for all of them "
+            f"takes more than {END_BYTES // 1024} KiB; name fewer"
+        )
+
+
+def _first_sources(sources: Sequence[str]) -> tuple[str, ...]:
+    """All sources, or as many of the first ones as the manifest's first line has room for."""
+    room = SOURCES_BYTES
+    for number, source in enumerate(sources):
+        room -= len(encode_text(source))
+        if room < 0:
+            return tuple(sources[:number])
+    return tuple(sources)
 
 
 def _collect(lines: LineSpool, written: Iterable[bytes], detour: Detour | None) -> None:

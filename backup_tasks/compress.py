@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,6 +41,19 @@ def compress_chunk(raw: bytes | bytearray | memoryview, level: int) -> StoredChu
     equal bytes."""
     stored = isal_zlib.compress(raw, level, _GZIP_WINDOW)
     return StoredChunk(stored, hashlib.sha256(stored).hexdigest(), len(raw))
+
+
+def compress_bounded(raw: bytes, level: int, ratio: int) -> list[bytes]:
+    """Gzip members that unpack to these bytes, at most `ratio` times as long as they are stored.
+
+    Where they would shrink further, the last of them are in a second member, as they are.
+    """
+    packed = compress_chunk(raw, level).stored
+    if len(packed) * ratio >= len(raw):
+        return [packed]
+    plain_bytes = -(-len(raw) // ratio)
+    front, plain = raw[:-plain_bytes], raw[-plain_bytes:]
+    return [compress_chunk(front, level).stored, zlib.compress(plain, 0, _GZIP_WINDOW)]
 
 
 def decompress_chunk(stored: bytes | memoryview, raw_length: int) -> bytes:

@@ -17,7 +17,7 @@ from backup_tasks.manifest import Entry, decode_entries, encode_line, name_field
 from backup_tasks.manifest_lines import FOLDER_LINE, NO_LINE, kept_lines
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.progress import Progress
-from backup_tasks.snapshot import entry_of
+from backup_tasks.stat_entry import entry_of
 from backup_tasks.steps import Step
 from backup_tasks.tarstream import encode_headers, hash_xattrs, padding_bytes
 from backup_tasks.xattrs import read_xattrs

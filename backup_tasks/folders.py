@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from types import TracebackType
 from typing import Self
 
@@ -79,8 +80,18 @@ def split_path(path: str) -> tuple[str, str]:
     return parent, name
 
 
-def allow_deep_folders() -> None:
-    """Raise the soft limit of open files to the hard one: one descriptor a level of depth."""
+# Descriptors that a deep tree leaves for all else: files, threads and connections.
+_OTHER_DESCRIPTORS = 192
+
+
+def allow_deep_folders() -> int:
+    """Raise the soft limit of open files to the hard one, as each level of depth takes a
+    descriptor.
+
+    Returns:
+        How many levels may be open at once.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return max(hard - _OTHER_DESCRIPTORS, hard // 2) if hard >= 0 else sys.maxsize

@@ -9,7 +9,7 @@ stored without what breaks it, and named. Otherwise one file would make a whole 
                                                           the limits below bound to 8 MiB
     a line of the manifest     beyond LINE_BYTES          PATH_BYTES for path and link
     the manifest unpacked      beyond most_manifest_bytes WRITTEN_RATIO, of each piece of it
-    the manifest's first line  what HEADER_PROBE_BYTES of HEADER_LINE_BYTES
+    the manifest's first line  what HEADER_PROBE_BYTES of SOURCES_BYTES for the sources
                                stored bytes do not show
     a time                     what no 64 bits hold       OLDEST_NS to NEWEST_NS
     holes hashed as zeros      beyond HOLES_LIMIT         SPARSE_FROM_BYTES
@@ -29,6 +29,8 @@ CHUNK_RAW_LIMIT = 64 * 2**20
 PAX_BYTES = 2**20
 # The longest path that is stored; Linux takes 4,096 bytes at a time. A hardlink has two of them.
 PATH_BYTES = 128 * 2**10
+# Of it, what a folder leaves for the names in it.
+NAME_BYTES = 4096
 # What is left in a pax header for extended attributes and ACLs, as records.
 ATTRIBUTES_BYTES = PAX_BYTES - 2 * PATH_BYTES - 8 * 2**10
 # What the names, attributes and sparse map of one entry may take in anybody's tar.
@@ -71,13 +73,19 @@ HEADER_PROBE_BYTES = 64 * 2**10
 HEADER_RAW_BYTES = 2**20
 # What tar's end mark may take where it is encrypted: age adds a line or more for each recipient.
 END_BYTES = 64 * 2**10
-# The first line, which shows in the probe even if it does not shrink at all.
-HEADER_LINE_BYTES = 32 * 2**10
+# Of the first line, the sources: with them it shows in the probe even if it does not shrink.
+SOURCES_BYTES = 24 * 2**10
 
 
 def most_manifest_bytes(stored_bytes: int) -> int:
     """To how many bytes a manifest of so many stored ones is believed to unpack."""
     return _READ_FREE_BYTES + _READ_RATIO * stored_bytes
+
+
+def leaves_no_room(folder: str) -> bool:
+    """Whether the paths of what lies in a folder may be longer than an archive holds."""
+    most = PATH_BYTES - NAME_BYTES
+    return len(folder) > most // 4 and len(folder.encode("utf-8", "surrogateescape")) > most
 
 
 def within_time(nanoseconds: int) -> int:

@@ -142,6 +142,11 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         return self.span or USUAL_HEADER_BYTES + self.size + -self.size % 512
 
     @property
+    def read_size(self) -> int:
+        """Content bytes to be read of it, about: without the holes of a file with many."""
+        return min(self.size, max(0, self.span - USUAL_HEADER_BYTES)) if self.span else self.size
+
+    @property
     def content_sum(self) -> ContentSum:
         """What the file's content hashes to."""
         return ContentSum(self.sha256, self.sparse_sha256)
@@ -201,6 +206,11 @@ _Record = TypeVar("_Record")
 def encode_line(record: Header | Chunk | Entry) -> bytes:
     """One line of the manifest, with its newline."""
     return _encoder.encode(record) + b"\n"
+
+
+def encode_text(text: str) -> bytes:
+    """A text as it stands in a line."""
+    return _encoder.encode(text) + b","
 
 
 def decode_header(line: bytes) -> Header:

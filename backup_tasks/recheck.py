@@ -6,7 +6,7 @@ import os
 
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.content import SourceFile
-from backup_tasks.folders import FolderStack, split_path
+from backup_tasks.folders import FolderStack, allow_deep_folders, split_path
 from backup_tasks.manifest import Entry
 from backup_tasks.progress import Progress
 from backup_tasks.tarstream import hash_xattrs
@@ -28,6 +28,8 @@ class ContentCheck:
     def __init__(self, root: int, progress: Progress) -> None:
         self._folders = FolderStack(root, _FOLDER_TO_READ)
         self._progress = progress
+        # The walk has as many open meanwhile.
+        self._most_levels = allow_deep_folders() // 2
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self.read_bytes = 0
 
@@ -35,6 +37,8 @@ class ContentCheck:
         """Whether content and extended attributes still are those of the old entry; False for
         a file that cannot be read or moves, which is then met again when it is written."""
         parent, name = split_path(entry.name)
+        if parent.count("/") >= self._most_levels:
+            return False
         try:
             folder = self._folders.enter(parent)
             if entry.type == "file":

@@ -7,22 +7,32 @@ are entries too, so that a restored `/home/anna` lies in a `/home` with its true
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
 import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
 
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
-from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
+from backup_tasks.limits import (
+    ALL_HOLES_BYTES,
+    HOLES_LIMIT,
+    PATH_BYTES,
+    leaves_no_room,
+)
+from backup_tasks.manifest import (
+    MANIFEST_PATH,
+    Entry,
+    EntryType,
+    name_fields,
+)
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.sources import SourceNode
+from backup_tasks.stat_entry import entry_of
 
 # Stands in a folder's entry until its extended attributes are read: most have none, and are
 # then not opened a second time.
 UNREAD_XATTRS = "unread"
+_NO_SUCH_TIME = "its time is not of the years 1677 to 2554; stored as the nearest that is"
 _KINDS: dict[int, EntryType] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
@@ -89,11 +99,13 @@ class Walk:
         self._rules = rules
         self._report = report
         self._first_links: dict[tuple[int, int], str] = {}
+        self._most_levels = 0
+        self._room_for_holes = ALL_HOLES_BYTES
         self.sockets = 0
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
-        allow_deep_folders()
+        self._most_levels = allow_deep_folders()
         levels: list[_Level] = []
         top = os.open("/", OPEN_FOLDER)
         try:
@@ -135,10 +147,26 @@ class Walk:
             entry = entry_of(path, "dir", status)
             entry.xattrs = UNREAD_XATTRS
             return entry
+        if reason := self._why_closed(path, len(levels)):
+            self._report(path, f"what lies in it is not stored: {reason}")
+            entry = entry_of(path, "dir", status)
+            entry.xattrs = UNREAD_XATTRS
+            return entry
         entry, below = self._folder(level, name, path, status, node, crosses)
         if below is not None:
             levels.append(below)
         return entry
+
+    def _why_closed(self, path: str, depth: int) -> str:
+        """Why nothing below this folder can be stored, or ""."""
+        if leaves_no_room(path):
+            return f"an archive holds no paths of more than {PATH_BYTES // 1024} KiB"
+        if depth > self._most_levels:
+            return (
+                f"it lies {depth:,} folders deep, and each takes an open file: raise that limit "
+                "(ulimit -H -n)"
+            )
+        return ""
 
     def _leaf(self, level: _Level, name: str, path: str, status: os.stat_result) -> Entry | None:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
@@ -146,6 +174,10 @@ class Walk:
             self.sockets += 1
             return None
         entry = entry_of(path, kind, status)
+        if entry.span and not self._has_room_for(entry):
+            return None
+        if entry.mtime_ns != status.st_mtime_ns:
+            self._report(path, _NO_SUCH_TIME)
         if kind == "file" and status.st_nlink == 1:
             return entry
         inode = (status.st_dev, status.st_ino)
@@ -165,6 +197,17 @@ class Walk:
             self._first_links[inode] = path
         return entry
 
+    def _has_room_for(self, sparse: Entry) -> bool:
+        """Whether all sparse files so far have not more holes than an archive can count."""
+        holes = sparse.size - sparse.read_size
+        if holes > HOLES_LIMIT:  # which is told of when it is opened
+            return True
+        if holes > self._room_for_holes:
+            self._report(sparse.name, "all sparse files together have more than 4 EiB of holes")
+            return False
+        self._room_for_holes -= holes
+        return True
+
     def _folder(
         self,
         level: _Level,
@@ -176,6 +219,8 @@ class Walk:
     ) -> tuple[Entry, _Level | None]:
         entry = entry_of(path, "dir", status)
         entry.xattrs = UNREAD_XATTRS
+        if entry.mtime_ns != status.st_mtime_ns:
+            self._report(path, _NO_SUCH_TIME)
         whole = (node is not None and node.whole) or (level.whole and not crosses)
         if not whole and node is None:
             return entry, None
@@ -264,42 +309,3 @@ def _may_have_xattrs(folder: int) -> bool:
         return bool(os.listxattr(folder))
     except OSError as error:
         return error.errno != errno.ENOTSUP
-
-
-def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:
-    """An entry as `stat` describes it, without link, hash and place."""
-    plain, encoded = name_fields(path)
-    is_device = kind in ("char", "block")
-    return Entry(
-        path=plain,
-        path_b64=encoded,
-        type=kind,
-        size=status.st_size if kind == "file" else 0,
-        mode=stat.S_IMODE(status.st_mode),
-        uid=status.st_uid,
-        gid=status.st_gid,
-        user=_user_name(status.st_uid),
-        group=_group_name(status.st_gid),
-        mtime_ns=status.st_mtime_ns,
-        ctime_ns=status.st_ctime_ns,
-        inode=status.st_ino,
-        device=status.st_dev,
-        rdev=status.st_rdev if is_device else 0,
-        nlink=1 if kind == "dir" else status.st_nlink,
-    )
-
-
-@cache
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return ""
-
-
-@cache
-def _group_name(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return ""

@@ -54,7 +54,7 @@ class Steps:
         if plan.place < 0:
             self._end_run()
             if not plan.is_same:
-                self.unkept_bytes += plan.entry.size
+                self.unkept_bytes += plan.entry.read_size
             self._spool.append(Step(plan=plan))
             return
         run = self._run

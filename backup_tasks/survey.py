@@ -46,6 +46,7 @@ class Survey:
         reuse: what is kept of the last archive.
         totals: source -> what lies below it, if that was asked for.
         content_bytes: of all files; read_bytes: of those that must be read.
+        hole_bytes: what of the former are holes, in files with many.
         rechecked_bytes: what was read only to see whether it had changed.
         sockets: sockets met, which are not stored.
     """
@@ -55,6 +56,7 @@ class Survey:
     reuse: Reuse = NO_REUSE
     totals: dict[str, SourceTotals] = field(default_factory=dict)
     content_bytes: int = 0
+    hole_bytes: int = 0
     read_bytes: int = 0
     rechecked_bytes: int = 0
     sockets: int = 0
@@ -104,7 +106,7 @@ def survey_sources(
         if last is None:
             for entry in leaves:
                 survey.steps.add(PlannedEntry(entry))
-            survey.read_bytes = survey.content_bytes
+            survey.read_bytes = survey.content_bytes - survey.hole_bytes
         else:
             _compare(leaves, last, survey, limits, progress)
     except BaseException:
@@ -148,6 +150,8 @@ def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> I
         progress.advance(0, len(batch))
         for entry in batch:
             survey.content_bytes += entry.size
+            if entry.span:
+                survey.hole_bytes += entry.size - entry.read_size
             if below is not None:
                 below.count(entry)
             if entry.type == "dir":
@@ -206,7 +210,7 @@ def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
             continue
         else:
             entries = decode_entries(last.index.lines_between(step.first, step.end))
-        content_bytes += sum(e.size for e in entries if not survey.reuse.keeps(e))
+        content_bytes += sum(e.read_size for e in entries if not survey.reuse.keeps(e))
     return content_bytes
 
 
