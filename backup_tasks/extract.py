@@ -17,6 +17,7 @@ from backup_tasks.content_hash import NO_SUM, ContentSum, content_hash
 from backup_tasks.errors import ArchiveError
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
 from backup_tasks.folders import split_path
+from backup_tasks.limits import within_time
 from backup_tasks.member_spool import MemberSpool
 from backup_tasks.metadata import Made, MetadataSetter
 from backup_tasks.target import (
@@ -95,6 +96,8 @@ class Extractor:
             OSError: only for what concerns the whole target, such as a full disk.
         """
         path = _decode(member.path)
+        if member.kind != "file":
+            member.mtime_ns = within_time(member.mtime_ns)
         try:
             check_path(path)
             if member.kind == "file":
@@ -110,9 +113,12 @@ class Extractor:
                 self._try(path, partial(self._add_node, member, path))
         except UnsafePathError as error:
             self.report.problems.append((path, str(error)))
+        except OverflowError:
+            self.leave_out(path, "its headers hold a number that no system takes")
 
     def add_upper_folder(self, member: Member) -> None:
         """A folder above wanted ones: it gets its own metadata only if a restore made it."""
+        member.mtime_ns = within_time(member.mtime_ns)
         self._upper_folders.append(member)
 
     def leave_out(self, path: str, reason: str) -> None:

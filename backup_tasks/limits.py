@@ -11,9 +11,9 @@ stored without what breaks it, and named. Otherwise one file would make a whole 
     the manifest unpacked      beyond most_manifest_bytes WRITTEN_RATIO, of each piece of it
     the manifest's first line  what HEADER_PROBE_BYTES of SOURCES_BYTES for the sources
                                stored bytes do not show
-    a time                     what no 64 bits hold       OLDEST_NS to NEWEST_NS
+    the time of a folder       what no 64 bits hold       OLDEST_NS to NEWEST_NS
+    or link
     holes hashed as zeros      beyond HOLES_LIMIT         SPARSE_FROM_BYTES
-    content of all files       what no 64 bits hold       ALL_HOLES_BYTES for what is not there
 
 The lower numbers of the right column are other programs': bsdtar refuses a whole archive for
 one pax header beyond 1 MiB.
@@ -50,12 +50,10 @@ SPARSE_FROM_BYTES = 2**30
 # XFS or tmpfs can have 8 EiB. Version 0.1.0 refuses to restore more, however it is hashed.
 HOLES_LIMIT = 2**44
 TOO_MANY_HOLES = "its holes take more than 16 TiB, which not every version of this program restores"
-# Of all sparse files together, so that the sum of all sizes is a number of 64 bits.
-ALL_HOLES_BYTES = 2**62
-
 # --- Times, in nanoseconds since 1970 ---
 
-# What 64 bits hold, as JSON is read and written here: from the year 1677 to 2554.
+# What 64 bits hold: from the year 1677 to 2554. Version 0.1.0 restores no archive in which a folder
+# or a link has another; files may have any.
 OLDEST_NS = -(2**63)
 NEWEST_NS = 2**64 - 1
 
@@ -89,5 +87,5 @@ def leaves_no_room(folder: str) -> bool:
 
 
 def within_time(nanoseconds: int) -> int:
-    """The nearest time that an archive can hold."""
+    """The nearest time that readers take for a folder or a link."""
     return min(max(nanoseconds, OLDEST_NS), NEWEST_NS)

@@ -13,18 +13,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
-from backup_tasks.limits import (
-    ALL_HOLES_BYTES,
-    HOLES_LIMIT,
-    PATH_BYTES,
-    leaves_no_room,
-)
-from backup_tasks.manifest import (
-    MANIFEST_PATH,
-    Entry,
-    EntryType,
-    name_fields,
-)
+from backup_tasks.limits import PATH_BYTES, leaves_no_room, within_time
+from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.sources import SourceNode
 from backup_tasks.stat_entry import entry_of
@@ -100,7 +90,6 @@ class Walk:
         self._report = report
         self._first_links: dict[tuple[int, int], str] = {}
         self._most_levels = 0
-        self._room_for_holes = ALL_HOLES_BYTES
         self.sockets = 0
 
     def entries(self) -> Iterator[Entry]:
@@ -174,8 +163,6 @@ class Walk:
             self.sockets += 1
             return None
         entry = entry_of(path, kind, status)
-        if entry.span and not self._has_room_for(entry):
-            return None
         if entry.mtime_ns != status.st_mtime_ns:
             self._report(path, _NO_SUCH_TIME)
         if kind == "file" and status.st_nlink == 1:
@@ -183,7 +170,8 @@ class Walk:
         inode = (status.st_dev, status.st_ino)
         if inode in self._first_links:
             entry.type = "hardlink"
-            entry.size = entry.rdev = 0
+            entry.size = entry.rdev = entry.span = 0
+            entry.mtime_ns = within_time(entry.mtime_ns)
             entry.link, entry.link_b64 = name_fields(self._first_links[inode])
             return entry
         if kind == "symlink":
@@ -196,17 +184,6 @@ class Walk:
         if status.st_nlink > 1:
             self._first_links[inode] = path
         return entry
-
-    def _has_room_for(self, sparse: Entry) -> bool:
-        """Whether all sparse files so far have not more holes than an archive can count."""
-        holes = sparse.size - sparse.read_size
-        if holes > HOLES_LIMIT:  # which is told of when it is opened
-            return True
-        if holes > self._room_for_holes:
-            self._report(sparse.name, "all sparse files together have more than 4 EiB of holes")
-            return False
-        self._room_for_holes -= holes
-        return True
 
     def _folder(
         self,

@@ -15,14 +15,14 @@ from backup_tasks.manifest import USUAL_HEADER_BYTES, Entry, EntryType, name_fie
 def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:
     """An entry as `stat` describes it, without link, hash and place.
 
-    The span of a file with many holes is about what it will be. A time that no archive holds is
-    the nearest one that does, without a ctime, so that such a file is never taken for unchanged.
+    The span of a file with many holes is about what it will be; a time that readers do not take
+    is the nearest one that they do.
     """
     plain, encoded = name_fields(path)
     is_device = kind in ("char", "block")
-    mtime_ns, ctime_ns = status.st_mtime_ns, status.st_ctime_ns
-    if not (OLDEST_NS <= mtime_ns <= NEWEST_NS and OLDEST_NS <= ctime_ns <= NEWEST_NS):
-        mtime_ns, ctime_ns = within_time(mtime_ns), 0
+    mtime_ns = status.st_mtime_ns
+    if kind != "file" and not OLDEST_NS <= mtime_ns <= NEWEST_NS:
+        mtime_ns = within_time(mtime_ns)
     entry = Entry(
         path=plain,
         path_b64=encoded,
@@ -34,7 +34,7 @@ def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:
         user=_user_name(status.st_uid),
         group=_group_name(status.st_gid),
         mtime_ns=mtime_ns,
-        ctime_ns=ctime_ns,
+        ctime_ns=status.st_ctime_ns,
         inode=status.st_ino,
         device=status.st_dev,
         rdev=status.st_rdev if is_device else 0,

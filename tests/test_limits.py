@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 from pyrage import x25519
 
-from backup_tasks import segments, snapshot, stat_entry
+from backup_tasks import segments, stat_entry
 from backup_tasks.catalog import find_backups
 from backup_tasks.compress import compress_bounded
 from backup_tasks.errors import ProfileError
 from backup_tasks.journal import RunRecord
 from backup_tasks.limits import (
-    ALL_HOLES_BYTES,
     ATTRIBUTES_BYTES,
     CHUNK_RAW_LIMIT,
     HEADER_PROBE_BYTES,
@@ -97,14 +96,6 @@ def many_names(path: Path) -> None:
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
     "attributes of 70 MB": (many_attributes, "of its extended attributes: all take more than the"),
     "names of attributes beyond 64 KiB": (many_names, "their names take more than 64 KiB"),
-    "a time in the year 5138": (
-        lambda path: os.utime(path, ns=(0, 10**20)),
-        "its time is not of the years 1677 to 2554",
-    ),
-    "a time in the year 1600": (
-        lambda path: os.utime(path, ns=(0, -(10**10) * 10**9)),
-        "its time is not of the years 1677 to 2554",
-    ),
 }
 
 
@@ -125,6 +116,34 @@ def test_an_entry_that_breaks_a_limit_is_stored_without_what_breaks_it_and_named
         assert (twin / inner.relative_to(memory.source)).read_text() == "content"
     bsdtar = subprocess.run(["bsdtar", "tf", memory.archive()], capture_output=True, check=True)
     assert b"z-after" in bsdtar.stdout
+
+
+@pytest.mark.parametrize("time_ns", [10**20, -(10**19)], ids=["year 5138", "year 1653"])
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_time_that_no_reader_takes_is_stored_as_the_nearest_and_named(
+    memory: Backups, kind: str, time_ns: int
+) -> None:
+    odd = memory.source / "m-odd"
+    odd.mkdir() if kind == "folder" else odd.symlink_to("a-before")
+    os.utime(odd, ns=(0, time_ns), follow_symlinks=False)
+    for night in range(2):
+        assert_named_once(memory.backup(), odd, "its time is not of the years 1677 to 2554")
+        twin = everything_else_is_there(memory, memory.source.parent / f"target {night}") / "m-odd"
+        assert twin.lstat().st_mtime_ns == (NEWEST_NS if time_ns > 0 else OLDEST_NS)
+
+
+@pytest.mark.parametrize("time_ns", [10**20, -(10**19)], ids=["year 5138", "year 1653"])
+def test_a_file_keeps_any_time_and_its_second_name_costs_nothing(
+    memory: Backups, time_ns: int
+) -> None:
+    odd = memory.source / "m-odd"
+    odd.write_text("content")
+    os.utime(odd, ns=(0, time_ns))
+    os.link(odd, memory.source / "n-odd")
+    assert memory.backup().problems == []
+    twin = everything_else_is_there(memory, memory.source.parent / "target")
+    assert (twin / "m-odd").stat().st_mtime_ns == time_ns
+    assert (twin / "n-odd").samefile(twin / "m-odd")
 
 
 @pytest.mark.parametrize("make", [many_attributes, many_names])
@@ -274,24 +293,6 @@ def test_a_file_torn_into_too_many_pieces_far_apart_is_left_out_and_named(
     sparse(memory.source / "m-odd", TIB, 100)
     assert_named_once(memory.backup(), memory.source / "m-odd", "it is torn into more than 16 pi")
     assert not (everything_else_is_there(memory, tmp_path / "target") / "m-odd").exists()
-
-
-def test_the_holes_of_all_files_together_are_a_number_that_the_manifest_holds(
-    memory: Backups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(snapshot, "ALL_HOLES_BYTES", 25 * TIB)
-    sparse(memory.source / "b-first", 15 * TIB)
-    sparse(memory.source / "m-odd", 15 * TIB)
-    os.link(memory.source / "m-odd", memory.source / "m-odd-too")
-    record = memory.backup()
-    reason = "all sparse files together have more than 4 EiB of holes"
-    assert [found.reason for found in record.problems] == [reason, reason]
-    twin = everything_else_is_there(memory, tmp_path / "target")
-    assert sorted(os.listdir(twin)) == ["a-before", "b-first", "z-after"]
-
-
-def test_the_sum_of_all_sizes_is_one_that_64_bits_hold() -> None:
-    assert ALL_HOLES_BYTES + 2**62 < 2**64
 
 
 def test_a_tree_deeper_than_files_may_be_open_is_named_and_costs_nothing_else(
