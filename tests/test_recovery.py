@@ -100,7 +100,7 @@ class Recovery:
 
     def check(self) -> str:
         """All that the document does to check a restored tree."""
-        return "".join(self.run("Check what was restored", number) for number in (1, 2, 3))
+        return "".join(self.run("Check what was restored", number) for number in range(1, 6))
 
     def twin(self, folder: str) -> Path:
         """Where the restored twin of the source lies."""
@@ -195,6 +195,28 @@ def test_everything_comes_back_and_the_checks_have_nothing_to_say(recovery: Reco
     recovery.assert_equal("restored")
     assert '"host": "web1"' in recovery.run("Check what was restored", 0)
     assert recovery.check() == ""
+
+
+def test_the_checks_tell_which_files_of_many_holes_they_pass_over_and_hash_them_too(
+    recovery: Recovery,
+) -> None:
+    huge = recovery.source / "huge"
+    with huge.open("wb") as file:
+        file.truncate(3 * 2**40 + 5)
+        for offset in (0, 2**20 + 3, 2**41, 3 * 2**40):
+            file.seek(offset)
+            file.write(os.urandom(5))
+        file.seek(2**30)
+        file.write(bytes(2**16))
+    named = f'"{str(huge).lstrip("/")}"\n'
+    recovery.bucket.client.delete_object(Bucket=recovery.bucket.bucket, Key=f"web1/{NAME}")
+    recovery.back_up(TAKEN_AT)
+    assert recovery.run("Restore everything") == ""
+    assert recovery.check() == named
+    with (recovery.twin("restored") / "huge").open("r+b") as file:
+        file.seek(2**40)
+        file.write(b"x")
+    assert recovery.check() == f"{named}{os.fsencode(huge).lstrip(b'/')!r} FAILED\n"
 
 
 def test_extended_attributes_and_acls_come_back(recovery: Recovery) -> None:
