@@ -10,6 +10,7 @@ from backup_tasks.limits import (
     HOLES_LIMIT,
     MOST_RUNS,
     MOST_SEGMENTS,
+    MOST_ZEROS,
     SPARSE_FROM_BYTES,
     TOO_MANY_HOLES,
 )
@@ -94,7 +95,7 @@ def find_runs(descriptor: int, size: int) -> list[Run]:
     stored = found.run_bytes
     if size - stored > HOLES_LIMIT:
         raise OSError(errno.EFBIG, f"{TOO_MANY_HOLES}; exclude it")
-    if stored - found.data_bytes > found.data_bytes + SPARSE_FROM_BYTES:
+    if stored - found.data_bytes > MOST_ZEROS * found.data_bytes + SPARSE_FROM_BYTES:
         raise OSError(
             errno.EFBIG,
             f"it is torn into more than {MOST_RUNS:,} pieces, too far apart to store what lies "
