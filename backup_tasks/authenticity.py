@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from backup_tasks.errors import UnprovenError
-from backup_tasks.manifest import Manifest
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.signing import render_public_key
 from backup_tasks.text import printable
 

@@ -21,7 +21,7 @@ from backup_tasks.extract_policy import ExtractReport
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
-from backup_tasks.manifest import Manifest
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.profile_settings import Settings

@@ -20,8 +20,9 @@ from backup_tasks.errors import (
     ReadRefused,
 )
 from backup_tasks.identities import Keyring
-from backup_tasks.manifest import Header, Manifest, PlacedEntry
+from backup_tasks.manifest import Header, PlacedEntry
 from backup_tasks.manifest_cache import ManifestCache
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile

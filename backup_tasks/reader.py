@@ -17,7 +17,8 @@ from backup_tasks.encrypt import open_sealed, open_sealed_file
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
-from backup_tasks.manifest import MANIFEST_PATH, Header, Manifest, decode_header
+from backup_tasks.manifest import MANIFEST_PATH, Header, decode_header
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.outer_tar import measure_member
 from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, decode_sealed_footer

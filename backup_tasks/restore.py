@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
-from backup_tasks.manifest import Entry, Manifest
+from backup_tasks.manifest import Entry
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.members import MemberStream
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
@@ -158,7 +159,7 @@ def _link_member(path: str, joined: str) -> Member:
     return Member(path.encode(*encode), "hardlink", link=joined.encode(*encode))
 
 
-def _add_upper_folders(extractor: Extractor, folders: Sequence[Entry]) -> None:
+def _add_upper_folders(extractor: Extractor, folders: Iterable[Entry]) -> None:
     """Give folders that were made on the way their own mode and owner; others stay as they are."""
     for entry in folders:
         member = Member(

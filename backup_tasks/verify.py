@@ -23,7 +23,8 @@ from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
-from backup_tasks.manifest import Entry, Header, Manifest, PlacedEntry
+from backup_tasks.manifest import Entry, Header, PlacedEntry
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
