@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, Self
 
-from backup_tasks.chunk_reader import ReadChunk, read_chunks
+from backup_tasks.chunk_reader import ALONE_BYTES, ReadChunk, read_chunks
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, StoreError
 from backup_tasks.identities import NO_KEYS, Keyring
@@ -59,6 +59,7 @@ class _Told(NamedTuple):
     damage: str
     length: int
     too_long: bytes
+    fetched_again: bool
 
 
 def read_chunks_apart(
@@ -69,7 +70,7 @@ def read_chunks_apart(
     keys: Keyring = NO_KEYS,
 ) -> ReadChunks:
     """As `read_chunks`, but many chunks are read by another process where there is a core for it,
-    and it begins at once.
+    and it begins at once; not where there are very long ones, which two processes would hold.
 
     The bytes of a chunk are good until the next one is asked for. Whoever keeps it closes it.
 
@@ -77,7 +78,11 @@ def read_chunks_apart(
     others.
     """
     reading = partial(read_chunks, store, stored, chunks, numbers, keys)
-    is_worth_it = len(numbers) >= WORTH_A_PROCESS and len(os.sched_getaffinity(0)) > 1
+    is_worth_it = (
+        len(numbers) >= WORTH_A_PROCESS
+        and len(os.sched_getaffinity(0)) > 1
+        and not any(chunks[number].raw > ALONE_BYTES for number in numbers)
+    )
     reader = _Reader.start(store, reading, stored.name) if is_worth_it else None
     return reader or reading()
 
@@ -128,7 +133,7 @@ class _Reader:
             raise told or StopIteration
         raw = _slot(self._slots, self._taken)[: told.length]
         self._taken += 1
-        return ReadChunk(told.number, told.too_long or raw, told.damage)
+        return ReadChunk(told.number, told.too_long or raw, told.damage, told.fetched_again)
 
     def _receive(self) -> _Told | Exception | None:
         try:
@@ -205,7 +210,8 @@ def _deliver(
         fits = length <= CHUNK_BYTES
         if fits:
             _slot(slots, turn)[:length] = chunk.raw
-        pipe.send(_Told(chunk.number, chunk.damage, length, b"" if fits else bytes(chunk.raw)))
+        too_long = b"" if fits else bytes(chunk.raw)
+        pipe.send(_Told(chunk.number, chunk.damage, length, too_long, chunk.fetched_again))
     pipe.send(None)
 
 

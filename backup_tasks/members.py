@@ -47,6 +47,9 @@ class MemberStream:
         on_damage: called with (entry's path, reason) for an entry that a damaged chunk
             costs; None raises DamagedChunkError instead.
         passed: called with the length of each piece that was read.
+
+    Attributes:
+        fetched_again: number of chunks that came damaged at first.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class MemberStream:
         self._on_damage = on_damage
         self._passed = passed
         self._current: ReadChunk | None = None
+        self.fetched_again = 0
         self._waiting: deque[FoundMember | LostMember] = deque()
 
     def members(self) -> Iterator[FoundMember]:
@@ -115,10 +119,12 @@ class MemberStream:
     def _advance(self) -> bool:
         """Take the next chunk, and all that begins in it: a processor goes through the same code
         faster than to and fro between this and the writing."""
+        self._current = None  # it may be long
         chunk = next(self._chunks, None)
         if chunk is None:
             return False
         self._current = chunk
+        self.fetched_again += chunk.fetched_again
         self._waiting += _find_members(chunk, self._begin_in(chunk.number))
         return True
 

@@ -17,7 +17,7 @@ _BYTES = 8
 
 
 class NumberSpool:
-    """Add numbers of 64 bits in any order, then go through them in ascending order, as often as needed.
+    """Add numbers of 64 bits in any order, then go through them in ascending order, at any time.
 
     Beyond RUN_NUMBERS they lie in an unlinked temporary file, in sorted runs.
     """

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from pathlib import Path
 
-from backup_tasks.authenticity import Proof, demand_proof
+from backup_tasks.authenticity import Proof, demand_proof, demand_signature
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
 from backup_tasks.errors import ArchiveError
@@ -56,9 +57,11 @@ def run_restore(
         check_target(request.target, may_hold_files=request.is_told_what_to_do)
     allow_deep_folders()
     wanted = WantedPaths(request.paths)
-    manifest = read_manifest(store, backup.stored, keys)
+    name, trust = backup.stored.name, request.trust
+    believe = partial(demand_signature, stored_name=name, trust=trust)
+    manifest = read_manifest(store, backup.stored, keys, believe)
     try:
-        proof = demand_proof(manifest, backup.stored.name, request.trust)
+        proof = demand_proof(manifest, name, trust)
         if manifest is None:
             return _restore_foreign(store, backup, request, wanted, proof, progress)
         return _restore_ours(store, backup, request, wanted, manifest, proof, progress, keys)

@@ -23,8 +23,8 @@ ROOMS = {
     "stores manifest_cache",
     "sources": "sources snapshot content",
     "archive": "compress recipients identities encrypt runs plan recheck upload spool number_spool "
-    "steps archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer cut_off "
-    "chunk_reader chunk_process reader authenticity foreign selection members",
+    "steps archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer "
+    "cut_off chunk_reader chunk_process reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
