@@ -21,7 +21,7 @@ from backup_tasks.errors import ArchiveError, ProfileError, RestoreError, UsageE
 from backup_tasks.extract_policy import ExtractReport
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.identities import NO_KEYS, Keyring
-from backup_tasks.journal import RunRecord
+from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
@@ -83,7 +83,7 @@ def run_drill(
         restored = _restore(store, backup, place, trust, progress, keys)
         extracted = restored.extracted
         report = DrillReport(backup, extracted.files, extracted.bytes, restored.proof)
-        report.header = restored.header
+        report.header, report.fault_at_end = restored.header, restored.fault_at_end
         report.notes = sorted(extracted.notes)
         if manifest is not None:
             report.tree = _compare_tree(place, manifest, extracted, progress)
@@ -195,6 +195,8 @@ def run_drill_job(
             against_sources=wish.against_sources,
             private=private_files(state),
         )
+    if report.fault_at_end:
+        warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
     if not report.failures:
         seen.note_proven(report.header, report.proof)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes

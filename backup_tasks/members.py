@@ -10,6 +10,7 @@ from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
 from backup_tasks.selection import WantedEntry
 from backup_tasks.tarstream import Member, decode_headers
+from backup_tasks.units import render_count
 
 
 class FoundMember(NamedTuple):
@@ -74,6 +75,7 @@ class MemberStream:
                 found = self._waiting.popleft()
                 if isinstance(found, FoundMember):
                     yield found
+                    del found  # its headers may be long, and the next are read meanwhile
                 elif self._on_damage is None:
                     raise DamagedChunkError(found.reason)
                 else:
@@ -150,3 +152,11 @@ def _find(want: WantedEntry, number: int, blocks: memoryview) -> FoundMember | L
             want, f"chunk {number} holds {member.path!r} where the manifest says otherwise"
         )
     return FoundMember(want, member, number, blocks[start : start + member.stored])
+
+
+def render_fetched_again(count: int) -> str:
+    """What to tell of chunks that came damaged at first."""
+    return (
+        f"{render_count(count, 'chunk')} came damaged and, fetched again, whole: look for what "
+        "changes bytes between here and the store"
+    )
