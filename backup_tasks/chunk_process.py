@@ -25,6 +25,7 @@ from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, StoreError
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Chunk
+from backup_tasks.memory import THREAD_BYTES, demand_memory, explain_memory
 from backup_tasks.stores.base import Store, StoredObject
 
 if TYPE_CHECKING:
@@ -189,6 +190,7 @@ def _be_the_reader(
             os.nice(_NICENESS)
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         free = threading.Semaphore(_SLOTS)
+        demand_memory(THREAD_BYTES)
         watch = threading.Thread(target=_watch_parent, args=(pipe, free))
         watch.start()
         try:
@@ -229,4 +231,6 @@ def _to_send(error: Exception) -> Exception:
     """The error itself if it is for the operator; a bug of ours with its traceback as text."""
     if isinstance(error, BackupError | OSError):
         return error
+    if why := explain_memory(error):
+        return BackupError(why)
     return RuntimeError("in the process that reads:\n" + "".join(traceback.format_exception(error)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -17,6 +17,7 @@ from backup_tasks.errors import ArchiveError
 from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
 from backup_tasks.manifest import Chunk
 from backup_tasks.stores.base import RangeReader, StoredObject
+from backup_tasks.workers import Workers
 
 # Each request costs the server something besides its bytes, and each range lies in memory.
 RANGE_BYTES = 12 * 2**20
@@ -31,6 +32,8 @@ _BYTES_AHEAD = 16 * 2**20
 ALONE_BYTES = 8 * 2**20
 # A request is for no more chunks than these: each takes some memory, however short it is.
 _RANGE_CHUNKS = 2**12
+# So many chunks are fetched again at the most.
+_FETCHED_AGAIN = 64
 # The consumer works meanwhile; more than one core seldom is left for unpacking.
 _UNPACKERS = 2
 _Result = TypeVar("_Result")
@@ -111,6 +114,8 @@ def read_chunks(
             empty.
     """
 
+    tries = iter(range(_FETCHED_AGAIN))
+
     def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
         return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
 
@@ -121,7 +126,8 @@ def read_chunks(
         stored_bytes: bytes | memoryview = memoryview(block)[begin : begin + chunk.length]
         again = hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256
         if again:  # perhaps it was damaged on its way here only
-            stored_bytes = store.read_range(stored, chunk.offset, chunk.length)
+            if next(tries, None) is not None:
+                stored_bytes = store.read_range(stored, chunk.offset, chunk.length)
             if hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256:
                 return ReadChunk(number, b"", "its hash is wrong")
         read = ReadChunk(number, b"") if known else _unpack(number, chunk, stored_bytes, keys)
@@ -134,8 +140,8 @@ def read_chunks(
                 call = partial(unpack, number, chunk, block, wanted.start, is_known(number))
                 yield chunk.raw, call
 
-    fetchers = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
-    unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
+    fetchers = Workers(_RANGES_AHEAD, "read")
+    unpackers = Workers(_UNPACKERS, "unpack")
     try:
         for is_alone, ranges in groupby(
             plan_ranges(chunks, numbers), lambda one: chunks[one.numbers[0]].raw > ALONE_BYTES
@@ -165,7 +171,7 @@ def _unpack(
 
 
 def _called_ahead(
-    pool: ThreadPoolExecutor, calls: Iterable[_Call[_Result]], count: int, most_bytes: int
+    pool: Workers, calls: Iterable[_Call[_Result]], count: int, most_bytes: int
 ) -> Iterator[_Result]:
     """The results of the calls, in their order; so many are under way while one is used, and
     together they hold no more than so many bytes, unless one alone does."""
@@ -174,14 +180,14 @@ def _called_ahead(
     for size, call in calls:
         while waiting and held + size > most_bytes:
             held -= waiting[0][0]
-            yield waiting.popleft()[1].result()
+            yield pool.result_of(waiting.popleft()[1])
         waiting.append((size, pool.submit(call)))
         held += size
         if len(waiting) > count:
             held -= waiting[0][0]
-            yield waiting.popleft()[1].result()
+            yield pool.result_of(waiting.popleft()[1])
     while waiting:
-        yield waiting.popleft()[1].result()
+        yield pool.result_of(waiting.popleft()[1])
 
 
 def read_ahead(
@@ -193,7 +199,7 @@ def read_ahead(
         (RANGE_BYTES, partial(store.read_range, stored, start, min(RANGE_BYTES, end - start)))
         for start in range(offset, end, RANGE_BYTES)
     )
-    pool = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
+    pool = Workers(_RANGES_AHEAD, "read")
     try:
         yield from _called_ahead(pool, reads, _RANGES_AHEAD, 3 * RANGE_BYTES)
     finally:
