@@ -22,6 +22,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task
 
 from backup_tasks.errors import BackupError, UsageError
+from backup_tasks.memory import explain_memory
 from backup_tasks.paths import find_paths
 
 if TYPE_CHECKING:
@@ -108,7 +109,12 @@ def operator_errors() -> Iterator[None]:
         raise Exit(code=128 + signal.SIGPIPE) from None
     except OSError as error:
         _drop_output()
-        raise Exit(f"the output cannot be written: {error.strerror}", code=1) from None
+        told = explain_memory(error) or f"the output cannot be written: {error.strerror}"
+        raise Exit(told, code=1) from None
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if told := explain_memory(error):
+            raise Exit(told, code=1) from None
+        raise
 
 
 def _drop_output() -> None:

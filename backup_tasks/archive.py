@@ -16,8 +16,9 @@ from typing import IO
 
 from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_bounded
 from backup_tasks.encrypt import Sealer
+from backup_tasks.errors import SourceError
 from backup_tasks.footer import END_CHUNK, Footer, encode_footer
-from backup_tasks.limits import WRITTEN_RATIO
+from backup_tasks.limits import CHUNKS_LIMIT, WRITTEN_RATIO
 from backup_tasks.manifest import MANIFEST_PATH, Chunk
 from backup_tasks.sealed_footer import encode_sealed_footer
 from backup_tasks.signature_member import encode_signature
@@ -139,6 +140,11 @@ class ArchiveBuilder:
     def _note(self, placed: Chunk) -> None:
         """List a chunk that was delivered; its offset is that in the object that took it."""
         written = placed.at(self._begins_at + placed.offset)
+        if len(self.chunks) >= CHUNKS_LIMIT:
+            raise SourceError(
+                f"the sources fill more than {CHUNKS_LIMIT:,} chunks, as many as an archive can "
+                "hold; divide them among several profiles"
+            )
         self.chunks.append(written)
         if self._delivered is not None:
             self._delivered(written, placed.offset)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from backup_tasks.errors import UnprovenError
-from backup_tasks.manifest import Manifest
+from backup_tasks.footer import Footer
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.signing import render_public_key
 from backup_tasks.text import printable
 
@@ -70,13 +71,19 @@ def weigh_proof(manifest: Manifest | None, stored_name: str, signers: Collection
         stored_name: what the store calls the object.
         signers: public keys as text, of which one must have signed; none means anybody's.
     """
-    signature = manifest.footer.signature if manifest else None
     own_name = manifest.header.name if manifest else ""
+    return _weigh(manifest.footer if manifest else None, own_name, stored_name, signers)
+
+
+def _weigh(
+    footer: Footer | None, own_name: str, stored_name: str, signers: Collection[str]
+) -> Proof:
+    signature = footer.signature if footer else None
     named = render_public_key(signature.public_key) if signature else ""
     state: State
-    if manifest is None or signature is None:
+    if footer is None or signature is None:
         state = "unsigned"
-    elif not manifest.footer.is_truly_signed:
+    elif not footer.is_truly_signed:
         state = "wrong"
     elif not signers:
         state = "not compared"
@@ -99,12 +106,29 @@ def _doubts(
         yield f"it holds another backup's bytes: those of {printable(own_name)}"
 
 
+def demand_signature(footer: Footer | None, stored_name: str, trust: Trust) -> None:
+    """Refuse somebody else's archive by its last bytes, before anything that they lead to is read.
+
+    The signature covers place, length and hash of the manifest; what name stands in that is for
+    `demand_proof`.
+
+    Args:
+        footer: None for an ordinary .tar.gz that we did not write.
+
+    Raises UnprovenError as `demand_proof`.
+    """
+    _demand(_weigh(footer, "", stored_name, trust.signers), stored_name, trust)
+
+
 def demand_proof(manifest: Manifest | None, stored_name: str, trust: Trust) -> Proof:
     """As `weigh_proof`, for whoever is about to use the archive.
 
     Raises UnprovenError when there are doubts, unless the operator asked to go on all the same.
     """
-    proof = weigh_proof(manifest, stored_name, trust.signers)
+    return _demand(weigh_proof(manifest, stored_name, trust.signers), stored_name, trust)
+
+
+def _demand(proof: Proof, stored_name: str, trust: Trust) -> Proof:
     if proof.doubts and not trust.unproven:
         raise UnprovenError(
             f"{stored_name} is refused: {'; '.join(proof.doubts)}; choose another backup, or, if "

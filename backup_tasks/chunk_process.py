@@ -20,11 +20,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol, Self
 
-from backup_tasks.chunk_reader import ReadChunk, read_chunks
+from backup_tasks.chunk_reader import ALONE_BYTES, ReadChunk, read_chunks
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, StoreError
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Chunk
+from backup_tasks.memory import THREAD_BYTES, demand_memory, explain_memory
 from backup_tasks.stores.base import Store, StoredObject
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class _Told(NamedTuple):
     damage: str
     length: int
     too_long: bytes
+    fetched_again: bool
 
 
 def read_chunks_apart(
@@ -69,7 +71,7 @@ def read_chunks_apart(
     keys: Keyring = NO_KEYS,
 ) -> ReadChunks:
     """As `read_chunks`, but many chunks are read by another process where there is a core for it,
-    and it begins at once.
+    and it begins at once; not where there are very long ones, which two processes would hold.
 
     The bytes of a chunk are good until the next one is asked for. Whoever keeps it closes it.
 
@@ -77,7 +79,11 @@ def read_chunks_apart(
     others.
     """
     reading = partial(read_chunks, store, stored, chunks, numbers, keys)
-    is_worth_it = len(numbers) >= WORTH_A_PROCESS and len(os.sched_getaffinity(0)) > 1
+    is_worth_it = (
+        len(numbers) >= WORTH_A_PROCESS
+        and len(os.sched_getaffinity(0)) > 1
+        and not any(chunks[number].raw > ALONE_BYTES for number in numbers)
+    )
     reader = _Reader.start(store, reading, stored.name) if is_worth_it else None
     return reader or reading()
 
@@ -128,7 +134,7 @@ class _Reader:
             raise told or StopIteration
         raw = _slot(self._slots, self._taken)[: told.length]
         self._taken += 1
-        return ReadChunk(told.number, told.too_long or raw, told.damage)
+        return ReadChunk(told.number, told.too_long or raw, told.damage, told.fetched_again)
 
     def _receive(self) -> _Told | Exception | None:
         try:
@@ -184,6 +190,7 @@ def _be_the_reader(
             os.nice(_NICENESS)
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         free = threading.Semaphore(_SLOTS)
+        demand_memory(THREAD_BYTES)
         watch = threading.Thread(target=_watch_parent, args=(pipe, free))
         watch.start()
         try:
@@ -205,7 +212,8 @@ def _deliver(
         fits = length <= CHUNK_BYTES
         if fits:
             _slot(slots, turn)[:length] = chunk.raw
-        pipe.send(_Told(chunk.number, chunk.damage, length, b"" if fits else bytes(chunk.raw)))
+        too_long = b"" if fits else bytes(chunk.raw)
+        pipe.send(_Told(chunk.number, chunk.damage, length, too_long, chunk.fetched_again))
     pipe.send(None)
 
 
@@ -223,4 +231,6 @@ def _to_send(error: Exception) -> Exception:
     """The error itself if it is for the operator; a bug of ours with its traceback as text."""
     if isinstance(error, BackupError | OSError):
         return error
+    if why := explain_memory(error):
+        return BackupError(why)
     return RuntimeError("in the process that reads:\n" + "".join(traceback.format_exception(error)))

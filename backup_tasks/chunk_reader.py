@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import TypeVar
 
 from backup_tasks.compress import decompress_chunk
@@ -16,6 +17,7 @@ from backup_tasks.errors import ArchiveError
 from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
 from backup_tasks.manifest import Chunk
 from backup_tasks.stores.base import RangeReader, StoredObject
+from backup_tasks.workers import Workers
 
 # Each request costs the server something besides its bytes, and each range lies in memory.
 RANGE_BYTES = 12 * 2**20
@@ -24,18 +26,33 @@ _GAP_BYTES = 128 * 2**10
 # What waits in memory: so many requests and one, and so many unpacked chunks and one.
 _RANGES_AHEAD = 2
 _CHUNKS_AHEAD = 6
+# Unpacked chunks that wait hold no more than so many bytes, and one that is longer than ALONE_BYTES
+# is read while no other waits: 64 MiB of headers, packed and unpacked, are much for one machine.
+_BYTES_AHEAD = 16 * 2**20
+ALONE_BYTES = 8 * 2**20
+# A request is for no more chunks than these: each takes some memory, however short it is.
+_RANGE_CHUNKS = 2**12
+# So many chunks are fetched again at the most.
+_FETCHED_AGAIN = 64
 # The consumer works meanwhile; more than one core seldom is left for unpacking.
 _UNPACKERS = 2
 _Result = TypeVar("_Result")
+# How many bytes the result will hold, and what gives it.
+_Call = tuple[int, Callable[[], _Result]]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadChunk:
-    """One chunk as read: its raw bytes, or what is wrong with it."""
+    """One chunk as read: its raw bytes, or what is wrong with it.
+
+    Attributes:
+        fetched_again: it came damaged at first.
+    """
 
     number: int
     raw: bytes | memoryview
     damage: str = ""
+    fetched_again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +64,31 @@ class ChunkRange:
     end: int
 
 
-def plan_ranges(chunks: Sequence[Chunk], numbers: Sequence[int]) -> list[ChunkRange]:
+def plan_ranges(chunks: Sequence[Chunk], numbers: Iterable[int]) -> Iterator[ChunkRange]:
     """Join wanted chunks into requests of `RANGE_BYTES` at most, unless one chunk is longer, over
-    small gaps too.
+    small gaps too. Chunks that are read alone are joined with none.
 
     Args:
         chunks: all of the archive.
         numbers: the wanted ones, ascending.
     """
-    ranges: list[ChunkRange] = []
     group: list[int] = []
     start = end = 0
+    is_alone = False
     for number in numbers:
         chunk = chunks[number]
         is_far = chunk.offset - end > _GAP_BYTES
-        if group and (is_far or chunk.end - start > RANGE_BYTES):
-            ranges.append(ChunkRange(tuple(group), start, end))
+        was_alone, is_alone = is_alone, chunk.raw > ALONE_BYTES
+        is_full = chunk.end - start > RANGE_BYTES or len(group) == _RANGE_CHUNKS
+        if group and (is_far or is_full or is_alone or was_alone):
+            yield ChunkRange(tuple(group), start, end)
             group = []
         if not group:
             start = chunk.offset
         group.append(number)
         end = chunk.end
     if group:
-        ranges.append(ChunkRange(tuple(group), start, end))
-    return ranges
+        yield ChunkRange(tuple(group), start, end)
 
 
 def read_chunks(
@@ -96,38 +114,53 @@ def read_chunks(
             empty.
     """
 
+    tries = iter(range(_FETCHED_AGAIN))
+
     def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
         return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
 
     # No more than this is done there: work in small steps would make the threads wait for the
     # interpreter lock and each other, which costs more than it brings.
-    def unpack(number: int, block: bytes, block_start: int, known: bool) -> ReadChunk:
-        chunk = chunks[number]
+    def unpack(number: int, chunk: Chunk, block: bytes, block_start: int, known: bool) -> ReadChunk:
         begin = chunk.offset - block_start
-        stored_bytes = memoryview(block)[begin : begin + chunk.length]
-        if hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256:
-            return ReadChunk(number, b"", "its hash is wrong")
-        if known:
-            return ReadChunk(number, b"")
-        return _unpack(number, chunk, stored_bytes, keys)
+        stored_bytes: bytes | memoryview = memoryview(block)[begin : begin + chunk.length]
+        again = hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256
+        if again:  # perhaps it was damaged on its way here only
+            if next(tries, None) is not None:
+                stored_bytes = store.read_range(stored, chunk.offset, chunk.length)
+            if hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256:
+                return ReadChunk(number, b"", "its hash is wrong")
+        read = ReadChunk(number, b"") if known else _unpack(number, chunk, stored_bytes, keys)
+        return replace(read, fetched_again=True) if again else read
 
-    def unpacks(fetched: Iterator[tuple[ChunkRange, bytes]]) -> Iterator[Callable[[], ReadChunk]]:
+    def unpacks(fetched: Iterable[tuple[ChunkRange, bytes]]) -> Iterator[_Call[ReadChunk]]:
         for wanted, block in fetched:
             for number in wanted.numbers:
-                yield partial(unpack, number, block, wanted.start, is_known(number))
+                chunk = chunks[number]
+                call = partial(unpack, number, chunk, block, wanted.start, is_known(number))
+                yield chunk.raw, call
 
-    fetchers = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
-    unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="unpack")
-    fetches = (partial(fetch, wanted) for wanted in plan_ranges(chunks, numbers))
+    fetchers = Workers(_RANGES_AHEAD, "read")
+    unpackers = Workers(_UNPACKERS, "unpack")
     try:
-        fetched = _called_ahead(fetchers, fetches, _RANGES_AHEAD)
-        yield from _called_ahead(unpackers, unpacks(fetched), _CHUNKS_AHEAD)
+        for is_alone, ranges in groupby(
+            plan_ranges(chunks, numbers), lambda one: chunks[one.numbers[0]].raw > ALONE_BYTES
+        ):
+            if is_alone:
+                for one in ranges:
+                    yield from (call() for _, call in unpacks(map(fetch, (one,))))
+                continue
+            fetches = ((one.end - one.start, partial(fetch, one)) for one in ranges)
+            fetched = _called_ahead(fetchers, fetches, _RANGES_AHEAD, 3 * RANGE_BYTES)
+            yield from _called_ahead(unpackers, unpacks(fetched), _CHUNKS_AHEAD, _BYTES_AHEAD)
     finally:
         for pool in (fetchers, unpackers):
             pool.shutdown(cancel_futures=True)
 
 
-def _unpack(number: int, chunk: Chunk, stored_bytes: memoryview, keys: Keyring) -> ReadChunk:
+def _unpack(
+    number: int, chunk: Chunk, stored_bytes: bytes | memoryview, keys: Keyring
+) -> ReadChunk:
     try:
         if not chunk.content:
             return ReadChunk(number, decompress_chunk(stored_bytes, chunk.raw))
@@ -138,16 +171,23 @@ def _unpack(number: int, chunk: Chunk, stored_bytes: memoryview, keys: Keyring) 
 
 
 def _called_ahead(
-    pool: ThreadPoolExecutor, calls: Iterable[Callable[[], _Result]], count: int
+    pool: Workers, calls: Iterable[_Call[_Result]], count: int, most_bytes: int
 ) -> Iterator[_Result]:
-    """The results of the calls, in their order; so many are under way while one is used."""
-    waiting: deque[Future[_Result]] = deque()
-    for call in calls:
-        waiting.append(pool.submit(call))
+    """The results of the calls, in their order; so many are under way while one is used, and
+    together they hold no more than so many bytes, unless one alone does."""
+    waiting: deque[tuple[int, Future[_Result]]] = deque()
+    held = 0
+    for size, call in calls:
+        while waiting and held + size > most_bytes:
+            held -= waiting[0][0]
+            yield pool.result_of(waiting.popleft()[1])
+        waiting.append((size, pool.submit(call)))
+        held += size
         if len(waiting) > count:
-            yield waiting.popleft().result()
+            held -= waiting[0][0]
+            yield pool.result_of(waiting.popleft()[1])
     while waiting:
-        yield waiting.popleft().result()
+        yield pool.result_of(waiting.popleft()[1])
 
 
 def read_ahead(
@@ -156,11 +196,11 @@ def read_ahead(
     """A long range in pieces, several of them fetched side by side."""
     end = offset + length
     reads = (
-        partial(store.read_range, stored, start, min(RANGE_BYTES, end - start))
+        (RANGE_BYTES, partial(store.read_range, stored, start, min(RANGE_BYTES, end - start)))
         for start in range(offset, end, RANGE_BYTES)
     )
-    pool = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="read")
+    pool = Workers(_RANGES_AHEAD, "read")
     try:
-        yield from _called_ahead(pool, reads, _RANGES_AHEAD)
+        yield from _called_ahead(pool, reads, _RANGES_AHEAD, 3 * RANGE_BYTES)
     finally:
         pool.shutdown(cancel_futures=True)

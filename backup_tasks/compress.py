@@ -7,12 +7,13 @@ import os
 import zlib
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from isal import igzip_lib, isal_zlib
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.workers import Workers
 
 # isal's stubs do not say that this is an exception class.
 IsalError: type[Exception] = isal_zlib.error  # type: ignore[assignment]
@@ -96,7 +97,7 @@ class ChunkCompressor:
         self._level = level
         self._deliver = deliver
         self._workers = workers or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="compress")
+        self._pool = Workers(self._workers, "compress")
         self._waiting: deque[tuple[Future[StoredChunk], bytearray, int]] = deque()
         self._spare: list[bytearray] = []
 
@@ -120,7 +121,7 @@ class ChunkCompressor:
 
     def _deliver_oldest(self) -> None:
         future, buffer, tag = self._waiting.popleft()
-        self._deliver(future.result(), tag)
+        self._deliver(self._pool.result_of(future), tag)
         if len(buffer) == CHUNK_BYTES:
             self._spare.append(buffer)
 

@@ -7,9 +7,10 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from backup_tasks.authenticity import Trust
+from backup_tasks.authenticity import Trust, demand_signature
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.compare import TreeComparer, TreeComparison
 from backup_tasks.compare_sources import SourceComparer, SourceComparison
@@ -20,8 +21,8 @@ from backup_tasks.errors import ArchiveError, ProfileError, RestoreError, UsageE
 from backup_tasks.extract_policy import ExtractReport
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.identities import NO_KEYS, Keyring
-from backup_tasks.journal import RunRecord
-from backup_tasks.manifest import Manifest
+from backup_tasks.journal import RunRecord, warn
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.profile_settings import Settings
@@ -67,8 +68,10 @@ def run_drill(
         DrillError: the command cannot be started.
         SourceError, StoreError.
     """
+    trust = Trust(profile.signing.public_key)
+    believe = partial(demand_signature, stored_name=backup.stored.name, trust=trust)
     with contextlib.ExitStack() as opened:
-        manifest = read_manifest(store, backup.stored, keys)
+        manifest = read_manifest(store, backup.stored, keys, believe)
         if manifest is not None:
             opened.callback(manifest.close)
         elif against_sources:
@@ -77,10 +80,10 @@ def run_drill(
                 "leave out --against-sources"
             )
         place = opened.enter_context(temporary_tree())
-        restored = _restore(store, backup, place, profile.signing.public_key, progress, keys)
+        restored = _restore(store, backup, place, trust, progress, keys)
         extracted = restored.extracted
         report = DrillReport(backup, extracted.files, extracted.bytes, restored.proof)
-        report.header = restored.header
+        report.header, report.fault_at_end = restored.header, restored.fault_at_end
         report.notes = sorted(extracted.notes)
         if manifest is not None:
             report.tree = _compare_tree(place, manifest, extracted, progress)
@@ -101,12 +104,12 @@ def _restore(
     store: Store,
     backup: Backup,
     place: Path,
-    signers: tuple[str, ...],
+    trust: Trust,
     progress: Progress,
     keys: Keyring,
 ) -> RestoreReport:
     # Setuid bits and devices too: nobody but us can enter the folder that holds the tree.
-    request = RestoreRequest(paths=(), target=place, trusted=True, trust=Trust(signers))
+    request = RestoreRequest(paths=(), target=place, trusted=True, trust=trust)
     try:
         return run_restore(store, backup, request, progress, keys)
     except RestoreError as error:
@@ -192,6 +195,8 @@ def run_drill_job(
             against_sources=wish.against_sources,
             private=private_files(state),
         )
+    if report.fault_at_end:
+        warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
     if not report.failures:
         seen.note_proven(report.header, report.proof)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes

@@ -27,6 +27,7 @@ class DrillReport:
         sources: how the sources compare with the manifest; None when nobody asked.
         command: how the profile's command ended; None when it has none.
         notes: what could not be restored in this place, said once.
+        fault_at_end: what is wrong behind the manifest, where no file depends on it, or "".
     """
 
     backup: Backup
@@ -38,6 +39,7 @@ class DrillReport:
     sources: SourceComparison | None = None
     command: CommandResult | None = None
     notes: list[str] = field(default_factory=list)
+    fault_at_end: str = ""
 
     @property
     def failures(self) -> list[str]:

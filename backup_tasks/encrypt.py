@@ -54,11 +54,12 @@ def open_sealed_chunk(stored: bytes, content_sha256: str, keys: Keyring) -> byte
     return content
 
 
-def open_sealed_file(sealed: IO[bytes], length: int, keys: Keyring) -> IO[bytes]:
+def open_sealed_file(sealed: IO[bytes], length: int, keys: Keyring, longest: int) -> IO[bytes]:
     """What the members of the outer tar in a file hold, one after the other, in a temporary file.
 
     Args:
         sealed: read from where it stands; length: where its last member ends.
+        longest: bytes of the longest member that is believed.
 
     Raises: ArchiveError, IdentityError.
     """
@@ -66,7 +67,10 @@ def open_sealed_file(sealed: IO[bytes], length: int, keys: Keyring) -> IO[bytes]
     try:
         while sealed.tell() < length:
             header = sealed.read(BLOCK_BYTES)
-            rest = sealed.read(measure_member(header) - len(header))
+            member_bytes = measure_member(header)
+            if member_bytes > longest:
+                raise ArchiveError(f"a sealed chunk claims {member_bytes:,} bytes")
+            rest = sealed.read(member_bytes - len(header))
             plain.write(open_sealed(header + rest, keys))
         plain.seek(0)
     except BaseException:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,9 +20,11 @@ from backup_tasks.errors import (
     ObjectMissing,
     ReadRefused,
 )
+from backup_tasks.footer import Footer
 from backup_tasks.identities import Keyring
-from backup_tasks.manifest import Header, Manifest, PlacedEntry
+from backup_tasks.manifest import Header, PlacedEntry
 from backup_tasks.manifest_cache import ManifestCache
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
@@ -169,9 +172,12 @@ def _read_ours(
     header = read_header(reader, readable, keys)
     if header is None or (header.profile, header.host) != (profile, host):
         return None
-    manifest = read_manifest(reader, readable, keys)
-    if manifest is not None and reader is store:
-        _check_ours(manifest, stored, own_key)
+    if reader is not store:
+        return read_manifest(reader, readable, keys)
+    manifest = read_manifest(store, stored, keys, partial(_check_signed, own_key=own_key))
+    if manifest is not None and manifest.header.name != stored.name:
+        manifest.close()
+        raise ArchiveError(f"it holds the bytes of {printable(manifest.header.name)}")
     return manifest
 
 
@@ -187,22 +193,16 @@ def _why_not_for(before: Sequence[str], now: Sequence[str]) -> str:
     return "the recipients changed" if now else "encryption was turned off"
 
 
-def _check_ours(manifest: Manifest, stored: StoredObject, own_key: SigningKey | None) -> None:
-    """Raises ArchiveError for a manifest from the store that this machine did not sign."""
-    footer, name = manifest.footer, manifest.header.name
-    signature = footer.signature
-    if signature is None:
-        doubt = "it is unsigned"
-    elif own_key is None or signature.public_key != own_key.public_key:
-        doubt = f"it is signed by {render_public_key(signature.public_key)}, not by this machine"
-    elif not footer.is_truly_signed:
-        doubt = "its signature is wrong"
-    elif name != stored.name:
-        doubt = f"it holds the bytes of {printable(name)}"
-    else:
-        return
-    manifest.close()
-    raise ArchiveError(doubt)
+def _check_signed(footer: Footer | None, own_key: SigningKey | None) -> None:
+    """Raises ArchiveError for an archive in the store that this machine did not sign."""
+    signature = footer.signature if footer else None
+    if footer is None or signature is None:
+        raise ArchiveError("it is unsigned")
+    if own_key is None or signature.public_key != own_key.public_key:
+        named = render_public_key(signature.public_key)
+        raise ArchiveError(f"it is signed by {named}, not by this machine")
+    if not footer.is_truly_signed:
+        raise ArchiveError("its signature is wrong")
 
 
 def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> str:

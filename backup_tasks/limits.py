@@ -7,6 +7,9 @@ stored without what breaks it, and named. Otherwise one file would make a whole 
     number in an archive       readers refuse             the writer keeps to
     raw bytes of a chunk       beyond CHUNK_RAW_LIMIT     1 MiB, or one entry's headers, which
                                                           the limits below bound to 8 MiB
+    number of chunks           beyond CHUNKS_LIMIT        the same: a backup of more fails
+    entries of a chunk         beyond what its raw bytes  512 bytes a header, by nature
+                               can hold
     a line of the manifest     beyond LINE_BYTES          PATH_BYTES for path and link
     the manifest unpacked      beyond most_manifest_bytes WRITTEN_RATIO, of each piece of it
     the manifest's first line  what HEADER_PROBE_BYTES of SOURCES_BYTES for the sources
@@ -25,6 +28,12 @@ from __future__ import annotations
 
 # The largest chunk that is believed.
 CHUNK_RAW_LIMIT = 64 * 2**20
+# The most chunks that are believed: 16 TiB of them, if they are full.
+CHUNKS_LIMIT = 2**24
+# A chunk holds whole entries up to so many raw bytes; a longer one the headers of a single entry.
+PACKED_BYTES = 2**20
+# What an entry takes of a chunk at the least: one tar header.
+LEAST_ENTRY_BYTES = 512
 # libarchive 3.6, "Special header too large": a pax header beyond it ends bsdtar's reading.
 PAX_BYTES = 2**20
 # The longest path that is stored; Linux takes 4,096 bytes at a time. A hardlink has two of them.
@@ -62,7 +71,10 @@ NEWEST_NS = 2**64 - 1
 # --- The manifest ---
 
 # The longest line that is believed.
-LINE_BYTES = 16 * 2**20
+LINE_BYTES = 4 * 2**20
+# The longest line of a chunk, and of the header, which lies in the first MiB.
+CHUNK_LINE_BYTES = 2**12
+HEADER_LINE_BYTES = 2**20
 # A manifest of a million equal entries shrinks to about a thirtieth.
 _READ_RATIO = 200
 _READ_FREE_BYTES = 64 * 2**20

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from backup_tasks.authenticity import ANYBODY, Trust, demand_proof
+from backup_tasks.authenticity import ANYBODY, Trust, demand_proof, demand_signature
 from backup_tasks.catalog import Backup
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
@@ -42,9 +43,11 @@ def list_entries(
 
 
 def _all_entries(store: Store, backup: Backup, keys: Keyring, trust: Trust) -> Iterator[Entry]:
-    manifest = read_manifest(store, backup.stored, keys)
+    name = backup.stored.name
+    believe = partial(demand_signature, stored_name=name, trust=trust)
+    manifest = read_manifest(store, backup.stored, keys, believe)
     try:
-        demand_proof(manifest, backup.stored.name, trust)
+        demand_proof(manifest, name, trust)
         if manifest is None:
             for member, _ in foreign_members(store, backup.stored):
                 yield _entry_of(member)

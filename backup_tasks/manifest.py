@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import IO, Literal, TypeVar
 
 import msgspec
 
 from backup_tasks.content_hash import ContentSum
 from backup_tasks.errors import ArchiveError
-from backup_tasks.footer import Footer
-from backup_tasks.limits import CHUNK_RAW_LIMIT, LINE_BYTES
+from backup_tasks.limits import LEAST_ENTRY_BYTES, PACKED_BYTES
 
 MANIFEST_PATH = ".backup/manifest.jsonl"
 # A pax header with its one block of records, and the ustar header.
@@ -200,6 +199,7 @@ _chunk_decoder = msgspec.json.Decoder(Chunk)
 _header_decoder = msgspec.json.Decoder(Header)
 # Besides its own errors msgspec raises two, for invalid UTF-8 and for deep nesting.
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_NO_CHUNK = "the manifest holds a line that is no chunk"
 _Record = TypeVar("_Record")
 
 
@@ -233,7 +233,15 @@ def decode_entries(lines: bytes) -> list[Entry]:
 
 def decode_chunk(line: bytes) -> Chunk:
     """Raises ArchiveError for anything but a chunk."""
-    return _decoded(_chunk_decoder, line, "the manifest holds a line that is no chunk")
+    return _decoded(_chunk_decoder, line, _NO_CHUNK)
+
+
+def decode_chunks(lines: bytes) -> list[Chunk]:
+    """Many lines at once. Raises ArchiveError if one of them is no chunk."""
+    try:
+        return _chunk_decoder.decode_lines(lines)
+    except _DECODE_ERRORS as error:
+        raise ArchiveError(f"{_NO_CHUNK}: {error}") from error
 
 
 def _decoded(decoder: msgspec.json.Decoder[_Record], line: bytes, complaint: str) -> _Record:
@@ -243,107 +251,13 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], line: bytes, complaint: str
         raise ArchiveError(f"{complaint}: {error}") from error
 
 
-def _unsound(number: int) -> ArchiveError:
-    return ArchiveError(f"the manifest's entry {number} names a chunk that is not there")
-
-
-_BLOCK_BYTES = 2**18
 # An entry, and where its line begins and ends in the manifest's file.
 PlacedEntry = tuple[Entry, int, int]
 
 
-class Manifest:
-    """A manifest as read back: header and chunks in memory, entries streamed from a file.
-
-    Args:
-        lines: a binary file that holds the manifest, decompressed; it is read by position.
-        footer: of the archive that it was read from.
-
-    Raises ArchiveError when the lines do not fit the header's totals or each other.
-    """
-
-    def __init__(self, lines: IO[bytes], footer: Footer) -> None:
-        lines.seek(0)
-        self.footer = footer
-        self._lines = lines
-        self.header = decode_header(lines.readline(LINE_BYTES))
-        self.chunks = [decode_chunk(lines.readline(LINE_BYTES)) for _ in range(self.header.chunks)]
-        self._entries_start = lines.tell()
-        self._check_chunks()
-
-    def _check_chunks(self) -> None:
-        end = 0
-        for number, chunk in enumerate(self.chunks):
-            if chunk.offset != end or chunk.length <= 0:
-                raise ArchiveError(f"the manifest's chunk {number} does not follow the one before")
-            if not 0 < chunk.raw <= CHUNK_RAW_LIMIT:
-                raise ArchiveError(f"the manifest's chunk {number} unpacks to {chunk.raw:,} bytes")
-            end += chunk.length
-        if end != self.header.chunk_bytes:
-            raise ArchiveError("the manifest's chunks do not add up to its header's total")
-
-    def entries(self) -> Iterator[Entry]:
-        """Every entry in the order of the walk. One iteration at a time."""
-        for placed in self.placed_entries():
-            yield placed[0]
-
-    def placed_entries(self) -> Iterator[PlacedEntry]:
-        """Every entry with the place of its line, in the order of the walk. One at a time."""
-        count, start = 0, self._entries_start
-        for block in self._blocks():
-            entries = decode_entries(block)
-            lines = block.splitlines(keepends=True)
-            if len(lines) != len(entries):
-                raise ArchiveError("the manifest holds a line that is empty")
-            for entry, line in zip(entries, lines, strict=True):
-                if not self._is_sound(entry):
-                    raise _unsound(count)
-                end = start + len(line)
-                yield entry, start, end
-                start = end
-                count += 1
-        self._check_count(count)
-
-    def _blocks(self) -> Iterator[bytes]:
-        """The lines of entries, many at once, always whole ones."""
-        place = self._entries_start
-        while True:
-            self._lines.seek(place)
-            block = self._lines.read(_BLOCK_BYTES)
-            if not block:
-                return
-            block += self._lines.readline(LINE_BYTES)
-            place += len(block)
-            yield block
-
-    def _is_sound(self, entry: Entry) -> bool:
-        chunks, number = self.chunks, entry.chunk
-        return (
-            entry.size >= 0
-            and 0 <= number < len(chunks)
-            and 0 <= entry.offset < chunks[number].raw
-            and (not entry.stale or 0 <= min(entry.stale) <= max(entry.stale) < len(chunks))
-        )
-
-    def _check_count(self, count: int) -> None:
-        if count != self.header.entries:
-            raise ArchiveError(
-                f"the manifest holds {count} entries, its header says {self.header.entries}"
-            )
-
-    def lines_between(self, start: int, end: int) -> bytes:
-        """The lines that lie from one place to another, as they stand."""
-        self._lines.seek(start)
-        return self._lines.read(end - start)
-
-    def line_at(self, place: int) -> bytes:
-        """The line that begins there."""
-        self._lines.seek(place)
-        return self._lines.readline(LINE_BYTES)
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._lines.close()
+def most_entries(raw: int) -> int:
+    """How many entries can begin in a chunk of so many raw bytes."""
+    return raw // LEAST_ENTRY_BYTES if raw <= PACKED_BYTES else 1
 
 
 def write_manifest(

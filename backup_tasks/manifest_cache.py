@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,20 +47,20 @@ class ManifestCache:
             that it would be, of which nothing but the end can be read.
         """
         try:
-            end = self._file(stored).read_bytes()
+            end = _KeptEnd(self._file(stored), store)
+            tail = end.tail(FOOTER_BYTES)
         except OSError:
             return store, stored
         if not is_encrypted_name(stored.name):
-            return _KeptEnd(end, store), stored
+            return end, stored
         try:
-            footer = decode_footer(end[-FOOTER_BYTES:])
+            footer = decode_footer(tail)
         except ArchiveError:
             footer = None
         if footer is None:
             return store, stored
         name = stored.name.removesuffix(ENCRYPTED_SUFFIX) + PLAIN_SUFFIX
-        plain = replace(stored, name=name, size=footer.offset + len(end))
-        return _KeptEnd(end, store), plain
+        return end, replace(stored, name=name, size=footer.offset + end.size)
 
     def write(self, stored: StoredObject, end: bytes) -> None:
         """Keep the end of this object, and of no other. Failing to is no error."""
@@ -78,15 +79,27 @@ class ManifestCache:
 
 
 class _KeptEnd:
-    """Reads the object's end from memory, and all else from the store."""
+    """Reads the object's end from the kept file, and all else from the store.
 
-    def __init__(self, end: bytes, store: RangeReader) -> None:
-        self._end = end
+    Attributes:
+        size: its bytes.
+
+    Raises OSError when the file cannot be opened.
+    """
+
+    def __init__(self, file: Path, store: RangeReader) -> None:
+        self._descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
         self._store = store
+        self.size = os.fstat(self._descriptor).st_size
+
+    def tail(self, length: int) -> bytes:
+        """Its last bytes. Raises OSError."""
+        return os.pread(self._descriptor, length, max(0, self.size - length))
 
     def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
         """As `Store.read_range`."""
-        offset = start - (source.size - len(self._end))
+        offset = start - (source.size - self.size)
         if offset < 0:
             return self._store.read_range(source, start, length)
-        return self._end[offset : offset + length]
+        return os.pread(self._descriptor, length, offset)

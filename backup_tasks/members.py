@@ -10,6 +10,7 @@ from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.errors import ArchiveError
 from backup_tasks.selection import WantedEntry
 from backup_tasks.tarstream import Member, decode_headers
+from backup_tasks.units import render_count
 
 
 class FoundMember(NamedTuple):
@@ -47,6 +48,9 @@ class MemberStream:
         on_damage: called with (entry's path, reason) for an entry that a damaged chunk
             costs; None raises DamagedChunkError instead.
         passed: called with the length of each piece that was read.
+
+    Attributes:
+        fetched_again: number of chunks that came damaged at first.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class MemberStream:
         self._on_damage = on_damage
         self._passed = passed
         self._current: ReadChunk | None = None
+        self.fetched_again = 0
         self._waiting: deque[FoundMember | LostMember] = deque()
 
     def members(self) -> Iterator[FoundMember]:
@@ -70,6 +75,7 @@ class MemberStream:
                 found = self._waiting.popleft()
                 if isinstance(found, FoundMember):
                     yield found
+                    del found  # its headers may be long, and the next are read meanwhile
                 elif self._on_damage is None:
                     raise DamagedChunkError(found.reason)
                 else:
@@ -115,10 +121,12 @@ class MemberStream:
     def _advance(self) -> bool:
         """Take the next chunk, and all that begins in it: a processor goes through the same code
         faster than to and fro between this and the writing."""
+        self._current = None  # it may be long
         chunk = next(self._chunks, None)
         if chunk is None:
             return False
         self._current = chunk
+        self.fetched_again += chunk.fetched_again
         self._waiting += _find_members(chunk, self._begin_in(chunk.number))
         return True
 
@@ -144,3 +152,11 @@ def _find(want: WantedEntry, number: int, blocks: memoryview) -> FoundMember | L
             want, f"chunk {number} holds {member.path!r} where the manifest says otherwise"
         )
     return FoundMember(want, member, number, blocks[start : start + member.stored])
+
+
+def render_fetched_again(count: int) -> str:
+    """What to tell of chunks that came damaged at first."""
+    return (
+        f"{render_count(count, 'chunk')} came damaged and, fetched again, whole: look for what "
+        "changes bytes between here and the store"
+    )

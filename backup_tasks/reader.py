@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from typing import IO
 
@@ -14,7 +16,7 @@ from backup_tasks.chunk_reader import read_ahead
 from backup_tasks.compress import IsalError
 from backup_tasks.cut_off import refuse_cut_off, refuse_without_sealed_footer
 from backup_tasks.encrypt import open_sealed, open_sealed_file
-from backup_tasks.errors import ArchiveError, IdentityError
+from backup_tasks.errors import ArchiveError, BackupError, IdentityError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.identities import NO_KEYS, Keyring, NoKeyFits
 from backup_tasks.limits import (
@@ -23,14 +25,23 @@ from backup_tasks.limits import (
     HEADER_RAW_BYTES,
     most_manifest_bytes,
 )
-from backup_tasks.manifest import MANIFEST_PATH, Header, Manifest, decode_header
+from backup_tasks.manifest import MANIFEST_PATH, Header, decode_header
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.outer_tar import measure_member
 from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, decode_sealed_footer
 from backup_tasks.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
+from backup_tasks.text import printable
+from backup_tasks.units import render_bytes
 
+# A member of an encrypted manifest: one of ours holds 1 MiB, before it is compressed.
+_MEMBER_BYTES = 4 * 2**20
+# How often what looks damaged is fetched.
+_FETCHES = 2
+# A tenth of what is free for temporary files is left to others.
+_KEPT_FREE = 10
 _SIGNED_END_BYTES = len(END_CHUNK) + MEMBER_BYTES
 
 
@@ -43,6 +54,15 @@ def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
     """
     if stored.size == 0:
         raise ArchiveError(f"{stored.name}: empty")
+    try:
+        if footer := _read_footer(store, stored):
+            return footer
+    except ArchiveError:
+        pass  # a byte may have been flipped on the way
+    return _read_footer(store, stored)
+
+
+def _read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
     is_encrypted = is_encrypted_name(stored.name)
     length = min(stored.size, MEMBER_BYTES + footer_length(stored))
     end = store.read_range(stored, stored.size - length, length)
@@ -73,6 +93,14 @@ def read_header(store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEY
     footer = read_footer(store, stored)
     if footer is None:
         return None
+    try:
+        return _read_header(store, stored, footer, keys)
+    except ArchiveError:  # a byte may have been flipped on the way, also of the footer
+        footer = read_footer(store, stored)
+        return _read_header(store, stored, footer, keys) if footer else None
+
+
+def _read_header(store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring) -> Header:
     front = store.read_range(stored, footer.offset, min(footer.length, HEADER_PROBE_BYTES))
     if is_encrypted_name(stored.name):
         front = _open_first_member(store, stored, footer, front, keys)
@@ -92,7 +120,7 @@ def _open_first_member(
     """The gzip member that an encrypted manifest begins with; `front` is what is at hand of it."""
     try:
         length = measure_member(front)
-        if length > footer.length:
+        if length > min(footer.length, _MEMBER_BYTES):
             raise ArchiveError("it is longer than the footer says")
         if length > len(front):
             more = footer.offset + len(front)
@@ -105,38 +133,47 @@ def _open_first_member(
 
 
 def read_manifest(
-    store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS
+    store: RangeReader,
+    stored: StoredObject,
+    keys: Keyring = NO_KEYS,
+    believe: Callable[[Footer | None], object] = lambda _: None,
 ) -> Manifest | None:
     """The whole manifest, checked against the footer; None as for `read_footer`.
 
     Its lines lie in an unlinked temporary file until `Manifest.close`.
 
+    Args:
+        believe: is given the footer, or None, before anything that it leads to is fetched; it
+            raises for an archive that is not to be read.
+
     Raises:
         ArchiveError: hash, order or totals are wrong.
         IdentityError: it is encrypted, and `keys` do not open it.
+        BackupError: there is no room for temporary files.
     """
     footer = read_footer(store, stored)
+    if footer is not None and not footer.is_truly_signed:
+        footer = read_footer(store, stored)  # perhaps a byte of the signature came wrong
+    believe(footer)
     if footer is None:
         return None
+    is_encrypted = is_encrypted_name(stored.name)
     with contextlib.ExitStack() as opened:
-        packed: IO[bytes] = opened.enter_context(tempfile.TemporaryFile())
-        digest = hashlib.sha256()
-        for piece in read_ahead(store, stored, footer.offset, footer.length):
-            digest.update(piece)
-            packed.write(piece)
-        if digest.digest() != footer.sha256:
-            raise ArchiveError(f"{stored.name}: the manifest is damaged: its hash is wrong")
-        packed.seek(0)
+        packed = opened.enter_context(_fetch_manifest(store, stored, footer))
         try:
-            if is_encrypted_name(stored.name):
-                packed = opened.enter_context(open_sealed_file(packed, footer.length, keys))
+            if is_encrypted:
+                packed = opened.enter_context(
+                    open_sealed_file(packed, footer.length, keys, _MEMBER_BYTES)
+                )
             most = most_manifest_bytes(footer.length)
             manifest = Manifest(_unpack_manifest(packed, most), footer)
         except IdentityError as error:
             raise type(error)(f"{stored.name}: {error}") from None
         except (OSError, EOFError, IsalError, ArchiveError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # not the archive's fault
             raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
-    if is_encrypted_name(stored.name) and not all(chunk.content for chunk in manifest.chunks):
+    if is_encrypted and not all(chunk.content for chunk in manifest.chunks):
         manifest.close()
         raise ArchiveError(f"{stored.name}: the manifest lists chunks that are not encrypted")
     if manifest.header.chunk_bytes != footer.offset:
@@ -145,11 +182,49 @@ def read_manifest(
     return manifest
 
 
+def _fetch_manifest(store: RangeReader, stored: StoredObject, footer: Footer) -> IO[bytes]:
+    """The manifest as it is stored, in a temporary file. What came with another hash is fetched
+    once more: a byte may have been flipped on the way."""
+    for _ in range(_FETCHES):
+        packed = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            _check_room(packed, footer.length)
+            digest = hashlib.sha256()
+            for piece in read_ahead(store, stored, footer.offset, footer.length):
+                digest.update(piece)
+                packed.write(piece)
+            if digest.digest() == footer.sha256:
+                packed.seek(0)
+                return packed
+        except BaseException:
+            packed.close()
+            raise
+        packed.close()
+    raise ArchiveError(f"{stored.name}: the manifest is damaged: its hash is wrong")
+
+
+def _check_room(file: IO[bytes], needed: int) -> None:
+    """Raises BackupError when so many bytes would fill up the file system of a temporary file."""
+    there = os.fstatvfs(file.fileno())
+    free = there.f_bavail * there.f_frsize
+    if needed > free - free // _KEPT_FREE:
+        raise BackupError(
+            f"{printable(tempfile.gettempdir())}: the manifest takes {render_bytes(needed)} of "
+            f"temporary files, and {render_bytes(free)} are free; set TMPDIR to a folder with "
+            "more room"
+        )
+
+
 def find_fault_at_end(
     store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring = NO_KEYS
 ) -> str:
     """What is wrong between manifest and footer, or "": there is nothing but tar's end mark and,
-    in a plain archive, the signature."""
+    in a plain archive, the signature. What looks wrong is fetched once more."""
+    fault = _fault_at_end(store, stored, footer, keys)
+    return fault and _fault_at_end(store, stored, footer, keys)
+
+
+def _fault_at_end(store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring) -> str:
     start = footer.offset + footer.length
     length = stored.size - footer_length(stored) - start
     if is_encrypted_name(stored.name):
@@ -183,6 +258,7 @@ def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
                 raise ArchiveError(f"there is {member.path!r} where it should be")
             if member.size > most_bytes:
                 raise ArchiveError(f"it would unpack to {member.size:,} bytes, which none does")
+            _check_room(lines, member.size)
             left = member.size
             while left:
                 piece = unpacked.read(min(left, 2**20))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from backup_tasks.authenticity import Proof, demand_proof
+from backup_tasks.authenticity import Proof, demand_proof, demand_signature
 from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
 from backup_tasks.errors import ArchiveError
@@ -17,13 +19,14 @@ from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
-from backup_tasks.manifest import Entry, Manifest
-from backup_tasks.members import MemberStream
+from backup_tasks.manifest import Entry
+from backup_tasks.manifest_reader import Manifest
+from backup_tasks.members import MemberStream, render_fetched_again
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.reader import read_manifest
+from backup_tasks.reader import find_fault_at_end, read_manifest
 from backup_tasks.restore_request import RestoreReport, RestoreRequest, RestoreWish, parse_wish
 from backup_tasks.restore_target import OpenTarget, check_room, check_target
 from backup_tasks.selection import Selection, WantedPaths
@@ -55,12 +58,16 @@ def run_restore(
         check_target(request.target, may_hold_files=request.is_told_what_to_do)
     allow_deep_folders()
     wanted = WantedPaths(request.paths)
-    manifest = read_manifest(store, backup.stored, keys)
+    name, trust = backup.stored.name, request.trust
+    believe = partial(demand_signature, stored_name=name, trust=trust)
+    manifest = read_manifest(store, backup.stored, keys, believe)
     try:
-        proof = demand_proof(manifest, backup.stored.name, request.trust)
+        proof = demand_proof(manifest, name, trust)
         if manifest is None:
             return _restore_foreign(store, backup, request, wanted, proof, progress)
-        return _restore_ours(store, backup, request, wanted, manifest, proof, progress, keys)
+        fault = find_fault_at_end(store, backup.stored, manifest.footer, keys)
+        report = _restore_ours(store, backup, request, wanted, manifest, proof, progress, keys)
+        return replace(report, fault_at_end=fault)
     finally:
         if manifest is not None:
             manifest.close()
@@ -78,22 +85,23 @@ def _restore_ours(
 ) -> RestoreReport:
     def read(numbers: Sequence[int]) -> AbstractContextManager[ReadChunks]:
         if not request.is_told_what_to_do:
-            check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
+            check_room(request.target, sum(map(manifest.raw_lengths.__getitem__, numbers)))
         return closing(read_chunks_apart(store, backup.stored, manifest.chunks, numbers, keys))
 
     numbers: Sequence[int] = range(len(manifest.chunks))
-    if wanted.are_all and not request.dry_run:
-        # Every chunk is needed, so the reading begins before it is known what lies where.
-        with read(numbers) as chunks:
-            selection = Selection(manifest, wanted)
+    with ExitStack() as opened:
+        if wanted.are_all and not request.dry_run:
+            # Every chunk is needed, so the reading begins before it is known what lies where.
+            chunks = opened.enter_context(read(numbers))
+            selection = opened.enter_context(closing(Selection(manifest, wanted)))
             extracted = _write(backup, request, selection, chunks, progress)
-    else:
-        selection = Selection(manifest, wanted)
-        wanted.check_all_met(backup.stored.name)
-        numbers = selection.chunk_numbers()
-        extracted = ExtractReport(files=selection.files, bytes=selection.bytes)
-        if not request.dry_run:
-            with read(numbers) as chunks:
+        else:
+            selection = opened.enter_context(closing(Selection(manifest, wanted)))
+            wanted.check_all_met(backup.stored.name)
+            numbers = selection.chunk_numbers()
+            extracted = ExtractReport(files=selection.files, bytes=selection.bytes)
+            if not request.dry_run:
+                chunks = opened.enter_context(read(numbers))
                 extracted = _write(backup, request, selection, chunks, progress)
     return RestoreReport(
         backup,
@@ -131,12 +139,16 @@ def _write(
                     raise ArchiveError(_damaged(backup, error)) from error
                 extractor.leave_out(restore_as, str(error))
             progress.advance(0, 1)
+            del found, member  # their headers may be long, and the next are read meanwhile
         for path, first in selection.lost_links:
             extractor.leave_out(path, f"{first!r}, which it is a link to, is not in the archive")
         for path, joined in selection.extra_links:
             extractor.add(_link_member(path, joined), ())
         _add_upper_folders(extractor, selection.upper_folders)
-        return extractor.finish()
+        report = extractor.finish()
+        if stream.fetched_again:
+            report.notes.add(render_fetched_again(stream.fetched_again))
+        return report
 
 
 def _damaged(backup: Backup, error: ArchiveError) -> str:
@@ -158,7 +170,7 @@ def _link_member(path: str, joined: str) -> Member:
     return Member(path.encode(*encode), "hardlink", link=joined.encode(*encode))
 
 
-def _add_upper_folders(extractor: Extractor, folders: Sequence[Entry]) -> None:
+def _add_upper_folders(extractor: Extractor, folders: Iterable[Entry]) -> None:
     """Give folders that were made on the way their own mode and owner; others stay as they are."""
     for entry in folders:
         member = Member(
@@ -244,6 +256,8 @@ def run_restore_job(
     record.archive = chosen.stored.name
     with progress:
         report = run_restore(store, chosen, request, progress, keys)
+    if report.fault_at_end:
+        warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
     for doubt in report.proof.doubts:
         warn(record, f"{chosen.stored.name}: {doubt}; restored all the same, as --unproven asks")
     seen.note_proven(report.header, report.proof)

@@ -98,6 +98,7 @@ class RestoreReport:
     Attributes:
         fetched_bytes: stored bytes that the wanted entries need.
         proof: whose archive it is; header: its manifest's, None without one of ours.
+        fault_at_end: what is wrong behind the manifest, where no file depends on it, or "".
     """
 
     backup: Backup
@@ -108,3 +109,4 @@ class RestoreReport:
     dry_run: bool
     proof: Proof
     header: Header | None = None
+    fault_at_end: str = ""

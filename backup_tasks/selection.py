@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import operator
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from backup_tasks.errors import UsageError
-from backup_tasks.limits import CHUNK_RAW_LIMIT
+import msgspec
+
+from backup_tasks.errors import ArchiveError, UsageError
+from backup_tasks.limits import CHUNKS_LIMIT
 from backup_tasks.manifest import (
     Entry,
-    Manifest,
     PlacedEntry,
     decode_entries,
     decode_entry,
+    most_entries,
 )
+from backup_tasks.manifest_reader import Manifest
+from backup_tasks.number_spool import NumberSpool
 from backup_tasks.patterns import PathPatterns
 
-# A place in a manifest of up to 256 GiB; an offset in a chunk takes the other 26 bits.
-_PLACE_BITS = 64 - (CHUNK_RAW_LIMIT - 1).bit_length()
-_PLACE_MASK = 2**_PLACE_BITS - 1
+# A place in a manifest of up to 1 TiB; the number of a chunk takes the other 24 bits.
+_PLACE_BITS = 64 - (CHUNKS_LIMIT - 1).bit_length()
+_NO_MORE = 2**64
 _NEAR_BYTES = 2**20
+# An entry's line beyond what it takes in its chunk.
+_LINE_BYTES = 2**10
+# An entry's line is at most so many times as long as what it takes in its chunk: where a path is
+# all of control characters, which JSON writes with six.
+_LINE_RATIO = 8
 
 
 class WantedPaths:
@@ -63,17 +73,19 @@ class WantedEntry(NamedTuple):
 class Selection:
     """The wanted entries of a manifest, in the order in which they lie in the archive.
 
-    Takes about 8 bytes an entry; the entries themselves stay in the manifest's file.
+    Takes some bytes a chunk and a few megabytes for the entries, at any number of them: these stay
+    in the manifest's file.
 
     Args:
         passing: gives the same entries; whoever wants to see them all need not read them again.
+
+    Raises ArchiveError for more entries than a chunk can hold.
 
     Attributes:
         count, files, bytes: entries, regular files and their content bytes.
         extra_links: (path, path of the file it joins) of hardlinks whose first link is
             not wanted, beyond the one that takes its place; lost_links: those whose first link
             is not even in the archive.
-        upper_folders: entries of the folders above wanted ones, not wanted themselves.
     """
 
     def __init__(
@@ -83,33 +95,52 @@ class Selection:
         passing: Callable[[Iterator[PlacedEntry]], Iterator[PlacedEntry]] = lambda them: them,
     ) -> None:
         self._manifest = manifest
-        # Of each chunk in which wanted entries begin: where in it, and their lines' places in the
-        # manifest, as one number that sorts by the former.
-        self._begin_in: dict[int, array[int]] = {}
+        # Of each wanted entry: the chunk in which it begins, and its line's place in the manifest,
+        # as one number.
+        self._begin = NumberSpool()
+        self._upper = NumberSpool()
+        # Of each chunk, whether an entry begins there.
         self._starts = bytearray(len(manifest.chunks))
         self._restore_as: dict[str, str] = {}
+        self._walk: Iterator[int] = iter(())
+        self._next = _NO_MORE
+        self._asked = len(manifest.chunks)
         self.extra_links: list[tuple[str, str]] = []
         self.lost_links: list[tuple[str, str]] = []
-        self.upper_folders: list[Entry] = []
         self.count = self.files = self.bytes = 0
         self._scan(wanted, passing(manifest.placed_entries()))
         if self._restore_as:
             self._add_stand_ins()
 
     def _scan(self, wanted: WantedPaths, entries: Iterator[PlacedEntry]) -> None:
-        above: list[Entry] = []
+        # The folders above, as the length of each one's path and the place of its line; `top` is
+        # the path of the lowest.
+        above: list[tuple[int, int]] = []
+        top = ""
+        are_all = wanted.are_all
+        counts = array("I", bytes(4 * len(self._starts)))
         for entry, place, _ in entries:
-            self._starts[entry.chunk] = 1
+            counts[entry.chunk] += 1
+            if are_all:
+                self.count += 1
+                self._append(entry, place)
+                continue
             name = entry.name
-            while above and not name.startswith(above[-1].name + "/"):
+            while above and not name.startswith(top):
                 above.pop()
+                top = top[: above[-1][0]] if above else ""
             is_folder = entry.type == "dir"
             if wanted.match(name, is_folder):
-                self.upper_folders += above
+                for _, upper in above:
+                    self._upper.add(upper)
                 above.clear()
+                top = ""
                 self._take(entry, place, wanted)
             elif is_folder:
-                above.append(entry)
+                top = name + "/"
+                above.append((len(top), place))
+        _check_counts(counts, self._manifest.raw_lengths)
+        self._starts = bytearray(map(bool, counts))
 
     def _take(self, entry: Entry, place: int, wanted: WantedPaths) -> None:
         self.count += 1
@@ -121,10 +152,7 @@ class Selection:
         self._append(entry, place)
 
     def _append(self, entry: Entry, place: int) -> None:
-        begin = self._begin_in.get(entry.chunk)
-        if begin is None:
-            begin = self._begin_in[entry.chunk] = array("Q")
-        begin.append(entry.offset << _PLACE_BITS | place)
+        self._begin.add(entry.chunk << _PLACE_BITS | place)
         if entry.type == "file":
             self.files += 1
             self.bytes += entry.size
@@ -138,36 +166,112 @@ class Selection:
         missing = self._restore_as.keys() - found
         self.lost_links += sorted((self._restore_as[first], first) for first in missing)
 
+    @property
+    def upper_folders(self) -> Iterator[Entry]:
+        """Entries of the folders above wanted ones, not wanted themselves."""
+        for place in self._upper:
+            yield decode_entry(self._manifest.line_at(place))
+
     def entries_in(self, number: int) -> list[WantedEntry]:
-        """The wanted entries that begin in this chunk, in the order of the archive."""
-        if number not in self._begin_in:
-            return []
-        begin = sorted(self._begin_in[number])
+        """The wanted entries that begin in this chunk, in the order of the archive.
+
+        Ask for chunks in ascending order; any other is slow. Raises ArchiveError if they cannot
+        be in it, all of them.
+        """
         found = []
-        for entry in self._entries_at([one & _PLACE_MASK for one in begin]):
+        for entry in self._entries_at(self._places_in(number), number):
             name = entry.name
             found.append(WantedEntry(entry, self._restore_as.get(name, name)))
         return found
 
-    def _entries_at(self, places: list[int]) -> Sequence[Entry]:
-        """The entries of these lines, which in most chunks lie close together, and where all is
-        wanted without others in between."""
-        first, last = min(places), max(places)
-        if last - first > _NEAR_BYTES:
-            return [decode_entry(self._manifest.line_at(place)) for place in places]
-        lines = self._manifest.lines_between(first, last) + self._manifest.line_at(last)
-        if lines.count(b"\n") == len(places):
-            entries = dict(zip(sorted(places), decode_entries(lines), strict=True))
-            return [entries[place] for place in places]
-        starts = [place - first for place in places]
-        return [decode_entry(lines[start : lines.index(b"\n", start)]) for start in starts]
+    def _places_in(self, number: int) -> list[int]:
+        """Where the lines of the wanted entries lie that begin in this chunk, ascending."""
+        if number <= self._asked:
+            self._walk = iter(self._begin)
+            self._next = next(self._walk, _NO_MORE)
+        self._asked = number
+        first, end = number << _PLACE_BITS, number + 1 << _PLACE_BITS
+        places = []
+        while self._next < end:
+            if self._next >= first:
+                places.append(self._next - first)
+            self._next = next(self._walk, _NO_MORE)
+        return places
 
-    def chunk_numbers(self) -> list[int]:
+    def _entries_at(self, places: list[int], number: int) -> Sequence[Entry]:
+        """The entries of these lines, as they lie in the chunk. In most chunks the lines are close
+        together, and where all is wanted without others in between."""
+        if not places:
+            return ()
+        first, last = places[0], places[-1]
+        usual = self._manifest.raw_lengths[number] + _LINE_BYTES * len(places)
+        if last - first > _NEAR_BYTES:
+            entries, length = self._decoded_one_by_one(places, number)
+        else:
+            lines = self._manifest.lines_between(first, last) + self._manifest.line_at(last)
+            length = len(lines)
+            if lines.count(b"\n") == len(places):
+                entries = decode_entries(lines)
+            else:
+                starts = [place - first for place in places]
+                entries = [
+                    decode_entry(lines[start : lines.index(b"\n", start)]) for start in starts
+                ]
+        if length > usual and sum(map(_text_length, entries)) > usual:
+            raise _too_much(number)
+        entries.sort(key=_offset)
+        return entries
+
+    def _decoded_one_by_one(self, places: list[int], number: int) -> tuple[list[Entry], int]:
+        """Also how long the lines are together."""
+        most = _LINE_RATIO * self._manifest.raw_lengths[number] + _NEAR_BYTES
+        entries, length = [], 0
+        for place in places:
+            line = self._manifest.line_at(place)
+            length += len(line)
+            if length > most:
+                raise _too_much(number)
+            entries.append(decode_entry(line))
+        return entries, length
+
+    def chunk_numbers(self) -> Sequence[int]:
         """The chunks to fetch, ascending."""
-        return [number for first in sorted(self._begin_in) for number in self.group(first)]
+        numbers, last = array("I"), -1
+        for key in self._begin:
+            if (number := key >> _PLACE_BITS) != last:
+                numbers.extend(self.group(number))
+                last = number
+        return numbers
 
     def group(self, first: int) -> range:
         """A chunk in which an entry begins, and those that follow, in which none does: they hold
         the rest of a large one."""
         following = self._starts.find(1, first + 1)
         return range(first, following if following >= 0 else len(self._starts))
+
+    def close(self) -> None:
+        """Free the files."""
+        self._begin.close()
+        self._upper.close()
+
+
+def _check_counts(counts: array[int], raw_lengths: array[int]) -> None:
+    """Raises ArchiveError where more entries begin in a chunk than can."""
+    for number, (count, raw) in enumerate(zip(counts, raw_lengths, strict=True)):
+        if count > 1 and count > (most := most_entries(raw)):
+            raise ArchiveError(
+                f"the manifest lets {count:,} entries begin in chunk {number}, whose {raw:,} bytes "
+                f"have room for {most:,}"
+            )
+
+
+def _too_much(number: int) -> ArchiveError:
+    return ArchiveError(f"the manifest says more of chunk {number} than can be in it")
+
+
+def _text_length(entry: Entry) -> int:
+    """Characters that the entry keeps in memory."""
+    return sum(len(value) for value in msgspec.structs.astuple(entry) if isinstance(value, str))
+
+
+_offset = operator.attrgetter("offset")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
+from backup_tasks.folder_names import sorted_names
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
 from backup_tasks.limits import PATH_BYTES, leaves_no_room, within_time
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
@@ -23,6 +25,8 @@ from backup_tasks.stat_entry import entry_of
 # then not opened a second time.
 UNREAD_XATTRS = "unread"
 _NO_SUCH_TIME = "its time is not of the years 1677 to 2554; stored as the nearest that is"
+# Of a folder's names, so many are looked at as they are found.
+_LOOKED_AT = 2**12
 _KINDS: dict[int, EntryType] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
@@ -64,7 +68,7 @@ class _Level:
     node: SourceNode | None
     whole: bool
     device: int
-    names: list[str]
+    names: Iterator[str]
     statuses: dict[str, os.stat_result]
 
 
@@ -101,10 +105,10 @@ class Walk:
             levels.append(self._open_level(top, "", self._tree, os.fstat(top)))
             while levels:
                 level = levels[-1]
-                if not level.names:
+                name = next(level.names, None)
+                if name is None:
                     os.close(levels.pop().descriptor)
                     continue
-                name = level.names.pop()
                 entry = self._visit(level, name, levels)
                 if entry is not None:
                     yield entry
@@ -230,37 +234,56 @@ class Walk:
         forced = set(node.names) if node else set()
         is_whole = (node.whole if node else False) if whole is None else whole
         statuses: dict[str, os.stat_result] = {}
-        names: Collection[str] = forced
+        names: Iterable[str] = forced
         if is_whole:
-            with os.scandir(descriptor) as found:
-                for item in found:
+            found = self._found(descriptor, path, statuses)
+            names = list(islice(found, _LOOKED_AT))
+            is_large = len(names) == _LOOKED_AT
+            there: Container[str] = _LargeFolder(descriptor) if is_large else statuses
+            if (only := self._wanted_names(descriptor, there)) is not None:
+                names = only | forced
+            elif forced or is_large:
+                names = chain(forced, (n for n in chain(names, found) if n not in forced))
+        front = f"{path}/" if path else ""
+        ordered = sorted_names(names)
+        return _Level(descriptor, front, node, is_whole, status.st_dev, ordered, statuses)
+
+    def _found(self, folder: int, path: str, statuses: dict[str, os.stat_result]) -> Iterator[str]:
+        """The names in a folder, as they come; the first ones with what `stat` says of them. Many
+        of those would take ten times the memory of the names, and are looked at later."""
+        with os.scandir(folder) as found:
+            for item in found:
+                if len(statuses) < _LOOKED_AT:
                     try:
                         statuses[item.name] = item.stat(follow_symlinks=False)
                     except OSError as error:
                         self._report(f"{path}/{item.name}", error.strerror or str(error))
-            names = self._wanted_names(descriptor, statuses)
-            if forced:
-                names = forced.union(names)
-        ordered = sorted(names, key=None if _sorts_as_bytes(names) else os.fsencode, reverse=True)
-        front = f"{path}/" if path else ""
-        return _Level(descriptor, front, node, is_whole, status.st_dev, ordered, statuses)
+                        continue
+                yield item.name
 
-    def _wanted_names(
-        self, descriptor: int, statuses: dict[str, os.stat_result]
-    ) -> Collection[str]:
-        """All names, or of an excluded folder only the tag, so that the reason is kept too."""
+    def _wanted_names(self, descriptor: int, names: Container[str]) -> set[str] | None:
+        """Of an excluded folder only the tag, so that the reason is kept too; None for all."""
         rules = self._rules
         for marker in rules.exclude_if_present:
-            if marker in statuses:
+            if marker in names:
                 return {marker}
-        if rules.exclude_caches and "CACHEDIR.TAG" in statuses and _is_cache(descriptor):
+        if rules.exclude_caches and "CACHEDIR.TAG" in names and _is_cache(descriptor):
             return {"CACHEDIR.TAG"}
-        return statuses
+        return None
 
 
-def _sorts_as_bytes(names: Collection[str]) -> bool:
-    """Whether names sort as text like their bytes do, as all do that have no escaped bytes."""
-    return "".join(names).isascii()
+class _LargeFolder(Container[str]):
+    """Tells whether a name is in a folder whose names are not all at hand."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            os.stat(str(name), dir_fd=self._descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
 
 # https://bford.info/cachedir/ : the tag must begin with these bytes.

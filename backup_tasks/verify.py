@@ -11,19 +11,22 @@ import random
 import re
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
 from backup_tasks.authenticity import weigh_proof
 from backup_tasks.catalog import Backup, choose_backup, find_backups
-from backup_tasks.chunk_reader import read_chunks
+from backup_tasks.chunk_reader import ReadChunk, read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
-from backup_tasks.journal import RunRecord
-from backup_tasks.manifest import Entry, Header, Manifest, PlacedEntry
+from backup_tasks.journal import RunRecord, warn
+from backup_tasks.manifest import Chunk, Entry, Header, PlacedEntry
+from backup_tasks.manifest_reader import Manifest
+from backup_tasks.members import render_fetched_again
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
@@ -117,45 +120,66 @@ def _check_chunks(
     keys: Keyring,
     before: VerifiedBefore | None,
 ) -> None:
-    chunks = manifest.chunks
-    groups = Groups(before, chunks)
     manifest_check = _ManifestCheck(manifest.header)
-    selection = Selection(manifest, WantedPaths(()), manifest_check.passing)
-    if manifest_check.fault:
-        report.add_fault(manifest_check.fault)
-    check = EntryCheck()
-    progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
-    expected: deque[list[Entry]] = deque()
-
-    def is_known(number: int) -> bool:
-        begin = [wanted.entry for wanted in selection.entries_in(number)]
-        if begin:
-            groups.expect(selection.group(number), begin)
-        expected.append(begin)
-        return groups.is_known(number)
-
-    for chunk in read_chunks(store, report.backup.stored, chunks, numbers, keys, is_known):
-        number, begin = chunk.number, expected.popleft()
-        place = chunks[number]
-        if chunk.damage:
-            report.add_fault(
-                f"chunk {number} (bytes {place.offset:,} to {place.end:,}): {chunk.damage}"
-            )
-        files, lost = check.files, check.lost.count
-        if begin and groups.is_known(number):
-            check.accept(chunk, begin, selection.group(number)[-1])
-        else:
-            check.check(chunk, begin)
-        is_sound = not chunk.damage and check.lost.count == lost
-        groups.took(number, is_sound=is_sound, is_open=check.is_open)
-        report.checked_chunks += 1
-        report.checked_bytes += place.length
-        progress.advance(place.length, check.files - files)
+    with closing(Selection(manifest, WantedPaths(()), manifest_check.passing)) as selection:
+        if manifest_check.fault:
+            report.add_fault(manifest_check.fault)
+        chunks = manifest.chunks
+        progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
+        check = EntryCheck()
+        groups = Groups(before, chunks)
+        reading = _Reading(report, selection, check, groups, chunks)
+        with closing(
+            read_chunks(store, report.backup.stored, chunks, numbers, keys, reading.is_known)
+        ) as found:
+            for chunk in found:
+                files = check.files
+                reading.take(chunk)
+                progress.advance(chunks[chunk.number].length, check.files - files)
     if len(numbers) == len(chunks):
         check.finish()
     check.add_hardlinks(manifest.entries())
     report.lost = check.lost
     report.entries, report.files, report.raw_bytes = check.entries, check.files, check.bytes
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The chunks of an archive as they come, and the entries that should begin in them."""
+
+    report: VerifyReport
+    selection: Selection
+    check: EntryCheck
+    groups: Groups
+    chunks: Sequence[Chunk]
+    expected: deque[list[Entry]] = field(default_factory=deque)
+
+    def is_known(self, number: int) -> bool:
+        """As `read_chunks` asks."""
+        begin = [wanted.entry for wanted in self.selection.entries_in(number)]
+        if begin:
+            self.groups.expect(self.selection.group(number), begin)
+        self.expected.append(begin)
+        return self.groups.is_known(number)
+
+    def take(self, chunk: ReadChunk) -> None:
+        """Check the next one."""
+        report, check, groups = self.report, self.check, self.groups
+        number, begin, place = chunk.number, self.expected.popleft(), self.chunks[chunk.number]
+        if chunk.damage:
+            report.add_fault(
+                f"chunk {number} (bytes {place.offset:,} to {place.end:,}): {chunk.damage}"
+            )
+        lost = check.lost.count
+        if begin and groups.is_known(number):
+            check.accept(chunk, begin, self.selection.group(number)[-1])
+        else:
+            check.check(chunk, begin)
+        is_sound = not chunk.damage and check.lost.count == lost
+        groups.took(number, is_sound=is_sound, is_open=check.is_open)
+        report.checked_chunks += 1
+        report.fetched_again += chunk.fetched_again
+        report.checked_bytes += place.length
 
 
 class _ManifestCheck:
@@ -274,6 +298,9 @@ def run_verify_job(
             )
             reports.append(report)
             _add_to_record(record, report)
+            if report.fetched_again:
+                again = render_fetched_again(report.fetched_again)
+                warn(record, f"{backup.stored.name}: {again}")
             if not report.is_damaged:
                 seen.note_proven(report.header, report.proof)
     subject = f"{render_count(len(reports), 'archive')} whole" if wish.all else "is whole"

@@ -29,6 +29,7 @@ class VerifyReport:
         checked_bytes: stored bytes that were read.
         entries, files, raw_bytes: entries whose headers stand where they should, regular files
             whose content is right, and content bytes of those.
+        fetched_again: chunks that came damaged at first, which is no fault of the archive.
         limit: why not everything could be checked, or "".
         proof: whose archive it is; what is doubtful about that stands in `faults` as well.
         header: of its manifest; None without one of ours.
@@ -44,6 +45,7 @@ class VerifyReport:
     entries: int = 0
     files: int = 0
     raw_bytes: int = 0
+    fetched_again: int = 0
     limit: str = ""
     proof: Proof = NO_PROOF
     header: Header | None = None
@@ -124,6 +126,7 @@ def verify_to_json(report: VerifyReport) -> dict[str, Any]:
         "entries": report.entries,
         "files": report.files,
         "raw_bytes": report.raw_bytes,
+        "fetched_again": report.fetched_again,
         "limit": report.limit,
         "signature": report.proof.to_json(),
     }

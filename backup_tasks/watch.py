@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Condition
+from traceback import clear_frames
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, Interrupted
 from backup_tasks.journal import Notification, RunRecord, append_record, log_result, open_log
+from backup_tasks.memory import TASK_BYTES, demand_memory, explain_memory
 from backup_tasks.paths import Paths
 from backup_tasks.text import one_line, printable
 
@@ -52,7 +54,7 @@ def watched(
     """See to it that the outcome of a task is known.
 
     Whatever ends the block, a signal included, leaves a log line and a run record. A signal
-    becomes Interrupted, and trouble of the machine (a full disk, no more descriptors) a
+    becomes Interrupted, and trouble of the machine (a full disk, no more descriptors, no memory) a
     BackupError. When whoever reads our output has gone, BrokenPipeError passes and the task
     counts as done.
 
@@ -64,6 +66,7 @@ def watched(
     watch = Watch(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
     with _signals_raised() as signals:
         try:
+            demand_memory(TASK_BYTES)
             yield watch
         except BrokenPipeError:
             raise
@@ -75,10 +78,15 @@ def watched(
             _note_failure(watch.record, error)
             raise
         except OSError as error:
-            trouble = BackupError(_explain(error))
+            trouble = BackupError(explain_memory(error) or _explain(error))
             _note_failure(watch.record, trouble)
             raise trouble from error
         except Exception as error:
+            if told := explain_memory(error):
+                clear_frames(error.__traceback__)  # what they hold is needed to tell of it
+                trouble = BackupError(told)
+                _note_failure(watch.record, trouble)
+                raise trouble from None
             bug = BackupError(f"a bug in backup-tasks: {type(error).__name__}")
             _note_failure(watch.record, bug)
             raise

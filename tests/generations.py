@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_tasks.catalog import find_backups
-from backup_tasks.manifest import Entry, Manifest
+from backup_tasks.manifest import Entry
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore import run_restore

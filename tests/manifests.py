@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from typing import Any
 
 from backup_tasks.footer import Footer
-from backup_tasks.manifest import Chunk, Entry, Header, Manifest, encode_line, write_manifest
+from backup_tasks.manifest import Chunk, Entry, Header, encode_line, write_manifest
+from backup_tasks.manifest_reader import Manifest
 
 
 def header(**changes: Any) -> Header:
@@ -33,7 +34,7 @@ CHUNKS = [Chunk(0, 10, "a" * 64, 512), Chunk(10, 20, "b" * 64, 1024)]
 def manifest_of(
     found: list[Entry], table: list[Chunk] = CHUNKS, extra: bytes = b"", **changes: Any
 ) -> Manifest:
-    lines = io.BytesIO()
+    lines = tempfile.TemporaryFile()  # noqa: SIM115
     said = header(**{"entries": len(found), **changes})
     write_manifest(lines, said, table, [encode_line(entry) for entry in found])
     lines.write(extra)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from backup_tasks.catalog import find_backups
-from backup_tasks.manifest import Manifest
+from backup_tasks.manifest_reader import Manifest
 from backup_tasks.paths import Paths
 from backup_tasks.plan import is_large, piece_numbers
 from backup_tasks.progress import SilentProgress

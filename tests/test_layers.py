@@ -16,16 +16,16 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text units paths progress patterns folders naming local_zone state "
-    "limits",
-    "format": "signing signature_member footer content_hash manifest posix_acl tarstream tarread "
-    "outer_tar sealed_footer",
+    "limits memory workers",
+    "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
+    "posix_acl tarstream tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3 "
     "stores manifest_cache",
-    "sources": "sources xattrs stat_entry snapshot segments content",
-    "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
-    "archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer cut_off "
-    "chunk_reader chunk_process reader authenticity foreign selection members",
+    "sources": "sources xattrs stat_entry folder_names snapshot segments content",
+    "archive": "compress recipients identities encrypt runs plan recheck upload spool number_spool "
+    "steps archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer "
+    "cut_off chunk_reader chunk_process reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "

@@ -4,6 +4,7 @@ every limit that readers have, and names the entry that breaks one."""
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pyrage import x25519
 from backup_tasks import segments, stat_entry
 from backup_tasks.catalog import find_backups
 from backup_tasks.compress import compress_bounded
-from backup_tasks.errors import ProfileError
+from backup_tasks.errors import ProfileError, SourceError
 from backup_tasks.journal import RunRecord
 from backup_tasks.limits import (
     ATTRIBUTES_BYTES,
@@ -261,6 +262,16 @@ def sparse(path: Path, size: int, pieces: int = 1) -> None:
             file.seek(size // pieces * number)
             file.write(b"data")
         file.truncate(size)
+
+
+def test_sources_of_more_chunks_than_readers_take_fail_instead_of_being_stored(
+    memory: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backup_tasks.archive.CHUNKS_LIMIT", 3)
+    (memory.source / "large").write_bytes(random.Random(5).randbytes(5 * MIB))
+    with pytest.raises(SourceError, match="more than 3 chunks"):
+        memory.backup()
+    assert find_backups(memory.open_store(), UTC) == []
 
 
 def test_a_file_of_too_many_holes_is_left_out_and_named(memory: Backups, tmp_path: Path) -> None:
