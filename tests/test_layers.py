@@ -27,8 +27,8 @@ ROOMS = {
     "chunk_reader chunk_process reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
-    "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
-    "profile_settings profile_notify profile_model profile_files profile_problems "
+    "profile": "trust cron_fields store_url toml_places secret secret_schema profile_types "
+    "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
     "assembly backup_run backup restore_request restore findings entry_check verified_before "
@@ -36,7 +36,7 @@ ROOMS = {
     "retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
-    "edge": "watch jobs report",
+    "edge": "installation watch jobs report",
     "commands": "tasks",
 }
 ORDER = [module for modules in ROOMS.values() for module in modules.split()]
