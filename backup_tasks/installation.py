@@ -19,19 +19,31 @@ from backup_tasks.trust import check_file, check_folder, judge_below, running_us
 
 
 def check_logs(paths: Paths) -> None:
-    """Raises TrustError: others may write the folder of the logs, so that nothing is logged."""
-    check_folder(paths.logs)
+    """Raises TrustError: others may write the folder of the logs, so that nothing is logged.
+
+    Where the project is to blame, it says what `check_installation` would.
+    """
+    if flaw := _flaw_of_folder(paths.logs):
+        in_project = [*_code(paths.root)] if paths.logs.is_relative_to(paths.root) else []
+        raise TrustError("\n".join(in_project or flaw))
 
 
 def check_installation(paths: Paths) -> None:
     """Raises TrustError with a line for each thing that others may change: code and its folders,
     the folders of profiles and state, and templates, which are code as well.
     """
-    lines = [*_code(paths.root), *_flaw_of_folder(paths.profiles)]
-    for folder in (paths.templates, paths.state):
-        lines += _flaw_of_folder(folder) or _below([folder])
-    if lines:
-        raise TrustError("\n".join(dict.fromkeys(lines)))
+    if lines := _flaws(paths):
+        raise TrustError("\n".join(lines))
+
+
+def _flaws(paths: Paths) -> list[str]:
+    lines = [*_code(paths.root)]
+    for folder in (paths.profiles, paths.templates, paths.state):
+        # A remedy for the whole project is one for what is in it.
+        if not lines or not folder.is_relative_to(paths.root):
+            lines += _flaw_of_folder(folder)
+            lines += [] if folder == paths.profiles else _below([folder])
+    return list(dict.fromkeys(lines))
 
 
 def _code(project: Path) -> Iterator[str]:
