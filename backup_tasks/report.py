@@ -89,6 +89,14 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
     print(_reuse_lines(plan))
     if plan.sockets:
         print(f"{render_count(plan.sockets, 'socket')} would not be stored")
+    if plan.marked:
+        more = f" and {plan.marked - len(plan.marked_first):,} more"
+        named = ", ".join(plan.marked_first) + (
+            more if plan.marked > len(plan.marked_first) else ""
+        )
+        print(f"left out by a marker: {render_count(plan.marked, 'folder')}: {named}")
+    for warning in plan.warnings:
+        print(f"WARNING: {warning}", file=sys.stderr)
     if plan.refused:
         print(f"a backup would be refused: {plan.refused}", file=sys.stderr)
     for problem in plan.problems:

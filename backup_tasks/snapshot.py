@@ -22,6 +22,7 @@ from backup_tasks.sources import SourceNode
 # Stands in a folder's entry until its extended attributes are read: most have none, and are
 # then not opened a second time.
 UNREAD_XATTRS = "unread"
+_SHOWN_MARKED = 20
 _KINDS: dict[int, EntryType] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
@@ -79,6 +80,9 @@ class Walk:
     Attributes:
         sockets: number of sockets met; they exist only while a program listens, and are
             not stored.
+        marked: folders that a marker leaves out: how many; `marked_first` names the first ones.
+        ignored_markers: paths of markers in a source's own folder. Whoever may write there could
+            otherwise leave out the whole source.
     """
 
     def __init__(
@@ -89,6 +93,9 @@ class Walk:
         self._report = report
         self._first_links: dict[tuple[int, int], str] = {}
         self.sockets = 0
+        self.marked = 0
+        self.marked_first: list[str] = []
+        self.ignored_markers: list[str] = []
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
@@ -215,24 +222,34 @@ class Walk:
                         statuses[item.name] = item.stat(follow_symlinks=False)
                     except OSError as error:
                         self._report(f"{path}/{item.name}", error.strerror or str(error))
-            names = self._wanted_names(descriptor, statuses)
+            names = statuses
+            if marker := self._marker(descriptor, statuses):
+                if node is not None and node.whole:
+                    self.ignored_markers.append(f"{path}/{marker}" if path else marker)
+                else:
+                    # The marker alone, so that the reason is kept too.
+                    names = {marker}
+                    self._note_marked(path)
             if forced:
                 names = forced.union(names)
         ordered = sorted(names, key=None if _sorts_as_bytes(names) else os.fsencode, reverse=True)
         front = f"{path}/" if path else ""
         return _Level(descriptor, front, node, is_whole, status.st_dev, ordered, statuses)
 
-    def _wanted_names(
-        self, descriptor: int, statuses: dict[str, os.stat_result]
-    ) -> Collection[str]:
-        """All names, or of an excluded folder only the tag, so that the reason is kept too."""
+    def _marker(self, descriptor: int, statuses: dict[str, os.stat_result]) -> str:
+        """The name in a folder that says to leave out what is in it, or ""."""
         rules = self._rules
         for marker in rules.exclude_if_present:
             if marker in statuses:
-                return {marker}
+                return marker
         if rules.exclude_caches and "CACHEDIR.TAG" in statuses and _is_cache(descriptor):
-            return {"CACHEDIR.TAG"}
-        return statuses
+            return "CACHEDIR.TAG"
+        return ""
+
+    def _note_marked(self, path: str) -> None:
+        self.marked += 1
+        if len(self.marked_first) < _SHOWN_MARKED:
+            self.marked_first.append(path)
 
 
 def _sorts_as_bytes(names: Collection[str]) -> bool:
@@ -245,13 +262,14 @@ _CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
 def _is_cache(folder: int) -> bool:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         tag = os.open("CACHEDIR.TAG", flags, dir_fd=folder)
     except OSError:
         return False
     try:
-        return os.read(tag, len(_CACHE_SIGNATURE)) == _CACHE_SIGNATURE
+        is_file = stat.S_ISREG(os.fstat(tag).st_mode)
+        return is_file and os.read(tag, len(_CACHE_SIGNATURE)) == _CACHE_SIGNATURE
     except OSError:
         return False
     finally:

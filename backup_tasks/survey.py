@@ -48,6 +48,7 @@ class Survey:
         content_bytes: of all files; read_bytes: of those that must be read.
         rechecked_bytes: what was read only to see whether it had changed.
         sockets: sockets met, which are not stored.
+        marked, marked_first, ignored_markers: as a `Walk` has them.
     """
 
     steps: Steps = field(default_factory=Steps)
@@ -58,6 +59,9 @@ class Survey:
     read_bytes: int = 0
     rechecked_bytes: int = 0
     sockets: int = 0
+    marked: int = 0
+    marked_first: list[str] = field(default_factory=list)
+    ignored_markers: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -111,7 +115,18 @@ def survey_sources(
         survey.close()
         raise
     survey.sockets = walk.sockets
+    survey.marked, survey.marked_first = walk.marked, walk.marked_first
+    survey.ignored_markers = walk.ignored_markers
     return survey
+
+
+def ignored_marker_warnings(survey: Survey) -> list[str]:
+    """One line for each marker that did not leave out its folder."""
+    return [
+        f"/{printable(path)} would leave out a whole source, and is not obeyed: remove it, or take "
+        "that folder out of backup.sources"
+        for path in survey.ignored_markers
+    ]
 
 
 def walk_rules(profile: Profile, private: Collection[Path]) -> WalkRules:
@@ -223,6 +238,8 @@ class BackupPlan:
         dropped_chunks: why chunks of it are not kept: reason -> number.
         problems: what is missing or cannot be looked at.
         sockets: sockets met, which are not stored.
+        marked: folders whose content a marker leaves out, how many; marked_first: the first ones.
+        warnings: what a backup would warn of.
         refused: why `backup` would refuse to run, or "".
     """
 
@@ -239,6 +256,9 @@ class BackupPlan:
     dropped_chunks: dict[str, int]
     problems: list[Problem]
     sockets: int = 0
+    marked: int = 0
+    marked_first: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     refused: str = ""
 
 
@@ -276,4 +296,7 @@ def plan_backup(
         dropped_chunks={why: number for why, number in reuse.dropped.items() if number},
         problems=problems,
         sockets=survey.sockets,
+        marked=survey.marked,
+        marked_first=[printable(f"/{path}") for path in survey.marked_first],
+        warnings=ignored_marker_warnings(survey),
     )
