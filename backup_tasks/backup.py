@@ -259,6 +259,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 progress=run.progress,
                 clock=run.clock,
                 keys=run.keys,
+                private=private_files(run.paths.state),
             )
             stored = fill(writers, name, lambda: assembly.write(writers, end))
             run.upload_note.clear()

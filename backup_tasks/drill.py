@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.manifest import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
+from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.profile_settings import Settings
 from backup_tasks.progress import Progress
@@ -51,14 +52,14 @@ def run_drill(
     keys: Keyring = NO_KEYS,
     *,
     against_sources: bool,
-    private: Collection[Path] = (),
+    private: Private = NOTHING_PRIVATE,
 ) -> DrillReport:
     """Restore a backup into a temporary folder, compare it, and run the profile's command there.
 
     The folder is gone afterwards, whatever happens. What is found wrong stands in the report.
 
     Args:
-        private: files that no backup holds, for the comparison with the sources.
+        private: what no backup holds, for the comparison with the sources.
 
     Raises:
         ArchiveError: the archive is damaged, or somebody else's.
@@ -132,7 +133,7 @@ def _compare_tree(
 def _compare_sources(
     profile: Profile,
     place: Path,
-    private: Collection[Path],
+    private: Private,
     manifest: Manifest,
     progress: Progress,
 ) -> SourceComparison:

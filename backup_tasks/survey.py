@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from backup_tasks.last_archive import LastArchive
 from backup_tasks.manifest import MANIFEST_PATH, Entry, decode_entries
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
+from backup_tasks.private import Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.recheck import ContentCheck
@@ -81,7 +82,7 @@ def survey_sources(
     report: Report,
     progress: Progress,
     *,
-    private: Collection[Path],
+    private: Private,
     by_source: bool = False,
 ) -> Survey:
     """Walk the profile's sources and decide what to keep of the last archive.
@@ -90,7 +91,7 @@ def survey_sources(
         last: the archive to compare with; None means that everything is read.
         limits: of the store, for the shortest run that can be copied.
         report: called with (path, reason) for what cannot be looked at.
-        private: files that are left out: secrets of this program itself.
+        private: what is left out: secrets of this program itself.
         by_source: also count for each source what lies below it.
 
     Raises SourceError when none of the sources is there.
@@ -110,7 +111,7 @@ def survey_sources(
                 survey.steps.add(PlannedEntry(entry))
             survey.read_bytes = survey.content_bytes
         else:
-            _compare(leaves, last, survey, limits, progress)
+            _compare(leaves, last, survey, limits, progress, private)
     except BaseException:
         survey.close()
         raise
@@ -129,15 +130,15 @@ def ignored_marker_warnings(survey: Survey) -> list[str]:
     ]
 
 
-def walk_rules(profile: Profile, private: Collection[Path]) -> WalkRules:
-    """What a walk of the profile's sources leaves out, files that are `private` among it."""
+def walk_rules(profile: Profile, private: Private) -> WalkRules:
+    """What a walk of the profile's sources leaves out, files whose paths are `private` among it."""
     rules = profile.backup
     return WalkRules(
         excludes=PathPatterns(rules.exclude),
         exclude_caches=rules.exclude_caches,
         exclude_if_present=rules.exclude_if_present,
         one_file_system=rules.one_file_system,
-        skip=frozenset({MANIFEST_PATH, *map(_in_walk, [*_own_folder(profile), *private])}),
+        skip=frozenset({MANIFEST_PATH, *map(_in_walk, [*_own_folder(profile), *private.paths])}),
     )
 
 
@@ -193,12 +194,13 @@ def _compare(
     survey: Survey,
     limits: PartLimits,
     progress: Progress,
+    private: Private,
 ) -> None:
     root = os.open("/", OPEN_FOLDER)
     check = ContentCheck(root, progress)
     try:
         chunks = last.base.chunks
-        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same)
+        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same, private)
         for plan in planner.join(leaves, last.index.placed_entries()):
             survey.steps.add(plan)
     finally:
@@ -268,9 +270,9 @@ def plan_backup(
     why_full: str,
     limits: PartLimits,
     progress: Progress,
-    private: Collection[Path],
+    private: Private,
 ) -> BackupPlan:
-    """What a backup would read, copy and send now, and why; without files that are `private`."""
+    """What a backup would read, copy and send now, and why; without what is `private`."""
     problems: list[Problem] = []
 
     def report(path: str, reason: str) -> None:

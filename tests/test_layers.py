@@ -21,7 +21,7 @@ ROOMS = {
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3 "
     "stores manifest_cache",
-    "sources": "sources snapshot content",
+    "sources": "private sources snapshot content",
     "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
     "archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer cut_off "
     "chunk_reader chunk_process reader authenticity foreign selection members",
