@@ -33,6 +33,7 @@ from backup_tasks.restore_request import RestoreReport, RestoreRequest
 from backup_tasks.secret import Secret
 from backup_tasks.signing_key import private_files
 from backup_tasks.stores.base import Store
+from backup_tasks.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,10 @@ def _compare_sources(
     header = manifest.header
     progress.start("comparing with the sources", header.raw_bytes, header.entries)
     try:
-        started_at = datetime.fromisoformat(header.started_at)
-    except ValueError as error:
-        raise ArchiveError(f"the manifest's start is no time: {header.started_at!r}") from error
-    since_ns = int(started_at.timestamp()) * 10**9
+        since_ns = int(datetime.fromisoformat(header.started_at).timestamp()) * 10**9
+    except (ValueError, OverflowError) as error:
+        start = printable(header.started_at)
+        raise ArchiveError(f"the manifest's start is no time: {start}") from error
     own = str(place).lstrip("/")
     return SourceComparer(profile, since_ns, own, private, progress).compare(manifest.entries())
 
