@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from backup_tasks.stages import Detour, Stages, Watched
 from backup_tasks.staging import StagingJournal
 from backup_tasks.stores.base import ArchiveWriter, Store
 from backup_tasks.survey import Survey
+from backup_tasks.temporary import temporary_file
 from backup_tasks.text import printable
 from backup_tasks.turns import LaterTurns
 from backup_tasks.upload import (
@@ -220,7 +220,7 @@ class Assembly:
         entry_lines: Iterable[bytes],
         end: IO[bytes],
     ) -> None:
-        with tempfile.TemporaryFile() as lines:
+        with temporary_file() as lines:
             write_manifest(lines, header, builder.chunks, entry_lines)
             size = lines.tell()
             lines.seek(0)

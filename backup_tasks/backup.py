@@ -7,7 +7,6 @@ out, so that after a crash the next run sends only the rest; see docs/architectu
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,6 +43,7 @@ from backup_tasks.survey import (
     plan_backup,
     survey_sources,
 )
+from backup_tasks.temporary import TemporarySpool
 from backup_tasks.text import one_line, printable
 from backup_tasks.units import render_bytes, render_count
 
@@ -246,7 +246,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
         if warning not in record.warnings:  # of a try before this one
             warn(record, warning)
     try:
-        with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
+        with TemporarySpool(SPILL_BYTES) as end:
             assembly = Assembly(
                 name=name,
                 key=key,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 from dataclasses import replace
 from typing import IO
 
@@ -24,6 +23,7 @@ from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, decode_sealed_footer
 from backup_tasks.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
+from backup_tasks.temporary import temporary_file
 
 # A manifest of a million equal entries shrinks to about a thirtieth.
 _MANIFEST_RATIO = 200
@@ -117,7 +117,7 @@ def read_manifest(
     if footer is None:
         return None
     with contextlib.ExitStack() as opened:
-        packed: IO[bytes] = opened.enter_context(tempfile.TemporaryFile())
+        packed: IO[bytes] = opened.enter_context(temporary_file())
         digest = hashlib.sha256()
         for piece in read_ahead(store, stored, footer.offset, footer.length):
             digest.update(piece)
@@ -170,7 +170,7 @@ def find_fault_at_end(
 
 
 def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
-    lines = tempfile.TemporaryFile()  # noqa: SIM115
+    lines = temporary_file()
     try:
         with igzip.IGzipFile(fileobj=packed, mode="rb") as unpacked:  # type: ignore[no-untyped-call]
             head = unpacked.read(BLOCK_BYTES)

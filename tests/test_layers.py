@@ -15,7 +15,8 @@ from backup_tasks.paths import PROJECT_ROOT
 # From the ground up. A module may import those before it, in its own room or in a lower one.
 # A new module must be given its place here.
 ROOMS = {
-    "ground": "__init__ errors text units paths progress patterns folders naming local_zone state",
+    "ground": "__init__ errors text temporary units paths progress patterns folders naming "
+    "local_zone state",
     "format": "signing signature_member footer manifest posix_acl tarstream tarread outer_tar "
     "sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
