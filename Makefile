@@ -5,6 +5,9 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(if $(shell $(name) $(IS_NEW_ENOUGH) 2>/dev/null && echo yes),$(name))) python3)
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# Until tasks.py is read, Ctrl-C would end in a traceback of what Python imports.
+QUIET_CTRL_C := cp quiet-ctrl-c.pth "$$($(BIN)/python -c \
+	'import sysconfig; print(sysconfig.get_path("purelib"))')"
 SOURCES := backup_tasks tests bench $(wildcard tasks.py demo.py)
 BENCH_FOLDER ?= bench/work
 SIZE ?= full
@@ -60,12 +63,14 @@ clean: ## Remove .venv and everything that tools left behind
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/work
 	find backup_tasks tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.installed: requirements.txt .venv/bin/python
+.venv/.installed: requirements.txt quiet-ctrl-c.pth .venv/bin/python
 	$(PIP_INSTALL) -r requirements.txt
+	@$(QUIET_CTRL_C)
 	@touch $@
 
-.venv/.installed-dev: requirements-dev.txt .venv/bin/python
+.venv/.installed-dev: requirements-dev.txt quiet-ctrl-c.pth .venv/bin/python
 	$(PIP_INSTALL) -r requirements-dev.txt
+	@$(QUIET_CTRL_C)
 	@touch $@ .venv/.installed
 
 # What the benches need besides the development dependencies never mixes with these.

@@ -15,18 +15,36 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task
 
-from backup_tasks.errors import BackupError, UsageError
+from backup_tasks.errors import ENDING_SIGNALS, BackupError, UsageError
 from backup_tasks.memory import explain_memory
 from backup_tasks.paths import find_paths
 
 if TYPE_CHECKING:
     from backup_tasks.jobs import Job
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """End before a task watches over signals, or after it: nothing has begun, or all is done.
+
+    An error raised here would come out of an import that Python is in the midst of.
+    """
+    os.write(2, f"ended by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+if {"invoke", "inv"} & {
+    *sys.argv[0].split("/")[-2:]
+}:  # else somebody imports this, and has signals of their own
+    for _number in ENDING_SIGNALS:
+        # What was ignored from the start stays so, as under nohup.
+        if signal.getsignal(_number) is not signal.SIG_IGN:
+            signal.signal(_number, _leave)
 
 # File names are bytes; under a locale that is not UTF-8 Python would read them wrongly.
 if sys.getfilesystemencoding() != "utf-8":

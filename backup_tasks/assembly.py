@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from backup_tasks.limits import END_BYTES, SOURCES_BYTES
 from backup_tasks.manifest import Header, encode_text, write_manifest
 from backup_tasks.manifest_lines import FOLDER_LINE, complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
+from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.signing import SigningKey
@@ -32,6 +32,8 @@ from backup_tasks.stages import Detour, Stages, Watched
 from backup_tasks.staging import StagingJournal
 from backup_tasks.stores.base import ArchiveWriter, Store
 from backup_tasks.survey import Survey
+from backup_tasks.temporary import temporary_file
+from backup_tasks.text import printable
 from backup_tasks.turns import LaterTurns
 from backup_tasks.upload import (
     NOTHING_AHEAD,
@@ -43,6 +45,8 @@ from backup_tasks.upload import (
 
 # What an entry's headers and manifest line take, at most, in an estimate.
 _ENTRY_OVERHEAD_BYTES = 2048
+# So many of the files that were left out are named.
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Assembly:
         report: called with (path, reason) for each file that is not stored whole.
         clock: reads the time, for the moment when the manifest is written.
         keys: open chunks of the last archive, should that be needed.
+        private: what is left out.
     """
 
     name: str
@@ -88,6 +93,7 @@ class Assembly:
     progress: Progress
     clock: Callable[[], datetime]
     keys: Keyring
+    private: Private = NOTHING_PRIVATE
 
     def write(self, writers: Writers, end: IO[bytes]) -> None:
         """Write everything; `end` gets a copy of what follows the chunks."""
@@ -106,7 +112,14 @@ class Assembly:
             detour = self._detour(writers, builder, parts)
             journal = detour or writers.journal
             entries = EntryWriter(
-                builder, self.report, self.progress, root, survey.reuse, earlier, journal
+                builder,
+                self.report,
+                self.progress,
+                root,
+                survey.reuse,
+                earlier,
+                journal,
+                self.private,
             )
             now_ns = int(self.record.started_at.timestamp()) * 10**9
             with LineSpool() as lines, LaterTurns(now_ns) as later, LineSpool() as folder_lines:
@@ -130,6 +143,15 @@ class Assembly:
             os.close(root)
             builder.close()
         self._note_figures(entries, parts, detour)
+        self._tell_left_out(entries.left_out)
+
+    def _tell_left_out(self, paths: Sequence[str]) -> None:
+        if paths:
+            named = ", ".join(printable(f"/{path}") for path in paths[:_NAMED])
+            more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+            warning = f"left out, for it is a private key that signs backups: {named}{more}"
+            if warning not in self.record.warnings:  # of a try before this one
+                self.record.warnings.append(warning)
 
     def _detour(
         self, writers: Writers, builder: ArchiveBuilder, parts: PartAssembler
@@ -201,7 +223,7 @@ class Assembly:
         entry_lines: Iterable[bytes],
         end: IO[bytes],
     ) -> None:
-        with tempfile.TemporaryFile() as lines:
+        with temporary_file() as lines:
             write_manifest(lines, header, builder.chunks, entry_lines)
             size = lines.tell()
             lines.seek(0)

@@ -7,7 +7,6 @@ out, so that after a crash the next run sends only the rest; see docs/architectu
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +25,7 @@ from backup_tasks.errors import (
     ReadRefused,
     StoreError,
 )
-from backup_tasks.journal import Problem, RunRecord, open_log
+from backup_tasks.journal import Problem, RunRecord, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
 from backup_tasks.naming import choose_free_name
@@ -36,7 +35,15 @@ from backup_tasks.signing_key import open_key_of_run, private_files, read_own_ke
 from backup_tasks.spool import SPILL_BYTES
 from backup_tasks.staging import StagedRun
 from backup_tasks.stores.base import Unfinished
-from backup_tasks.survey import BackupPlan, Report, Survey, plan_backup, survey_sources
+from backup_tasks.survey import (
+    BackupPlan,
+    Report,
+    Survey,
+    ignored_marker_warnings,
+    plan_backup,
+    survey_sources,
+)
+from backup_tasks.temporary import TemporarySpool
 from backup_tasks.text import one_line, printable
 from backup_tasks.units import render_bytes, render_count
 
@@ -234,9 +241,12 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
     survey, writers = _begin(run, name, approach, report)
-    record.sockets = survey.sockets
+    record.sockets, record.marked = survey.sockets, survey.marked
+    for warning in ignored_marker_warnings(survey):
+        if warning not in record.warnings:  # of a try before this one
+            warn(record, warning)
     try:
-        with tempfile.SpooledTemporaryFile(SPILL_BYTES) as end:
+        with TemporarySpool(SPILL_BYTES) as end:
             assembly = Assembly(
                 name=name,
                 key=key,
@@ -249,6 +259,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 progress=run.progress,
                 clock=run.clock,
                 keys=run.keys,
+                private=private_files(run.paths.state),
             )
             stored = fill(writers, name, lambda: assembly.write(writers, end))
             run.upload_note.clear()

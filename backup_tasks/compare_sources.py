@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from backup_tasks.compare import hash_file, join
+from backup_tasks.content import SourceFile
 from backup_tasks.findings import Findings
 from backup_tasks.folders import OPEN_FOLDER, FolderStack, split_path
 from backup_tasks.manifest import Entry
+from backup_tasks.private import Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.snapshot import Walk
@@ -39,7 +40,7 @@ class SourceComparer:
     Args:
         since_ns: when the backup began; what has a later mtime or ctime may differ.
         without: a path that is left out with all below it, relative to /.
-        private: files that no backup holds.
+        private: what no backup holds.
         progress: told about bytes and files.
     """
 
@@ -48,7 +49,7 @@ class SourceComparer:
         profile: Profile,
         since_ns: int,
         without: str,
-        private: Collection[Path],
+        private: Private,
         progress: Progress,
     ) -> None:
         self._profile = profile
@@ -83,7 +84,7 @@ class SourceComparer:
             self._compare_both(entry, source, folders)
         elif entry is not None:
             self._explain_missing(entry)
-        elif source is not None:
+        elif source is not None and not self._is_private(source, folders):
             self._explain_new(source)
 
     def _compare_both(self, entry: Entry, source: Entry, folders: FolderStack) -> None:
@@ -126,6 +127,24 @@ class SourceComparer:
             self.result.changed.add(path, "removed since")
         else:
             self.result.wrong.add(path, "is missing in the sources")
+
+    def _is_private(self, source: Entry, folders: FolderStack) -> bool:
+        """Whether it is left out of every backup for what it holds."""
+        if source.type not in ("file", "hardlink"):
+            return False
+        parent, name = split_path(source.name)
+        try:
+            file = SourceFile(name, folders.enter(parent))
+        except OSError:
+            return False
+        try:
+            content = bytearray(
+                file.stored_bytes if file.stored_bytes in self._private.sizes else 0
+            )
+            file.fill(memoryview(content))
+            return self._private.holds(source.name, content)
+        finally:
+            file.close()
 
     def _explain_new(self, source: Entry) -> None:
         """In the sources, but not in the backup."""

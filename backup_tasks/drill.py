@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -24,6 +24,7 @@ from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.newest_seen import NewestSeen, tell_vanished
+from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.profile_settings import Settings
 from backup_tasks.progress import Progress
@@ -33,6 +34,7 @@ from backup_tasks.restore_request import RestoreReport, RestoreRequest
 from backup_tasks.secret import Secret
 from backup_tasks.signing_key import private_files
 from backup_tasks.stores.base import Store
+from backup_tasks.text import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,14 @@ def run_drill(
     keys: Keyring = NO_KEYS,
     *,
     against_sources: bool,
-    private: Collection[Path] = (),
+    private: Private = NOTHING_PRIVATE,
 ) -> DrillReport:
     """Restore a backup into a temporary folder, compare it, and run the profile's command there.
 
     The folder is gone afterwards, whatever happens. What is found wrong stands in the report.
 
     Args:
-        private: files that no backup holds, for the comparison with the sources.
+        private: what no backup holds, for the comparison with the sources.
 
     Raises:
         ArchiveError: the archive is damaged, or somebody else's.
@@ -135,17 +137,17 @@ def _compare_tree(
 def _compare_sources(
     profile: Profile,
     place: Path,
-    private: Collection[Path],
+    private: Private,
     manifest: Manifest,
     progress: Progress,
 ) -> SourceComparison:
     header = manifest.header
     progress.start("comparing with the sources", header.raw_bytes, header.entries)
     try:
-        started_at = datetime.fromisoformat(header.started_at)
-    except ValueError as error:
-        raise ArchiveError(f"the manifest's start is no time: {header.started_at!r}") from error
-    since_ns = int(started_at.timestamp()) * 10**9
+        since_ns = int(datetime.fromisoformat(header.started_at).timestamp()) * 10**9
+    except (ValueError, OverflowError) as error:
+        start = printable(header.started_at)
+        raise ArchiveError(f"the manifest's start is no time: {start}") from error
     own = str(place).lstrip("/")
     return SourceComparer(profile, since_ns, own, private, progress).compare(manifest.entries())
 

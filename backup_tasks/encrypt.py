@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from typing import IO
 
@@ -13,6 +12,7 @@ from backup_tasks.identities import Keyring
 from backup_tasks.outer_tar import measure_member, unwrap_age_file, wrap_age_file
 from backup_tasks.recipients import parse_recipient
 from backup_tasks.tarstream import BLOCK_BYTES
+from backup_tasks.temporary import temporary_file
 
 
 class Sealer:
@@ -63,7 +63,7 @@ def open_sealed_file(sealed: IO[bytes], length: int, keys: Keyring, longest: int
 
     Raises: ArchiveError, IdentityError.
     """
-    plain = tempfile.TemporaryFile()  # noqa: SIM115
+    plain = temporary_file()
     try:
         while sealed.tell() < length:
             header = sealed.read(BLOCK_BYTES)

@@ -16,6 +16,7 @@ from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import Entry, decode_entries, encode_line, name_fields
 from backup_tasks.manifest_lines import FOLDER_LINE, NO_LINE, kept_lines
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
+from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.progress import Progress
 from backup_tasks.stat_entry import entry_of
 from backup_tasks.steps import Step
@@ -24,6 +25,7 @@ from backup_tasks.xattrs import read_xattrs
 
 # A larger file that changed while it was read is not sent a second time.
 _READ_AGAIN_BYTES = 64 * 2**20
+_IS_PRIVATE = "is private to this program"
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -69,6 +71,10 @@ class EntryWriter:
         root: descriptor of the folder that the entries' paths are relative to.
         reuse: what is kept of the last archive, and `earlier`, all that it holds.
         journal: told of every entry that is written.
+        private: what is left out, though the walk met it.
+
+    Attributes:
+        left_out: paths of files that were private.
     """
 
     def __init__(
@@ -80,7 +86,10 @@ class EntryWriter:
         reuse: Reuse = NO_REUSE,
         earlier: Earlier | None = None,
         journal: EntryJournal | None = None,
+        private: Private = NOTHING_PRIVATE,
     ) -> None:
+        self._private = private
+        self.left_out: list[str] = []
         self._journal = journal
         self._builder = builder
         self._reuse = reuse
@@ -192,12 +201,18 @@ class EntryWriter:
         if written is not None:
             written.stale = stale
         elif old is None or old.type != "file":
-            self._report(path, self._failure)
+            self._tell_failure(path, "")
         else:
             # An entry of this path may be in a kept chunk, and tar would bring it back.
-            self._report(path, f"{self._failure}; the version of the backup before was kept")
+            self._tell_failure(path, "; the version of the backup before was kept")
             return self._keep_last_version(old, stale)
         return written
+
+    def _tell_failure(self, path: str, what_then: str) -> None:
+        if self._failure == _IS_PRIVATE:
+            self.left_out.append(path)
+        else:
+            self._report(path, self._failure + what_then)
 
     def _keep_last_version(self, old: Entry, stale: tuple[int, ...]) -> Entry:
         if not is_large(old) and self._reuse.keeps(old):
@@ -304,17 +319,25 @@ class EntryWriter:
             entry.xattrs = hash_xattrs(xattrs.values)
             headers = file_headers(entry, source, xattrs.values)
             stored = source.stored_bytes
+            fill: Callable[[memoryview], None] = source.fill
+            if stored == entry.size and stored in self._private.sizes:
+                # Judged is what will be stored: a second look might see something else.
+                content = bytearray(stored)
+                fill(memoryview(content))
+                if self._private.holds(path, content):
+                    return _Attempt(None, _IS_PRIVATE, is_worth_another=False)
+                fill = _feed(content)
             length = len(headers) + stored + padding_bytes(stored)
             if length > CHUNK_BYTES:
                 set_place(entry, self._builder.begin_large(headers), length)
                 if self._journal is not None:
                     self._journal.begin_large(entry)
-                self._builder.add_pieces(stored, source.fill, pieces)
+                self._builder.add_pieces(stored, fill, pieces)
                 reason = source.what_changed()
             else:
                 view = self._builder.reserve(length)
                 view[: len(headers)] = headers
-                source.fill(view[len(headers) : len(headers) + stored])
+                fill(view[len(headers) : len(headers) + stored])
                 view[len(headers) + stored :] = bytes(length - len(headers) - stored)
                 reason = source.what_changed()
                 if reason and (not is_last_try or (source.failure and not source.read_bytes)):
@@ -328,3 +351,15 @@ class EntryWriter:
     def _fail(self, entry: Entry, error: OSError) -> None:
         self._failure = explain(error)
         self._broken_links[entry.name] = None
+
+
+def _feed(content: bytearray) -> Callable[[memoryview], None]:
+    """Gives what was read already, as `SourceFile.fill` would."""
+    left = memoryview(content)
+
+    def fill(view: memoryview) -> None:
+        nonlocal left
+        view[:] = left[: len(view)]
+        left = left[len(view) :]
+
+    return fill

@@ -2,6 +2,7 @@
 
     BackupError              1   base: one clear line for the operator
     +-- ProfileError         2   the profile breaks a rule
+    |   +-- TrustError       2   others may change what is to be obeyed
     +-- UsageError           2   the command line asks for something impossible
     +-- SourceError          1   nothing that the profile names can be read
     +-- StoreError           1   the store refused, failed or cannot be reached
@@ -42,6 +43,19 @@ class ProfileError(BackupError):
     """The profile breaks a rule. Lists every problem, each with file, line and key."""
 
     exit_code = 2
+
+
+class TrustError(ProfileError):
+    """Others than root and the running user may change what is to be obeyed.
+
+    Args:
+        what: the name, and who may change it; one line.
+        remedy: what to do about it, "" if `what` says it.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(f"{what}; {remedy}" if remedy else what)
+        self.what = what
 
 
 class UsageError(BackupError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 import os
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import IO
+
+from backup_tasks.temporary import temporary_file
 
 # So many names are sorted in memory, some 25 MB; beyond that they lie in a temporary file, in
 # sorted runs. Whoever may write to a folder decides how many it holds.
@@ -22,7 +23,7 @@ def sorted_names(found: Iterable[str]) -> Iterator[str]:
     first = list(islice(names, RUN_NAMES))
     if len(first) < RUN_NAMES:
         return iter(_sorted(first))
-    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file = temporary_file()
     try:
         ends = array("Q")
         while first:

@@ -14,6 +14,7 @@ from backup_tasks.encrypt import Sealer, open_sealed
 from backup_tasks.errors import ArchiveError, IdentityError, UsageError
 from backup_tasks.identities import Keyring, NoKeyFits
 from backup_tasks.profile_model import Profile
+from backup_tasks.temporary import writes_to
 
 _PROBE_BYTES = 64
 
@@ -45,7 +46,7 @@ class ProvenKeys:
         self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = self._file.with_name(f".{secrets.token_hex(8)}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with writes_to(self._file), open(descriptor, "w", encoding="utf-8") as file:
             json.dump(known, file, indent=1, sort_keys=True)
         os.replace(temporary, self._file)
 

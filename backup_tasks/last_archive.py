@@ -31,6 +31,7 @@ from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
 from backup_tasks.signing import SigningKey, render_public_key
 from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.temporary import writes_to
 from backup_tasks.text import one_line, printable
 
 # How many of our archives are tried, and how many archives are looked at to find them among
@@ -242,5 +243,5 @@ class CopyMemory:
         """Note that copying was refused now."""
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="ascii") as file:
+        with writes_to(self._path), open(descriptor, "w", encoding="ascii") as file:
             json.dump({"since": now.astimezone(UTC).isoformat()}, file)

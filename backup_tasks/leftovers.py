@@ -11,6 +11,7 @@ from typing import Any
 
 from backup_tasks.naming import is_backup_name, is_staging_name
 from backup_tasks.stores.base import Store, Unfinished
+from backup_tasks.temporary import writes_to
 
 # Nobody's backup takes two days without a sign; the lifecycle rule ends such uploads as well.
 _ABANDONED_AFTER = timedelta(days=2)
@@ -43,7 +44,7 @@ class UploadNote:
     def _write(self, note: dict[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with writes_to(self._path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(note, file)
             file.flush()
             os.fsync(descriptor)

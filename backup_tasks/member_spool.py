@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import struct
-import tempfile
 from array import array
 from collections.abc import Iterator
 
 import msgspec
 
 from backup_tasks.tarstream import Member
+from backup_tasks.temporary import TemporarySpool
 
 _SPILL_BYTES = 2 * 2**20
 _ESCAPED = "utf-8", "surrogateescape"
@@ -25,7 +25,7 @@ class MemberSpool:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_SPILL_BYTES)  # noqa: SIM115
+        self._file = TemporarySpool(_SPILL_BYTES)
         # By the number of slashes in the path, in order.
         self._places: dict[int, array[int]] = {}
         self._end = 0

@@ -10,6 +10,7 @@ ENCRYPTED_SUFFIX = "-backup.tar.gz.age.tar"
 _NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{4})(-backup\.tar\.gz(?:\.age\.tar)?)")
 _STAGING = re.compile(r"(.+)\.[0-9a-f]{8}\.partial")
 _FORMAT = "%Y-%m-%d_%H%M"
+_FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
 def render_backup_name(taken_at: datetime, zone: tzinfo, *, encrypted: bool = False) -> str:
@@ -26,15 +27,19 @@ def is_encrypted_name(object_name: str) -> bool:
 def parse_backup_name(object_name: str, zone: tzinfo) -> datetime | None:
     """When the backup of that name was taken, aware; None for anything else.
 
+    Names of the years 1 and 9999 are none of ours: in another zone their time may be one that
+    `datetime` does not know, and anybody who writes to a store may choose its names.
+
     The hour that is passed twice when summer time ends is read as its first passing.
     """
     match = _NAME.fullmatch(object_name)
     if not match:
         return None
     try:
-        return datetime.strptime(match[1], _FORMAT).replace(tzinfo=zone)
+        taken_at = datetime.strptime(match[1], _FORMAT).replace(tzinfo=zone)
     except ValueError:
         return None
+    return taken_at if _FIRST_YEAR <= taken_at.year <= _LAST_YEAR else None
 
 
 def is_backup_name(object_name: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import os
-import tempfile
 from array import array
 from collections.abc import Iterator
 from typing import IO
+
+from backup_tasks.temporary import temporary_file
 
 # So many lie in memory before they are sorted and put into a temporary file.
 RUN_NUMBERS = 2**18
@@ -40,7 +41,7 @@ class NumberSpool:
 
     def _spill(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file = temporary_file()
         self._file.write(array("Q", sorted(self._last)).tobytes())
         self._file.flush()
         self._runs += 1

@@ -15,6 +15,7 @@ import msgspec
 
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.manifest import Chunk, Entry, PlacedEntry
+from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.runs import ChunkCosts, RunRules, choose_runs, runs_of
 
 # A file changed so shortly before it was stored may have changed once more within the
@@ -129,6 +130,7 @@ class ReusePlanner:
         settled_before_ns: files whose ctime is not older than this may have changed unseen.
         is_same_content: asked when only inode or ctime differ, or ctime is too young:
             reads the file and says whether its tar entry would be the same bytes.
+        private: what is not to be stored; a chunk that holds it is not kept.
 
     Memory grows with the number of chunks and of hardlinked files, not of entries.
     """
@@ -138,7 +140,9 @@ class ReusePlanner:
         chunks: Sequence[Chunk],
         settled_before_ns: int,
         is_same_content: Callable[[Entry, Entry], bool],
+        private: Private = NOTHING_PRIVATE,
     ) -> None:
+        self._private = private
         self._chunks = chunks
         self._settled_before_ns = settled_before_ns
         self._is_same_content = is_same_content
@@ -181,6 +185,11 @@ class ReusePlanner:
             old, place, end = next(leaves, _NOTHING)
 
     def _pair(self, entry: Entry, old: Entry, place: int, end: int) -> PlannedEntry:
+        if old.size in self._private.sizes and self._private.may_be_in(old):
+            self.counts.changed += 1
+            self._new_bytes += entry.raw_span
+            self._take_along(old)
+            return PlannedEntry(entry)
         if self._is_exact(entry, old):
             self._count_same(old)
             return PlannedEntry(old, is_same=True, place=place, end=end)

@@ -49,6 +49,27 @@ def acl_to_text(value: bytes) -> bytes:
     return "\n".join(lines).encode()
 
 
+def acl_writers(value: bytes) -> list[tuple[str, int]]:
+    """Who may write by the attribute's value, its mask considered, owner and others left out.
+
+    Returns:
+        ("user", uid) and ("group", gid), with -1 for the file's own group; ("unknown", -1) alone
+        when it is no ACL that we know.
+    """
+    if value[:4] != _VERSION or (len(value) - 4) % _ENTRY.size:
+        return [("unknown", -1)]
+    entries = list(_ENTRY.iter_unpack(value[4:]))
+    mask = next((bits for tag, bits, _ in entries if _TAGS.get(tag) == ("mask", False)), 7)
+    found = []
+    for tag, bits, number in entries:
+        if tag not in _TAGS:
+            return [("unknown", -1)]
+        word, is_named = _TAGS[tag]
+        if bits & mask & 2 and (is_named or word == "group"):
+            found.append((word, number if is_named else -1))
+    return found
+
+
 def acl_from_text(text: bytes) -> bytes:
     """The attribute's value. Users and groups go by name where the name is known here.
 

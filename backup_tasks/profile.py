@@ -26,6 +26,7 @@ from backup_tasks.profile_problems import (
     unknown_key,
 )
 from backup_tasks.profile_template import render_new_profile
+from backup_tasks.profile_trust import find_untrusted
 from backup_tasks.profile_types import PROFILE_NAME
 from backup_tasks.secret import Placed
 from backup_tasks.toml_places import KeyPath
@@ -74,7 +75,8 @@ def load_profile(name: str, paths: Paths, *, environ: Mapping[str, str] | None =
         environ: instead of the process's own environment, also for secrets.
 
     Raises ProfileError: no such profile; or every problem of it, one a line, as
-        `profiles/prod.toml:12: store.url: ...`.
+        `profiles/prod.toml:12: store.url: ...`; TrustError when others may change the file or
+        one that it inherits from.
     """
     env = os.environ if environ is None else environ
     path = _find_profile(name or env.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE, paths)
@@ -164,9 +166,10 @@ def _check(
     if "inherit" in own.values:
         raw["inherit"] = own.values["inherit"]
     try:
-        return Profile.model_validate(raw, context={"root": paths.root}), problems
+        profile = Profile.model_validate(raw, context={"root": paths.root})
     except ValidationError as error:
         return None, [*problems, *explain_errors(error, merged)]
+    return profile, [*problems, *find_untrusted(profile, merged)]
 
 
 def _with_places(

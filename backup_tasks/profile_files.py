@@ -14,6 +14,7 @@ from backup_tasks.errors import ProfileError
 from backup_tasks.paths import Paths
 from backup_tasks.profile_types import PROFILE_NAME
 from backup_tasks.toml_places import KeyPath, TomlError, parse_toml
+from backup_tasks.trust import open_trusted
 
 _T = TypeVar("_T")
 
@@ -72,10 +73,14 @@ def show_path(path: Path, paths: Paths) -> str:
 
 
 def read_profile_file(path: Path, paths: Paths) -> ProfileFile:
-    """Read one file. Raises ProfileError: unreadable, not UTF-8, not TOML (with the line)."""
+    """Read one file.
+
+    Raises ProfileError: unreadable, not UTF-8, not TOML (with the line); TrustError when others
+    than root and the running user may change it, or a folder on the way to it.
+    """
     shown = show_path(path, paths)
     try:
-        with open(path, "rb") as file:
+        with open(open_trusted(path), "rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read()
     except OSError as error:

@@ -75,7 +75,7 @@ def find_literal_secrets(merged: MergedFiles, paths: Paths) -> Iterator[ProfileP
             if isinstance(_value(file.values, path), str):
                 yield ProfileProblem(
                     file.place(path),
-                    _dotted(path),
+                    dotted_key(path),
                     f"a secret in plain text, in a file that others can read (mode "
                     f"{file.mode:04o}); run: chmod 600 {show_path(file.path, paths)}, or write "
                     f"{FORMS}",
@@ -91,7 +91,7 @@ def explain_errors(error: ValidationError, merged: MergedFiles) -> Iterator[Prof
             continue
         reason = _reason(fault, path, merged.values)
         is_missing = fault["type"] == "missing"
-        yield ProfileProblem(merged.place(path), _dotted(path), reason, is_missing)
+        yield ProfileProblem(merged.place(path), dotted_key(path), reason, is_missing)
 
 
 def unknown_key(path: KeyPath, merged: MergedFiles) -> ProfileProblem:
@@ -100,10 +100,10 @@ def unknown_key(path: KeyPath, merged: MergedFiles) -> ProfileProblem:
     table = path[:-1]
     siblings = [str(known[-1]) for known in _known_paths() if known[:-1] == table]
     near = get_close_matches(key, siblings, n=1)
-    elsewhere = [_dotted(known) for known in _known_paths() if known[-1] == key]
+    elsewhere = [dotted_key(known) for known in _known_paths() if known[-1] == key]
     meant = near[0] if near else elsewhere[0] if elsewhere else ""
     hint = f'; did you mean "{meant}"?' if meant else f"; known here: {', '.join(sorted(siblings))}"
-    return ProfileProblem(merged.place(path), _dotted(table), f'unknown key "{key}"{hint}')
+    return ProfileProblem(merged.place(path), dotted_key(table), f'unknown key "{key}"{hint}')
 
 
 def _reason(fault: Mapping[str, Any], path: KeyPath, values: Mapping[str, Any]) -> str:
@@ -111,8 +111,8 @@ def _reason(fault: Mapping[str, Any], path: KeyPath, values: Mapping[str, Any]) 
     found = _found(path, values)
     match fault["type"]:
         case "missing":
-            needed = f"[{_dotted(path[:-1])}] cannot do without it"
-            return f"missing; {_EXAMPLES.get(_dotted(path), needed)}"
+            needed = f"[{dotted_key(path[:-1])}] cannot do without it"
+            return f"missing; {_EXAMPLES.get(dotted_key(path), needed)}"
         case "rule":
             return str(context["reason"])
         case "value_error":
@@ -129,7 +129,7 @@ def _reason(fault: Mapping[str, Any], path: KeyPath, values: Mapping[str, Any]) 
             hint = f'; write ["{value}"]' if found and isinstance(value, str) else ""
             return f"should be a list{found}{hint}"
         case "model_type" | "model_attributes_type" | "dict_type":
-            return f"should be a table, [{_dotted(path)}]{found}"
+            return f"should be a table, [{dotted_key(path)}]{found}"
         case "literal_error":
             return f"should be {context['expected'].replace(chr(39), chr(34))}{found}"
         case "greater_than_equal":
@@ -168,7 +168,8 @@ def _value(values: Any, path: KeyPath) -> Any:
     return values
 
 
-def _dotted(path: KeyPath) -> str:
+def dotted_key(path: KeyPath) -> str:
+    """The key as people write it: `store.access_key_id`."""
     # Elements of a list have no name; the line and the value tell which one it is.
     return ".".join(str(part) for part in path if isinstance(part, str))
 

@@ -33,6 +33,7 @@ from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES, decode_sealed_footer
 from backup_tasks.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.tarstream import BLOCK_BYTES, decode_headers
+from backup_tasks.temporary import temporary_file
 from backup_tasks.text import printable
 from backup_tasks.units import render_bytes
 
@@ -186,7 +187,7 @@ def _fetch_manifest(store: RangeReader, stored: StoredObject, footer: Footer) ->
     """The manifest as it is stored, in a temporary file. What came with another hash is fetched
     once more: a byte may have been flipped on the way."""
     for _ in range(_FETCHES):
-        packed = tempfile.TemporaryFile()  # noqa: SIM115
+        packed = temporary_file()
         try:
             _check_room(packed, footer.length)
             digest = hashlib.sha256()
@@ -247,7 +248,7 @@ def _fault_at_end(store: RangeReader, stored: StoredObject, footer: Footer, keys
 
 
 def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
-    lines = tempfile.TemporaryFile()  # noqa: SIM115
+    lines = temporary_file()
     try:
         with igzip.IGzipFile(fileobj=packed, mode="rb") as unpacked:  # type: ignore[no-untyped-call]
             head = unpacked.read(BLOCK_BYTES)

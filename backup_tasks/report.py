@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from backup_tasks.errors import RestoreError
 from backup_tasks.journal import RunRecord, render_result
 from backup_tasks.terminal import print_table
-from backup_tasks.text import printable
+from backup_tasks.text import escaped, printable
 from backup_tasks.units import render_bytes, render_count, render_seconds
 
 if TYPE_CHECKING:
@@ -89,6 +89,14 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
     print(_reuse_lines(plan))
     if plan.sockets:
         print(f"{render_count(plan.sockets, 'socket')} would not be stored")
+    if plan.marked:
+        more = f" and {plan.marked - len(plan.marked_first):,} more"
+        named = ", ".join(plan.marked_first) + (
+            more if plan.marked > len(plan.marked_first) else ""
+        )
+        print(f"left out by a marker: {render_count(plan.marked, 'folder')}: {named}")
+    for warning in plan.warnings:
+        print(f"WARNING: {warning}", file=sys.stderr)
     if plan.refused:
         print(f"a backup would be refused: {plan.refused}", file=sys.stderr)
     for problem in plan.problems:
@@ -194,9 +202,9 @@ def _entry_line(entry: Entry) -> str:
     owner = f"{entry.user or entry.uid}/{entry.group or entry.gid}"
     when = _minute(entry.mtime_ns // 10**9)
     arrows = {"symlink": " -> ", "hardlink": " link to "}
-    link = arrows[entry.type] + printable(entry.link_name) if entry.type in arrows else ""
+    link = arrows[entry.type] + escaped(entry.link_name) if entry.type in arrows else ""
     size = render_bytes(entry.size) if entry.type == "file" else "-"
-    return f"{mode} {printable(owner):<15} {size:>7} {when} {printable(entry.name)}{link}"
+    return f"{mode} {printable(owner):<15} {size:>7} {when} {escaped(entry.name)}{link}"
 
 
 def _minute(seconds: int) -> str:

@@ -10,15 +10,15 @@ import contextlib
 import os
 import re
 import signal
-import stat
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from backup_tasks.errors import ProfileError
+from backup_tasks.errors import ProfileError, TrustError
 from backup_tasks.text import one_line
+from backup_tasks.trust import check_file, check_program, open_trusted
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -123,17 +123,17 @@ class Secret:
 
     def _from_file(self) -> str:
         try:
-            # O_NONBLOCK: opening a named pipe would otherwise wait for a writer.
-            with open(self._path(), "rb", opener=_open_without_waiting) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise self.problem("is not a regular file")
+            with open(open_trusted(self._path()), "rb") as file:
                 content = file.read(LARGEST_BYTES + 1)
         except OSError as error:
             raise self.problem(f"cannot be read: {error.strerror}") from None
+        except TrustError as error:
+            raise self._distrusted(error) from None
         return self._decoded(content)
 
     def _from_command(self) -> str:
         try:
+            self.check_trust()
             process = subprocess.Popen(
                 self._value,
                 stdin=subprocess.DEVNULL,
@@ -146,6 +146,8 @@ class Secret:
             )
         except OSError as error:
             raise self.problem(f"cannot be started: {error.strerror}") from None
+        except TrustError as error:
+            raise self._distrusted(error) from None
         try:
             content, _ = process.communicate(timeout=COMMAND_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -168,6 +170,17 @@ class Secret:
 
     def _path(self) -> Path:
         return self._folder / str(self._value)
+
+    def check_trust(self) -> None:
+        """Raises TrustError: others may change the file, or the program of the command."""
+        if self.kind == "file":
+            check_file(self._path())
+        elif self.kind == "command":
+            environ = os.environ if self._environ is None else self._environ
+            check_program(self._value[0], self._folder, environ.get("PATH"))
+
+    def _distrusted(self, error: TrustError) -> TrustError:
+        return TrustError(f"{self._place}: {error}")
 
     def problem(self, what: str) -> ProfileError:
         """The error to raise when what it refers to is wrong; `what` must not hold the secret."""
@@ -254,10 +267,6 @@ def _checked_literal(text: str) -> str:
     if any(character in text for character in "\n\r\0"):
         raise ValueError("should be one line")
     return text
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

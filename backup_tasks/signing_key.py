@@ -12,6 +12,7 @@ from pathlib import Path
 from backup_tasks.errors import BackupError
 from backup_tasks.journal import RunRecord, open_log
 from backup_tasks.paths import Paths
+from backup_tasks.private import KnownContent, Private, parse_known, render_known
 from backup_tasks.profile_model import Profile
 from backup_tasks.signing import (
     SigningKey,
@@ -24,7 +25,10 @@ from backup_tasks.text import printable
 _NAME = "signing.key"
 # A crash may leave this one; the next run writes it anew.
 _NEW_NAME = "signing.key.new"
+# Size and hash of every key that signed here: a former one must not get into an archive either.
+_KNOWN_NAME = "signing.known"
 _MOST_BYTES = 4096
+_MOST_KNOWN_BYTES = 2**18
 
 
 def key_file(state: Path) -> Path:
@@ -32,9 +36,40 @@ def key_file(state: Path) -> Path:
     return state / _NAME
 
 
-def private_files(state: Path) -> tuple[Path, ...]:
-    """What must not get into an archive: whoever reads that could sign in our name."""
-    return state / _NAME, state / _NEW_NAME
+def private_files(state: Path) -> Private:
+    """What must not get into an archive: the key, by its place and by its content, and the keys
+    that were used here before."""
+    own = state / _NAME, state / _NEW_NAME
+    contents = {KnownContent.of(held) for held in map(_peek, own) if b"PRIVATE KEY" in held}
+    return Private(own, frozenset(contents | _read_known(state)))
+
+
+def _peek(file: Path, most_bytes: int = _MOST_BYTES) -> bytes:
+    """What a file holds; b"" for one that is not there, too large, or cannot be read."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    with open(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return b""
+        content = opened.read(most_bytes + 1)
+    return content if len(content) <= most_bytes else b""
+
+
+def _read_known(state: Path) -> set[KnownContent]:
+    text = _peek(state / _KNOWN_NAME, _MOST_KNOWN_BYTES).decode("ascii", "replace")
+    return parse_known(text.splitlines())
+
+
+def _note_known(state: Path, key: SigningKey) -> None:
+    """Remember this key for when another takes its place. Raises OSError."""
+    forms = {KnownContent.of(key.render_pem()), KnownContent.of(_peek(state / _NAME))}
+    if new := {form for form in forms if form.size} - _read_known(state):
+        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(state / _KNOWN_NAME, how, 0o600), "ab") as file:
+            # A line that a crash has torn is ended first.
+            file.write(("\n" + "".join(map(render_known, new))).encode("ascii"))
 
 
 def read_own_key(state: Path) -> SigningKey | None:
@@ -107,6 +142,11 @@ def open_key_of_run(profile: Profile, paths: Paths, record: RunRecord) -> Signin
     Raises BackupError as `open_own_key`.
     """
     key, is_new = open_own_key(paths.state)
+    try:
+        _note_known(paths.state, key)
+    except OSError as error:
+        place = _place(paths.state / _KNOWN_NAME)
+        record.warnings.append(f"{place} cannot be written: {error.strerror}")
     public_key, wanted = render_public_key(key.public_key), profile.signing.public_key
     if is_new:
         open_log(paths).info(

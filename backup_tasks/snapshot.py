@@ -27,6 +27,7 @@ UNREAD_XATTRS = "unread"
 _NO_SUCH_TIME = "its time is not of the years 1677 to 2554; stored as the nearest that is"
 # Of a folder's names, so many are looked at as they are found.
 _LOOKED_AT = 2**12
+_SHOWN_MARKED = 20
 _KINDS: dict[int, EntryType] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
@@ -84,6 +85,9 @@ class Walk:
     Attributes:
         sockets: number of sockets met; they exist only while a program listens, and are
             not stored.
+        marked: folders that a marker leaves out: how many; `marked_first` names the first ones.
+        ignored_markers: paths of markers in a source's own folder. Whoever may write there could
+            otherwise leave out the whole source.
     """
 
     def __init__(
@@ -95,6 +99,9 @@ class Walk:
         self._first_links: dict[tuple[int, int], str] = {}
         self._most_levels = 0
         self.sockets = 0
+        self.marked = 0
+        self.marked_first: list[str] = []
+        self.ignored_markers: list[str] = []
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
@@ -231,6 +238,7 @@ class Walk:
         *,
         whole: bool | None = None,
     ) -> _Level:
+        front = f"{path}/" if path else ""
         forced = set(node.names) if node else set()
         is_whole = (node.whole if node else False) if whole is None else whole
         statuses: dict[str, os.stat_result] = {}
@@ -240,11 +248,16 @@ class Walk:
             names = list(islice(found, _LOOKED_AT))
             is_large = len(names) == _LOOKED_AT
             there: Container[str] = _LargeFolder(descriptor) if is_large else statuses
-            if (only := self._wanted_names(descriptor, there)) is not None:
-                names = only | forced
+            marker = self._marker(descriptor, there)
+            if marker and node is not None and node.whole:
+                self.ignored_markers.append(f"{front}{marker}")
+                marker = ""
+            if marker:
+                # The marker alone, so that the reason is kept too.
+                self._note_marked(path)
+                names = {marker} | forced
             elif forced or is_large:
                 names = chain(forced, (n for n in chain(names, found) if n not in forced))
-        front = f"{path}/" if path else ""
         ordered = sorted_names(names)
         return _Level(descriptor, front, node, is_whole, status.st_dev, ordered, statuses)
 
@@ -261,15 +274,20 @@ class Walk:
                         continue
                 yield item.name
 
-    def _wanted_names(self, descriptor: int, names: Container[str]) -> set[str] | None:
-        """Of an excluded folder only the tag, so that the reason is kept too; None for all."""
+    def _marker(self, descriptor: int, names: Container[str]) -> str:
+        """The name in a folder that says to leave out what is in it, or ""."""
         rules = self._rules
         for marker in rules.exclude_if_present:
             if marker in names:
-                return {marker}
+                return marker
         if rules.exclude_caches and "CACHEDIR.TAG" in names and _is_cache(descriptor):
-            return {"CACHEDIR.TAG"}
-        return None
+            return "CACHEDIR.TAG"
+        return ""
+
+    def _note_marked(self, path: str) -> None:
+        self.marked += 1
+        if len(self.marked_first) < _SHOWN_MARKED:
+            self.marked_first.append(path)
 
 
 class _LargeFolder(Container[str]):
@@ -291,13 +309,14 @@ _CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
 def _is_cache(folder: int) -> bool:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         tag = os.open("CACHEDIR.TAG", flags, dir_fd=folder)
     except OSError:
         return False
     try:
-        return os.read(tag, len(_CACHE_SIGNATURE)) == _CACHE_SIGNATURE
+        is_file = stat.S_ISREG(os.fstat(tag).st_mode)
+        return is_file and os.read(tag, len(_CACHE_SIGNATURE)) == _CACHE_SIGNATURE
     except OSError:
         return False
     finally:

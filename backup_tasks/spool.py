@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 import msgspec
 from isal import isal_zlib
+
+from backup_tasks.temporary import TemporarySpool
 
 SPILL_BYTES = 24 * 2**20
 _BLOCK_BYTES = 2**18
@@ -25,7 +26,7 @@ class LineSpool:
     """Append lines, then iterate over them in the same order, as often as needed."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=SPILL_BYTES)  # noqa: SIM115
+        self._file = TemporarySpool(SPILL_BYTES)
         self._block = bytearray()
         self._places: list[int] = []
 

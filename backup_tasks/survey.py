@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from backup_tasks.last_archive import LastArchive
 from backup_tasks.manifest import MANIFEST_PATH, Entry, decode_entries
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
+from backup_tasks.private import Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.recheck import ContentCheck
@@ -49,6 +50,7 @@ class Survey:
         hole_bytes: what of the former are holes, in files with many.
         rechecked_bytes: what was read only to see whether it had changed.
         sockets: sockets met, which are not stored.
+        marked, marked_first, ignored_markers: as a `Walk` has them.
     """
 
     steps: Steps = field(default_factory=Steps)
@@ -60,6 +62,9 @@ class Survey:
     read_bytes: int = 0
     rechecked_bytes: int = 0
     sockets: int = 0
+    marked: int = 0
+    marked_first: list[str] = field(default_factory=list)
+    ignored_markers: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -79,7 +84,7 @@ def survey_sources(
     report: Report,
     progress: Progress,
     *,
-    private: Collection[Path],
+    private: Private,
     by_source: bool = False,
 ) -> Survey:
     """Walk the profile's sources and decide what to keep of the last archive.
@@ -88,7 +93,7 @@ def survey_sources(
         last: the archive to compare with; None means that everything is read.
         limits: of the store, for the shortest run that can be copied.
         report: called with (path, reason) for what cannot be looked at.
-        private: files that are left out: secrets of this program itself.
+        private: what is left out: secrets of this program itself.
         by_source: also count for each source what lies below it.
 
     Raises SourceError when none of the sources is there.
@@ -108,23 +113,34 @@ def survey_sources(
                 survey.steps.add(PlannedEntry(entry))
             survey.read_bytes = survey.content_bytes - survey.hole_bytes
         else:
-            _compare(leaves, last, survey, limits, progress)
+            _compare(leaves, last, survey, limits, progress, private)
     except BaseException:
         survey.close()
         raise
     survey.sockets = walk.sockets
+    survey.marked, survey.marked_first = walk.marked, walk.marked_first
+    survey.ignored_markers = walk.ignored_markers
     return survey
 
 
-def walk_rules(profile: Profile, private: Collection[Path]) -> WalkRules:
-    """What a walk of the profile's sources leaves out, files that are `private` among it."""
+def ignored_marker_warnings(survey: Survey) -> list[str]:
+    """One line for each marker that did not leave out its folder."""
+    return [
+        f"/{printable(path)} would leave out a whole source, and is not obeyed: remove it, or take "
+        "that folder out of backup.sources"
+        for path in survey.ignored_markers
+    ]
+
+
+def walk_rules(profile: Profile, private: Private) -> WalkRules:
+    """What a walk of the profile's sources leaves out, files whose paths are `private` among it."""
     rules = profile.backup
     return WalkRules(
         excludes=PathPatterns(rules.exclude),
         exclude_caches=rules.exclude_caches,
         exclude_if_present=rules.exclude_if_present,
         one_file_system=rules.one_file_system,
-        skip=frozenset({MANIFEST_PATH, *map(_in_walk, [*_own_folder(profile), *private])}),
+        skip=frozenset({MANIFEST_PATH, *map(_in_walk, [*_own_folder(profile), *private.paths])}),
     )
 
 
@@ -182,12 +198,13 @@ def _compare(
     survey: Survey,
     limits: PartLimits,
     progress: Progress,
+    private: Private,
 ) -> None:
     root = os.open("/", OPEN_FOLDER)
     check = ContentCheck(root, progress)
     try:
         chunks = last.base.chunks
-        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same)
+        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same, private)
         for plan in planner.join(leaves, last.index.placed_entries()):
             survey.steps.add(plan)
     finally:
@@ -227,6 +244,8 @@ class BackupPlan:
         dropped_chunks: why chunks of it are not kept: reason -> number.
         problems: what is missing or cannot be looked at.
         sockets: sockets met, which are not stored.
+        marked: folders whose content a marker leaves out, how many; marked_first: the first ones.
+        warnings: what a backup would warn of.
         refused: why `backup` would refuse to run, or "".
     """
 
@@ -243,6 +262,9 @@ class BackupPlan:
     dropped_chunks: dict[str, int]
     problems: list[Problem]
     sockets: int = 0
+    marked: int = 0
+    marked_first: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     refused: str = ""
 
 
@@ -252,9 +274,9 @@ def plan_backup(
     why_full: str,
     limits: PartLimits,
     progress: Progress,
-    private: Collection[Path],
+    private: Private,
 ) -> BackupPlan:
-    """What a backup would read, copy and send now, and why; without files that are `private`."""
+    """What a backup would read, copy and send now, and why; without what is `private`."""
     problems: list[Problem] = []
 
     def report(path: str, reason: str) -> None:
@@ -280,4 +302,7 @@ def plan_backup(
         dropped_chunks={why: number for why, number in reuse.dropped.items() if number},
         problems=problems,
         sockets=survey.sockets,
+        marked=survey.marked,
+        marked_first=[printable(f"/{path}") for path in survey.marked_first],
+        warnings=ignored_marker_warnings(survey),
     )

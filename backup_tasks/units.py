@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 _SIZES: dict[str, int] = {
     "": 1,
@@ -21,6 +21,13 @@ def parse_bytes(text: str) -> int:
     if not match or match[2].lower() not in _SIZES:
         raise ValueError(f'{text!r} is not a size; write for example "16 MiB" or "500MB"')
     return round(float(match[1]) * _SIZES[match[2].lower()])
+
+
+def moment_of(seconds: float) -> datetime:
+    """Seconds since 1970 as a time in UTC. File systems know years that `datetime` does not:
+    those become the last year that every zone can show, or the first."""
+    first, last = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
+    return datetime.fromtimestamp(min(max(seconds, first.timestamp()), last.timestamp()), UTC)
 
 
 def parse_period(text: str) -> timedelta:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from backup_tasks.stores.base import (
     PartLimits,
     StoredObject,
 )
+from backup_tasks.temporary import temporary_file
 
 MIB = 2**20
 # Small enough to keep several under way, so that one that a server is slow to take holds up
@@ -275,7 +275,7 @@ class _PartBuffer:
         self.room = size
         self.length = 0
         if not self._in_memory:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            self._file = temporary_file()
 
     def fill(self, view: memoryview) -> int:
         """Take as much as fits; returns how much."""

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, Interrupted
+from backup_tasks.installation import check_installation, check_logs
 from backup_tasks.journal import Notification, RunRecord, append_record, log_result, open_log
 from backup_tasks.memory import TASK_BYTES, demand_memory, explain_memory
 from backup_tasks.paths import Paths
@@ -62,10 +63,15 @@ def watched(
         profile_name: as the operator gave it; "" for none in particular.
         clock: reads the time, aware.
         recorded: log a success too; a failure always is.
+
+    Raises TrustError, before anything is done: others may change code, templates or one of the
+    project's folders. Nothing is written to logs that others may write.
     """
+    check_logs(paths)
     watch = Watch(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
     with _signals_raised() as signals:
         try:
+            check_installation(paths)
             demand_memory(TASK_BYTES)
             yield watch
         except BrokenPipeError:

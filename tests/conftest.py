@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from backup_tasks.paths import Paths
+from backup_tasks.errors import TrustError
+from backup_tasks.installation import check_installation, check_logs
+from backup_tasks.paths import Paths, find_paths
 from tests.backups import paths_in
 from tests.s3_server import REGION, S3Server, start_s3_server
 
@@ -39,6 +41,16 @@ class S3Bucket:
         """The keys of all objects in it, sorted."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+
+
+def pytest_sessionstart() -> None:
+    """Say at once why every task would refuse to run from this checkout."""
+    paths = find_paths({})
+    try:
+        check_logs(paths)
+        check_installation(paths)
+    except TrustError as error:
+        pytest.exit(f"the tasks refuse to run from here: {error}", returncode=2)
 
 
 @pytest.fixture(autouse=True)

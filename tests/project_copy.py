@@ -17,6 +17,7 @@ _PARTS = (
     "tasks.py",
     "pyproject.toml",
     "Makefile",
+    "quiet-ctrl-c.pth",
     "README.md",
     "CHANGELOG.md",
 )

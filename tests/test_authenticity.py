@@ -29,7 +29,7 @@ from backup_tasks.restore_request import RestoreRequest, RestoreWish
 from backup_tasks.sealed_footer import decode_sealed_footer, encode_sealed_footer
 from backup_tasks.signature_member import MEMBER_BYTES, encode_signature
 from backup_tasks.signing import make_signing_key, render_public_key
-from backup_tasks.signing_key import key_file, open_own_key, read_own_key
+from backup_tasks.signing_key import key_file, open_own_key, private_files, read_own_key
 from backup_tasks.stores.base import Store
 from backup_tasks.verify import VerifyWish, run_verify, run_verify_job
 from backup_tasks.verify_report import VerifyReport, render_verify, verify_to_json
@@ -671,7 +671,7 @@ def test_the_private_key_gets_into_no_archive(tmp_path: Path, paths: Paths) -> N
         backup,
         SilentProgress(),
         against_sources=True,
-        private=(paths.state / "signing.key", paths.state / "signing.key.new"),
+        private=private_files(paths.state),
     )
     assert report.sources
     assert not [f for f in report.sources.wrong.render() if "signing.key" in f]

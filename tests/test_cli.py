@@ -615,3 +615,21 @@ def test_task_imports_only_what_it_needs(
     names = {line.rpartition("|")[2].strip() for line in done.err.splitlines()}
     assert "backup_tasks.errors" in names
     assert HEAVY & names == needed
+
+
+def test_a_marker_in_a_sources_own_folder_is_told_and_nothing_is_left_out(cli: Cli) -> None:
+    cli.write_profile(backup='exclude_if_present = [".nobackup"]')
+    (cli.source / ".nobackup").touch()
+    (cli.source / "etc" / ".nobackup").touch()
+    warning = f"WARNING: {cli.source}/.nobackup would leave out a whole source, and is not obeyed"
+    done = cli.run("backup", "--profile", "test", "--dry-run")
+    assert done.code == 0
+    assert warning in done.err
+    assert f"left out by a marker: 1 folder: {cli.source}/etc\n" in done.out
+    done = cli.run("backup", "--profile", "test")
+    assert (done.code, done.out) == (0, "")
+    assert done.err.startswith(warning)
+    assert done.err.count("\n") == 1
+    [record] = cli.records()
+    assert (record["result"], record["files"], record["marked"]) == ("success", 3, 1)
+    assert [line in cli.log()[-1] for line in record["warnings"]] == [True]

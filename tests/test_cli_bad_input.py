@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -456,3 +457,26 @@ def assert_nothing_stored(bucket: S3Bucket) -> None:
 def unfinished(bucket: S3Bucket) -> list[str]:
     answer = bucket.client.list_multipart_uploads(Bucket=bucket.bucket)
     return [upload["Key"] for upload in answer.get("Uploads", [])]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_names_and_times_that_a_stranger_chose_in_the_store_break_nothing(
+    cli: Cli, zone: str
+) -> None:
+    cli.write_profile(more="[retention]\nkeep_daily = 3\n")
+    profile = cli.profiles / "test.toml"
+    profile.write_text(profile.read_text().replace('"UTC"', f'"{zone}"'))
+    made = cli.back_up()
+    for day in ("0001-01-01_0000", "9999-12-31_2359", "0002-01-01_0000", "0000-00-00_0000"):
+        for suffix in ("-backup.tar.gz", "-backup.tar.gz.age.tar"):
+            planted = cli.store / f"{day}{suffix}"
+            planted.write_bytes(b"planted")
+            os.utime(planted, (2**33, 2**33))
+    for day in ("", "0001-01-01", "9999-12-31"):
+        cli.run("files", "--profile", "test", "--date", day)
+    listed = cli.run("list", "--profile", "test", "--json")
+    assert (listed.code, listed.err) == (0, "")
+    assert made in [backup["name"] for backup in json.loads(listed.out)]
+    for task in (["list"], ["prune", "--dry-run"], ["prune", "--dry-run", "--json"], ["backup"]):
+        done = cli.run(*task, "--profile", "test")
+        assert (done.code, done.err) == (0, ""), task

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import sysconfig
 import time
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from backup_tasks.paths import PROJECT_ROOT
 from tests.cli import Cli, Done, assert_refused, cli, finish, s3_store
 from tests.conftest import S3Bucket
 from tests.faulty_proxy import Answer, FaultyProxy, PassOn, Request, break_off
@@ -220,3 +224,92 @@ def test_interrupted_restore_leaves_no_half_file_and_goes_on(run: Run, s3_bucket
     restored = target / str(big).lstrip("/")
     assert restored.read_bytes() == big.read_bytes()
     assert sorted(os.listdir(restored.parent)) == sorted(os.listdir(run.cli.source))
+
+
+STRIKER = """
+import os, sys
+
+class Striker:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["STRIKE_AT"]:
+            os.kill(os.getpid(), int(os.environ["STRIKE_WITH"]))
+
+sys.meta_path.insert(0, Striker())
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A virtual environment as `make venv` prepares it, and the variables that it needs here.
+
+    Python in it sends itself the signal $STRIKE_WITH when it imports the module $STRIKE_AT.
+    """
+    place = tmp_path_factory.mktemp("early") / "venv"
+    venv.create(place, symlinks=True)
+    [modules] = place.glob("lib/python3.*/site-packages")
+    shutil.copy(PROJECT_ROOT / "quiet-ctrl-c.pth", modules)
+    (modules / "sitecustomize.py").write_text(STRIKER)
+    installed = sysconfig.get_path("purelib")
+    return place / "bin" / "python", {"PYTHONPATH": installed}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("module", "is_read"),
+    [
+        ("invoke", False),
+        ("invoke.program", False),
+        ("backup_tasks.errors", False),
+        ("backup_tasks.jobs", True),
+        ("pydantic", True),
+        ("backup_tasks.profile_model", True),
+    ],
+)
+def test_a_signal_before_a_task_has_begun_ends_it_without_a_traceback(
+    cli: Cli,
+    python: tuple[Path, dict[str, str]],
+    number: signal.Signals,
+    module: str,
+    is_read: bool,
+) -> None:
+    cli.write_profile()
+    program, environ = python
+    done = subprocess.run(
+        [program, *cli.command(*BACKUP)[1:]],
+        capture_output=True,
+        cwd=cli.here,
+        env={**cli.environ, **environ, "STRIKE_AT": module, "STRIKE_WITH": str(int(number))},
+        text=True,
+        check=False,
+    )
+    assert done.stdout == ""
+    if is_read:
+        assert (done.returncode, done.stderr) == (128 + number, f"ended by {number.name}\n")
+    else:  # as a shell shows it: 128 and the number
+        assert (done.returncode, done.stderr) == (-number, "")
+    assert cli.archives() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "is_ours"),
+    [
+        (["-m", "invoke", "--version"], True),
+        (["-P", "-m", "invoke", "--version"], True),
+        (["-c", "pass", "invoke"], False),
+        (["-m", "pytest", "-k", "invoke", "--version"], False),
+    ],
+)
+def test_only_the_tasks_have_their_signals_changed(
+    python: tuple[Path, dict[str, str]], command: list[str], is_ours: bool
+) -> None:
+    program, environ = python
+    (sitecustomize,) = program.parent.parent.glob("lib/*/site-packages/sitecustomize.py")
+    text = sitecustomize.read_text()
+    sitecustomize.write_text("import signal; print(signal.getsignal(2) is signal.SIG_DFL)")
+    try:
+        done = subprocess.run(
+            [program, *command], capture_output=True, env=environ, text=True, check=True
+        )
+    finally:
+        sitecustomize.write_text(text)
+    assert done.stdout.splitlines()[0] == str(is_ours)

@@ -15,21 +15,21 @@ from backup_tasks.paths import PROJECT_ROOT
 # From the ground up. A module may import those before it, in its own room or in a lower one.
 # A new module must be given its place here.
 ROOMS = {
-    "ground": "__init__ errors text units paths progress patterns folders naming local_zone state "
-    "limits memory workers",
+    "ground": "__init__ errors text temporary units paths progress patterns folders naming "
+    "local_zone state limits memory workers",
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
     "posix_acl tarstream tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3 "
     "stores manifest_cache",
-    "sources": "sources xattrs stat_entry folder_names snapshot segments content",
+    "sources": "private sources xattrs stat_entry folder_names snapshot segments content",
     "archive": "compress recipients identities encrypt runs plan recheck upload spool number_spool "
     "steps archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer "
     "cut_off chunk_reader chunk_process reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
-    "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
-    "profile_settings profile_notify profile_model profile_files profile_problems "
+    "profile": "trust cron_fields store_url toml_places secret secret_schema profile_types "
+    "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
     "assembly backup_run backup restore_request restore findings entry_check verified_before "
@@ -37,7 +37,7 @@ ROOMS = {
     "retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
-    "edge": "watch jobs report",
+    "edge": "installation watch jobs report",
     "commands": "tasks",
 }
 ORDER = [module for modules in ROOMS.values() for module in modules.split()]

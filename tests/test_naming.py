@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -97,3 +97,20 @@ def test_encrypted_archives_are_backups_too() -> None:
     name = "2025-06-12_0200-backup.tar.gz.age.tar"
     assert is_backup_name(name)
     assert render_backup_id(name) == "2025-06-12_0200"
+
+
+@pytest.mark.parametrize("name", ["0001-01-01_0000", "0001-12-31_2359", "9999-12-31_2359"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+@pytest.mark.parametrize("suffix", ["-backup.tar.gz", "-backup.tar.gz.age.tar"])
+def test_a_name_at_the_ends_of_time_is_none_of_ours(name: str, zone: str, suffix: str) -> None:
+    assert parse_backup_name(name + suffix, ZoneInfo(zone)) is None
+
+
+@given(st.dates(datetime(2, 1, 1).date(), datetime(9998, 12, 31).date()), ZONES)  # noqa: DTZ001
+def test_every_time_that_a_name_can_have_can_be_shown_in_every_zone(
+    day: date, zone: ZoneInfo
+) -> None:
+    parsed = parse_backup_name(f"{day.isoformat()}_2359-backup.tar.gz", zone)
+    assert parsed is not None
+    for other in ("UTC", "Pacific/Kiritimati", "Pacific/Niue"):
+        assert parsed.astimezone(ZoneInfo(other)).timestamp() == parsed.timestamp()

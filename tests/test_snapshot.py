@@ -189,6 +189,48 @@ def test_a_marker_excludes_the_folder_that_holds_it(tmp_path: Path) -> None:
     assert names(found, tmp_path) == ["a", "a/.nobackup", "z"]
 
 
+@pytest.mark.parametrize("marker", [".nobackup", "CACHEDIR.TAG"])
+@pytest.mark.parametrize("kind", ["plain", "behind a link", "below another source"])
+def test_a_marker_in_a_sources_own_folder_is_not_obeyed(
+    tmp_path: Path, marker: str, kind: str
+) -> None:
+    source = tmp_path / "upper" / "source"
+    (source / "inner").mkdir(parents=True)
+    for folder in (source, source / "inner"):
+        (folder / marker).write_text(CACHE_TAG)
+        (folder / "content").touch()
+    link = tmp_path / "link"
+    link.symlink_to("upper")
+    sources = {
+        "plain": (source,),
+        "behind a link": (link / "source",),
+        "below another source": (tmp_path / "upper", source),
+    }[kind]
+    tree, _ = plan_sources(tuple(map(str, sources)))
+    rules = WalkRules(PathPatterns(()), exclude_caches=True, exclude_if_present=(".nobackup",))
+    walk = Walk(tree, rules, lambda path, reason: None)
+    found = {entry.name for entry in walk.entries()}
+    inside = str(source).lstrip("/")
+    assert f"{inside}/content" in found
+    assert f"{inside}/inner/content" not in found
+    assert walk.ignored_markers == [f"{inside}/{marker}"]
+    assert (walk.marked, walk.marked_first) == (1, [f"{inside}/inner"])
+
+
+def test_a_tag_that_is_no_regular_file_marks_nothing(tmp_path: Path) -> None:
+    for name, make in {
+        "fifo": os.mkfifo,
+        "folder": os.mkdir,
+        "link": lambda tag: os.symlink(tmp_path / "tag", tag),
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").touch()
+        make(tmp_path / name / "CACHEDIR.TAG")
+    (tmp_path / "tag").write_text(CACHE_TAG)
+    found = names(walk(tmp_path, exclude_caches=True), tmp_path)
+    assert {"fifo/content", "folder/content", "link/content"} <= set(found)
+
+
 def test_links_to_one_file_are_hardlinks_to_the_first_of_them(tmp_path: Path) -> None:
     make_links(tmp_path / "links")
     found = {e.name.rpartition("links/")[2]: e for e in walk(tmp_path)}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_tasks.text import one_line, printable
+from backup_tasks.text import MOST_CHARACTERS, escaped, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,28 @@ def test_any_name_is_one_line_that_every_log_and_mail_can_hold(path: bytes) -> N
 @given(st.binary(max_size=4), st.binary(max_size=4))
 def test_different_names_never_look_the_same(one: bytes, other: bytes) -> None:
     assert (printable(one) == printable(other)) == (one == other)
+
+
+@pytest.mark.parametrize("character", ["x", "/", "é", "\\", "\n", "\udcff", "\U000e0001"])
+def test_a_name_of_any_length_is_shown_short_with_both_its_ends(character: str) -> None:
+    shown = printable(f"/srv/{character * 40_000}/end")
+    assert len(shown) <= MOST_CHARACTERS + 40
+    assert shown.startswith("/srv/")
+    assert shown.endswith("/end")
+    head, _, rest = shown.partition("[")
+    left_out, _, tail = rest.partition(" characters left out]")
+    kept = len(head.encode()) + len(tail.encode()) - len("/srv//end")
+    assert kept == (40_000 - int(left_out.replace(",", ""))) * len(escaped(character).encode())
+    assert len(escaped(f"/srv/{character * 40_000}/end")) >= 40_000
+
+
+@given(st.text(st.characters(), max_size=1000))
+def test_nothing_is_left_out_of_a_name_that_fits(text: str) -> None:
+    whole = escaped(text)
+    if len(whole) <= MOST_CHARACTERS // 2:
+        assert printable(text) == whole
+    if printable(text) == whole:
+        assert len(whole) <= MOST_CHARACTERS
 
 
 @given(st.text(st.characters()))

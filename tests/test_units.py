@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_tasks.units import (
+    moment_of,
     parse_bytes,
     parse_period,
     render_bytes,
@@ -119,3 +121,13 @@ def test_a_told_duration_reads_back_to_its_second_unit(seconds: int) -> None:
 )
 def test_counts_agree_with_their_noun(number: int, text: str) -> None:
     assert render_count(number, "file") == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "year"), [(0.5, 1970), (1e15, 9998), (-1e15, 2), (2.0**63, 9998), (-(2.0**63), 2)]
+)
+def test_a_time_beyond_the_calendar_becomes_its_last_or_first_year(
+    seconds: float, year: int
+) -> None:
+    assert moment_of(seconds).year == year
+    assert moment_of(seconds).astimezone(ZoneInfo("Asia/Tokyo"))

@@ -10,7 +10,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from backup_tasks.errors import (
@@ -21,6 +21,7 @@ from backup_tasks.errors import (
     StoreError,
 )
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
+from backup_tasks.units import moment_of
 
 LIMITS = PartLimits(smallest=1, largest=2**62, count=2**31)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<upload_id>[0-9a-f]{16})\.partial", re.DOTALL)
@@ -208,4 +209,4 @@ def explained(url: str, doing: str, name: str = "") -> Iterator[None]:
 
 
 def _modified_at(status: os.stat_result) -> datetime:
-    return datetime.fromtimestamp(status.st_mtime, UTC)
+    return moment_of(status.st_mtime)

@@ -1,0 +1,55 @@
+"""Files and programs that a profile names, and that decide something: who else may change them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from backup_tasks.errors import TrustError
+from backup_tasks.profile_files import MergedFiles
+from backup_tasks.profile_model import Profile
+from backup_tasks.profile_problems import ProfileProblem, dotted_key, secret_keys
+from backup_tasks.secret import Secret
+from backup_tasks.toml_places import KeyPath
+from backup_tasks.trust import check_file, check_program
+
+
+def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfileProblem]:
+    """Secrets in files and from programs, the drill's program, and the mail's authority.
+
+    An identity file is not among them: it opens what was made for it, and decides nothing.
+    """
+    for path in sorted(secret_keys(), key=str):
+        value = _value(profile, path)
+        if isinstance(value, Secret):
+            try:
+                value.check_trust()
+            except TrustError as error:
+                yield _problem(path, error, merged)
+    try:
+        _check_drill(profile)
+    except TrustError as error:
+        yield _problem(("drill", "command"), error, merged)
+    email = profile.notify.email
+    if email and email.ca_file:
+        try:
+            check_file(Path(email.ca_file))
+        except TrustError as error:
+            yield _problem(("notify", "email", "ca_file"), error, merged)
+
+
+def _check_drill(profile: Profile) -> None:
+    """A program that is named by a relative path comes from the backup itself, or is not found."""
+    command = profile.drill.command
+    if command and (command[0].startswith("/") or "/" not in command[0]):
+        check_program(command[0], Path("/"), None)
+
+
+def _value(settings: object, path: KeyPath) -> object:
+    for name in path:
+        settings = getattr(settings, str(name), None)
+    return settings
+
+
+def _problem(path: KeyPath, error: TrustError, merged: MergedFiles) -> ProfileProblem:
+    return ProfileProblem(merged.place(path), dotted_key(path), str(error))
