@@ -22,9 +22,9 @@ ROOMS = {
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3 "
     "stores manifest_cache",
     "sources": "sources snapshot content",
-    "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
-    "archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer cut_off "
-    "chunk_reader chunk_process reader authenticity foreign selection members",
+    "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool "
+    "steps archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer "
+    "cut_off chunk_reader chunk_process reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
