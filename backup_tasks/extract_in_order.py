@@ -101,7 +101,7 @@ class InOrderExtractor(Extractor):
     def _add_folder(self, member: Member, path: str) -> None:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
-        if path in self._ours and not _is_folder(folder, name):
+        if path in self._ours and not self._is_folder(path):
             os.unlink(name, dir_fd=folder)
         self._folders.enter(path)
         self._wanted_folders.append(member)
@@ -112,26 +112,29 @@ class InOrderExtractor(Extractor):
 
     def _set_folder(self, member: Member, path: str, *, is_wanted: bool = False) -> None:
         """The last entry of a folder comes first here, and is the one that counts."""
-        parent, name = split_path(path)
-        if path not in self._finished and _is_folder(self._folders.enter(parent), name):
+        if path not in self._finished and self._is_folder(path):
             self._finished.add(path)
             super()._set_folder(member, path, is_wanted=is_wanted)
+
+    def _open_to_others(self, path: str) -> None:
+        if self._is_folder(path):
+            super()._open_to_others(path)
 
     def _check_above(self, path: str) -> None:
         """Let nothing that this run made make way for a folder above something else."""
         end = path.find("/") if self._may_replace else -1
         while end >= 0:
             above = path[:end]
-            if above in self._ours:
-                parent, name = split_path(above)
-                if not _is_folder(self._folders.enter(parent), name):
-                    reason = f"{name!r} on the way to it is no folder; kept as it is"
-                    raise OSError(errno.ENOTDIR, reason)
+            if above in self._ours and not self._is_folder(above):
+                reason = f"{above!r} on the way to it is no folder; kept as it is"
+                raise OSError(errno.ENOTDIR, reason)
             end = path.find("/", end + 1)
 
-
-def _is_folder(parent: int, name: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
+    def _is_folder(self, path: str) -> bool:
+        """Whether it still is one; not so what made way for a later entry."""
+        parent, name = split_path(path)
+        folder = self._folders.enter(parent)
+        try:
+            return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False

@@ -15,7 +15,7 @@ from backup_tasks.cut_off import cut_off_error, refuse_without_end
 from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import MANIFEST_PATH
 from backup_tasks.stores.base import Store, StoredObject
-from backup_tasks.tarread import TarReader
+from backup_tasks.tarread import Oddities, TarReader
 from backup_tasks.tarstream import Member
 from backup_tasks.text import printable
 from backup_tasks.units import render_bytes
@@ -63,26 +63,26 @@ def foreign_members(
             _check_end(source)
     if is_ours:
         raise cut_off_error(stored.name)
-    if not reader.has_end:
+    if reader.oddities.lacks_end:
         refuse_without_end(store, stored)
     if notes is not None:
-        notes |= _notes_of(reader)
+        notes |= _notes_of(reader.oddities)
 
 
-def _notes_of(reader: TarReader) -> set[str]:
-    notes = set()
-    if not reader.has_end:
-        notes.add(
-            "the archive has no end mark; should it have been cut off between two entries, nothing "
-            "tells"
-        )
-    if reader.unknown_names:
-        names = ", ".join(printable(name) for name in sorted(reader.unknown_names))
-        notes.add(
-            f"ACLs name users or groups that are unknown here ({names}); what they say of such was "
-            "left out"
-        )
-    return notes
+def _notes_of(odd: Oddities) -> set[str]:
+    names = ", ".join(printable(name) for name in sorted(odd.unknown_names))
+    notes = {
+        "the archive has no end mark; if it was cut off between two entries, nothing tells": (
+            odd.lacks_end
+        ),
+        "some times in the archive cannot be read; others were taken, mostly of whole seconds": (
+            odd.lacks_times
+        ),
+        f"ACLs name users or groups that are unknown here ({names}); these were left out of them": (
+            bool(names)
+        ),
+    }
+    return {note for note, is_so in notes.items() if is_so}
 
 
 @contextlib.contextmanager

@@ -57,11 +57,14 @@ def read_decimal(text: bytes) -> int:
     return int(digits)
 
 
-def read_time(text: bytes) -> int:
-    """Nanoseconds of a pax time. Raises ArchiveError."""
+def read_time(text: bytes) -> int | None:
+    """Nanoseconds of a pax time; None where it is none, such as Python's `1e-09`."""
     sign = text[:1] if text[:1] == b"-" else b""
     whole, point, fraction = text.removeprefix(sign).partition(b".")
-    return parse_time(sign + (whole.lstrip(b"0") or whole[:1]) + point + fraction)
+    try:
+        return parse_time(sign + (whole.lstrip(b"0") or whole[:1]) + point + fraction)
+    except ArchiveError:
+        return None
 
 
 def read_text(raw: memoryview) -> bytes:

@@ -9,6 +9,7 @@ sparse files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from backup_tasks.errors import ArchiveError
@@ -51,6 +52,22 @@ class Source(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+@dataclass(slots=True)
+class Oddities:
+    """What is odd about a tar that is read all the same.
+
+    Attributes:
+        lacks_end: there is no end mark.
+        lacks_times: some times cannot be read; the coarser ones of the header blocks count.
+        unknown_names: some of the users and groups in ACLs that are not known here; what an ACL
+            says of such is left out of it.
+    """
+
+    lacks_end: bool = False
+    lacks_times: bool = False
+    unknown_names: set[str] = field(default_factory=set)
+
+
 class TarReader:
     """Reads members one after the other.
 
@@ -59,14 +76,11 @@ class TarReader:
             first block, if there is one.
 
     Attributes:
-        has_end: whether the end mark was met.
-        unknown_names: some of the users and groups in ACLs that are not known here; what an ACL
-            says of such is left out of it.
+        oddities: complete when `members` is through.
     """
 
     def __init__(self, source: Source) -> None:
-        self.has_end = False
-        self.unknown_names: set[str] = set()
+        self.oddities = Oddities()
         self._source = source
         self._globals: Records = {}
         self._left = 0
@@ -85,9 +99,9 @@ class TarReader:
             # Some programs end with the last member.
             front = self._source.read(BLOCK_BYTES)
             if not front:
+                self.oddities.lacks_end = True
                 return
             found = self._next(front + self._exactly(BLOCK_BYTES - len(front)))
-        self.has_end = True
 
     def _next(self, first: bytes) -> Member | None:
         """The member whose headers begin with this block; None at the end mark."""
@@ -112,7 +126,7 @@ class TarReader:
     def _member(self, block: memoryview, flag: bytes, extended: _Extended) -> Member:
         records = extended.records
         size = read_decimal(records[b"size"]) if b"size" in records else read_number(block[124:136])
-        member = _member_of(block, flag, records, self.unknown_names)
+        member = _member_of(block, flag, records, self.oddities)
         if flag[0] in _WITHOUT_BYTES or (member.kind == "dir" and flag != b"D"):
             return member
         if flag == b"M":
@@ -230,12 +244,15 @@ class _Extended:
         return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _member_of(block: memoryview, flag: bytes, records: Records, unknown: set[str]) -> Member:
+def _member_of(block: memoryview, flag: bytes, records: Records, oddities: Oddities) -> Member:
     path = records.get(b"GNU.sparse.name") or records.get(b"path") or _ustar_path(block)
     # Before there was a type for folders, a slash at the end made one. POSIX: an unknown type
     # is read as a file.
     is_old_folder = flag in b"\x0007" and path.endswith(b"/")
-    mtime = records.get(b"mtime")
+    mtime_ns = read_time(records[b"mtime"]) if b"mtime" in records else None
+    if mtime_ns is None:
+        oddities.lacks_times |= b"mtime" in records
+        mtime_ns = read_number(block[136:148], signed=True) * 10**9
     return Member(
         path=path,
         kind="dir" if is_old_folder else _KINDS.get(flag, "file"),
@@ -244,13 +261,11 @@ def _member_of(block: memoryview, flag: bytes, records: Records, unknown: set[st
         gid=read_decimal(records[b"gid"]) if b"gid" in records else read_number(block[116:124]),
         user=records.get(b"uname", read_text(block[265:297])),
         group=records.get(b"gname", read_text(block[297:329])),
-        mtime_ns=read_number(block[136:148], signed=True) * 10**9
-        if mtime is None
-        else read_time(mtime),
+        mtime_ns=mtime_ns,
         link=records.get(b"linkpath", read_text(block[157:257])),
         rdev_major=read_number(block[329:337]) if flag in b"34" else 0,
         rdev_minor=read_number(block[337:345]) if flag in b"34" else 0,
-        xattrs=_xattrs_of(records, unknown),
+        xattrs=_xattrs_of(records, oddities.unknown_names),
     )
 
 

@@ -389,7 +389,7 @@ def test_of_an_ordinary_archive_without_an_end_mark_it_is_said(backups: Backups)
     file.write_bytes(packed)
     report = verify(backups)
     assert not report.is_damaged
-    assert "the archive has no end mark; should it have been cut off" in report.limit
+    assert "the archive has no end mark; if it was cut off" in report.limit
     store = backups.open_store()
     (backup,) = find_backups(store, UTC)
     target = backups.source.parent / "restored"
