@@ -18,6 +18,11 @@ from backup_tasks.folders import split_path
 from backup_tasks.path_set import PathSet
 from backup_tasks.tarstream import Member
 
+_KEPT_TWICE = (
+    "some paths stand more than once in the archive and were there already; if they are from a "
+    "restore that broke off, they may not be the last versions: --overwrite older brings these"
+)
+
 
 class InOrderExtractor(Extractor):
     """An extractor in which an entry replaces what this run made of an earlier one of its path.
@@ -26,13 +31,14 @@ class InOrderExtractor(Extractor):
     its target is when it comes, and a folder makes way only if it is empty. Unlike with tar,
     nothing is written through a symlink, and a hardlink that comes before its file is made last.
 
-    Takes up to 48 bytes of memory a path.
+    Takes up to 48 bytes of memory a path that is written, and 24 for one that is kept.
     """
 
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
         super().__init__(root, policy)
         self._ours = self._here = PathSet()
         self._finished = PathSet()
+        self._kept = PathSet()
         self._is_finishing = False
         self._may_replace = policy.overwrite == "always"
 
@@ -68,6 +74,14 @@ class InOrderExtractor(Extractor):
         self, member: Member, path: str, pieces: Iterable[memoryview], sha256: str
     ) -> None:
         self._note(path, partial(super()._add_file, member, path, pieces, sha256))
+
+    def _may_write(self, folder: int, member: Member, path: str, mtime_ns: int) -> bool:
+        may_write = super()._may_write(folder, member, path, mtime_ns)
+        if not may_write:
+            if path in self._kept:
+                self.report.notes.add(_KEPT_TWICE)
+            self._kept.add(path)
+        return may_write
 
     def _add_node(self, member: Member, path: str) -> None:
         report = self.report

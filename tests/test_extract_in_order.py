@@ -223,6 +223,19 @@ def test_what_was_there_before_the_run_is_kept_if_nothing_may_be_overwritten(
     assert {name: ours[name] for name in before} == before
 
 
+def test_of_a_path_that_was_there_and_comes_twice_it_is_said_which_version_it_may_be(
+    tmp_path: Path,
+) -> None:
+    """As after a restore that was killed between the two."""
+    by_us(tar_of([file("a")]), tmp_path)
+    raw = tar_of([file("a"), file("b"), file("a", 1)])
+    report, _ = by_us(raw, tmp_path, overwrite="never")
+    assert any("stand more than once" in note for note in report.extracted.notes)
+    report, ours = by_us(raw, tmp_path, overwrite="older")
+    assert report.extracted.notes == set()
+    assert ours == by_tar(raw, tmp_path / "tar")
+
+
 def test_nothing_goes_through_a_link_of_the_archive_also_where_all_may_be_overwritten(
     tmp_path: Path,
 ) -> None:
