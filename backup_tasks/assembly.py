@@ -21,7 +21,7 @@ from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
 from backup_tasks.limits import END_BYTES, SOURCES_BYTES
 from backup_tasks.manifest import Header, encode_text, write_manifest
-from backup_tasks.manifest_lines import FOLDER_LINE, complete_lines
+from backup_tasks.manifest_lines import FOLDER_LINE, LATE_LINK_LINE, complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.profile_model import Profile
@@ -122,7 +122,12 @@ class Assembly:
                 self.private,
             )
             now_ns = int(self.record.started_at.timestamp()) * 10**9
-            with LineSpool() as lines, LaterTurns(now_ns) as later, LineSpool() as folder_lines:
+            with (
+                LineSpool() as lines,
+                LaterTurns(now_ns) as later,
+                LineSpool() as link_lines,
+                LineSpool() as folder_lines,
+            ):
                 kept = last.index.lines_between if last else _no_lines
                 _collect(lines, entries.write_all(survey.steps, kept, later.postpone), detour)
                 for turn in later.in_order():
@@ -130,13 +135,18 @@ class Assembly:
                 builder.end_entries()
                 if detour is not None:
                     detour.end()
+                _collect(link_lines, entries.write_late_links(survey.late_links), None)
                 # From the deepest up: some tars set a folder's time at once, and a folder that
                 # is made in it afterwards would change it.
                 _collect(folder_lines, entries.write_folders(reversed(survey.folders)), None)
                 builder.end_entries()
                 self._note_figures(entries, parts, detour)
                 header = self._header(builder, entries)
-                awaited = {**later.lines(), FOLDER_LINE: reversed(folder_lines)}
+                awaited = {
+                    **later.lines(),
+                    LATE_LINK_LINE: link_lines,
+                    FOLDER_LINE: reversed(folder_lines),
+                }
                 entry_lines = complete_lines(lines, awaited, kept)
                 self._add_manifest(builder, header, entry_lines, end)
         finally:

@@ -49,14 +49,28 @@ def refuse_cut_off(store: RangeReader, stored: StoredObject, tail: bytes) -> Non
     """
     if _is_broken_footer(tail):
         raise cut_off_error(stored.name)
-    start = store.read_range(stored, 0, min(stored.size, len(_MEMBER_STARTS[0])))
+    start = _read_start(store, stored)
     if not start.startswith(_GZIP_MAGIC):
         raise ArchiveError(f"{stored.name}: no .tar.gz: it does not begin as gzip does")
-    if not any(known.startswith(start) for known in _MEMBER_STARTS):
+    if not _may_be_ours(start):
         return
     front = store.read_range(stored, 0, min(stored.size, _FRONT_BYTES))
     if _begins_with_chunk(front, is_all=len(front) == stored.size):
         raise cut_off_error(stored.name)
+
+
+def refuse_without_end(store: RangeReader, stored: StoredObject) -> None:
+    """Raise ArchiveError for a tar without an end mark, if its gzip may have been made by us."""
+    if _may_be_ours(_read_start(store, stored)):
+        raise cut_off_error(stored.name)
+
+
+def _read_start(store: RangeReader, stored: StoredObject) -> bytes:
+    return store.read_range(stored, 0, min(stored.size, len(_MEMBER_STARTS[0])))
+
+
+def _may_be_ours(start: bytes) -> bool:
+    return any(known.startswith(start) for known in _MEMBER_STARTS)
 
 
 def refuse_without_sealed_footer(store: RangeReader, stored: StoredObject, tail: bytes) -> None:

@@ -14,7 +14,7 @@ from backup_tasks.content import SourceFile, explain
 from backup_tasks.entry_headers import file_headers, member_of, set_place
 from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import Entry, decode_entries, encode_line, name_fields
-from backup_tasks.manifest_lines import FOLDER_LINE, NO_LINE, kept_lines
+from backup_tasks.manifest_lines import NO_LINE, kept_lines
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.progress import Progress
@@ -117,15 +117,15 @@ class EntryWriter:
                 `write_turn`, returns the stand-in for its line.
 
         Yields:
-            A line an entry. Stand-ins, as in `manifest_lines`, for a folder or another entry
-            whose line follows later, and for a run whose lines stay as they are.
+            A line an entry. Stand-ins, as in `manifest_lines`, for an entry whose line follows
+            later, and for a run whose lines stay as they are.
         """
         with self._folders:
             for step in steps:
                 if step.plan is not None:
                     yield from self._write_plan(step.plan, postpone)
-                elif step.is_folder:
-                    yield FOLDER_LINE
+                elif step.stand_in:
+                    yield step.stand_in
                 elif self._reuse.is_all_kept:
                     self.totals.entries += step.count
                     self.totals.files += step.files
@@ -147,23 +147,42 @@ class EntryWriter:
             for plan in plans:
                 yield self._write_now(plan) or NO_LINE
 
+    def write_late_links(self, entries: Iterable[Entry]) -> Iterator[bytes]:
+        """Write links that tar makes late, in chunks that begin with these and are never kept.
+
+        Args:
+            entries: as in `Survey.late_links`. A folder among them is only announced: tar must
+                know it, and its own entry follows with those of all folders.
+
+        Yields:
+            A line for each link; NO_LINE for one that failed.
+        """
+        self._builder.end_chunk()
+        with self._folders:
+            for entry in entries:
+                if entry.type == "dir":
+                    self._builder.add_headers(encode_headers(member_of(entry, {})))
+                else:
+                    yield self._write_last(entry)
+
     def write_folders(self, folders: Iterable[Entry]) -> Iterator[bytes]:
-        """Write the folders, in chunks of their own.
+        """Write the folders, in chunks that are never kept.
 
         Yields:
             A line each; NO_LINE for one that failed.
         """
-        self._builder.end_chunk()
         with self._folders:
             for folder in folders:
-                written = self._write(folder, ())
-                self._progress.advance(0, 1)
-                if written is None:
-                    self._report(folder.name, self._failure)
-                    yield NO_LINE
-                else:
-                    self._count(written)
-                    yield encode_line(written)
+                yield self._write_last(folder)
+
+    def _write_last(self, entry: Entry) -> bytes:
+        written = self._write(entry, ())
+        self._progress.advance(0, 1)
+        if written is None:
+            self._report(entry.name, self._failure)
+            return NO_LINE
+        self._count(written)
+        return encode_line(written)
 
     def _write_plan(
         self, plan: PlannedEntry, postpone: Callable[[PlannedEntry], bytes]

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 
 from backup_tasks.content_hash import NO_SUM, ContentSum, content_hash
@@ -77,6 +77,8 @@ class Extractor:
         self._symlinks = MemberSpool()
         self._wanted_folders = MemberSpool()
         self._upper_folders = MemberSpool()
+        # What stands under these names is this run's, and makes way; see extract_in_order.
+        self._ours: Container[str] = ()
         # What the archive says of these is not what stands under their names now.
         self._unlike: set[str] = set()
         self.report = ExtractReport(notes=self._setter.notes)
@@ -173,6 +175,8 @@ class Extractor:
 
     def _may_write(self, folder: int, member: Member, path: str, mtime_ns: int) -> bool:
         """Whether the name is free, or may be replaced; counts it as kept otherwise."""
+        if path in self._ours:
+            return True
         name = split_path(path)[1]
         try:
             there = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -212,7 +216,7 @@ class Extractor:
                 new.publish(replace=not is_private and self._policy.overwrite != "never")
             except FileExistsError:
                 # Two paths of the archive that are one to this file system, or the same one twice.
-                if not is_private:
+                if not is_private and path not in self._ours:
                     raise
                 if not self._may_write(folder, member, path, member.mtime_ns):
                     return

@@ -11,12 +11,13 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from backup_tasks.chunk_reader import RANGE_BYTES
-from backup_tasks.cut_off import cut_off_error
+from backup_tasks.cut_off import cut_off_error, refuse_without_end
 from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import MANIFEST_PATH
 from backup_tasks.stores.base import Store, StoredObject
-from backup_tasks.tarread import TarReader
+from backup_tasks.tarread import Oddities, TarReader
 from backup_tasks.tarstream import Member
+from backup_tasks.text import printable
 from backup_tasks.units import render_bytes
 
 _AHEAD = 3
@@ -27,7 +28,7 @@ BOMB_BYTES = 2**30
 
 
 def foreign_members(
-    store: Store, stored: StoredObject, *, trusted: bool = False
+    store: Store, stored: StoredObject, *, trusted: bool = False, notes: set[str] | None = None
 ) -> Generator[tuple[Member, Iterator[memoryview]], None, None]:
     """Each member with its stored bytes, which must be read before the next one is asked for.
 
@@ -35,6 +36,7 @@ def foreign_members(
 
     Args:
         trusted: it may unpack to any size, however small it is.
+        notes: gets what is odd about the archive, in the end, a line each.
 
     Raises ArchiveError when it is no sound and whole .tar.gz, mostly after the members before
     the damage; and for an archive of ours that lost its footer.
@@ -48,7 +50,8 @@ def foreign_members(
         gzip.GzipFile(fileobj=buffered, mode="rb") as unpacked,
     ):
         source = _BoundedSource(unpacked, packed, trusted)
-        for member, pieces in TarReader(source).members():
+        reader = TarReader(source)
+        for member, pieces in reader.members():
             member.path = _relative(member.path)
             if is_ours := member.path == MANIFEST_PATH.encode():
                 break
@@ -60,6 +63,26 @@ def foreign_members(
             _check_end(source)
     if is_ours:
         raise cut_off_error(stored.name)
+    if reader.oddities.lacks_end:
+        refuse_without_end(store, stored)
+    if notes is not None:
+        notes |= _notes_of(reader.oddities)
+
+
+def _notes_of(odd: Oddities) -> set[str]:
+    names = ", ".join(printable(name) for name in sorted(odd.unknown_names))
+    notes = {
+        "the archive has no end mark; if it was cut off between two entries, nothing tells": (
+            odd.lacks_end
+        ),
+        "some times in the archive cannot be read; others were taken, mostly of whole seconds": (
+            odd.lacks_times
+        ),
+        f"ACLs name users or groups that are unknown here ({names}); these were left out of them": (
+            bool(names)
+        ),
+    }
+    return {note for note, is_so in notes.items() if is_so}
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """The lines of a manifest in the making, with stand-ins for what is to be put in at the end.
 
 Most lines of an unchanged server are those of the last manifest. They are not carried along; a
-stand-in says where they lie there. What is written later than the walk met it, and folders, which
-come last, have stand-ins until then.
+stand-in says where they lie there. What is written later than the walk met it, and folders and
+late links, which come last, have stand-ins until then.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 # A manifest's lines are JSON objects, so that none begins like one of these.
 FOLDER_LINE = b"/\n"
+LATE_LINK_LINE = b"@\n"
 _KEPT_MARK = b"="
 # In place of a line that was waited for, but did not come.
 NO_LINE = b"\n"

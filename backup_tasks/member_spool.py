@@ -53,9 +53,10 @@ class MemberSpool:
             place = self._file.tell()
 
     def deepest_first(self) -> Iterator[Member]:
-        """Those with the longest paths, in names, before others; equally long ones in order."""
+        """Those with the longest paths, in names, before others; of equally long ones that was
+        added last before others."""
         for depth in sorted(self._places, reverse=True):
-            for place in self._places[depth]:
+            for place in reversed(self._places[depth]):
                 yield self._read(place)
 
     def _read(self, place: int) -> Member:

@@ -74,6 +74,15 @@ class MetadataSetter:
         if member.kind == "dir":
             # Last, because until then its mode says that it is unfinished.
             os.fchmod(descriptor, mode)
+            self._mend_acl(descriptor, member)
+
+    def _mend_acl(self, descriptor: int, member: Member) -> None:
+        """Set an ACL again whose mask a mode took away: that of bsdtar says nothing of the mask."""
+        acl = member.xattrs.get(_ACCESS_ACL)
+        with contextlib.suppress(OSError):
+            if acl is None or os.getxattr(descriptor, _ACCESS_ACL) == acl:
+                return
+            self._set_xattrs(descriptor, member, follow=True)
 
     def _set_owner(self, descriptor: int, member: Member) -> None:
         uid, gid = owner_of(member)

@@ -1,9 +1,11 @@
 """Which chunks of the last archive to keep, and which entries to write anew. Pure.
 
-The order of an archive is: kept chunks, new entries, folders. Plain `tar x` lets the last
-entry of a name win, so a changed file's earlier entry may stay in a kept chunk. Whatever tar
+The order of an archive is: kept chunks, new entries, late links, folders. Plain `tar x` lets the
+last entry of a name win, so a changed file's earlier entry may stay in a kept chunk. Whatever tar
 would bring back or trip over may not: a deleted path and a path that became something else take
 the chunks that hold them along, and a file that is written anew those of the hardlinks to it.
+So do late links that stand among other entries, as archives of 0.1.0 have them: tar passes over
+a second entry of such a link.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from backup_tasks.compress import CHUNK_BYTES
+from backup_tasks.late_links import LateLinks
 from backup_tasks.manifest import Chunk, Entry, PlacedEntry
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.runs import ChunkCosts, RunRules, choose_runs, runs_of
@@ -157,12 +160,13 @@ class ReusePlanner:
     def join(
         self, walked: Iterable[Entry], before: Iterable[PlacedEntry]
     ) -> Iterator[PlannedEntry]:
-        """Pair the entries of both streams, folders left out, both in the order of a walk.
+        """Pair the entries of both streams, both in the order of a walk.
 
         Args:
+            walked: without folders and late links, which are written anew in any case.
             before: with the place of each entry's line, -1 if it is not to be used.
         """
-        leaves = (placed for placed in before if placed[0].type != "dir")
+        leaves = self._without_last(before)
         old, place, end = next(leaves, _NOTHING)
         for entry in walked:
             path, path_b64 = entry.path, entry.path_b64
@@ -183,6 +187,19 @@ class ReusePlanner:
         while old is not None:
             self._gone(old)
             old, place, end = next(leaves, _NOTHING)
+
+    def _without_last(self, before: Iterable[PlacedEntry]) -> Iterator[PlacedEntry]:
+        """The old entries without folders and late links."""
+        late = LateLinks()
+        for placed in before:
+            old = placed[0]
+            if old.type == "file":
+                yield placed
+            elif old.type != "dir":
+                if late.has(old):
+                    self._take_along(old)
+                else:
+                    yield placed
 
     def _pair(self, entry: Entry, old: Entry, place: int, end: int) -> PlannedEntry:
         if old.size in self._private.sizes and self._private.may_be_in(old):

@@ -20,6 +20,8 @@ KEYWORDS = {
 _VERSION = struct.pack("<I", 2)
 _ENTRY = struct.Struct("<HHI")
 _NO_ID = 0xFFFFFFFF
+# So many names that are unknown are told, whatever the number of those that are met.
+_TOLD = 8
 # Tag -> its word, and whether a user or group is named.
 _TAGS = {
     0x01: ("user", False),
@@ -70,8 +72,14 @@ def acl_writers(value: bytes) -> list[tuple[str, int]]:
     return found
 
 
-def acl_from_text(text: bytes) -> bytes:
+def acl_from_text(text: bytes, unknown: set[str]) -> bytes:
     """The attribute's value. Users and groups go by name where the name is known here.
+
+    Who has neither a name nor a number here is left out. That lets nobody do more: no process can
+    be this user or group, and the mask, which bounds the owning group too, stays as it is.
+
+    Args:
+        unknown: gets the first names that were left out.
 
     Raises ArchiveError when the text cannot be read.
     """
@@ -88,12 +96,16 @@ def acl_from_text(text: bytes) -> bytes:
         permissions = sum(
             bit for letter, bit in (("r", 4), ("w", 2), ("x", 1)) if letter in letters
         )
-        entries.append((tag, permissions, _id_of(tag, name, number)))
+        found = _id_of(tag, name, number)
+        if found is not None:
+            entries.append((tag, permissions, found))
+        elif len(unknown) < _TOLD:
+            unknown.add(name[:80])
     entries.sort(key=lambda entry: (entry[0], entry[2]))
     return _VERSION + b"".join(_ENTRY.pack(*entry) for entry in entries)
 
 
-def _id_of(tag: int, name: str, number: str) -> int:
+def _id_of(tag: int, name: str, number: str) -> int | None:
     if not name:
         return _NO_ID
     try:
@@ -103,5 +115,5 @@ def _id_of(tag: int, name: str, number: str) -> int:
     except (KeyError, ValueError):
         digits = name if name.isdecimal() else number
         if not digits.isdecimal() or len(digits) > 10 or int(digits) >= _NO_ID:
-            raise ArchiveError(f"a header names {name[:80]!r} in an ACL, unknown here") from None
+            return None
         return int(digits)

@@ -14,6 +14,7 @@ from backup_tasks.catalog import Backup, choose_backup, find_backups
 from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
 from backup_tasks.errors import ArchiveError
 from backup_tasks.extract import Extractor
+from backup_tasks.extract_in_order import InOrderExtractor
 from backup_tasks.extract_policy import ExtractReport
 from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
@@ -207,9 +208,11 @@ def _restore_foreign(
         planned = ExtractReport(files=files, bytes=content)
         size = backup.stored.size
         return RestoreReport(backup, request.target, entries, size, planned, True, proof)
+    notes: set[str] = set()
+    found = foreign_members(store, backup.stored, trusted=request.trusted, notes=notes)
     with (
-        closing(foreign_members(store, backup.stored, trusted=request.trusted)) as members,
-        OpenTarget(request.target, request.policy) as extractor,
+        closing(found) as members,
+        OpenTarget(request.target, request.policy, InOrderExtractor) as extractor,
     ):
         above: list[Member] = []
         for member, pieces in members:
@@ -225,6 +228,7 @@ def _restore_foreign(
             elif is_folder:
                 above.append(member)
         report = extractor.finish()
+    report.notes |= notes
     wanted.check_all_met(backup.stored.name)
     size = backup.stored.size
     return RestoreReport(backup, request.target, entries, size, report, False, proof)

@@ -46,17 +46,23 @@ def check_room(target: Path, needed_bytes: int) -> None:
 class OpenTarget:
     """The open target folder with its extractor.
 
+    Args:
+        extractor: the kind that is wanted.
+
     Raises RestoreError at the end of the block for an OSError that concerns the whole target.
     """
 
-    def __init__(self, target: Path, policy: ExtractPolicy) -> None:
+    def __init__(
+        self, target: Path, policy: ExtractPolicy, extractor: type[Extractor] = Extractor
+    ) -> None:
         self._target = target
         self._policy = policy
+        self._kind = extractor
 
     def __enter__(self) -> Extractor:
         # The operator may name a symlink as the target; only below it none is followed.
         self._root = os.open(self._target, OPEN_FOLDER & ~os.O_NOFOLLOW)
-        self._extractor = Extractor(self._root, self._policy)
+        self._extractor = self._kind(self._root, self._policy)
         return self._extractor
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""The walk's outcome as steps: what to write, what to keep, and where folders stand between.
+"""The walk's outcome as steps: what to write, what to keep, and where what comes last stands.
 
 A run of entries that stay as they are is one small step, so that an unchanged server costs
 next to nothing here, whatever its size.
@@ -15,14 +15,14 @@ from backup_tasks.spool import Spool
 
 
 class Step(msgspec.Struct, omit_defaults=True, gc=False):
-    """One of: an entry; a run of unchanged ones; a folder's place.
+    """One of: an entry; a run of unchanged ones; the place of an entry that is written last.
 
     Attributes:
         plan: an entry that is written, or kept with other numbers.
         first, end, count: a run: where its lines begin and end in the last manifest, and how
             many entries follow each other there and here.
         files, content_bytes: of the run.
-        is_folder: the next folder in the order of the walk stands here.
+        stand_in: for the line of the next folder, or late link, in the order of the walk.
     """
 
     plan: PlannedEntry | None = None
@@ -31,26 +31,26 @@ class Step(msgspec.Struct, omit_defaults=True, gc=False):
     count: int = 0
     files: int = 0
     content_bytes: int = 0
-    is_folder: bool = False
+    stand_in: bytes = b""
 
 
 class Steps:
     """Collects the steps of one walk, then gives them back as often as needed.
 
     Attributes:
-        leaves: number of entries that are no folders.
+        entries: number of entries of any kind.
         unkept_bytes: content bytes of entries that are new or changed.
     """
 
     def __init__(self) -> None:
         self._spool = Spool(Step)
         self._run: Step | None = None
-        self.leaves = 0
+        self.entries = 0
         self.unkept_bytes = 0
 
     def add(self, plan: PlannedEntry) -> None:
-        """The next entry that is no folder."""
-        self.leaves += 1
+        """The next entry, neither a folder nor a late link."""
+        self.entries += 1
         if plan.place < 0:
             self._end_run()
             if not plan.is_same:
@@ -67,10 +67,11 @@ class Steps:
             run.files += 1
             run.content_bytes += plan.entry.size
 
-    def add_folder(self) -> None:
-        """A folder, whose entry is kept elsewhere."""
+    def add_last(self, stand_in: bytes) -> None:
+        """A folder or a late link, whose entry is kept elsewhere."""
+        self.entries += 1
         self._end_run()
-        self._spool.append(Step(is_folder=True))
+        self._spool.append(Step(stand_in=stand_in))
 
     def _end_run(self) -> None:
         if self._run is not None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.journal import Problem
 from backup_tasks.last_archive import LastArchive
+from backup_tasks.late_links import LateLinks, Surroundings
 from backup_tasks.manifest import MANIFEST_PATH, Entry, decode_entries
+from backup_tasks.manifest_lines import FOLDER_LINE, LATE_LINK_LINE
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
 from backup_tasks.private import Private
@@ -44,6 +46,8 @@ class Survey:
 
     Attributes:
         steps: everything in the order of the walk; folders: their entries.
+        late_links: entries of links that tar makes late, in the order of the walk, and before the
+            first one of each folder that folder's.
         reuse: what is kept of the last archive.
         totals: source -> what lies below it, if that was asked for.
         content_bytes: of all files; read_bytes: of those that must be read.
@@ -55,6 +59,7 @@ class Survey:
 
     steps: Steps = field(default_factory=Steps)
     folders: Spool[Entry] = field(default_factory=lambda: Spool(Entry))
+    late_links: Spool[Entry] = field(default_factory=lambda: Spool(Entry))
     reuse: Reuse = NO_REUSE
     totals: dict[str, SourceTotals] = field(default_factory=dict)
     content_bytes: int = 0
@@ -69,12 +74,13 @@ class Survey:
     @property
     def count(self) -> int:
         """Entries of any kind."""
-        return self.steps.leaves + self.folders.count
+        return self.steps.entries
 
     def close(self) -> None:
         """Free memory and temporary files."""
         self.steps.close()
         self.folders.close()
+        self.late_links.close()
 
 
 def survey_sources(
@@ -156,12 +162,13 @@ def _own_folder(profile: Profile) -> list[Path]:
 
 
 def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> Iterator[Entry]:
-    """Count every entry, put the folders aside, and pass the leaves on.
+    """Count every entry, put folders and late links aside, and pass the others on.
 
     A batch at a time: a processor goes through the code of the walk and that of the comparison
     faster when it does not change between them with every entry.
     """
     below = _TotalsBelow(survey.totals) if survey.totals else None
+    late, surroundings = LateLinks(), Surroundings()
     while batch := list(itertools.islice(entries, _BATCH)):
         progress.advance(0, len(batch))
         for entry in batch:
@@ -171,8 +178,14 @@ def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> I
             if below is not None:
                 below.count(entry)
             if entry.type == "dir":
+                surroundings.enter(entry)
                 survey.folders.append(entry)
-                survey.steps.add_folder()
+                survey.steps.add_last(FOLDER_LINE)
+            elif entry.type != "file" and late.has(entry):
+                if folder := surroundings.new_around(entry):
+                    survey.late_links.append(folder)
+                survey.late_links.append(entry)
+                survey.steps.add_last(LATE_LINK_LINE)
             else:
                 yield entry
 
@@ -223,7 +236,7 @@ def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
     for step in survey.steps:
         if step.plan is not None:
             entries: Iterable[Entry] = (step.plan.entry,) if step.plan.is_same else ()
-        elif step.is_folder:
+        elif step.stand_in:
             continue
         else:
             entries = decode_entries(last.index.lines_between(step.first, step.end))

@@ -1,32 +1,34 @@
 """Any tar stream, read from front to end: pax and ustar (POSIX), GNU tar, and tar before them.
 
-Made for archives of strangers: no header makes it take more than bounded memory and time, and
-an end that is not tar's end mark is an error. Sources: as for tarstream.py; tar(5) of libarchive
-and GNU tar's manual, "Tar Internals", for the older formats and sparse files.
+Made for archives of strangers: no header makes it take more than bounded memory and time, and an
+end in the middle of something is an error. Where programs differ it is as GNU tar. Sources: as for
+tarstream.py; tar(5) of libarchive and GNU tar's manual, "Tar Internals", for the older formats and
+sparse files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.limits import EXTENDED_BYTES
 from backup_tasks.manifest import EntryType
 from backup_tasks.posix_acl import KEYWORDS, acl_from_text
+from backup_tasks.tar_fields import read_decimal, read_flag, read_number, read_text, read_time
 from backup_tasks.tarstream import (
     BLOCK_BYTES,
     Member,
-    check_block,
     decode_xattr_name,
     padding_bytes,
-    parse_octal,
     parse_pax,
-    parse_time,
 )
 
 _PIECE_BYTES = 2**20
 _XATTR = b"SCHILY.xattr."
+# GNU tar's headers for a long name and a long link, and the pax records that say the same.
+_LONG = {b"L": b"path", b"K": b"linkpath"}
 _KINDS: dict[bytes, EntryType] = {
     b"1": "hardlink",
     b"2": "symlink",
@@ -36,7 +38,7 @@ _KINDS: dict[bytes, EntryType] = {
     b"6": "fifo",
     b"D": "dir",
 }
-# No bytes follow these, whatever their size field says.
+# No bytes follow these, nor a folder that is one by its name, whatever the size field says.
 _WITHOUT_BYTES = frozenset(b"123456")
 
 Records = dict[bytes, bytes]
@@ -49,15 +51,35 @@ class Source(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+@dataclass(slots=True)
+class Oddities:
+    """What is odd about a tar that is read all the same.
+
+    Attributes:
+        lacks_end: there is no end mark.
+        lacks_times: some times cannot be read; the coarser ones of the header blocks count.
+        unknown_names: some of the users and groups in ACLs that are not known here; what an ACL
+            says of such is left out of it.
+    """
+
+    lacks_end: bool = False
+    lacks_times: bool = False
+    unknown_names: set[str] = field(default_factory=set)
+
+
 class TarReader:
     """Reads members one after the other.
 
     Args:
         source: the unpacked bytes; after `members` is through they stand behind the end mark's
-            first block.
+            first block, if there is one.
+
+    Attributes:
+        oddities: complete when `members` is through.
     """
 
     def __init__(self, source: Source) -> None:
+        self.oddities = Oddities()
         self._source = source
         self._globals: Records = {}
         self._left = 0
@@ -69,37 +91,42 @@ class TarReader:
 
         Raises ArchiveError, here and from the bytes, when this is no sound and whole tar.
         """
-        while True:
-            self._skip_rest()
-            found = self._next()
-            if found is None:
-                return
+        found = self._next(self._exactly(BLOCK_BYTES))
+        while found is not None:
             yield found, self._content()
+            self._skip_rest()
+            # Some programs end with the last member.
+            front = self._source.read(BLOCK_BYTES)
+            if not front:
+                self.oddities.lacks_end = True
+                return
+            found = self._next(front + self._exactly(BLOCK_BYTES - len(front)))
 
-    def _next(self) -> Member | None:
-        """The next member; None at the end mark."""
+    def _next(self, first: bytes) -> Member | None:
+        """The member whose headers begin with this block; None at the end mark."""
         extended = _Extended(self._globals)
         room = EXTENDED_BYTES
+        block = memoryview(first)
         while True:
-            block = memoryview(self._exactly(BLOCK_BYTES))
             if not any(block):
                 return None
-            flag = check_block(block)
+            flag = read_flag(block)
             if flag not in (b"x", b"X", b"g", b"L", b"K", b"A", b"V"):
                 return self._member(block, flag, extended)
-            size = _number(block[124:136]) if flag != b"V" else 0
+            size = read_number(block[124:136]) if flag != b"V" else 0
             room -= size + BLOCK_BYTES
             if room < 0:
                 raise ArchiveError("the names and attributes of one entry take too much room")
             body = self._exactly(size)
             self._exactly(padding_bytes(size))
             extended.add(flag, body)
+            block = memoryview(self._exactly(BLOCK_BYTES))
 
     def _member(self, block: memoryview, flag: bytes, extended: _Extended) -> Member:
         records = extended.records
-        size = _decimal(records[b"size"]) if b"size" in records else _number(block[124:136])
-        member = _member_of(block, flag, extended)
-        if flag[0] in _WITHOUT_BYTES:
+        size = read_decimal(records[b"size"]) if b"size" in records else read_number(block[124:136])
+        member = _member_of(block, flag, records, self.oddities)
+        if flag[0] in _WITHOUT_BYTES or (member.kind == "dir" and flag != b"D"):
             return member
         if flag == b"M":
             raise ArchiveError("it is one volume of several")
@@ -116,15 +143,15 @@ class TarReader:
         runs: Runs
         if flag == b"S":
             runs = self._old_sparse_map(block)
-            member.size = _number(block[483:495])
+            member.size = read_number(block[483:495])
         elif records.get(b"GNU.sparse.major") == b"1":
             before = self._left
             runs = self._sparse_map()
             member.stored -= before - self._left
-            member.size = _decimal(records.get(b"GNU.sparse.realsize", b""))
+            member.size = read_decimal(records.get(b"GNU.sparse.realsize", b""))
         elif b"GNU.sparse.size" in records:
             runs = extended.sparse_map()
-            member.size = _decimal(records[b"GNU.sparse.size"])
+            member.size = read_decimal(records[b"GNU.sparse.size"])
         else:
             return
         _check_runs(runs, member)
@@ -152,7 +179,7 @@ class TarReader:
                 raise ArchiveError("a sparse file's map cannot be read")
             self._left -= BLOCK_BYTES
             *lines, rest = (rest + self._exactly(BLOCK_BYTES)).split(b"\n")
-            numbers += [_decimal(line) for line in lines]
+            numbers += [read_decimal(line) for line in lines]
             wanted = 1 + 2 * numbers[0] if numbers else 1
         return list(zip(numbers[1:wanted:2], numbers[2:wanted:2], strict=True))
 
@@ -182,64 +209,66 @@ class TarReader:
 
 
 class _Extended:
-    """What the headers before an entry's own say of it."""
+    """What the headers before an entry's own say of it.
+
+    Attributes:
+        records: of pax headers, the entry's own before global ones, and of GNU tar's long names.
+    """
 
     def __init__(self, global_records: Records) -> None:
         self._globals = global_records
-        self.records = dict(global_records)
-        self._pieces: list[tuple[bytes, bytes]] = []
+        self._long: Records = {}
+        self._own: Sequence[tuple[bytes, bytes]] = ()
+        self.records = global_records
 
     def add(self, flag: bytes, body: bytes) -> None:
-        if flag == b"L":
-            self.records.setdefault(b"path", body.split(b"\0", 1)[0])
-        elif flag == b"K":
-            self.records.setdefault(b"linkpath", body.split(b"\0", 1)[0])
-        elif flag in (b"x", b"X", b"g"):
-            found = list(parse_pax(body))
-            self.records |= found
-            if flag == b"g":
-                self._globals |= found
-            else:
-                self._pieces += [r for r in found if r[0].startswith(b"GNU.sparse.")]
+        """Take a header; a later one of a kind replaces the one before, but global ones add up."""
+        if flag in _LONG:
+            self._long[_LONG[flag]] = body.split(b"\0", 1)[0]
+        elif flag == b"g":
+            self._globals.update(parse_pax(body))
+        elif flag in b"xX":
+            self._own = list(parse_pax(body))
+        self.records = {**self._long, **self._globals, **dict(self._own)}
 
     def sparse_map(self) -> Runs:
         """Of GNU's pax formats 0.1 (one record) and 0.0 (records that repeat)."""
         if b"GNU.sparse.map" in self.records:
-            numbers = [_decimal(text) for text in self.records[b"GNU.sparse.map"].split(b",")]
+            numbers = [read_decimal(text) for text in self.records[b"GNU.sparse.map"].split(b",")]
         else:
             keys = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
-            numbers = [_decimal(value) for key, value in self._pieces if key in keys]
+            numbers = [read_decimal(value) for key, value in self._own if key in keys]
         if len(numbers) % 2:
             raise ArchiveError("a sparse file's map cannot be read")
         return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _member_of(block: memoryview, flag: bytes, extended: _Extended) -> Member:
-    records = extended.records
+def _member_of(block: memoryview, flag: bytes, records: Records, oddities: Oddities) -> Member:
     path = records.get(b"GNU.sparse.name") or records.get(b"path") or _ustar_path(block)
     # Before there was a type for folders, a slash at the end made one. POSIX: an unknown type
     # is read as a file.
-    is_old_folder = flag in b"\0" + b"0" and path.endswith(b"/")
-    mtime = records.get(b"mtime")
+    is_old_folder = flag in b"\x0007" and path.endswith(b"/")
+    mtime_ns = read_time(records[b"mtime"]) if b"mtime" in records else None
+    if mtime_ns is None:
+        oddities.lacks_times |= b"mtime" in records
+        mtime_ns = read_number(block[136:148], signed=True) * 10**9
     return Member(
         path=path,
         kind="dir" if is_old_folder else _KINDS.get(flag, "file"),
-        mode=_number(block[100:108]) & 0o7777,
-        uid=_decimal(records[b"uid"]) if b"uid" in records else _number(block[108:116]),
-        gid=_decimal(records[b"gid"]) if b"gid" in records else _number(block[116:124]),
-        user=records.get(b"uname", _text(block[265:297])),
-        group=records.get(b"gname", _text(block[297:329])),
-        mtime_ns=_number(block[136:148], signed=True) * 10**9
-        if mtime is None
-        else parse_time(mtime),
-        link=records.get(b"linkpath", _text(block[157:257])),
-        rdev_major=_number(block[329:337]) if flag in b"34" else 0,
-        rdev_minor=_number(block[337:345]) if flag in b"34" else 0,
-        xattrs=_xattrs_of(records),
+        mode=read_number(block[100:108]) & 0o7777,
+        uid=read_decimal(records[b"uid"]) if b"uid" in records else read_number(block[108:116]),
+        gid=read_decimal(records[b"gid"]) if b"gid" in records else read_number(block[116:124]),
+        user=records.get(b"uname", read_text(block[265:297])),
+        group=records.get(b"gname", read_text(block[297:329])),
+        mtime_ns=mtime_ns,
+        link=records.get(b"linkpath", read_text(block[157:257])),
+        rdev_major=read_number(block[329:337]) if flag in b"34" else 0,
+        rdev_minor=read_number(block[337:345]) if flag in b"34" else 0,
+        xattrs=_xattrs_of(records, oddities.unknown_names),
     )
 
 
-def _xattrs_of(records: Records) -> dict[str, bytes]:
+def _xattrs_of(records: Records, unknown: set[str]) -> dict[str, bytes]:
     found = {
         decode_xattr_name(key[len(_XATTR) :]): value
         for key, value in records.items()
@@ -247,14 +276,14 @@ def _xattrs_of(records: Records) -> dict[str, bytes]:
     }
     for name, keyword in KEYWORDS.items():
         if keyword in records:
-            found[name] = acl_from_text(records[keyword])
+            found[name] = acl_from_text(records[keyword], unknown)
     return found
 
 
 def _ustar_path(block: memoryview) -> bytes:
-    name = _text(block[0:100])
+    name = read_text(block[0:100])
     # GNU tar's own magic has two spaces here, and other fields in the place of the prefix.
-    prefix = _text(block[345:500]) if bytes(block[257:263]) == b"ustar\0" else b""
+    prefix = read_text(block[345:500]) if bytes(block[257:263]) == b"ustar\0" else b""
     return prefix + b"/" + name if prefix else name
 
 
@@ -263,7 +292,8 @@ def _old_runs(block: memoryview) -> Runs:
     for start in range(0, len(block), 24):
         if not any(block[start : start + 12]) and not any(block[start + 12 : start + 24]):
             break
-        runs.append((_number(block[start : start + 12]), _number(block[start + 12 : start + 24])))
+        offset, length = block[start : start + 12], block[start + 12 : start + 24]
+        runs.append((read_number(offset), read_number(length)))
     return runs
 
 
@@ -276,25 +306,3 @@ def _check_runs(runs: Sequence[tuple[int, int]], member: Member) -> None:
         total += length
     if end > member.size or total != member.stored:
         raise ArchiveError("a sparse file's map does not fit its size")
-
-
-def _number(raw: memoryview, *, signed: bool = False) -> int:
-    """Octal digits, or GNU tar's base 256 where those do not suffice."""
-    if raw[0] & 0x80:
-        value = int.from_bytes(raw, "big", signed=True)
-        if raw[0] == 0x80:
-            value = int.from_bytes(raw[1:], "big")
-        if value < 0 and not signed:
-            raise ArchiveError("a header holds a negative number")
-        return value
-    return parse_octal(raw)
-
-
-def _decimal(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 20:
-        raise ArchiveError(f"a header holds {text[:40]!r} for a number")
-    return int(text)
-
-
-def _text(raw: memoryview) -> bytes:
-    return bytes(raw).split(b"\0", 1)[0]

@@ -220,7 +220,8 @@ def _verify_foreign(store: Store, report: VerifyReport, progress: Progress) -> N
     """An ordinary .tar.gz: read through, with what gzip and tar know about themselves."""
     report.limit = "no manifest of ours: only gzip's checksums and tar's headers were checked"
     progress.start("verifying", 0, 0)
-    for member, pieces in foreign_members(store, report.backup.stored):
+    notes: set[str] = set()
+    for member, pieces in foreign_members(store, report.backup.stored, notes=notes):
         for piece in pieces:
             progress.advance(len(piece))
         report.entries += 1
@@ -228,6 +229,7 @@ def _verify_foreign(store: Store, report: VerifyReport, progress: Progress) -> N
         report.raw_bytes += member.size
         progress.advance(0, 1)
     report.checked_bytes = report.backup.stored.size
+    report.limit = "; ".join([report.limit, *sorted(notes)])
 
 
 @dataclass(frozen=True, slots=True)

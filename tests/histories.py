@@ -100,7 +100,7 @@ class Tree(Protocol):
     def xattr(self, path: str, seed: int) -> None: ...
     def rename(self, path: str, other: str) -> None: ...
     def link(self, path: str, other: str) -> None: ...
-    def symlink(self, path: str, seed: int) -> None: ...
+    def symlink(self, path: str, target: str) -> None: ...
     def fifo(self, path: str) -> None: ...
 
 
@@ -144,7 +144,8 @@ def play(tree: Tree, change: Change) -> None:
             tree.remove(path)
         case "symlink":
             _make_room(tree, path)
-            tree.symlink(path, seed)
+            # Of each three two are such that GNU tar makes the link late.
+            tree.symlink(path, ("to/", "/to/", "../to/")[change.size % 3] + str(seed))
         case "fifo":
             _make_room(tree, path)
             tree.fifo(path)
@@ -234,8 +235,8 @@ class RealTree:
     def link(self, path: str, other: str) -> None:
         os.link(self.top / path, self.top / other)
 
-    def symlink(self, path: str, seed: int) -> None:
-        os.symlink(f"to/{seed}", self.top / path)
+    def symlink(self, path: str, target: str) -> None:
+        os.symlink(target, self.top / path)
 
     def fifo(self, path: str) -> None:
         os.mkfifo(self.top / path)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from backup_tasks import plan as plan_room
+from backup_tasks.late_links import LateLinks
 from backup_tasks.manifest import Chunk, Entry, EntryType, PlacedEntry, name_fields, walk_key
 from backup_tasks.plan import PlannedEntry, Reuse, ReusePlanner, is_large, piece_numbers
 
@@ -107,8 +108,8 @@ class ModelTree:
         self.inodes[other] = self.inodes[path]
         self.inodes[path].ctime_ns = self._tick()
 
-    def symlink(self, path: str, seed: int) -> None:
-        self._new(path, "symlink").target = f"to/{seed}"
+    def symlink(self, path: str, target: str) -> None:
+        self._new(path, "symlink").target = target
 
     def fifo(self, path: str) -> None:
         self._new(path, "fifo")
@@ -197,7 +198,8 @@ class ModelBackup:
         last, new = self.archive, ModelArchive(started_ns=self.tree.now + 1)
         self.read_again = []
         planner = ReusePlanner(last.chunks, last.started_ns - margin_ns, self._is_same_content)
-        planned = list(planner.join(self.tree.walk(), _placed(last.entries)))
+        leaves, late = apart(self.tree.walk())
+        planned = list(planner.join(leaves, _placed(last.entries)))
         reuse = self.reuse = planner.decide(self._smallest_run, self._most_runs)
         for run in reuse.runs:
             for number in run:
@@ -206,6 +208,9 @@ class ModelBackup:
         written = _Packer(new, self.tree)
         for plan in planned:
             new.entries.append(self._entry(plan, reuse, written))
+        written.flush()
+        new.entries += [written.write(entry) for entry in late]
+        new.entries.sort(key=lambda entry: entry.walk_key)
         written.flush()
         self.archive = new
         return new
@@ -223,6 +228,16 @@ class ModelBackup:
         self.read_again.append(entry.name)
         inode = self.tree.inodes[entry.name]
         return (inode._bytes().hex(), inode.xattrs) == (old.sha256, old.xattrs)
+
+
+def apart(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Entries that may be kept, and late links, which never are."""
+    late_links = LateLinks()
+    leaves: list[Entry] = []
+    late: list[Entry] = []
+    for entry in entries:
+        (late if late_links.has(entry) else leaves).append(entry)
+    return leaves, late
 
 
 def _placed(entries: Iterable[Entry]) -> Iterator[PlacedEntry]:

@@ -95,9 +95,29 @@ def make_links(root: Path) -> None:
         "longer": "l/" * 2000,
     }.items():
         (root / name).symlink_to(target)
-    os.link(root / "dangling", root / "folder" / "dangling too", follow_symlinks=False)
+    for name in ("dangling", "absolute"):
+        os.link(root / name, root / "folder" / f"{name} too", follow_symlinks=False)
+    make_late_links(root / "late")
     os.mkfifo(root / "fifo")
     os.link(root / "fifo", root / "folder" / "fifo too")
+
+
+def make_late_links(root: Path) -> None:
+    """Links that GNU tar makes last of all, among files, in folders that nobody may change."""
+    deep = root / "up" / "and" / "down"
+    deep.mkdir(parents=True)
+    (root / "folder").mkdir()
+    (root / "only links").mkdir()
+    for folder in (root, root / "folder", root / "only links", root / "up", deep):
+        (folder / "above").symlink_to("../x")
+        (folder / "zz absolute").symlink_to("/etc/hosts")
+        if folder.name != "only links":
+            (folder / "file").write_text("x")
+    os.link(root / "up" / "above", root / "folder" / "a hardlink", follow_symlinks=False)
+    os.link(root / "up" / "above", root / "only links" / "a hardlink", follow_symlinks=False)
+    for number, folder in enumerate(sorted(p for p in [root, *root.rglob("*")] if p.is_dir())):
+        folder.chmod(0o555)
+        os.utime(folder, ns=(10**18 + number, 10**18 + number))
 
 
 def make_modes(root: Path) -> None:

@@ -18,15 +18,16 @@ ROOMS = {
     "ground": "__init__ errors text temporary units paths progress patterns folders naming "
     "local_zone state limits memory workers",
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
-    "posix_acl tarstream tarread outer_tar sealed_footer",
+    "posix_acl tarstream tar_fields tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3 "
     "stores manifest_cache",
     "sources": "private sources xattrs stat_entry folder_names snapshot segments content",
-    "archive": "compress recipients identities encrypt runs plan recheck upload spool number_spool "
+    "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool number_spool "
     "steps archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer "
     "cut_off chunk_reader chunk_process reader authenticity foreign selection members",
-    "tree": "metadata target member_spool extract_policy extract restore_target",
+    "tree": "metadata target member_spool path_set extract_policy extract extract_in_order "
+    "restore_target",
     "journal": "journal locks terminal",
     "profile": "trust cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
