@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO
@@ -19,7 +19,7 @@ from backup_tasks.footer import FORMAT_VERSION
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
-from backup_tasks.manifest import Header, write_manifest
+from backup_tasks.manifest import Chunk, Header, write_manifest
 from backup_tasks.manifest_lines import FOLDER_LINE, complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.profile_model import Profile
@@ -87,8 +87,8 @@ class Assembly:
     clock: Callable[[], datetime]
     keys: Keyring
 
-    def write(self, writers: Writers, end: IO[bytes]) -> None:
-        """Write everything; `end` gets a copy of what follows the chunks."""
+    def write(self, writers: Writers, end: IO[bytes]) -> Sequence[Chunk]:
+        """Write everything; `end` gets a copy of what follows the chunks, which are returned."""
         survey, last = self.survey, self.last
         parts = self._assembler(writers.archive, survey.reuse, writers.ahead)
         recipients = self.profile.recipients
@@ -127,6 +127,7 @@ class Assembly:
             os.close(root)
             builder.close()
         self._note_figures(entries, parts, detour)
+        return builder.chunks
 
     def _detour(
         self, writers: Writers, builder: ArchiveBuilder, parts: PartAssembler

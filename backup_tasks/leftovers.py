@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backup_tasks.errors import StoreError
 from backup_tasks.naming import is_backup_name, is_staging_name
 from backup_tasks.stores.base import Store, Unfinished
 
@@ -77,17 +79,31 @@ def end_leftovers(
     Returns:
         How many were ended.
     """
-    ended = 0
+    steps: list[Callable[[], None]] = []
     for upload in store.list_unfinished():
         is_ours = is_backup_name(upload.name) or is_staging_name(upload.name)
         is_abandoned = is_ours and now - upload.started_at > _ABANDONED_AFTER
         if note.means(upload) or (is_abandoned and upload.name not in wanted):
-            store.end_unfinished(upload)
-            ended += 1
+            steps.append(partial(store.end_unfinished, upload))
     for stored in store.list_objects():
         is_abandoned = now - stored.modified_at > _ABANDONED_AFTER
         if is_staging_name(stored.name) and is_abandoned and stored.name not in wanted:
-            store.delete(stored.name)
-            ended += 1
+            steps.append(partial(store.delete, stored.name))
+    do_each(steps)
     note.clear()
-    return ended
+    return len(steps)
+
+
+def do_each(steps: Iterable[Callable[[], None]]) -> None:
+    """Take every step, whatever becomes of those before it. Raises the first StoreError then.
+
+    What one of them is refused must not keep what the others would remove.
+    """
+    failures: list[StoreError] = []
+    for step in steps:
+        try:
+            step()
+        except StoreError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]

@@ -19,12 +19,12 @@ ROOMS = {
     "format": "signing signature_member footer manifest posix_acl tarstream tarread outer_tar "
     "sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
-    "stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3 "
-    "stores manifest_cache",
+    "stores.s3_answers stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload "
+    "stores.s3_writer stores.s3 stores manifest_cache",
     "sources": "sources snapshot content",
     "archive": "compress recipients identities encrypt runs plan recheck upload spool steps "
     "archive carry copies_ahead manifest_lines turns staging entry_headers entry_writer cut_off "
-    "chunk_reader chunk_process reader authenticity foreign selection members",
+    "chunk_reader copy_check chunk_process reader authenticity foreign selection members",
     "tree": "metadata target member_spool extract_policy extract restore_target",
     "journal": "journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
