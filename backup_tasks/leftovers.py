@@ -70,7 +70,9 @@ def end_leftovers(
 ) -> int:
     """End what earlier runs left: the noted upload, and what nobody has touched for two days.
 
-    The latter are uploads of backups, and staging objects and their uploads. Call it under the
+    The latter are uploads of backups, and staging objects and their uploads. Uploads of backups
+    that are there already are ended at once, as nothing can come of them: such a one is left where
+    the answer to its start was lost, and it was started again. Call it under the
     lock of profile and store. Whatever has another name is not touched.
 
     Args:
@@ -80,12 +82,15 @@ def end_leftovers(
         How many were ended.
     """
     steps: list[Callable[[], None]] = []
+    there = store.list_objects()
+    taken = {stored.name for stored in there if is_backup_name(stored.name)}
     for upload in store.list_unfinished():
         is_ours = is_backup_name(upload.name) or is_staging_name(upload.name)
         is_abandoned = is_ours and now - upload.started_at > _ABANDONED_AFTER
-        if note.means(upload) or (is_abandoned and upload.name not in wanted):
+        is_hopeless = upload.name in taken
+        if is_hopeless or note.means(upload) or (is_abandoned and upload.name not in wanted):
             steps.append(partial(store.end_unfinished, upload))
-    for stored in store.list_objects():
+    for stored in there:
         is_abandoned = now - stored.modified_at > _ABANDONED_AFTER
         if is_staging_name(stored.name) and is_abandoned and stored.name not in wanted:
             steps.append(partial(store.delete, stored.name))
