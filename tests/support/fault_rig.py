@@ -42,6 +42,8 @@ KINDS: Final = ("first", "incremental", "resumed", "restore", "verify", "prune")
 # Enough for two parts and a copy; and for those runs that need neither.
 LARGE_BYTES: Final = 11 * 2**20
 SMALL_BYTES: Final = 100_000
+# Shorter than a stall, and long for any other answer.
+_SHORT_SECONDS: Final = 2.5
 _CUT: Final = NamedFault("the first part arrives alone", ("UploadPart",), break_off, EVER, after=1)
 
 
@@ -54,12 +56,16 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def impatient() -> Iterator[None]:
-    """Nobody waits before a request is repeated, or long for an answer; less is worth staging."""
+def impatient(read_seconds: float = 60) -> Iterator[None]:
+    """Nobody waits before a request is repeated; less is worth staging.
+
+    Args:
+        read_seconds: how long an answer is waited for.
+    """
     with (
         mock.patch("botocore.retries.standard.ExponentialBackoff.delay_amount", return_value=0),
         mock.patch("backup_tasks.stores.s3_access._LONGEST_PAUSE_SECONDS", 0.0),
-        mock.patch("backup_tasks.stores.s3._READ_SECONDS", 1.0),
+        mock.patch("backup_tasks.stores.s3._READ_SECONDS", read_seconds),
         mock.patch("backup_tasks.backup_run.RESUMABLE_BYTES", 2**20),
     ):
         yield
@@ -247,7 +253,8 @@ def judge(rig: Rig, kind: str, fault: NamedFault, size: int) -> Verdict:
     prepare(rig, kind, size)
     before = rig.objects()
     rig.proxy.inject(fault)
-    outcome = getattr(rig, kind, rig.back_up)()
+    with impatient(_SHORT_SECONDS if "stall" in fault.name else 60):
+        outcome = getattr(rig, kind, rig.back_up)()
     met = rig.proxy.met()
     rig.proxy.heal()
     return Verdict(outcome, met, tuple(_wrongs(rig, kind, before, outcome)))
