@@ -2,7 +2,7 @@
 
 Run as a script it prints what each fault does to each kind of run, as a table:
 
-    python -m tests.support.fault_rig [word of a fault's name]
+    python -m tests.support.fault_rig [word of a fault's name, or numbers as 0:25]
 """
 
 from __future__ import annotations
@@ -305,9 +305,16 @@ def _cell(rig: Rig, kind: str, fault: NamedFault, size: int, said: dict[str, str
     return " ".join([f"{verdict.outcome.code}" if verdict.met else "-", *verdict.wrong])
 
 
+def _chosen(word: str) -> list[NamedFault]:
+    first, colon, last = word.partition(":")
+    if colon:
+        return list(FAULTS.values())[int(first) : int(last)]
+    return [fault for name, fault in FAULTS.items() if word in name]
+
+
 def main() -> None:
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    faults = _chosen(sys.argv[1] if len(sys.argv) > 1 else "")
     print("| fault | " + " | ".join(KINDS) + " |\n|---|" + "---|" * len(KINDS))
     said: dict[str, str] = {}
     with (
@@ -318,7 +325,7 @@ def main() -> None:
     ):
         client = server.client()
         bucket = new_bucket(server.endpoint, server.access_key, server.secret_key, client)
-        for number, fault in enumerate(f for name, f in FAULTS.items() if word in name):
+        for number, fault in enumerate(faults):
             cells = []
             for kind in KINDS:
                 here = Path(folder, f"{number}-{kind}")
