@@ -168,7 +168,6 @@ def test_a_head_without_etag_time_or_length_is_an_error(
         ("UploadPart", HTML),
         ("CreateMultipartUpload", HTML),
         ("CreateMultipartUpload", substitute("<UploadId>.*?</UploadId>", "")),
-        ("CreateMultipartUpload", substitute("<Key>.*?</Key>", "<Key>elsewhere</Key>")),
         ("UploadPartCopy", HTML),
         ("UploadPartCopy", substitute("<ETag>.*?</ETag>", "")),
         ("UploadPartCopy", says("<CopyPartResult/>")),

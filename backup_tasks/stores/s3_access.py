@@ -21,7 +21,6 @@ from backup_tasks.stores.s3_errors import (
     explain,
     explained,
     has_no_reason,
-    is_missing,
     is_unknown_to_server,
     status_of,
 )
@@ -77,7 +76,7 @@ class S3Access:
         try:
             answer = self.client.head_object(Bucket=self.bucket, Key=self.key(name))
         except FAILURES as error:
-            if has_no_reason(error) and not is_missing(error):
+            if has_no_reason(error):
                 with explained(self.place, doing):
                     self.ask_for_reason()
             raise explain(error, self.place, doing, name) from error
@@ -223,6 +222,7 @@ def list_uploads(access: S3Access, beginning: str, page_size: int = 1000) -> lis
         Unfinished(item["Key"].removeprefix(access.prefix), item["UploadId"], item["Initiated"])
         for page in pages(ask, tokens)
         for item in page.get("Uploads", [])
+        if item["Key"].startswith(access.prefix)  # some servers show those of all prefixes
     ]
     return [one for one in found if one.name and "/" not in one.name]
 

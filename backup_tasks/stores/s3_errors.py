@@ -154,8 +154,12 @@ def status_of(error: BaseException) -> int:
 
 
 def has_no_reason(error: BaseException) -> bool:
-    """The server refused, and said no more than a status: so every HEAD is refused."""
-    return isinstance(error, boto.ClientError) and (code_of(error) or "0").isdigit()
+    """The server refused, and said no more than a status: so each HEAD is refused.
+
+    404 is no refusal, and what a server in trouble says needs no reason.
+    """
+    status = status_of(error)
+    return 400 <= status < 500 and status != 404 and code_of(error) == str(status)
 
 
 def is_missing(error: BaseException) -> bool:
