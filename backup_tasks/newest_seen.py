@@ -87,6 +87,12 @@ class NewestSeen:
             "believed; check the server and what lies before it, and run again"
         )
 
+    @property
+    def newest_name(self) -> str:
+        """Of the newest backup that was seen, "" if none was."""
+        seen, _ = self._read()
+        return seen.name if seen is not None else ""
+
     def note(self, name: str, started_at: str) -> None:
         """Remember this backup, whatever was seen before. Failing to is no error.
 

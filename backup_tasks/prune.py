@@ -65,13 +65,13 @@ def run_prune(
 
     Decides from the store's own list, never from a memory of it. Only objects that are named
     as backups are counted or touched, and of those no empty one, which cannot be a backup.
-    Neither the newest by name nor the one stored last is ever deleted. A crash in the middle
-    leaves the younger backups; running again finishes the work.
+    Neither the newest by name, nor the one stored last, nor the newest seen is ever deleted. A
+    crash in the middle leaves the younger backups; running again finishes the work.
 
     Args:
         now: aware.
         dry_run: decide and report, delete nothing.
-        seen: tells a list that cannot be true.
+        seen: tells a list that cannot be true, and which backup is surely our own.
 
     Raises:
         StoreError: the store cannot be listed, or its list is not to be believed.
@@ -82,7 +82,13 @@ def run_prune(
         seen.backups_of(listed)
     taken_at = _find_backups(listed, profile.tzinfo)
     backups = [stored for stored in listed if stored.name in taken_at]
-    plan = plan_prune(taken_at, profile.retention, now, protected=_stored_last(backups))
+    plan = plan_prune(
+        taken_at,
+        profile.retention,
+        now,
+        protected=_stored_last(backups),
+        seen=seen.newest_name if seen is not None else "",
+    )
     report = PruneReport(
         profile=profile.name,
         store=profile.store.url,

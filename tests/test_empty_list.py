@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,22 @@ def test_a_backup_that_is_told_of_an_empty_store_by_mistake_is_not_made(
 def test_a_store_that_was_never_used_lists_nothing(backups: Backups) -> None:
     store = DirectoryStore(backups.store_folder)
     assert seen_in(backups, store).backups_of([]) == []
+
+
+def test_a_prune_keeps_the_newest_of_our_own_whatever_others_put_beside_it(
+    backups: Backups,
+) -> None:
+    made = backups.backup().archive
+    for minute in range(3):
+        fake = backups.store_folder / f"2025-06-12_090{minute}-backup.tar.gz"
+        fake.write_bytes(b"not ours")
+    backups.extra = "[retention]\nkeep_last = 1\n"
+    now = backups.now + timedelta(days=1)
+    store = DirectoryStore(backups.store_folder)
+    report = run_prune(backups.profile(), store, now, dry_run=False, seen=seen_in(backups, store))
+    assert report.plan.keep[made] == ("the newest of our own",)
+    assert made in os.listdir(backups.store_folder)
+    assert len(report.deleted) == 2
 
 
 def test_every_command_says_that_the_backups_are_gone(cli: Cli) -> None:

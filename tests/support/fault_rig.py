@@ -29,6 +29,7 @@ from backup_tasks.progress import SilentProgress
 from backup_tasks.prune import run_prune
 from backup_tasks.restore import run_restore_job
 from backup_tasks.restore_request import RestoreWish
+from backup_tasks.stores import s3
 from backup_tasks.verify import VerifyWish, run_verify_job
 from tests.backups import paths_in
 from tests.cli import s3_store
@@ -39,6 +40,7 @@ from tests.s3_server import start_s3_server
 from tests.support.fault_proxy import EVER, FAULTS, FaultProxy, NamedFault, break_off
 
 KINDS: Final = ("first", "incremental", "resumed", "restore", "verify", "prune")
+_make_client = s3.make_client
 # Enough for two parts and a copy; and for those runs that need neither.
 LARGE_BYTES: Final = 11 * 2**20
 SMALL_BYTES: Final = 100_000
@@ -55,6 +57,17 @@ class Outcome:
     said: str = ""
 
 
+_clients: dict[tuple[object, ...], Any] = {}
+
+
+def _one_client(settings: Any, endpoint: str, place: Any) -> Any:
+    """One client for all runs that want the same: making one takes longer than a small run."""
+    wanted = (endpoint, settings.max_attempts, s3._READ_SECONDS)
+    if wanted not in _clients:
+        _clients[wanted] = _make_client(settings, endpoint, place)
+    return _clients[wanted]
+
+
 @contextlib.contextmanager
 def impatient(read_seconds: float = 60) -> Iterator[None]:
     """Nobody waits before a request is repeated; less is worth staging.
@@ -66,6 +79,7 @@ def impatient(read_seconds: float = 60) -> Iterator[None]:
         mock.patch("botocore.retries.standard.ExponentialBackoff.delay_amount", return_value=0),
         mock.patch("backup_tasks.stores.s3_access._LONGEST_PAUSE_SECONDS", 0.0),
         mock.patch("backup_tasks.stores.s3._READ_SECONDS", read_seconds),
+        mock.patch("backup_tasks.stores.s3.make_client", _one_client),
         mock.patch("backup_tasks.backup_run.RESUMABLE_BYTES", 2**20),
     ):
         yield
