@@ -174,12 +174,12 @@ def backup(
 def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
-    from backup_tasks.catalog import find_backups, read_details
+    from backup_tasks.catalog import read_details
     from backup_tasks.newest_seen import NewestSeen, tell_vanished
 
     with job("list", profile, recorded=False) as running:
-        backups = find_backups(running.store, running.profile.tzinfo)
         seen = NewestSeen(running.paths.state, running.profile, running.store)
+        backups = seen.find_backups()
         tell_vanished(seen, backups, running.record)
         keys = running.keys(identity)
         if identity:
@@ -202,11 +202,13 @@ def files(
     """List or search what is in a backup, without fetching the archive."""
     from backup_tasks import report
     from backup_tasks.authenticity import Trust
-    from backup_tasks.catalog import choose_backup, find_backups
+    from backup_tasks.catalog import choose_backup
     from backup_tasks.listing import list_entries
+    from backup_tasks.newest_seen import NewestSeen
 
     with job("files", profile, recorded=False) as running:
-        backups = find_backups(running.store, running.profile.tzinfo)
+        seen = NewestSeen(running.paths.state, running.profile, running.store)
+        backups = seen.find_backups()
         chosen = choose_backup(backups, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
         entries = list_entries(running.store, chosen, path or (), running.keys(identity), trust)
@@ -347,11 +349,13 @@ def signing_key(_: Context, json: bool = False) -> None:
 def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
     from backup_tasks import report
+    from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import PruneIncomplete, run_prune
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
         try:
-            done = run_prune(running.profile, running.store, now(), dry_run=dry_run)
+            seen = NewestSeen(running.paths.state, running.profile, running.store)
+            done = run_prune(running.profile, running.store, now(), dry_run=dry_run, seen=seen)
         except PruneIncomplete as error:
             running.record.pruned = list(error.report.deleted)
             report.print_prune(error.report, as_json=json)

@@ -20,7 +20,7 @@ from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
 from backup_tasks.limits import END_BYTES, SOURCES_BYTES
-from backup_tasks.manifest import Header, encode_text, write_manifest
+from backup_tasks.manifest import Chunk, Header, encode_text, write_manifest
 from backup_tasks.manifest_lines import FOLDER_LINE, LATE_LINK_LINE, complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.private import NOTHING_PRIVATE, Private
@@ -95,8 +95,8 @@ class Assembly:
     keys: Keyring
     private: Private = NOTHING_PRIVATE
 
-    def write(self, writers: Writers, end: IO[bytes]) -> None:
-        """Write everything; `end` gets a copy of what follows the chunks."""
+    def write(self, writers: Writers, end: IO[bytes]) -> Sequence[Chunk]:
+        """Write everything; `end` gets a copy of what follows the chunks, which are returned."""
         survey, last = self.survey, self.last
         parts = self._assembler(writers.archive, survey.reuse, writers.ahead)
         recipients = self.profile.recipients
@@ -154,6 +154,7 @@ class Assembly:
             builder.close()
         self._note_figures(entries, parts, detour)
         self._tell_left_out(entries.left_out)
+        return builder.chunks
 
     def _tell_left_out(self, paths: Sequence[str]) -> None:
         if paths:

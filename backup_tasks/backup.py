@@ -13,7 +13,7 @@ from datetime import datetime
 
 from backup_tasks.assembly import Assembly, Writers, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
-from backup_tasks.catalog import backups_among
+from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
     ArchiveError,
     BackupError,
@@ -28,6 +28,7 @@ from backup_tasks.errors import (
 from backup_tasks.journal import Problem, RunRecord, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
+from backup_tasks.manifest import Chunk
 from backup_tasks.naming import choose_free_name
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
 from backup_tasks.signing import SigningKey
@@ -129,8 +130,11 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
         return None, "--full was asked for"
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
-    own_key = read_own_key(run.paths.state)
-    return find_last_archive(run.profile, run.store, run.cache, own_key, host, run.now, run.keys)
+    own_key, store = read_own_key(run.paths.state), run.store
+    backups = run.newest_seen.backups_of(store.list_objects(), may_be_gone=True)
+    return find_last_archive(
+        run.profile, store, backups, run.cache, own_key, host, run.now, run.keys
+    )
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
@@ -237,6 +241,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
     there = store.list_objects()
+    before = run.newest_seen.backups_of(there, may_be_gone=True)
     taken = {stored.name for stored in there}
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
@@ -261,13 +266,15 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 keys=run.keys,
                 private=private_files(run.paths.state),
             )
-            stored = fill(writers, name, lambda: assembly.write(writers, end))
+            chunks: list[Chunk] = []
+            stored = fill(writers, name, lambda: chunks.extend(assembly.write(writers, end)))
             run.upload_note.clear()
+            if not store.copies_are_sure:
+                check_copies(store, stored, chunks)
             end.seek(0)
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    before = backups_among(there, profile.tzinfo)
     run.newest_seen.note_made(stored.name, utc_text(run.now), before, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from backup_tasks.authenticity import Trust, demand_signature
-from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.catalog import Backup, choose_backup
 from backup_tasks.compare import TreeComparer, TreeComparison
 from backup_tasks.compare_sources import SourceComparer, SourceComparison
 from backup_tasks.drill_command import run_command
@@ -180,8 +180,8 @@ def run_drill_job(
 
     Raises: as `choose_backup` and `run_drill`.
     """
-    backups = find_backups(store, profile.tzinfo)
     seen = NewestSeen(state, profile, store)
+    backups = seen.find_backups()
     if not wish.name and not wish.day:
         tell_vanished(seen, backups, record)
     chosen = choose_backup(backups, name=wish.name, day=wish.day)

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from backup_tasks.content_hash import NO_SUM, ContentSum
 from backup_tasks.extract import Extractor, UnsafePathError, check_path
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
 from backup_tasks.folders import split_path
@@ -42,9 +43,11 @@ class InOrderExtractor(Extractor):
         self._is_finishing = False
         self._may_replace = policy.overwrite == "always"
 
-    def add(self, member: Member, pieces: Iterable[memoryview], sha256: str = "") -> None:
+    def add(
+        self, member: Member, pieces: Iterable[memoryview], expected: ContentSum = NO_SUM
+    ) -> None:
         if member.kind not in ("hardlink", "symlink", "dir"):
-            super().add(member, pieces, sha256)
+            super().add(member, pieces, expected)
             return
         path = os.fsdecode(member.path)
         try:
@@ -71,9 +74,9 @@ class InOrderExtractor(Extractor):
         make()
 
     def _add_file(
-        self, member: Member, path: str, pieces: Iterable[memoryview], sha256: str
+        self, member: Member, path: str, pieces: Iterable[memoryview], expected: ContentSum
     ) -> None:
-        self._note(path, partial(super()._add_file, member, path, pieces, sha256))
+        self._note(path, partial(super()._add_file, member, path, pieces, expected))
 
     def _may_write(self, folder: int, member: Member, path: str, mtime_ns: int) -> bool:
         may_write = super()._may_write(folder, member, path, mtime_ns)

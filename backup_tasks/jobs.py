@@ -117,8 +117,10 @@ def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> 
 
 
 def _prune_after_backup(job: Job) -> None:
+    from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import PruneIncomplete, run_prune
 
+    seen = NewestSeen(job.paths.state, job.profile, job.store)
     record = job.record
     sources = {printable(source) for source in job.profile.backup.sources}
     if missing := [problem.path for problem in record.problems if problem.path in sources]:
@@ -127,7 +129,8 @@ def _prune_after_backup(job: Job) -> None:
         record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
         return
     try:
-        record.pruned = list(run_prune(job.profile, job.store, job.clock(), dry_run=False).deleted)
+        done = run_prune(job.profile, job.store, job.clock(), dry_run=False, seen=seen)
+        record.pruned = list(done.deleted)
     except BackupError as error:
         if isinstance(error, PruneIncomplete):
             record.pruned = list(error.report.deleted)

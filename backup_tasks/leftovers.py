@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backup_tasks.errors import StoreError
 from backup_tasks.naming import is_backup_name, is_staging_name
 from backup_tasks.stores.base import Store, Unfinished
 from backup_tasks.temporary import writes_to
@@ -69,7 +71,9 @@ def end_leftovers(
 ) -> int:
     """End what earlier runs left: the noted upload, and what nobody has touched for two days.
 
-    The latter are uploads of backups, and staging objects and their uploads. Call it under the
+    The latter are uploads of backups, and staging objects and their uploads. Uploads of backups
+    that are there already are ended at once, as nothing can come of them: such a one is left where
+    the answer to its start was lost, and it was started again. Call it under the
     lock of profile and store. Whatever has another name is not touched.
 
     Args:
@@ -78,17 +82,34 @@ def end_leftovers(
     Returns:
         How many were ended.
     """
-    ended = 0
+    steps: list[Callable[[], None]] = []
+    there = store.list_objects()
+    taken = {stored.name for stored in there if is_backup_name(stored.name)}
     for upload in store.list_unfinished():
         is_ours = is_backup_name(upload.name) or is_staging_name(upload.name)
         is_abandoned = is_ours and now - upload.started_at > _ABANDONED_AFTER
-        if note.means(upload) or (is_abandoned and upload.name not in wanted):
-            store.end_unfinished(upload)
-            ended += 1
-    for stored in store.list_objects():
+        is_hopeless = upload.name in taken
+        if is_hopeless or note.means(upload) or (is_abandoned and upload.name not in wanted):
+            steps.append(partial(store.end_unfinished, upload))
+    for stored in there:
         is_abandoned = now - stored.modified_at > _ABANDONED_AFTER
         if is_staging_name(stored.name) and is_abandoned and stored.name not in wanted:
-            store.delete(stored.name)
-            ended += 1
+            steps.append(partial(store.delete, stored.name))
+    do_each(steps)
     note.clear()
-    return ended
+    return len(steps)
+
+
+def do_each(steps: Iterable[Callable[[], None]]) -> None:
+    """Take every step, whatever becomes of those before it. Raises the first StoreError then.
+
+    What one of them is refused must not keep what the others would remove.
+    """
+    failures: list[StoreError] = []
+    for step in steps:
+        try:
+            step()
+        except StoreError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_tasks.errors import StoreError
 from backup_tasks.lifecycle_plan import LifecyclePlan, Rule, comparable
-from backup_tasks.naming import is_backup_name
+from backup_tasks.naming import is_backup_name, is_staging_name
 from backup_tasks.text import printable
 
 if TYPE_CHECKING:
@@ -96,20 +96,13 @@ def install_lifecycle(store: S3Store, found: BucketLifecycle, plan: LifecyclePla
 def find_stranger(store: S3Store) -> str | None:
     """The URL of something below the prefix that is no backup, or None. Raises StoreError.
 
-    An expiry rule knows prefixes alone, and would delete it too.
+    An expiry rule knows prefixes alone, and would delete it too. What an interrupted run left is
+    no stranger: the next run removes it, or the rule does.
     """
-    from backup_tasks.stores.s3_errors import explained
-
-    access = store.access
-    with explained(access.place, "look for other objects"):
-        pages = access.client.get_paginator("list_objects_v2").paginate(
-            Bucket=store.bucket, Prefix=store.prefix
-        )
-        for page in pages:
-            for item in page.get("Contents", []):
-                name = item["Key"].removeprefix(store.prefix)
-                if name and not is_backup_name(name):
-                    return f"s3://{store.bucket}/{printable(item['Key'])}"
+    for key in store.keys_below():
+        name = key.removeprefix(store.prefix)
+        if name and not is_backup_name(name) and not is_staging_name(name):
+            return f"s3://{store.bucket}/{printable(key)}"
     return None
 
 
@@ -137,12 +130,17 @@ def _watched(client: Any, unread: set[str]) -> Iterator[None]:
 
     boto3 drops them in silence, and writing the rules back would delete them from the bucket.
     """
+    from backup_tasks.stores.s3_errors import UnfitAnswer
+
     operation = "GetBucketLifecycleConfiguration"
     known = _element_names(client.meta.service_model.operation_model(operation).output_shape)
     known |= {"LifecycleConfiguration", "TransitionDefaultMinimumObjectSize"}
 
     def compare(response_dict: dict[str, Any], **_: object) -> None:
         if response_dict["status_code"] == 200:
+            if b"LifecycleConfiguration" not in response_dict["body"]:
+                # Taken for a bucket without rules, it would cost the bucket those that it has.
+                raise UnfitAnswer(trouble="an answer came without lifecycle rules")
             found = re.findall(rb"<([A-Za-z][A-Za-z0-9]*)", response_dict["body"])
             unread.update({name.decode() for name in found} - known)
 

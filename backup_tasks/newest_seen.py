@@ -10,19 +10,20 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from pathlib import Path
 
 from backup_tasks.authenticity import Proof
-from backup_tasks.catalog import Backup
+from backup_tasks.catalog import Backup, backups_among
+from backup_tasks.errors import ObjectMissing, StoreError
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest import Header
 from backup_tasks.naming import parse_backup_name
 from backup_tasks.profile_model import Profile
 from backup_tasks.state import state_key
-from backup_tasks.stores.base import Store
+from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import printable
 
 
@@ -44,8 +45,53 @@ class NewestSeen:
     """
 
     def __init__(self, state: Path, profile: Profile, store: Store) -> None:
+        self._store = store
         self._path = state / "newest" / f"{state_key(profile.name, store.url)}.json"
         self._zone = profile.tzinfo
+
+    def find_backups(self) -> list[Backup]:
+        """Every backup in the store, oldest first; other objects are passed over.
+
+        Raises StoreError when the store fails, or lists none although one was seen there.
+        """
+        return self.backups_of(self._store.list_objects())
+
+    def backups_of(
+        self, listed: Iterable[StoredObject], *, may_be_gone: bool = False
+    ) -> list[Backup]:
+        """As `find_backups`, of what the store listed.
+
+        A list of nothing is believed only where nothing was ever seen: it is what is left of one
+        that was damaged on its way, and would pass for a store that is yet to be used.
+
+        Args:
+            may_be_gone: believe it also if the backup that was seen is truly not there, as
+                whoever makes a new one must.
+        """
+        backups = backups_among(listed, self._zone)
+        seen, _ = self._read()
+        if backups or seen is None:
+            return backups
+        url = self._store.url
+        try:
+            self._store.stat(seen.name)
+        except ObjectMissing:
+            if may_be_gone:
+                return backups
+            raise StoreError(
+                f"{url}: the store lists no backup, and {seen.name}, which was seen there, is "
+                "gone; find out who deleted it; `invoke backup` makes a new one"
+            ) from None
+        raise StoreError(
+            f"{url}: the store lists no backup, but {seen.name} is there: its list is not to be "
+            "believed; check the server and what lies before it, and run again"
+        )
+
+    @property
+    def newest_name(self) -> str:
+        """Of the newest backup that was seen, "" if none was."""
+        seen, _ = self._read()
+        return seen.name if seen is not None else ""
 
     def note(self, name: str, started_at: str) -> None:
         """Remember this backup, whatever was seen before. Failing to is no error.

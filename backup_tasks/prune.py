@@ -13,6 +13,7 @@ from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count
 
 if TYPE_CHECKING:
+    from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.profile_model import Profile
     from backup_tasks.stores.base import Store, StoredObject
 
@@ -52,26 +53,42 @@ class PruneIncomplete(StoreError):
         self.report = report
 
 
-def run_prune(profile: Profile, store: Store, now: datetime, *, dry_run: bool) -> PruneReport:
+def run_prune(
+    profile: Profile,
+    store: Store,
+    now: datetime,
+    *,
+    dry_run: bool,
+    seen: NewestSeen | None = None,
+) -> PruneReport:
     """Delete what the profile's retention does not keep, oldest first.
 
     Decides from the store's own list, never from a memory of it. Only objects that are named
     as backups are counted or touched, and of those no empty one, which cannot be a backup.
-    Neither the newest by name nor the one stored last is ever deleted. A crash in the middle
-    leaves the younger backups; running again finishes the work.
+    Neither the newest by name, nor the one stored last, nor the newest seen is ever deleted. A
+    crash in the middle leaves the younger backups; running again finishes the work.
 
     Args:
         now: aware.
         dry_run: decide and report, delete nothing.
+        seen: tells a list that cannot be true, and which backup is surely our own.
 
     Raises:
-        StoreError: the store cannot be listed.
+        StoreError: the store cannot be listed, or its list is not to be believed.
         PruneIncomplete: it refused to delete some; tried after all others.
     """
     listed = store.list_objects()
+    if seen is not None:
+        seen.backups_of(listed)
     taken_at = _find_backups(listed, profile.tzinfo)
     backups = [stored for stored in listed if stored.name in taken_at]
-    plan = plan_prune(taken_at, profile.retention, now, protected=_stored_last(backups))
+    plan = plan_prune(
+        taken_at,
+        profile.retention,
+        now,
+        protected=_stored_last(backups),
+        seen=seen.newest_name if seen is not None else "",
+    )
     report = PruneReport(
         profile=profile.name,
         store=profile.store.url,

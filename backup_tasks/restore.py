@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from backup_tasks.authenticity import Proof, demand_proof, demand_signature
-from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.catalog import Backup, choose_backup
 from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
 from backup_tasks.errors import ArchiveError
 from backup_tasks.extract import Extractor
@@ -251,8 +251,8 @@ def run_restore_job(
 
     Raises: as `parse_wish`, `choose_backup` and `run_restore`.
     """
-    backups = find_backups(store, profile.tzinfo)
     seen = NewestSeen(state, profile, store)
+    backups = seen.find_backups()
     if not wish.name and not wish.day:
         tell_vanished(seen, backups, record)
     chosen = choose_backup(backups, name=wish.name, day=wish.day)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
@@ -17,6 +18,7 @@ from backup_tasks.archive import Base, join_bases
 from backup_tasks.chunk_reader import read_chunks
 from backup_tasks.errors import ObjectChanged, ObjectMissing
 from backup_tasks.last_archive import LastArchive, settled_before_ns
+from backup_tasks.leftovers import do_each
 from backup_tasks.manifest import Chunk, Entry, PlacedEntry, encode_line
 from backup_tasks.plan import is_large, packed_chunks, piece_numbers
 from backup_tasks.spool import LineSpool
@@ -38,14 +40,16 @@ def discard_runs(
 
     Raises StoreError, OSError: the journals that are left still tell what is to be removed.
     """
-    for run in runs:
-        staging = run.staging
-        if staging is not None and staging.store == store.url:
-            if unfinished is not None:
-                for upload in _uploads_of(run, staging, unfinished):
-                    store.end_unfinished(upload)
-            store.delete(staging.name)
-        run.forget()
+    do_each(partial(_discard_run, store, run, unfinished) for run in runs)
+
+
+def _discard_run(store: Store, run: StagedRun, unfinished: Collection[Unfinished] | None) -> None:
+    staging = run.staging
+    if staging is not None and staging.store == store.url:
+        uploads = _uploads_of(run, staging, unfinished) if unfinished is not None else []
+        ends = [partial(store.end_unfinished, upload) for upload in uploads]
+        do_each([*ends, partial(store.delete, staging.name)])
+    run.forget()
 
 
 def _uploads_of(

@@ -51,6 +51,7 @@ def plan_prune(
     now: datetime,
     *,
     protected: Collection[str] = (),
+    seen: str = "",
 ) -> PrunePlan:
     """Decide which backups to keep, and why.
 
@@ -62,6 +63,8 @@ def plan_prune(
         rules: how many of each to keep.
         now: aware; `keep_within` counts back from it.
         protected: names to keep whatever the rules say.
+        seen: name of the newest backup that this machine made or proved to be its own: kept too, as
+            whoever may write to the store can put any number of others beside it.
 
     Returns:
         A plan that names every backup once. The newest is always kept, and so is one that is
@@ -82,6 +85,8 @@ def plan_prune(
     for name in protected:
         if name in reasons:
             reasons[name] = reasons[name] or ["stored last"]
+    if seen in reasons:
+        reasons[seen] = reasons[seen] or ["the newest of our own"]
 
     return PrunePlan(
         keep={name: tuple(why) for name, why in reasons.items() if why},

@@ -17,7 +17,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from backup_tasks.authenticity import weigh_proof
-from backup_tasks.catalog import Backup, choose_backup, find_backups
+from backup_tasks.catalog import Backup, choose_backup
 from backup_tasks.chunk_reader import ReadChunk, read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
@@ -285,8 +285,8 @@ def run_verify_job(
     if wish.all and (wish.name or wish.day):
         raise UsageError("give --all, or one backup with --name or --date")
     sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
-    backups = find_backups(store, profile.tzinfo)
     seen = NewestSeen(state, profile, store)
+    backups = seen.find_backups()
     tell_vanished(seen, backups, record)
     newest = choose_backup(backups, name=wish.name, day=wish.day)
     if not wish.all:

@@ -88,6 +88,36 @@ def s3_bucket(s3_server: S3Server, _s3_client: Any) -> Iterator[S3Bucket]:
     _s3_client.delete_bucket(Bucket=name)  # this server removes what is inside as well
 
 
+@pytest.fixture(scope="session")
+def _moto_client() -> Iterator[Any]:
+    """A client of moto's server in this process: S3 as another hand wrote it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name=REGION,
+        aws_access_key_id="moto",
+        aws_secret_access_key="moto-secret",
+    )
+    yield client
+    client.close()
+    server.stop()
+
+
+@pytest.fixture
+def moto_bucket(_moto_client: Any) -> S3Bucket:
+    """A new, empty bucket of moto."""
+    name = f"test-{uuid.uuid4().hex[:16]}"
+    _moto_client.create_bucket(Bucket=name)
+    endpoint = str(_moto_client.meta.endpoint_url)
+    return S3Bucket(endpoint, name, "moto", "moto-secret", _moto_client)
+
+
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
     """Folders below the test's own, but the project's templates."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
 import ssl
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +24,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 from urllib.parse import parse_qs, urlsplit
+
+# For SO_LINGER: a close that resets the connection.
+_AT_ONCE = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Attributes: declared_bytes: what Content-Length says, if not the truth."""
+    """One answer. A status of 0 is none: the connection is reset, with RST instead of FIN.
+
+    Attributes: declared_bytes: what Content-Length says, if not the truth.
+    """
 
     status: int
     headers: dict[str, str]
@@ -265,7 +273,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self.proxy.answer(Request(self.command, self.path, headers, body))
         except OSError:  # the server behind us is gone
             answer = None
-        if answer is None:
+        if answer is None or not answer.status:
+            if answer is not None:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+                self.connection.close()
             self.close_connection = True
             return
         self._tell(answer)

@@ -218,6 +218,14 @@ def test_expiry_is_accepted_beside_backups_and_other_prefixes(s3_bucket: S3Bucke
     assert run_lifecycle(a_profile(s3_settings(s3_bucket), MONTH), install=True).written
 
 
+def test_expiry_is_accepted_beside_what_an_interrupted_run_left(s3_bucket: S3Bucket) -> None:
+    name = "2025-06-12_0200-backup.tar.gz"
+    for key in (name, f"{name}.0123abcd.partial"):
+        s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=f"backups/{key}", Body=b"x")
+    run_lifecycle(a_profile(s3_settings(s3_bucket), MONTH), install=True)
+    assert {rule["ID"] for rule in rules_of(s3_bucket)} == {EXPIRE, UNFINISHED}
+
+
 def test_a_shorter_expiry_than_the_keep_rules_is_told(s3_bucket: S3Bucket) -> None:
     settings = s3_settings(s3_bucket)
     report = run_lifecycle(

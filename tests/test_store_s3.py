@@ -15,7 +15,6 @@ import pytest
 from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
-    ObjectChanged,
     ObjectExists,
     ObjectMissing,
     StoreError,
@@ -526,7 +525,7 @@ def test_an_archived_object_says_how_to_get_it_back(store: S3Store, proxy: Fault
         (refuse(501, "NotImplemented"), CopyUnsupported),
         (refuse(403, "InvalidObjectState"), CopyRefused),
         (refuse(403, "AccessDenied"), CopyRefused),
-        (refuse(412, "PreconditionFailed"), ObjectChanged),
+        (refuse(412, "PreconditionFailed"), CopyUnsupported),
         (refuse(404, "NoSuchKey"), ObjectMissing),
         (refuse(200, "InternalError"), StoreError),
     ],

@@ -1,4 +1,4 @@
-"""What every store promises: the same tests, run on a real S3 server and on a directory."""
+"""What every store promises: the same tests, run on two S3 servers and on a directory."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ OTHER = "2025-06-13_0200-backup.tar.gz"
 Opener = Callable[[str], Store]
 
 
-@pytest.fixture(params=["s3", "directory"])
+@pytest.fixture(params=["s3", "moto", "directory"])
 def open_at(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     if request.param == "directory":
         return lambda prefix: DirectoryStore(tmp_path / prefix)
-    bucket: S3Bucket = request.getfixturevalue("s3_bucket")
+    bucket: S3Bucket = request.getfixturevalue(f"{request.param}_bucket")
     return lambda prefix: S3Store(s3_settings(bucket, prefix=prefix))
 
 
@@ -258,14 +258,18 @@ def copy_and_commit(writer: ArchiveWriter, source: StoredObject) -> None:
     writer.commit()
 
 
-def test_unfinished_writes_are_listed_and_can_be_ended(store: Store) -> None:
+def test_unfinished_writes_are_listed_and_can_be_ended(
+    store: Store, request: pytest.FixtureRequest
+) -> None:
     writer = store.write(NAME, in_flight_bytes=64 * MIB)
     writer.send(noise(PART))
     put(store, OTHER, b"whole")
     before = datetime.now(UTC) - timedelta(minutes=1)
     (found,) = store.list_unfinished()
     assert (found.name, found.upload_id) == (NAME, writer.upload_id)
-    assert before < found.started_at < datetime.now(UTC) + timedelta(minutes=1)
+    after = datetime.now(UTC) + timedelta(minutes=1)
+    # moto 5.2 lists every upload as begun on one day of 2010.
+    assert before < found.started_at < after or request.node.callspec.params["open_at"] == "moto"
     store.end_unfinished(found)
     store.end_unfinished(found)
     assert store.list_unfinished() == []

@@ -136,6 +136,8 @@ class Store(Protocol):
         can_rename: whether an object gets its name only when it is committed.
         salvage_is_sure: whether what `salvage` finds has arrived for certain; otherwise a
             crash of the machine may have left other bytes in places, and they must be read.
+        copies_are_sure: whether all that was copied so far surely came out of the object that
+            was meant; otherwise it is to be read where it came to.
     """
 
     url: str
@@ -143,6 +145,9 @@ class Store(Protocol):
     can_copy: bool
     can_rename: bool
     salvage_is_sure: bool
+
+    @property
+    def copies_are_sure(self) -> bool: ...
 
     def after_fork(self) -> None:
         """To be called first in a forked process: what is open remains the parent's alone."""

@@ -50,6 +50,7 @@ class DirectoryStore:
     can_copy = True
     can_rename = True
     salvage_is_sure = False
+    copies_are_sure = True
 
     def __init__(self, folder: Path, url: str = "") -> None:
         self.folder = folder

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import threading
-from functools import cached_property
+from collections.abc import Iterator
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,14 +19,18 @@ from backup_tasks.stores.s3_access import (
     bare_etag,
     changed,
     end_upload,
+    list_uploads,
     quoted_etag,
+    read_body,
     refuse_taken_name,
     repeated,
 )
+from backup_tasks.stores.s3_answers import checked, pages
 from backup_tasks.stores.s3_errors import (
     BODY_FAILURES,
     FAILURES,
     Place,
+    UnfitAnswer,
     explain,
     explained,
     is_refused,
@@ -89,29 +94,52 @@ class S3Store:
         )
         # Not HeadBucket: its errors have no body, so that nobody could tell wrong keys apart.
         with explained(place, "open the bucket"):
-            client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+            access.ask_for_reason()
         return access
+
+    @property
+    def copies_are_sure(self) -> bool:
+        return "_access" not in self.__dict__ or self._access.pins.work
 
     def after_fork(self) -> None:
         if "_access" in self.__dict__:
             self._access.client.close()  # its descriptors; it opens others when it needs them
 
     def list_objects(self) -> list[StoredObject]:
-        access, found = self.access, []
-        with explained(access.place, "list the backups"):
-            pages = access.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket,
-                Prefix=self.prefix,
-                Delimiter="/",
-                PaginationConfig={"PageSize": _PAGE},
-            )
-            for page in pages:
-                for item in page.get("Contents", []):
-                    name = item["Key"].removeprefix(self.prefix)
-                    etag = bare_etag(item["ETag"])
-                    found.append(StoredObject(name, item["Size"], item["LastModified"], etag))
+        with explained(self.access.place, "list the backups"):
+            found = [
+                StoredObject(
+                    item["Key"].removeprefix(self.prefix),
+                    item["Size"],
+                    item["LastModified"],
+                    bare_etag(item["ETag"]),
+                )
+                for item in self._listed(Delimiter="/")
+            ]
+            names = {one.name for one in found}
+            if len(names) < len(found):
+                raise UnfitAnswer(trouble="the list holds the same name twice")
         # The empty name is a marker that some consoles create for a "folder".
-        return sorted((one for one in found if one.name), key=lambda one: one.name)
+        return sorted(
+            (one for one in found if one.name and "/" not in one.name), key=lambda one: one.name
+        )
+
+    def keys_below(self) -> Iterator[str]:
+        """Every key under the prefix, also in what consoles show as folders. Raises StoreError."""
+        with explained(self.access.place, "look for other objects"):
+            for item in self._listed():
+                yield item["Key"]
+
+    def _listed(self, **how: Any) -> Iterator[Any]:
+        ask = partial(
+            self.access.client.list_objects_v2,
+            Bucket=self.bucket,
+            Prefix=self.prefix,
+            MaxKeys=_PAGE,
+            **how,
+        )
+        for page in pages(ask, {"ContinuationToken": "NextContinuationToken"}):
+            yield from page.get("Contents", [])
 
     def stat(self, name: str) -> StoredObject:
         return self.access.head(name)[0]
@@ -121,28 +149,35 @@ class S3Store:
             return b""
         access = self.access
 
-        def read() -> bytes:
-            answer = access.client.get_object(
-                Bucket=self.bucket,
-                Key=access.key(source.name),
-                Range=f"bytes={start}-{start + length - 1}",
-                IfMatch=quoted_etag(source.etag),
-            )
-            with answer["Body"] as body:
-                content = body.read()
-            if len(content) != length:
-                raise OSError(0, f"{len(content):,} instead of {length:,} bytes came")
-            return content
-
         try:
-            return repeated(read, access.max_attempts, threading.Event())
+            return self._read_pinned(access, source, start, length)
         except BODY_FAILURES as error:
+            doing = f"read {source.name} at byte {start:,}"
             if status_of(error) == 412:
                 raise changed(self.url, source.name) from error
-            doing = f"read {source.name} at byte {start:,}"
             if is_refused(error):
                 raise ReadRefused(str(explain(error, access.place, doing))) from error
             raise explain(error, access.place, doing, source.name) from error
+
+    def _read_pinned(
+        self, access: S3Access, source: StoredObject, start: int, length: int
+    ) -> bytes:
+        """A range of this very object, also from a server that refuses to be asked for it.
+
+        Raises BODY_FAILURES; ObjectMissing, StoreError.
+        """
+        pin = {"IfMatch": quoted_etag(source.etag)}
+
+        def read() -> bytes:
+            return read_body(access, source, start, length, pin)
+
+        try:
+            return repeated(read, access.max_attempts, threading.Event())
+        except FAILURES as error:
+            if status_of(error) != 412 or not access.is_as_it_was(source):
+                raise
+            pin.clear()  # the answer's own ETag says as much
+            return repeated(read, access.max_attempts, threading.Event())
 
     def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
         from backup_tasks.stores.s3_writer import S3Writer
@@ -169,20 +204,13 @@ class S3Store:
 
     def list_unfinished(self) -> list[Unfinished]:
         access = self.access
-        found: list[Unfinished] = []
         try:
-            pages = access.client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=self.prefix, PaginationConfig={"PageSize": _PAGE}
-            )
-            for page in pages:
-                for item in page.get("Uploads", []):
-                    name = item["Key"].removeprefix(self.prefix)
-                    found.append(Unfinished(name, item["UploadId"], item["Initiated"]))
+            return list_uploads(access, "", _PAGE)
         except FAILURES as error:
             # A server that cannot list them must end them itself; a backup need not fail.
-            if not is_unknown_to_server(error):
-                raise explain(error, access.place, "list unfinished uploads") from error
-        return [one for one in found if one.name and "/" not in one.name]
+            if is_unknown_to_server(error):
+                return []
+            raise explain(error, access.place, "list unfinished uploads") from error
 
     def end_unfinished(self, upload: Unfinished) -> None:
         end_upload(self.access, upload.name, upload.upload_id)
@@ -224,12 +252,17 @@ def make_client(settings: StoreSettings, endpoint: str, place: Place) -> S3Clien
         with explained(place, "prepare the connection"):
             # A session of its own: boto3's default one is not safe in threads.
             session = boto3.session.Session(key_id, secret, token, settings.region or None)
-            return session.client("s3", endpoint_url=endpoint or None, config=config)
-    except ValueError:
+            return checked(session.client("s3", endpoint_url=endpoint or None, config=config))
+    except ValueError as error:
+        if "endpoint" in str(error).lower():
+            raise StoreError(
+                f"{place.url}: {place.endpoint} is not the address of a server; write "
+                'for example "https://s3.example.com"'
+            ) from None
         raise StoreError(
-            f"{place.url}: {place.endpoint} is not the address of a server; write "
-            'for example "https://s3.example.com"'
-        ) from None
+            f"{place.url}: could not prepare the connection: the settings of boto3 are damaged; "
+            "see ~/.aws/config and what it names"
+        ) from error
 
 
 def _shown(endpoint: str) -> str:

@@ -6,17 +6,23 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing
-from backup_tasks.stores.base import StoredObject
+from backup_tasks.stores.base import StoredObject, Unfinished
+from backup_tasks.stores.s3_answers import pages
 from backup_tasks.stores.s3_errors import (
     BODY_FAILURES,
     FAILURES,
     Place,
+    UnfitAnswer,
     code_of,
     explain,
     explained,
+    has_no_reason,
+    is_unknown_to_server,
+    status_of,
 )
 
 if TYPE_CHECKING:
@@ -31,11 +37,23 @@ _LONGEST_PAUSE_SECONDS = 8.0
 _Answer = TypeVar("_Answer")
 
 
+@dataclass(slots=True)
+class CopyPins:
+    """Whether the server takes the ETag of what it is to copy from.
+
+    Attributes:
+        work: false once it answered 412 for one that was as it was.
+    """
+
+    work: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class S3Access:
     """A client and what every request through it needs to know.
 
     Attributes:
+        client: of `s3_answers.checked`.
         prefix: "" or text that ends with a slash.
         max_attempts: how often one request is tried, the first time included.
     """
@@ -46,6 +64,7 @@ class S3Access:
     prefix: str
     storage_class: str
     max_attempts: int
+    pins: CopyPins = field(default_factory=CopyPins)
 
     def key(self, name: str) -> str:
         """The object's key in the bucket."""
@@ -53,12 +72,31 @@ class S3Access:
 
     def head(self, name: str) -> tuple[StoredObject, Mapping[str, str]]:
         """The object and its metadata. Raises ObjectMissing, StoreError."""
-        with explained(self.place, f"look at {name}", name):
+        doing = f"look at {name}"
+        try:
             answer = self.client.head_object(Bucket=self.bucket, Key=self.key(name))
+        except FAILURES as error:
+            if has_no_reason(error):
+                with explained(self.place, doing):
+                    self.ask_for_reason()
+            raise explain(error, self.place, doing, name) from error
         found = StoredObject(
             name, answer["ContentLength"], answer["LastModified"], bare_etag(answer["ETag"])
         )
         return found, answer.get("Metadata", {})
+
+    def ask_for_reason(self) -> None:
+        """Ask for a list of one: its errors have a text, while those of HEAD are a bare status."""
+        self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+
+    def is_as_it_was(self, source: StoredObject) -> bool:
+        """Whether an object is still the one that was looked at. Raises ObjectMissing, StoreError.
+
+        Tells apart why a server says 412: some do so whenever a request names the ETag of an
+        object that was made of parts.
+        """
+        found, _ = self.head(source.name)
+        return (found.etag, found.size) == (source.etag, source.size)
 
 
 @dataclass(slots=True)
@@ -78,7 +116,8 @@ class InFlight:
 def repeated(call: Callable[[], _Answer], attempts: int, stopped: threading.Event) -> _Answer:
     """Call again after an error that botocore itself does not retry, with growing pauses.
 
-    These are few error codes, and bodies that broke off while they were read.
+    These are few error codes, answers that lack something, and bodies that broke off while they
+    were read.
 
     Args:
         attempts: how often at most; the last error is raised as it came.
@@ -99,8 +138,35 @@ def repeated(call: Callable[[], _Answer], attempts: int, stopped: threading.Even
 def _is_worth_repeating(error: Exception) -> bool:
     from botocore.exceptions import IncompleteReadError, ResponseStreamingError
 
-    broke_off = isinstance(error, IncompleteReadError | ResponseStreamingError)
-    return broke_off or code_of(error) in _WORTH_REPEATING
+    passing = IncompleteReadError | ResponseStreamingError | UnfitAnswer
+    return isinstance(error, passing) or code_of(error) in _WORTH_REPEATING
+
+
+def read_body(
+    access: S3Access, source: StoredObject, start: int, length: int, pin: Mapping[str, str]
+) -> bytes:
+    """One range, at least one byte. Raises BODY_FAILURES, also for any other bytes.
+
+    Args:
+        pin: a condition for the request, such as `IfMatch`.
+    """
+    answer = access.client.get_object(
+        Bucket=access.bucket,
+        Key=access.key(source.name),
+        Range=f"bytes={start}-{start + length - 1}",
+        **cast("Any", pin),
+    )
+    with answer["Body"] as body:
+        etag = bare_etag(answer.get("ETag") or "")
+        if (etag or not pin) and etag != source.etag:
+            raise UnfitAnswer(trouble="it sent bytes of something else")
+        place = answer.get("ContentRange") or ""
+        if place and not place.startswith(f"bytes {start}-"):
+            raise UnfitAnswer(trouble=f"it sent {place} where other bytes were asked for")
+        content = body.read()
+    if len(content) != length:
+        raise OSError(0, f"{len(content):,} instead of {length:,} bytes came")
+    return content
 
 
 def refuse_taken_name(access: S3Access, name: str) -> None:
@@ -119,13 +185,51 @@ def end_upload(access: S3Access, name: str, upload_id: str) -> None:
             Bucket=access.bucket, Key=access.key(name), UploadId=upload_id
         )
     except FAILURES as error:
-        if code_of(error) not in ("NoSuchUpload", "404"):
+        if not _has_ended(access, error, name, upload_id):
             raise explain(error, access.place, f"end the upload of {name}") from error
 
 
+def _has_ended(access: S3Access, error: Exception, name: str, upload_id: str) -> bool:
+    """Whether an upload is there no more, although its abort was refused.
+
+    Of one that was completed, AWS says that it is not there; others say that the key is not, or
+    that the method is not allowed.
+    """
+    if code_of(error) == "NoSuchBucket" or not (
+        400 <= status_of(error) < 500 or is_unknown_to_server(error)
+    ):
+        return False
+    if status_of(error) == 404:
+        return True
+    try:
+        uploads = list_uploads(access, name)
+    except FAILURES as listing_error:
+        # A server that can neither list nor end uploads must end them itself.
+        return is_unknown_to_server(error) and is_unknown_to_server(listing_error)
+    return all(upload.upload_id != upload_id for upload in uploads)
+
+
+def list_uploads(access: S3Access, beginning: str, page_size: int = 1000) -> list[Unfinished]:
+    """Uploads of names that begin so, never committed or aborted. Raises what FAILURES are."""
+    ask = partial(
+        access.client.list_multipart_uploads,
+        Bucket=access.bucket,
+        Prefix=access.key(beginning),
+        MaxUploads=page_size,
+    )
+    tokens = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+    found = [
+        Unfinished(item["Key"].removeprefix(access.prefix), item["UploadId"], item["Initiated"])
+        for page in pages(ask, tokens)
+        for item in page.get("Uploads", [])
+        if item["Key"].startswith(access.prefix)  # some servers show those of all prefixes
+    ]
+    return [one for one in found if one.name and "/" not in one.name]
+
+
 def bare_etag(etag: str) -> str:
-    """Without quotes: not every server puts them everywhere."""
-    return etag.strip('"')
+    """Without quotes, which not every server puts everywhere, and without a proxy's mark."""
+    return etag.removeprefix("W/").strip('"')
 
 
 def quoted_etag(etag: str) -> str:

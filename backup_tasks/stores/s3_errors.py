@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import urllib3.exceptions
 from botocore import exceptions as boto
@@ -17,6 +18,17 @@ from botocore.parsers import ResponseParserError
 
 from backup_tasks.errors import ObjectMissing, StoreError
 from backup_tasks.text import one_line
+
+
+class UnfitAnswer(boto.BotoCoreError):
+    """A success that lacks what its kind of answer always has, such as a page of some proxy.
+
+    Args:
+        trouble: what is wrong with it, for "does not answer as S3 does: ...".
+    """
+
+    fmt = "{trouble}"
+
 
 # Whatever a call of a client raises when the store, the network or the keys are at fault.
 FAILURES: Final = (boto.BotoCoreError, boto.ClientError, ResponseParserError)
@@ -40,6 +52,14 @@ _PERMISSIONS: Final = {
     "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
     "GetBucketVersioning": "s3:GetBucketVersioning",
 }
+# Answers without S3's own text, by their status: of a server in trouble, or of what lies before it.
+_BARE: Final = {
+    400: "it refused {operation} without saying why; temporary keys may have expired",
+    401: "it wants other keys for {operation}; check store.access_key_id",
+    407: "a proxy on the way wants a password; check https_proxy and http_proxy",
+    413: "what lies before it takes no request of this size; ask who runs it",
+    429: "it asks to send less often; try again later",
+}
 _REFUSED: Final = {"AccessDenied", "AllAccessDisabled", "Forbidden", "403", "InvalidObjectState"}
 _WRONG_REGION: Final = {
     "301",
@@ -56,7 +76,11 @@ _REMEDIES: Final = {
     "ExpiredToken": "the temporary keys have expired; get new ones",
     "ExpiredTokenException": "the temporary keys have expired; get new ones",
     "TokenRefreshRequired": "the temporary keys have expired; get new ones",
+    "RequestExpired": "the temporary keys have expired; get new ones",
     "InvalidToken": "the session token is not valid; check store.session_token",
+    "InvalidTokenId": "the session token is not valid, or has expired; get new keys",
+    "InvalidClientTokenId": "the server does not know this access key; check "
+    "store.access_key_id, or the AWS keys that boto3 found",
     "RequestTimeTooSkewed": "this machine's clock and the server's differ too much; set the clock "
     "(timedatectl set-ntp true)",
     "InvalidBucketName": "this is not a name that a bucket can have; check store.url",
@@ -129,6 +153,15 @@ def status_of(error: BaseException) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def has_no_reason(error: BaseException) -> bool:
+    """The server refused, and said no more than a status: so each HEAD is refused.
+
+    404 is no refusal, and what a server in trouble says needs no reason.
+    """
+    status = status_of(error)
+    return 400 <= status < 500 and status != 404 and code_of(error) == str(status)
+
+
 def is_missing(error: BaseException) -> bool:
     """The object (not the bucket, not the upload) does not exist."""
     return code_of(error) in ("NoSuchKey", "NoSuchVersion", "404", "NotFound")
@@ -156,9 +189,32 @@ def _refusal(error: boto.ClientError, place: Place) -> str:
         permission = _PERMISSIONS.get(operation, f"for {operation}")
         return f"no permission; the key needs {permission} on {place.bucket}"
     if code.isdigit() or not code:  # no body, or one that is not S3's
-        return f"{place.endpoint} answered {status} to {operation}; is it an S3 server?"
+        return f"{place.endpoint} answered {status}: {_bare(error, status)}"
     text = str(error.response["Error"].get("Message", ""))
     return f"{place.endpoint} answered {code}: {one_line(text)[:300]} ({operation})"
+
+
+def _bare(error: boto.ClientError, status: int) -> str:
+    """What an answer means that has nothing but its status."""
+    if status in _BARE:
+        return _BARE[status].format(operation=error.operation_name)
+    if 300 <= status < 400:
+        headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        target = _shown_host(str(headers.get("location", "")))
+        return f"it sends {error.operation_name} elsewhere{target}; check store.endpoint_url"
+    if status >= 500:
+        hint = "try again later; if it stays so, is it an S3 server? see store.endpoint_url"
+        return f"it, or what lies before it, fails at {error.operation_name}; {hint}"
+    return f"that is no answer to {error.operation_name}; is it an S3 server?"
+
+
+def _shown_host(url: str) -> str:
+    """The host alone: whatever else is in a URL may be secret."""
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        host = None
+    return f", to {one_line(host)[:100]}" if host else ""
 
 
 def _wrong_region(error: boto.ClientError, place: Place) -> str:
@@ -202,8 +258,13 @@ def _trouble(error: Exception, place: Place) -> str:
             | boto.IncompleteReadError()
         ):
             return f"{server} broke off the connection; check the server and run again"
+        case UnfitAnswer():
+            hint = "check the server, what lies before it, and store.endpoint_url"
+            return f"{server} does not answer as S3 does: {one_line(str(error))[:200]}; {hint}"
         case ResponseParserError():
-            return f"{server} does not answer as S3 does; check store.endpoint_url"
+            return (
+                f"{server} does not answer as S3 does; is it an S3 server? check store.endpoint_url"
+            )
         case boto.HTTPClientError():
             return f"the connection to {server} failed: {_cause(error)}"
         case boto.BotoCoreError():

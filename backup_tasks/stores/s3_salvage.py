@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import ObjectMissing
 from backup_tasks.stores.base import StoredObject, Unfinished
 from backup_tasks.stores.s3_access import S3Access, end_upload
+from backup_tasks.stores.s3_answers import pages
 from backup_tasks.stores.s3_errors import (
     FAILURES,
     explain,
@@ -42,10 +44,13 @@ def _arrived_parts(access: S3Access, upload: Unfinished) -> list[PartTypeDef]:
     """The parts from the first on, up to one that is missing; none if the server will not tell."""
     found: list[PartTypeDef] = []
     try:
-        pages = access.client.get_paginator("list_parts").paginate(
-            Bucket=access.bucket, Key=access.key(upload.name), UploadId=upload.upload_id
+        ask = partial(
+            access.client.list_parts,
+            Bucket=access.bucket,
+            Key=access.key(upload.name),
+            UploadId=upload.upload_id,
         )
-        for page in pages:
+        for page in pages(ask, {"PartNumberMarker": "NextPartNumberMarker"}):
             found += page.get("Parts", [])
     except FAILURES as error:
         if _is_trouble(error):

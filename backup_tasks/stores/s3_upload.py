@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from backup_tasks.errors import (
     CopyRefused,
@@ -100,34 +100,63 @@ class S3Upload:
 
         Raises: CopyRefused, ObjectChanged, ObjectMissing, StoreError.
         """
-        source = settled(coming)
-        key = self.access.key(source.name)
+        source, access = settled(coming), self.access
+        pinned = access.pins.work
 
         def copy() -> str:
-            answer = self.access.client.upload_part_copy(
-                Bucket=self.access.bucket,
-                Key=self.access.key(self.name),
-                UploadId=self.upload_id,
-                PartNumber=number,
-                CopySource={"Bucket": self.access.bucket, "Key": key},
-                CopySourceIfMatch=quoted_etag(source.etag),
-                CopySourceRange=f"bytes={start}-{start + length - 1}",
-            )
-            return answer["CopyPartResult"]["ETag"]
+            return self._ask_to_copy(number, source, start, length, pinned=pinned)
 
         try:
-            return repeated(copy, self.access.max_attempts, self.stopped)
+            return repeated(copy, access.max_attempts, self.stopped)
         except FAILURES as error:
-            doing = f"copy from {source.name}"
-            if status_of(error) == 412:
-                raise changed(self.access.place.url, source.name) from error
-            if is_unknown_to_server(error):
-                raise CopyUnsupported(str(explain(error, self.access.place, doing))) from error
-            if code_of(error) in _REFUSED_COPIES:
-                raise CopyRefused(str(explain(error, self.access.place, doing))) from error
-            if is_missing(error):
-                raise explain(error, self.access.place, doing, source.name) from error
-            raise self._explained(error, doing) from error
+            if status_of(error) != 412:
+                raise self._copy_error(error, source) from error
+            if not access.is_as_it_was(source):
+                raise changed(access.place.url, source.name) from error
+            if not pinned:
+                doing = f"copy from {source.name}"
+                raise CopyUnsupported(str(explain(error, access.place, doing))) from error
+            access.pins.work = False
+            return self.copy_part(number, source, start, length)
+
+    def _ask_to_copy(
+        self, number: int, source: StoredObject, start: int, length: int, *, pinned: bool
+    ) -> str:
+        pin: Any = {"CopySourceIfMatch": quoted_etag(source.etag)} if pinned else {}
+        answer = self.access.client.upload_part_copy(
+            Bucket=self.access.bucket,
+            Key=self.access.key(self.name),
+            UploadId=self.upload_id,
+            PartNumber=number,
+            CopySource={"Bucket": self.access.bucket, "Key": self.access.key(source.name)},
+            CopySourceRange=f"bytes={start}-{start + length - 1}",
+            **pin,
+        )
+        return answer["CopyPartResult"]["ETag"]
+
+    def check_source(self, source: StoredObject) -> None:
+        """See that what was copied from still is what was meant, for a server may pass over pins.
+
+        One that was removed after it was copied from does no harm, if the pin held. Raises:
+        ObjectChanged, ObjectMissing, StoreError.
+        """
+        try:
+            if not self.access.is_as_it_was(source):
+                raise changed(self.access.place.url, source.name)
+        except ObjectMissing:
+            if not self.access.pins.work:
+                raise
+
+    def _copy_error(self, error: Exception, source: StoredObject) -> StoreError:
+        doing = f"copy from {source.name}"
+        told = str(explain(error, self.access.place, doing))
+        if is_unknown_to_server(error):
+            return CopyUnsupported(told)
+        if code_of(error) in _REFUSED_COPIES:
+            return CopyRefused(told)
+        if is_missing(error):
+            return explain(error, self.access.place, doing, source.name)
+        return self._explained(error, doing)
 
     def _explained(self, error: Exception, doing: str) -> StoreError:
         told = explain(error, self.access.place, doing)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from backup_tasks.errors import StoreError
-from backup_tasks.stores.base import CopySource, PartBody, StoredObject
+from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
 from backup_tasks.stores.s3_access import InFlight, S3Access
 from backup_tasks.stores.s3_upload import S3Upload, Unreachable
 
@@ -48,6 +48,7 @@ class S3Writer:
         # Where each part ends, and those that are copied.
         self._ends: list[int] = []
         self._copying: dict[int, Future[None]] = {}
+        self._sources: dict[int, CopySource] = {}
         self._under_way = 0
         self._held_bytes = 0
         self._sending: list[int] = []
@@ -70,6 +71,7 @@ class S3Writer:
     def copy(self, source: CopySource, start: int, length: int) -> None:
         with self._changed:
             number = self._begin_part(length)
+            self._sources[number] = source
             self._copying[number] = self._copiers.submit(
                 self._run, self._upload.copy_part, number, 0, source, start, length
             )
@@ -79,6 +81,7 @@ class S3Writer:
             stay = bisect.bisect_right(self._ends, offset)
             begun = []
             for number in range(stay + 1, len(self._ends) + 1):
+                del self._sources[number]
                 if self._copying.pop(number).cancel():
                     self._under_way -= 1
                 else:
@@ -105,6 +108,8 @@ class S3Writer:
         with self._changed:
             self._changed.wait_for(lambda: self._has_ended() or not self._under_way)
             self._refuse_ended()
+        for source in {settled(coming) for coming in self._sources.values()}:
+            self._upload.check_source(source)
         found = self._upload.complete(
             self._etags, self._total_bytes, has_copies=bool(self._copying)
         )
