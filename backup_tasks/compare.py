@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from backup_tasks.content_hash import ContentHash, ContentSum, content_hash
+from backup_tasks.content_hash import ContentHash, content_hash
 from backup_tasks.findings import Findings
 from backup_tasks.folders import OPEN_FOLDER, FolderStack, split_path
 from backup_tasks.manifest import Entry, walk_key
@@ -137,9 +137,11 @@ class TreeComparer:
         ):
             wrong.append("link")
         if entry.type == "file" and "size" not in wrong:
-            expected = entry.content_sum
-            there = hash_file(found.folder, found.name, expected, self._progress, unlock=True)
-            wrong += ["content"] * (there != expected)
+            is_sparse = entry.is_hashed_sparse
+            there = hash_file(
+                found.folder, found.name, self._progress, is_sparse=is_sparse, unlock=True
+            )
+            wrong += ["content"] * (there != entry.content_hash)
         return wrong
 
     def _mode(self, entry: Entry, mode: int) -> int:
@@ -169,11 +171,12 @@ def _owner_member(entry: Entry) -> Member:
 
 
 def hash_file(
-    folder: int, name: str, expected: ContentSum, progress: Progress, *, unlock: bool = False
-) -> ContentSum:
-    """The hash of a regular file's content, of the kind that is expected.
+    folder: int, name: str, progress: Progress, *, is_sparse: bool, unlock: bool = False
+) -> str:
+    """The hash of a regular file's content, hex.
 
     Args:
+        is_sparse: whether it is to be the sparse hash.
         unlock: make it readable first if it is not; only for files of our own.
 
     Raises OSError.
@@ -181,8 +184,8 @@ def hash_file(
     descriptor = _open_unlocked(folder, name, OPEN_TO_READ, unlock=unlock)
     try:
         size = os.fstat(descriptor).st_size
-        digest = content_hash(size, is_sparse=expected.is_sparse)
-        runs = segments(descriptor, size) if expected.is_sparse else [(0, size)]
+        digest = content_hash(size, is_sparse=is_sparse)
+        runs = segments(descriptor, size) if is_sparse else [(0, size)]
         with memoryview(bytearray(_PIECE_BYTES)) as view:
             for offset, length in runs:
                 _hash_run(descriptor, offset, length, digest, view, progress)

@@ -101,9 +101,9 @@ class SourceComparer:
         if not wrong and entry.type == "file":
             parent, name = split_path(entry.name)
             try:
-                expected = entry.content_sum
-                now = hash_file(folders.enter(parent), name, expected, self._progress)
-                wrong += ["content"] * (now != expected)
+                folder, is_sparse = folders.enter(parent), entry.is_hashed_sparse
+                digest = hash_file(folder, name, self._progress, is_sparse=is_sparse)
+                wrong += ["content"] * (digest != entry.content_hash)
             except OSError as error:
                 self.result.wrong.add(entry.name, f"cannot be read: {error.strerror}")
                 return

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from backup_tasks.content_hash import ContentSum, content_hash
+from backup_tasks.content_hash import PlainHash, SparseHash
 from backup_tasks.limits import SPARSE_FROM_BYTES
 from backup_tasks.segments import Run, find_runs
 from backup_tasks.xattrs import Xattrs, read_xattrs
@@ -61,8 +61,9 @@ class SourceFile:
         self.stored_bytes = sum(length for _, length in self.runs)
         self._pending = [run for run in self.runs if run[1]]
         self._pending.reverse()
-        holes = self.status.st_size - self.stored_bytes
-        self._hash = content_hash(self.status.st_size, is_sparse=holes > SPARSE_FROM_BYTES)
+        size = self.status.st_size
+        self._is_hashed_sparse = size - self.stored_bytes > SPARSE_FROM_BYTES
+        self._hash = SparseHash(size) if self._is_hashed_sparse else PlainHash(size)
         self.read_bytes = 0
         self.shortened = False
         self.failure = ""
@@ -102,9 +103,11 @@ class SourceFile:
         if done < len(view):
             view[done:] = bytes(len(view) - done)
 
-    def content_sum(self) -> ContentSum:
-        """Of the content as stored. Call it once, after the last `fill`."""
-        return self._hash.finish()
+    def content_hashes(self) -> tuple[str, str]:
+        """`sha256` and `sparse_sha256` of the content as stored, one of which is "". Call it once,
+        after the last `fill`."""
+        found = self._hash.finish()
+        return ("", found) if self._is_hashed_sparse else (found, "")
 
     def what_changed(self) -> str:
         """Why the content as read is not the file's content at one moment; "" if it is."""
@@ -137,5 +140,7 @@ class SourceFile:
 
     def close(self) -> None:
         # A server may tell here of trouble with what others wrote; what was read is not touched.
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105 - for every file, and suppress takes longer than closing it
             os.close(self._descriptor)
+        except OSError:
+            pass

@@ -8,7 +8,7 @@ tells all the same bytes, but costs only what is not zero. docs/format.md descri
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 _ZEROS = bytes(2**20)
 BLOCK_BYTES = 4096
@@ -18,50 +18,33 @@ _STRETCH_BYTES = 2**18
 _TITLE = b"backup-tasks sparse 1\n%d\n"
 
 
-class ContentSum(NamedTuple):
-    """What the content of a file hashes to, hex; of both fields one is set, or none.
-
-    Attributes:
-        sha256: of all bytes, holes as zeros; sparse_sha256: the sparse hash.
-    """
-
-    sha256: str = ""
-    sparse_sha256: str = ""
-
-    def __bool__(self) -> bool:
-        return bool(self.sha256 or self.sparse_sha256)
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether the sparse hash is the one to compare."""
-        return bool(self.sparse_sha256) and not self.sha256
-
-
-NO_SUM = ContentSum()
-
-
 class ContentHash(Protocol):
     """Takes a file's bytes in ascending order; what is left out between them is a hole."""
 
     def add(self, offset: int, piece: memoryview) -> None:
         """The bytes that lie at `offset`, none of which lies before the end of those before."""
 
-    def finish(self) -> ContentSum:
-        """Of the whole content; call it once, after the last byte."""
+    def finish(self) -> str:
+        """Of the whole content, hex; call it once, after the last byte."""
 
 
 def content_hash(size: int, *, is_sparse: bool) -> ContentHash:
-    """A hash for a file of so many bytes."""
+    """A hash for a file of so many bytes.
+
+    Args:
+        is_sparse: of map and data, as `sparse_sha256`; else of all bytes, as `sha256`.
+    """
     return SparseHash(size) if is_sparse else PlainHash(size)
 
 
 class PlainHash:
     """SHA-256 of all bytes, holes as zeros."""
 
+    _position = 0
+
     def __init__(self, size: int) -> None:
         self._hash = hashlib.sha256()
         self._size = size
-        self._position = 0
 
     def add(self, offset: int, piece: memoryview) -> None:
         """As `ContentHash.add`."""
@@ -76,10 +59,11 @@ class PlainHash:
             self._hash.update(memoryview(_ZEROS)[:step])
             self._position += step
 
-    def finish(self) -> ContentSum:
+    def finish(self) -> str:
         """As `ContentHash.finish`."""
-        self._add_zeros(self._size)
-        return ContentSum(self._hash.hexdigest())
+        if self._position < self._size:
+            self._add_zeros(self._size)
+        return self._hash.hexdigest()
 
 
 class SparseHash:
@@ -147,9 +131,9 @@ class SparseHash:
         if self._run_end > self._run_start:
             self._map.update(b"%d %d\n" % (self._run_start, self._run_end - self._run_start))
 
-    def finish(self) -> ContentSum:
+    def finish(self) -> str:
         """As `ContentHash.finish`."""
         self._end_block()
         self._end_run()
         self._map.update(self._data.hexdigest().encode("ascii") + b"\n")
-        return ContentSum(sparse_sha256=self._map.hexdigest())
+        return self._map.hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from backup_tasks.chunk_reader import ReadChunk
-from backup_tasks.content_hash import ContentHash, ContentSum, content_hash
+from backup_tasks.content_hash import ContentHash, content_hash
 from backup_tasks.errors import ArchiveError
 from backup_tasks.findings import Findings
 from backup_tasks.limits import HOLES_LIMIT, TOO_MANY_HOLES
@@ -39,7 +39,7 @@ class StoredContent:
                 self._runs.append((offset + len(part), length - len(part)))
             piece = piece[len(part) :]
 
-    def finish(self) -> ContentSum:
+    def finish(self) -> str:
         """Of the whole content; call it once, after the last byte."""
         return self._hash.finish()
 
@@ -144,10 +144,10 @@ class EntryCheck:
         end = start + member.stored
         # Nearly all, and by far the cheapest.
         if entry.sha256 and member.sparse is None and end <= len(blocks):
-            self._compare(entry, ContentSum(hashlib.sha256(blocks[start:end]).hexdigest()))
+            self._compare(entry, hashlib.sha256(blocks[start:end]).hexdigest())
             return
-        is_sparse = entry.content_sum.is_sparse
-        if not entry.content_sum:
+        is_sparse = entry.is_hashed_sparse
+        if not entry.content_hash:
             self._lose(entry, "the manifest has no hash of its content")
         elif not is_sparse and member.size - member.stored > HOLES_LIMIT:
             self._lose(entry, TOO_MANY_HOLES)
@@ -192,8 +192,8 @@ class EntryCheck:
         if not file.left:
             self._compare(file.entry, file.content.finish())
 
-    def _compare(self, entry: Entry, found: ContentSum) -> None:
-        if found != entry.content_sum:
+    def _compare(self, entry: Entry, found: str) -> None:
+        if found != entry.content_hash:
             self._lose(entry, "its content does not have the hash that the manifest says")
         else:
             self._count(entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from backup_tasks.content import SourceFile
 from backup_tasks.manifest import Entry
@@ -17,7 +18,7 @@ def set_place(entry: Entry, place: tuple[int, int], span: int) -> None:
         entry.span = span
 
 
-def file_headers(entry: Entry, source: SourceFile, xattrs: dict[str, bytes]) -> bytes:
+def file_headers(entry: Entry, source: SourceFile, xattrs: Mapping[str, bytes]) -> bytes:
     """The headers of a regular file, with the map of its parts if it is sparse."""
     sparse = source.runs if source.is_sparse else None
     headers = encode_headers(member_of(entry, xattrs, source.stored_bytes, sparse))
@@ -26,7 +27,7 @@ def file_headers(entry: Entry, source: SourceFile, xattrs: dict[str, bytes]) -> 
 
 def member_of(
     entry: Entry,
-    xattrs: dict[str, bytes],
+    xattrs: Mapping[str, bytes],
     stored_bytes: int = 0,
     sparse: SparseMap | None = None,
 ) -> Member:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.carry import Earlier
@@ -48,8 +48,7 @@ class EntryJournal(Protocol):
         """An entry was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
+class _Attempt(NamedTuple):
     """One try to store a file: its entry, if one was stored, and what is wrong, if anything.
 
     `reason` is about its content, `trouble` about its extended attributes.
@@ -264,16 +263,16 @@ class EntryWriter:
         if entry.type == "hardlink":
             return self._write_hardlink(entry, folder, name)
         xattrs = read_xattrs(f"/proc/self/fd/{folder}/{name}")
-        self._tell_of(entry, xattrs.trouble)
+        if xattrs.trouble:
+            self._tell_of(entry, xattrs.trouble)
         entry.xattrs = hash_xattrs(xattrs.values)
         return self._add_headers(entry, encode_headers(member_of(entry, xattrs.values)))
 
     def _tell_of(self, entry: Entry, trouble: str) -> None:
-        """Report what an entry is stored without, if anything, with this run and every one that
-        follows until it is whole: no file has the ctime that it gets."""
-        if trouble:
-            self._report(entry.name, trouble)
-            entry.ctime_ns = 0
+        """Report what an entry is stored without, with this run and with every one that follows
+        until it is whole: no file has the ctime that it gets."""
+        self._report(entry.name, trouble)
+        entry.ctime_ns = 0
 
     def _add_headers(self, entry: Entry, headers: bytes) -> Entry:
         set_place(entry, self._builder.add_headers(headers), len(headers))
@@ -313,8 +312,9 @@ class EntryWriter:
         stored = attempt.entry
         if stored is None:
             self._failure = attempt.reason
-        else:
-            self._tell_of(stored, "; ".join(filter(None, (attempt.reason, attempt.trouble))))
+        elif attempt.reason or attempt.trouble:
+            troubles = filter(None, (attempt.reason, attempt.trouble))
+            self._tell_of(stored, "; ".join(troubles))
         if stored is None or stored.inode != entry.inode:
             self._broken_links[path] = None
         return stored
@@ -362,7 +362,7 @@ class EntryWriter:
                 if reason and (not is_last_try or (source.failure and not source.read_bytes)):
                     return _Attempt(None, reason)
                 set_place(entry, self._builder.take(length), length)
-            entry.sha256, entry.sparse_sha256 = source.content_sum()
+            entry.sha256, entry.sparse_sha256 = source.content_hashes()
             return _Attempt(entry, reason, stored <= _READ_AGAIN_BYTES, xattrs.trouble)
         finally:
             source.close()

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Container, Iterable
 from functools import partial
 
-from backup_tasks.content_hash import NO_SUM, ContentSum, content_hash
+from backup_tasks.content_hash import ContentHash, PlainHash, SparseHash
 from backup_tasks.errors import ArchiveError
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
 from backup_tasks.folders import split_path
@@ -84,14 +84,19 @@ class Extractor:
         self.report = ExtractReport(notes=self._setter.notes)
 
     def add(
-        self, member: Member, pieces: Iterable[memoryview], expected: ContentSum = NO_SUM
+        self,
+        member: Member,
+        pieces: Iterable[memoryview],
+        sha256: str = "",
+        sparse_sha256: str = "",
     ) -> None:
         """Restore one member.
 
         Args:
             member: what its headers say.
             pieces: its stored bytes; read only for a regular file.
-            expected: what the content must hash to; NO_SUM when nobody knows.
+            sha256: what the content must hash to, hex; "" when nobody knows.
+            sparse_sha256: what its sparse hash must be, where there is no other.
 
         Raises:
             WrongContentError: the hash differs; nothing was put under the name.
@@ -103,7 +108,9 @@ class Extractor:
         try:
             check_path(path)
             if member.kind == "file":
-                self._try(path, partial(self._add_file, member, path, pieces, expected))
+                self._try(
+                    path, partial(self._add_file, member, path, pieces, sha256, sparse_sha256)
+                )
             elif member.kind == "hardlink":
                 check_path(_decode(member.link))
                 self._hardlinks.append(member)
@@ -191,7 +198,12 @@ class Extractor:
         return False
 
     def _add_file(
-        self, member: Member, path: str, pieces: Iterable[memoryview], expected: ContentSum
+        self,
+        member: Member,
+        path: str,
+        pieces: Iterable[memoryview],
+        sha256: str,
+        sparse_sha256: str,
     ) -> None:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
@@ -204,12 +216,15 @@ class Extractor:
         if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
             return
         with NewFile(folder, name, made.mode if made else 0o600, self._own_descriptors) as new:
-            is_sparse = expected.is_sparse
-            digest = content_hash(member.size, is_sparse=is_sparse) if expected else None
-            if not is_sparse:
+            digest: ContentHash | None = None
+            if sha256:
+                digest = PlainHash(member.size)
+            elif sparse_sha256:
+                digest = SparseHash(member.size)
+            if member.sparse is not None and (sha256 or not sparse_sha256):
                 refuse_holes_to_hash(member)
             write_content(new.descriptor, member, pieces, self._guard, digest)
-            if digest is not None and digest.finish() != expected:
+            if digest is not None and digest.finish() != (sha256 or sparse_sha256):
                 raise WrongContentError(f"{path}: the content's hash is not the manifest's")
             self._setter.set_open(new.descriptor, member, made)
             try:

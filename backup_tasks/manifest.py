@@ -13,7 +13,6 @@ from typing import IO, Literal, TypeVar
 
 import msgspec
 
-from backup_tasks.content_hash import ContentSum
 from backup_tasks.errors import ArchiveError
 from backup_tasks.limits import LEAST_ENTRY_BYTES, PACKED_BYTES
 
@@ -146,9 +145,14 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         return min(self.size, max(0, self.span - USUAL_HEADER_BYTES)) if self.span else self.size
 
     @property
-    def content_sum(self) -> ContentSum:
-        """What the file's content hashes to."""
-        return ContentSum(self.sha256, self.sparse_sha256)
+    def content_hash(self) -> str:
+        """What the file's content hashes to, hex; "" if nobody knows."""
+        return self.sha256 or self.sparse_sha256
+
+    @property
+    def is_hashed_sparse(self) -> bool:
+        """Whether that is the sparse hash, as `content_hash.SparseHash` makes it."""
+        return not self.sha256 and bool(self.sparse_sha256)
 
     @property
     def name(self) -> str:

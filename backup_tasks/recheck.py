@@ -59,7 +59,10 @@ class ContentCheck:
                 left -= len(piece)
                 self._progress.advance(len(piece))
             self.read_bytes += source.read_bytes
-            return not source.what_changed() and source.content_sum() == old.content_sum
+            return not source.what_changed() and source.content_hashes() == (
+                old.sha256,
+                old.sparse_sha256,
+            )
         finally:
             source.close()
 

@@ -134,7 +134,7 @@ def _write(
             if restore_as != entry.name:
                 member.path = restore_as.encode("utf-8", "surrogateescape")
             try:
-                extractor.add(member, stream.pieces(found), entry.content_sum)
+                extractor.add(member, stream.pieces(found), entry.sha256, entry.sparse_sha256)
             except ArchiveError as error:
                 if not request.skip_damaged:
                     raise ArchiveError(_damaged(backup, error)) from error

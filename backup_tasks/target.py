@@ -290,7 +290,7 @@ class SpaceGuard:
 
 def refuse_holes_to_hash(member: Member) -> None:
     """Raises OSError (EFBIG) where so many holes as zeros would take hours to hash."""
-    if member.sparse is not None and member.size - member.stored > HOLES_LIMIT:
+    if member.size - member.stored > HOLES_LIMIT:
         raise OSError(errno.EFBIG, TOO_MANY_HOLES)
 
 

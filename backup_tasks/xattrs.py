@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from backup_tasks.limits import ATTRIBUTES_BYTES
@@ -31,8 +30,11 @@ class Xattrs(NamedTuple):
         trouble: why they are not all that there are, or "".
     """
 
-    values: dict[str, bytes]
+    values: Mapping[str, bytes]
     trouble: str = ""
+
+
+_NONE = Xattrs({})
 
 
 def read_xattrs(place: int | str) -> Xattrs:
@@ -41,25 +43,25 @@ def read_xattrs(place: int | str) -> Xattrs:
     What its owner alone can set (`user.*`) comes last, so that it crowds nothing else out.
     """
     follow = isinstance(place, int)
-    read = partial(os.getxattr, place, follow_symlinks=follow)
     try:
         names = os.listxattr(place, follow_symlinks=follow)
     except OSError as error:
         if error.errno in _NOTHING_LOST:
-            return Xattrs({})
+            return _NONE
         if error.errno != errno.E2BIG:
             return Xattrs({}, f"stored without extended attributes: {_say(error)}")
-        known = _read_each(read, _KNOWN)
+        known = _read_each(place, _KNOWN)
         return known._replace(
             trouble="stored without most of its extended attributes: their names take more than "
             "64 KiB, which Linux does not list"
         )
     if not names:
-        return Xattrs({})
-    return _read_each(read, sorted(names, key=lambda name: (name.startswith("user."), name)))
+        return _NONE
+    return _read_each(place, sorted(names, key=lambda name: (name.startswith("user."), name)))
 
 
-def _read_each(read: Callable[[str], bytes], names: Iterable[str]) -> Xattrs:
+def _read_each(place: int | str, names: Iterable[str]) -> Xattrs:
+    follow = isinstance(place, int)
     values: dict[str, bytes] = {}
     room, left_out, failures = ATTRIBUTES_BYTES, 0, 0
     failure = ""
@@ -68,7 +70,7 @@ def _read_each(read: Callable[[str], bytes], names: Iterable[str]) -> Xattrs:
             left_out += 1
             continue
         try:
-            value = read(name)
+            value = os.getxattr(place, name, follow_symlinks=follow)
         except OSError as error:
             if error.errno not in _NOTHING_LOST:
                 failures += 1
