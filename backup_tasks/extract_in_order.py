@@ -12,7 +12,6 @@ import stat
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from backup_tasks.content_hash import NO_SUM, ContentSum
 from backup_tasks.extract import Extractor, UnsafePathError, check_path
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
 from backup_tasks.folders import split_path
@@ -44,10 +43,14 @@ class InOrderExtractor(Extractor):
         self._may_replace = policy.overwrite == "always"
 
     def add(
-        self, member: Member, pieces: Iterable[memoryview], expected: ContentSum = NO_SUM
+        self,
+        member: Member,
+        pieces: Iterable[memoryview],
+        sha256: str = "",
+        sparse_sha256: str = "",
     ) -> None:
         if member.kind not in ("hardlink", "symlink", "dir"):
-            super().add(member, pieces, expected)
+            super().add(member, pieces, sha256, sparse_sha256)
             return
         path = os.fsdecode(member.path)
         try:
@@ -74,9 +77,14 @@ class InOrderExtractor(Extractor):
         make()
 
     def _add_file(
-        self, member: Member, path: str, pieces: Iterable[memoryview], expected: ContentSum
+        self,
+        member: Member,
+        path: str,
+        pieces: Iterable[memoryview],
+        sha256: str,
+        sparse_sha256: str,
     ) -> None:
-        self._note(path, partial(super()._add_file, member, path, pieces, expected))
+        self._note(path, partial(super()._add_file, member, path, pieces, sha256, sparse_sha256))
 
     def _may_write(self, folder: int, member: Member, path: str, mtime_ns: int) -> bool:
         may_write = super()._may_write(folder, member, path, mtime_ns)
