@@ -13,7 +13,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
-from backup_tasks.limits import PATH_BYTES, leaves_no_room, within_time
+from backup_tasks.limits import (
+    ALL_LONG_PATHS_BYTES,
+    LONG_PATH_BYTES,
+    PATH_BYTES,
+    leaves_no_room,
+    within_time,
+)
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.sources import SourceNode
@@ -90,6 +96,8 @@ class Walk:
         self._report = report
         self._first_links: dict[tuple[int, int], str] = {}
         self._most_levels = 0
+        self._room_for_long_paths = ALL_LONG_PATHS_BYTES
+        self._told: set[str] = set()
         self.sockets = 0
 
     def entries(self) -> Iterator[Entry]:
@@ -137,7 +145,7 @@ class Walk:
             entry.xattrs = UNREAD_XATTRS
             return entry
         if reason := self._why_closed(path, len(levels)):
-            self._report(path, f"what lies in it is not stored: {reason}")
+            self._tell_closed(path, reason)
             entry = entry_of(path, "dir", status)
             entry.xattrs = UNREAD_XATTRS
             return entry
@@ -151,11 +159,30 @@ class Walk:
         if leaves_no_room(path):
             return f"an archive holds no paths of more than {PATH_BYTES // 1024} KiB"
         if depth > self._most_levels:
-            return (
-                f"it lies {depth:,} folders deep, and each takes an open file: raise that limit "
-                "(ulimit -H -n)"
-            )
+            levels = f"{depth - 1:,} folders deep"
+            return f"it lies {levels}, and each takes an open file (raise ulimit -H -n)"
         return ""
+
+    def _tell_closed(self, path: str, reason: str) -> None:
+        """Report the first folder of each kind, for paths so long would fill memory and log."""
+        if reason not in self._told:
+            self._told.add(reason)
+            self._report(
+                path, f"what lies in it, and in any other such folder, is not stored: {reason}"
+            )
+
+    def _has_room_for(self, folder: str, names: int) -> bool:
+        """Whether so many paths in it are not too much for the manifest; if not, says so."""
+        if len(folder) <= LONG_PATH_BYTES // 4:
+            return True
+        length = len(os.fsencode(folder))
+        if length > LONG_PATH_BYTES:
+            self._room_for_long_paths -= length * names
+        if self._room_for_long_paths >= 0:
+            return True
+        self._room_for_long_paths = 0
+        self._tell_closed(folder, "paths longer than 4,096 bytes take more than 1 GiB all together")
+        return False
 
     def _leaf(self, level: _Level, name: str, path: str, status: os.stat_result) -> Entry | None:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
@@ -241,6 +268,8 @@ class Walk:
             names = self._wanted_names(descriptor, statuses)
             if forced:
                 names = forced.union(names)
+            if not self._has_room_for(path, len(names)):
+                names, statuses = (), {}
         ordered = sorted(names, key=None if _sorts_as_bytes(names) else os.fsencode, reverse=True)
         front = f"{path}/" if path else ""
         return _Level(descriptor, front, node, is_whole, status.st_dev, ordered, statuses)
