@@ -192,7 +192,8 @@ def test_what_lies_below_a_path_of_128_kib_is_named_once(memory: Backups, tmp_pa
     record = memory.backup()
     [problem] = record.problems
     assert problem.reason == (
-        "what lies in it, and in any other such folder, is not stored: an archive holds no paths of more than 128 KiB"
+        "what lies in it, and in any other such folder, is not stored: an archive holds no paths "
+        "of more than 128 KiB"
     )
     assert record.exit_code == 3
     everything_else_is_there(memory, tmp_path / "target")
