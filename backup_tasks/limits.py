@@ -35,7 +35,7 @@ NAME_BYTES = 4096
 # Paths longer than programs can name, all together: each entry's line of the manifest holds its
 # whole path, and the lines lie in $TMPDIR.
 LONG_PATH_BYTES = 4096
-ALL_LONG_PATHS_BYTES = 2**30
+ALL_LONG_PATHS_BYTES = 2**31
 # What is left in a pax header for extended attributes and ACLs, as records.
 ATTRIBUTES_BYTES = PAX_BYTES - 2 * PATH_BYTES - 8 * 2**10
 # What the names, attributes and sparse map of one entry may take in anybody's tar.

@@ -62,11 +62,12 @@ class WalkRules:
 class _Level:
     """One open folder of the walk with the names in it that are still to come.
 
-    `front` and a name are the path of that name.
+    The first `front` characters of the walk's own front, and a name, are the path of that name: a
+    front in each of many levels would take memory by the square of their number.
     """
 
     descriptor: int
-    front: str
+    front: int
     node: SourceNode | None
     whole: bool
     device: int
@@ -98,6 +99,7 @@ class Walk:
         self._most_levels = 0
         self._room_for_long_paths = ALL_LONG_PATHS_BYTES
         self._told: set[str] = set()
+        self._front = ""
         self.sockets = 0
 
     def entries(self) -> Iterator[Entry]:
@@ -111,6 +113,8 @@ class Walk:
                 level = levels[-1]
                 if not level.names:
                     os.close(levels.pop().descriptor)
+                    if levels:
+                        self._front = self._front[: levels[-1].front]
                     continue
                 name = level.names.pop()
                 entry = self._visit(level, name, levels)
@@ -122,7 +126,7 @@ class Walk:
 
     def _visit(self, level: _Level, name: str, levels: list[_Level]) -> Entry | None:
         """The entry of a name, or None; a folder to be walked is put on the levels."""
-        path = level.front + name
+        path = self._front + name
         node = level.node.names.get(name) if level.node else None
         try:
             status = level.statuses.pop(name, None) or os.stat(
@@ -181,7 +185,7 @@ class Walk:
         if self._room_for_long_paths >= 0:
             return True
         self._room_for_long_paths = 0
-        self._tell_closed(folder, "paths longer than 4,096 bytes take more than 1 GiB all together")
+        self._tell_closed(folder, "paths longer than 4,096 bytes take more than 2 GiB all together")
         return False
 
     def _leaf(self, level: _Level, name: str, path: str, status: os.stat_result) -> Entry | None:
@@ -271,8 +275,10 @@ class Walk:
             if not self._has_room_for(path, len(names)):
                 names, statuses = (), {}
         ordered = sorted(names, key=None if _sorts_as_bytes(names) else os.fsencode, reverse=True)
-        front = f"{path}/" if path else ""
-        return _Level(descriptor, front, node, is_whole, status.st_dev, ordered, statuses)
+        self._front = f"{path}/" if path else ""
+        return _Level(
+            descriptor, len(self._front), node, is_whole, status.st_dev, ordered, statuses
+        )
 
     def _wanted_names(
         self, descriptor: int, statuses: dict[str, os.stat_result]

@@ -228,7 +228,7 @@ def test_long_paths_fill_neither_memory_nor_the_folder_for_temporary_files(
     [problem] = memory.backup().problems
     assert problem.path.endswith("/second")
     assert problem.reason.endswith(
-        "paths longer than 4,096 bytes take more than 1 GiB all together"
+        "paths longer than 4,096 bytes take more than 2 GiB all together"
     )
     everything_else_is_there(memory, tmp_path / "target")
 
