@@ -11,6 +11,7 @@ stored without what breaks it, and named. Otherwise one file would make a whole 
     entries of a chunk         beyond what its raw bytes  512 bytes a header, by nature
                                can hold
     a line of the manifest     beyond LINE_BYTES          PATH_BYTES for path and link
+    a place in the manifest    beyond 256 GiB             ALL_LONG_PATHS_BYTES
     the manifest unpacked      beyond most_manifest_bytes WRITTEN_RATIO, of each piece of it
     the manifest's first line  what HEADER_PROBE_BYTES of SOURCES_BYTES for the sources
                                stored bytes do not show
@@ -40,6 +41,10 @@ PAX_BYTES = 2**20
 PATH_BYTES = 128 * 2**10
 # Of it, what a folder leaves for the names in it.
 NAME_BYTES = 4096
+# Paths longer than programs can name, all together: each entry's line of the manifest holds its
+# whole path, and the lines lie in $TMPDIR.
+LONG_PATH_BYTES = 4096
+ALL_LONG_PATHS_BYTES = 2**31
 # What is left in a pax header for extended attributes and ACLs, as records.
 ATTRIBUTES_BYTES = PAX_BYTES - 2 * PATH_BYTES - 8 * 2**10
 # What the names, attributes and sparse map of one entry may take in anybody's tar.

@@ -15,7 +15,13 @@ from itertools import chain, islice
 
 from backup_tasks.folder_names import sorted_names
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
-from backup_tasks.limits import PATH_BYTES, leaves_no_room, within_time
+from backup_tasks.limits import (
+    ALL_LONG_PATHS_BYTES,
+    LONG_PATH_BYTES,
+    PATH_BYTES,
+    leaves_no_room,
+    within_time,
+)
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.sources import SourceNode
@@ -61,11 +67,12 @@ class WalkRules:
 class _Level:
     """One open folder of the walk with the names in it that are still to come.
 
-    `front` and a name are the path of that name.
+    The first `front` characters of the walk's own front, and a name, are the path of that name: a
+    front in each of many levels would take memory by the square of their number.
     """
 
     descriptor: int
-    front: str
+    front: int
     node: SourceNode | None
     whole: bool
     device: int
@@ -98,6 +105,9 @@ class Walk:
         self._report = report
         self._first_links: dict[tuple[int, int], str] = {}
         self._most_levels = 0
+        self._room_for_long_paths = ALL_LONG_PATHS_BYTES
+        self._told: set[str] = set()
+        self._front = ""
         self.sockets = 0
         self.marked = 0
         self.marked_first: list[str] = []
@@ -115,6 +125,8 @@ class Walk:
                 name = next(level.names, None)
                 if name is None:
                     os.close(levels.pop().descriptor)
+                    if levels:
+                        self._front = self._front[: levels[-1].front]
                     continue
                 entry = self._visit(level, name, levels)
                 if entry is not None:
@@ -125,7 +137,7 @@ class Walk:
 
     def _visit(self, level: _Level, name: str, levels: list[_Level]) -> Entry | None:
         """The entry of a name, or None; a folder to be walked is put on the levels."""
-        path = level.front + name
+        path = self._front + name
         node = level.node.names.get(name) if level.node else None
         try:
             status = level.statuses.pop(name, None) or os.stat(
@@ -148,7 +160,7 @@ class Walk:
             entry.xattrs = UNREAD_XATTRS
             return entry
         if reason := self._why_closed(path, len(levels)):
-            self._report(path, f"what lies in it is not stored: {reason}")
+            self._tell_closed(path, reason)
             entry = entry_of(path, "dir", status)
             entry.xattrs = UNREAD_XATTRS
             return entry
@@ -162,11 +174,35 @@ class Walk:
         if leaves_no_room(path):
             return f"an archive holds no paths of more than {PATH_BYTES // 1024} KiB"
         if depth > self._most_levels:
-            return (
-                f"it lies {depth:,} folders deep, and each takes an open file: raise that limit "
-                "(ulimit -H -n)"
-            )
+            levels = f"{depth - 1:,} folders deep"
+            return f"it lies {levels}, and each takes an open file (raise ulimit -H -n)"
         return ""
+
+    def _tell_closed(self, path: str, reason: str) -> None:
+        """Report the first folder of each kind, for paths so long would fill memory and log."""
+        if reason not in self._told:
+            self._told.add(reason)
+            self._report(
+                path, f"what lies in it, and in any other such folder, is not stored: {reason}"
+            )
+
+    def _within_room(self, folder: str, names: Iterable[str]) -> Iterator[str]:
+        """The names, until their paths would be too much for the manifest."""
+        length = len(os.fsencode(folder))
+        for name in names:
+            if length > LONG_PATH_BYTES:
+                self._room_for_long_paths -= length
+            if self._room_for_long_paths < 0:
+                return
+            yield name
+
+    def _had_room(self, folder: str) -> bool:
+        """Whether all names were within the room; if not, says so."""
+        if self._room_for_long_paths >= 0:
+            return True
+        self._room_for_long_paths = 0
+        self._tell_closed(folder, "paths longer than 4,096 bytes take more than 2 GiB all together")
+        return False
 
     def _leaf(self, level: _Level, name: str, path: str, status: os.stat_result) -> Entry | None:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
@@ -258,8 +294,13 @@ class Walk:
                 names = {marker} | forced
             elif forced or is_large:
                 names = chain(forced, (n for n in chain(names, found) if n not in forced))
+        if len(path) > LONG_PATH_BYTES // 4:
+            names = self._within_room(path, names)
         ordered = sorted_names(names)
-        return _Level(descriptor, front, node, is_whole, status.st_dev, ordered, statuses)
+        if not self._had_room(path):
+            ordered, statuses = iter(()), {}
+        self._front = front
+        return _Level(descriptor, len(front), node, is_whole, status.st_dev, ordered, statuses)
 
     def _found(self, folder: int, path: str, statuses: dict[str, os.stat_result]) -> Iterator[str]:
         """The names in a folder, as they come; the first ones with what `stat` says of them. Many

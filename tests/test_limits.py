@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pyrage import x25519
 
-from backup_tasks import segments, stat_entry
+from backup_tasks import segments, snapshot, stat_entry
 from backup_tasks.catalog import find_backups
 from backup_tasks.compress import compress_bounded
 from backup_tasks.errors import ProfileError, SourceError
@@ -193,7 +193,8 @@ def test_what_lies_below_a_path_of_128_kib_is_named_once(memory: Backups, tmp_pa
     record = memory.backup()
     [problem] = record.problems
     assert problem.reason == (
-        "what lies in it is not stored: an archive holds no paths of more than 128 KiB"
+        "what lies in it, and in any other such folder, is not stored: an archive holds no paths "
+        "of more than 128 KiB"
     )
     assert record.exit_code == 3
     everything_else_is_there(memory, tmp_path / "target")
@@ -213,6 +214,24 @@ def test_a_manifest_that_shrinks_to_nothing_is_believed_by_readers(
     newest = find_backups(store, UTC)[-1]
     report = run_verify(store, newest, SilentProgress())
     assert (report.faults, report.lost.first, report.files) == ([], [], 4002)
+
+
+def test_long_paths_fill_neither_memory_nor_the_folder_for_temporary_files(
+    memory: Backups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "ALL_LONG_PATHS_BYTES", 4 * MIB)
+    deep = deepen(memory.source, NAME, 40)
+    for name in ("first", "second", "third"):
+        os.mkdir(name, dir_fd=deep)
+        for number in range(300 if name != "third" else 3):
+            os.mkdir(f"{name}/{number}", dir_fd=deep)
+    os.close(deep)
+    [problem] = memory.backup().problems
+    assert problem.path.endswith("/second")
+    assert problem.reason.endswith(
+        "paths longer than 4,096 bytes take more than 2 GiB all together"
+    )
+    everything_else_is_there(memory, tmp_path / "target")
 
 
 @pytest.mark.parametrize("raw", [bytes(MIB), b"a line\n" * 100_000, os.urandom(5000), b""])
@@ -319,7 +338,7 @@ def test_a_tree_deeper_than_files_may_be_open_is_named_and_costs_nothing_else(
         check=False,
     )
     assert done.returncode == 3, done.stderr
-    assert "what lies in it is not stored: it lies 129 folders deep" in done.stderr
+    assert "any other such folder, is not stored: it lies 128 folders deep" in done.stderr
     everything_else_is_there(memory, tmp_path / "target")
 
 
