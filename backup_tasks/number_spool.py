@@ -57,9 +57,10 @@ class NumberSpool:
 
     def _run(self, number: int) -> Iterator[int]:
         assert self._file is not None
-        start = number * RUN_NUMBERS * _BYTES
-        for place in range(start, start + RUN_NUMBERS * _BYTES, _READ_NUMBERS * _BYTES):
-            yield from array("Q", os.pread(self._file.fileno(), _READ_NUMBERS * _BYTES, place))
+        start, end = (one * RUN_NUMBERS * _BYTES for one in (number, number + 1))
+        for place in range(start, end, _READ_NUMBERS * _BYTES):
+            length = min(_READ_NUMBERS * _BYTES, end - place)
+            yield from array("Q", os.pread(self._file.fileno(), length, place))
 
     def close(self) -> None:
         """Free the file."""

@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import json
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backup_tasks import line_table, manifest, manifest_reader
 from backup_tasks.errors import ArchiveError
 from backup_tasks.limits import CHUNK_RAW_LIMIT
 from backup_tasks.manifest import (
@@ -198,3 +200,59 @@ def test_a_missing_or_added_entry_is_noticed(said: int) -> None:
         list(manifest.entries())
     with pytest.raises(ArchiveError, match="holds 1 entries, its header says"):
         list(manifest.placed_entries())
+
+
+def test_a_long_table_of_chunks_says_the_same_as_a_short_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its lines are decoded when they are asked for, from any thread."""
+    chunks = [Chunk(10 * n, 10, f"{n:064x}", 512, "c" * 64 * (n % 2)) for n in range(1000)]
+    short = manifest_of([], chunks, chunks=1000, chunk_bytes=10_000)
+    monkeypatch.setattr(manifest_reader, "_TABLE_IN_MEMORY", 999)
+    monkeypatch.setattr(line_table, "_KEPT_BLOCKS", 2)
+    table = manifest_of([], chunks, chunks=1000, chunk_bytes=10_000).chunks
+    assert short.chunks == chunks
+    assert not isinstance(table, list)
+    assert len(table) == 1000
+    assert list(table) == chunks
+    assert table[10:900:7] == chunks[10:900:7]
+    assert table[-1] == chunks[-1]
+    with pytest.raises(IndexError):
+        table[1000]
+    with ThreadPoolExecutor(4) as pool:
+        numbers = [n * 37 % 1000 for n in range(1000)]
+        assert list(pool.map(table.__getitem__, numbers)) == [chunks[n] for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "words"),
+    [
+        (Chunk(0, 2**24, "a" * 64, 512), "takes 16,777,216 bytes for 512"),
+        (Chunk(0, 30, "a" * 63, 512), "has a hash that is none"),
+        (Chunk(0, 30, "a" * 64, 512, "b"), "has a hash that is none"),
+    ],
+)
+def test_a_chunk_that_cannot_be_is_refused(chunk: Chunk, words: str) -> None:
+    with pytest.raises(ArchiveError, match=words):
+        manifest_of([], [chunk], chunks=1, chunk_bytes=chunk.length)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"chunks": 2**24 + 1}, "no archive has more than"),
+        ({"entries": 10**9}, "do not fit into its"),
+        ({"entries": -1}, "do not fit into its"),
+    ],
+)
+def test_numbers_that_the_manifest_has_no_room_for_are_refused_at_once(
+    changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ArchiveError, match=words):
+        manifest_of([], **changes)
+
+
+def test_a_line_longer_than_any_is_refused() -> None:
+    path = "a" * manifest.LINE_BYTES
+    with pytest.raises(ArchiveError, match="a line that is no entry"):
+        list(manifest_of([Entry(path=path, type="dir", chunk=0)]).entries())

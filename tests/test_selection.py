@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from backup_tasks.errors import ArchiveError
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.selection import Selection, WantedPaths
 from tests.manifests import manifest_of
@@ -48,3 +49,56 @@ def test_the_wanted_entries_of_a_chunk_come_as_they_lie_in_it(
     found = [[one.restore_as for one in selection.entries_in(number)] for number in range(3)]
     assert found == expected
     assert wanted.are_all == (not patterns)
+
+
+@pytest.mark.parametrize(
+    ("raw", "count", "most"), [(1024, 3, 2), (2**20, 2049, 2048), (2**20 + 512, 2, 1)]
+)
+def test_no_more_entries_begin_in_a_chunk_than_there_is_room_for(
+    raw: int, count: int, most: int
+) -> None:
+    chunks = [Chunk(0, 10, "a" * 64, raw)]
+    entries = [entry(f"{number:04}", 0, 512 * (number % 2)) for number in range(count)]
+    for found in (entries, entries[:most]):
+        manifest = manifest_of(found, chunks, chunks=1, chunk_bytes=10)
+        if len(found) == most:
+            assert len(Selection(manifest, WantedPaths(())).entries_in(0)) == most
+        else:
+            with pytest.raises(ArchiveError, match=f"have room for {most:,}"):
+                Selection(manifest, WantedPaths(()))
+
+
+@pytest.mark.parametrize("name", ["a" * 2**20, "a" * 2**20 + "\U0001f600"])
+def test_paths_take_no_more_than_the_chunk_that_holds_them(name: str) -> None:
+    chunks = [Chunk(0, 10, "a" * 64, 2**20)]
+    entries = [entry(f"{number}{name}", 0, 512 * number) for number in range(3)]
+    manifest = manifest_of(entries, chunks, chunks=1, chunk_bytes=10)
+    selection = Selection(manifest, WantedPaths(()))
+    with pytest.raises(ArchiveError, match="says more of chunk 0 than can be in it"):
+        selection.entries_in(0)
+
+
+def test_chunks_may_be_asked_for_in_any_order() -> None:
+    entries = [entry(f"{number:02}", number % 3, 512 * number) for number in range(30)]
+    selection = Selection(manifest_of(entries, CHUNKS, chunks=3), WantedPaths(("*1", "*2")))
+    expected = [
+        [one.path for one in entries if one.chunk == number and one.path[1] in "12"]
+        for number in range(3)
+    ]
+    for number in (2, 0, 0, 1, 2, 1):
+        found = [one.restore_as for one in selection.entries_in(number)]
+        assert found == expected[number]
+
+
+def test_the_folders_above_are_those_that_are_not_wanted_themselves() -> None:
+    folders = ["a", "a/b", "a/b/c", "a/d", "e", "e/f"]
+    entries = [
+        Entry(path=path, type="dir", chunk=0, offset=512 * number)
+        for number, path in enumerate([*folders, "e/f/x"])
+    ]
+    entries[-1].type = "file"
+    entries.insert(3, Entry(path="a/b/c/x", type="file", chunk=0))
+    chunks = [Chunk(0, 30, "a" * 64, 2**20)]
+    selection = Selection(manifest_of(entries, chunks, chunks=1), WantedPaths(("x",)))
+    assert [one.path for one in selection.upper_folders] == ["a", "a/b", "a/b/c", "e", "e/f"]
+    assert list(selection.chunk_numbers()) == [0]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backup_tasks import folder_names, snapshot
 from backup_tasks.errors import SourceError
 from backup_tasks.manifest import Entry
 from backup_tasks.paths import PROJECT_ROOT
@@ -320,3 +321,70 @@ def test_a_deep_tree_needs_no_recursion(tmp_path: Path) -> None:
     found = walk(tmp_path)
     assert len(names(found, tmp_path)) == 1100
     subprocess.run(["find", tmp_path / "d", "-depth", "-delete"], check=True)
+
+
+def test_a_large_folder_is_walked_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names are not all held in memory, nor what `stat` says of them."""
+    for number in range(40):
+        (tmp_path / f"file{number}").touch()
+        (tmp_path / f"folder{number % 4}").mkdir(exist_ok=True)
+        (tmp_path / f"folder{number % 4}" / f"\udcff{number}").touch()
+    marked = tmp_path / "folder0"
+    (marked / ".nobackup").touch()
+    forced = tmp_path / "folder1" / "\udcff1"
+    rules = {"exclude_if_present": (".nobackup",), "exclude_caches": True}
+    expected = walk(tmp_path, forced, **rules)
+    monkeypatch.setattr(snapshot, "_LOOKED_AT", 3)
+    monkeypatch.setattr(folder_names, "RUN_NAMES", 4)
+    found = walk(tmp_path, forced, **rules)
+    assert names(found, tmp_path) == names(expected, tmp_path)
+    assert found[-1] == expected[-1]
+    assert names(expected, marked) == [".nobackup"]
+    assert len(expected) > 70
+
+
+@pytest.mark.parametrize("how", ["first", "later"])
+def test_a_name_that_is_gone_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(snapshot, "_LOOKED_AT", 1 if how == "later" else 4)
+    for name in "abc":
+        (tmp_path / name).touch()
+    tree, _ = plan_sources((str(tmp_path),))
+    told: list[str] = []
+    rules = WalkRules(excludes=PathPatterns(()))
+    found = Walk(tree, rules, lambda path, reason: told.append(path)).entries()
+    seen = []
+    for entry in found:
+        seen.append(entry.name)
+        if entry.name.endswith("/a") and how == "later":
+            (tmp_path / "c").unlink()
+    assert seen[-1].endswith("/b" if told else "/c")
+    assert told == ([f"{tmp_path}/c".lstrip("/")] if seen[-1].endswith("/b") else [])
+
+
+def test_memory_does_not_grow_with_the_files_of_a_folder(tmp_path: Path) -> None:
+    for number in range(15_000):
+        os.close(os.open(tmp_path / f"{number}", os.O_CREAT | os.O_WRONLY))
+    script = (
+        "import resource, sys\n"
+        "from tests.test_snapshot import Path, Walk, WalkRules, PathPatterns, plan_sources\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "tree, _ = plan_sources((sys.argv[1],))\n"
+        "before = peak()\n"
+        "rules = WalkRules(excludes=PathPatterns(()))\n"
+        "count = sum(1 for _ in Walk(tree, rules, print).entries())\n"
+        "print(count, (peak() - before) * 1024 // count)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, bytes_each = map(int, done.stdout.split())
+    assert count > 15_000
+    assert bytes_each < 250
