@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backup_tasks.errors import ObjectChanged, ObjectMissing, StoreError
+from backup_tasks.errors import ObjectChanged, ObjectMissing, ReadRefused, StoreError
 from backup_tasks.lifecycle_bucket import read_lifecycle
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.s3 import S3Store
@@ -326,12 +326,24 @@ def test_a_read_that_cannot_be_pinned_is_pinned_by_its_answer(
             return refuse(412, "PreconditionFailed")(request, pass_on)
         return pass_on(request)
 
-    found = put(store, NAME, b"hello")
+    found, before = put(store, NAME, b"hello"), proxy.seen["GetObject"]
     proxy.behave_as([("GetObject", refuse_pin)])
     assert store.read_range(found, 0, 5) == b"hello"
+    assert store.read_range(found, 1, 3) == b"ell"
+    assert proxy.seen["GetObject"] - before == 3  # it is asked for with a pin but once
     store.delete(NAME)
     with pytest.raises(ObjectMissing):
         store.read_range(found, 0, 5)
     put(store, NAME, b"other")
     with pytest.raises(ObjectChanged):
         store.read_range(found, 0, 5)
+
+
+def test_an_object_that_is_there_and_never_given_was_not_replaced(
+    store: S3Store, proxy: FaultProxy
+) -> None:
+    found = put(store, NAME, b"hello")
+    inject(proxy, "GetObject", refuse(412, "PreconditionFailed"))
+    with pytest.raises(ReadRefused) as error:
+        store.read_range(found, 0, 5)
+    assert "replaced" not in told(error)

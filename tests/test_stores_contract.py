@@ -416,6 +416,19 @@ def test_names_with_spaces_and_letters_of_the_world_work(store: Store) -> None:
     assert [one.name for one in store.list_objects()] == sorted([name, NAME])
 
 
+@pytest.mark.parametrize("prefix", ["", "grüße & co +1%20=ü/", "a/b c/"])
+def test_prefixes_of_every_kind_work(open_at: Opener, tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "a").mkdir()
+    store = open_at(prefix)
+    assert store.list_objects() == []
+    writer = store.write(NAME, in_flight_bytes=MIB)
+    assert [one.name for one in store.list_unfinished()] == [NAME]
+    writer.send(b"hello")
+    writer.commit()
+    (found,) = store.list_objects()
+    assert content_of(store, found) == b"hello"
+
+
 def test_no_descriptor_is_left_open(store: Store) -> None:
     put(store, "warm", b"up")
     before = len(os.listdir("/proc/self/fd"))

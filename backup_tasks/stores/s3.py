@@ -20,7 +20,6 @@ from backup_tasks.stores.s3_access import (
     changed,
     end_upload,
     list_uploads,
-    quoted_etag,
     read_body,
     refuse_taken_name,
     repeated,
@@ -99,7 +98,7 @@ class S3Store:
 
     @property
     def copies_are_sure(self) -> bool:
-        return "_access" not in self.__dict__ or self._access.pins.work
+        return "_access" not in self.__dict__ or self._access.pins.copies
 
     def after_fork(self) -> None:
         if "_access" in self.__dict__:
@@ -148,36 +147,25 @@ class S3Store:
         if length == 0:  # S3 has no empty range
             return b""
         access = self.access
-
-        try:
-            return self._read_pinned(access, source, start, length)
-        except BODY_FAILURES as error:
-            doing = f"read {source.name} at byte {start:,}"
-            if status_of(error) == 412:
-                raise changed(self.url, source.name) from error
-            if is_refused(error):
-                raise ReadRefused(str(explain(error, access.place, doing))) from error
-            raise explain(error, access.place, doing, source.name) from error
-
-    def _read_pinned(
-        self, access: S3Access, source: StoredObject, start: int, length: int
-    ) -> bytes:
-        """A range of this very object, also from a server that refuses to be asked for it.
-
-        Raises BODY_FAILURES; ObjectMissing, StoreError.
-        """
-        pin = {"IfMatch": quoted_etag(source.etag)}
+        pinned = access.pins.reads
 
         def read() -> bytes:
-            return read_body(access, source, start, length, pin)
+            return read_body(access, source, start, length, pinned=pinned)
 
         try:
             return repeated(read, access.max_attempts, threading.Event())
-        except FAILURES as error:
-            if status_of(error) != 412 or not access.is_as_it_was(source):
-                raise
-            pin.clear()  # the answer's own ETag says as much
-            return repeated(read, access.max_attempts, threading.Event())
+        except BODY_FAILURES as error:
+            no_match = status_of(error) == 412
+            if no_match or isinstance(error, UnfitAnswer):
+                if not access.is_as_it_was(source):
+                    raise changed(self.url, source.name) from error
+                if no_match and pinned:
+                    access.pins.reads = False  # the ETag of each answer says as much
+                    return self.read_range(source, start, length)
+            doing = f"read {source.name} at byte {start:,}"
+            if no_match or is_refused(error):
+                raise ReadRefused(str(explain(error, access.place, doing))) from error
+            raise explain(error, access.place, doing, source.name) from error
 
     def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
         from backup_tasks.stores.s3_writer import S3Writer

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing
 from backup_tasks.stores.base import StoredObject, Unfinished
@@ -38,14 +38,15 @@ _Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True)
-class CopyPins:
-    """Whether the server takes the ETag of what it is to copy from.
+class Pins:
+    """Whether the server takes the ETag of what is to be copied, or to be read.
 
     Attributes:
-        work: false once it answered 412 for one that was as it was.
+        copies, reads: false once it answered 412 for an object that was as it was.
     """
 
-    work: bool = True
+    copies: bool = True
+    reads: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class S3Access:
     prefix: str
     storage_class: str
     max_attempts: int
-    pins: CopyPins = field(default_factory=CopyPins)
+    pins: Pins = field(default_factory=Pins)
 
     def key(self, name: str) -> str:
         """The object's key in the bucket."""
@@ -143,22 +144,23 @@ def _is_worth_repeating(error: Exception) -> bool:
 
 
 def read_body(
-    access: S3Access, source: StoredObject, start: int, length: int, pin: Mapping[str, str]
+    access: S3Access, source: StoredObject, start: int, length: int, *, pinned: bool
 ) -> bytes:
     """One range, at least one byte. Raises BODY_FAILURES, also for any other bytes.
 
     Args:
-        pin: a condition for the request, such as `IfMatch`.
+        pinned: ask for the object with this ETag alone; otherwise the answer must name it.
     """
+    pin: Any = {"IfMatch": quoted_etag(source.etag)} if pinned else {}
     answer = access.client.get_object(
         Bucket=access.bucket,
         Key=access.key(source.name),
         Range=f"bytes={start}-{start + length - 1}",
-        **cast("Any", pin),
+        **pin,
     )
     with answer["Body"] as body:
         etag = bare_etag(answer.get("ETag") or "")
-        if (etag or not pin) and etag != source.etag:
+        if (etag or not pinned) and etag != source.etag:
             raise UnfitAnswer(trouble="it sent bytes of something else")
         place = answer.get("ContentRange") or ""
         if place and not place.startswith(f"bytes {start}-"):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import unquote_plus
 
 from backup_tasks.errors import BackupError
 from backup_tasks.stores.s3_errors import BODY_FAILURES, UnfitAnswer
@@ -88,7 +89,8 @@ def _check_object_list(answer: Answer, request: Request) -> None:
     bucket, name, prefix = request["Bucket"], _need(answer, "Name", str), request["Prefix"]
     if name != bucket and not _is_alias(bucket):
         raise UnfitAnswer(trouble=f"the list is that of a bucket {name}")
-    if answer.get("Prefix", "") != prefix:
+    # botocore decodes it, also where the server (SeaweedFS) had not encoded it.
+    if unquote_plus(answer.get("Prefix", "")) != unquote_plus(prefix):
         raise UnfitAnswer(trouble=f"the list is that of another prefix, {answer.get('Prefix')!r}")
     for item in answer.get("Contents", []):
         if not _need(item, "Key", str).startswith(prefix):

@@ -101,7 +101,7 @@ class S3Upload:
         Raises: CopyRefused, ObjectChanged, ObjectMissing, StoreError.
         """
         source, access = settled(coming), self.access
-        pinned = access.pins.work
+        pinned = access.pins.copies
 
         def copy() -> str:
             return self._ask_to_copy(number, source, start, length, pinned=pinned)
@@ -116,7 +116,7 @@ class S3Upload:
             if not pinned:
                 doing = f"copy from {source.name}"
                 raise CopyUnsupported(str(explain(error, access.place, doing))) from error
-            access.pins.work = False
+            access.pins.copies = False
             return self.copy_part(number, source, start, length)
 
     def _ask_to_copy(
@@ -144,7 +144,7 @@ class S3Upload:
             if not self.access.is_as_it_was(source):
                 raise changed(self.access.place.url, source.name)
         except ObjectMissing:
-            if not self.access.pins.work:
+            if not self.access.pins.copies:
                 raise
 
     def _copy_error(self, error: Exception, source: StoredObject) -> StoreError:
