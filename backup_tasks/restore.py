@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 
 from backup_tasks.authenticity import Proof, demand_proof
@@ -25,7 +25,7 @@ from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore_request import RestoreReport, RestoreRequest, RestoreWish, parse_wish
-from backup_tasks.restore_target import OpenTarget, check_room, check_target
+from backup_tasks.restore_target import OpenTarget, check_room, open_target
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.tarstream import Member
@@ -51,25 +51,27 @@ def run_restore(
         ArchiveError: the archive is damaged; what was restored before stays.
         StoreError: the store failed.
     """
-    if not request.dry_run:
-        check_target(request.target, may_hold_files=request.is_told_what_to_do)
-    allow_deep_folders()
-    wanted = WantedPaths(request.paths)
-    manifest = read_manifest(store, backup.stored, keys)
-    try:
+    with ExitStack() as opened:
+        root = None
+        if not request.dry_run:
+            root = open_target(request.target, may_hold_files=request.is_told_what_to_do)
+            opened.callback(os.close, root)
+        allow_deep_folders()
+        wanted = WantedPaths(request.paths)
+        manifest = read_manifest(store, backup.stored, keys)
+        if manifest is not None:
+            opened.callback(manifest.close)
         proof = demand_proof(manifest, backup.stored.name, request.trust)
         if manifest is None:
-            return _restore_foreign(store, backup, request, wanted, proof, progress)
-        return _restore_ours(store, backup, request, wanted, manifest, proof, progress, keys)
-    finally:
-        if manifest is not None:
-            manifest.close()
+            return _restore_foreign(store, backup, request, root, wanted, proof, progress)
+        return _restore_ours(store, backup, request, root, wanted, manifest, proof, progress, keys)
 
 
 def _restore_ours(
     store: Store,
     backup: Backup,
     request: RestoreRequest,
+    root: int | None,
     wanted: WantedPaths,
     manifest: Manifest,
     proof: Proof,
@@ -77,24 +79,25 @@ def _restore_ours(
     keys: Keyring,
 ) -> RestoreReport:
     def read(numbers: Sequence[int]) -> AbstractContextManager[ReadChunks]:
-        if not request.is_told_what_to_do:
-            check_room(request.target, sum(manifest.chunks[number].raw for number in numbers))
+        if root is not None and not request.is_told_what_to_do:
+            raw = sum(manifest.chunks[number].raw for number in numbers)
+            check_room(request.target, root, raw)
         return closing(read_chunks_apart(store, backup.stored, manifest.chunks, numbers, keys))
 
     numbers: Sequence[int] = range(len(manifest.chunks))
-    if wanted.are_all and not request.dry_run:
+    if wanted.are_all and root is not None:
         # Every chunk is needed, so the reading begins before it is known what lies where.
         with read(numbers) as chunks:
             selection = Selection(manifest, wanted)
-            extracted = _write(backup, request, selection, chunks, progress)
+            extracted = _write(backup, request, root, selection, chunks, progress)
     else:
         selection = Selection(manifest, wanted)
         wanted.check_all_met(backup.stored.name)
         numbers = selection.chunk_numbers()
         extracted = ExtractReport(files=selection.files, bytes=selection.bytes)
-        if not request.dry_run:
+        if root is not None:
             with read(numbers) as chunks:
-                extracted = _write(backup, request, selection, chunks, progress)
+                extracted = _write(backup, request, root, selection, chunks, progress)
     return RestoreReport(
         backup,
         request.target,
@@ -110,13 +113,14 @@ def _restore_ours(
 def _write(
     backup: Backup,
     request: RestoreRequest,
+    root: int,
     selection: Selection,
     chunks: ReadChunks,
     progress: Progress,
 ) -> ExtractReport:
     """Write what is selected, from chunks of which more than those may come."""
     progress.start("restoring", selection.bytes, selection.count)
-    with OpenTarget(request.target, request.policy) as extractor:
+    with OpenTarget(request.target, root, request.policy) as extractor:
         on_damage = extractor.leave_out if request.skip_damaged else None
         stream = MemberStream(chunks, selection.entries_in, on_damage, progress.advance)
         for found in stream.members():
@@ -178,6 +182,7 @@ def _restore_foreign(
     store: Store,
     backup: Backup,
     request: RestoreRequest,
+    root: int | None,
     wanted: WantedPaths,
     proof: Proof,
     progress: Progress,
@@ -185,7 +190,7 @@ def _restore_foreign(
     """An ordinary .tar.gz without our manifest: read from front to end."""
     progress.start("restoring", 0, 0)
     entries = files = content = 0
-    if request.dry_run:
+    if root is None:
         for member, _ in foreign_members(store, backup.stored):
             if wanted.match(os.fsdecode(member.path), member.kind == "dir"):
                 entries += 1
@@ -197,7 +202,7 @@ def _restore_foreign(
         return RestoreReport(backup, request.target, entries, size, planned, True, proof)
     with (
         closing(foreign_members(store, backup.stored, trusted=request.trusted)) as members,
-        OpenTarget(request.target, request.policy) as extractor,
+        OpenTarget(request.target, root, request.policy) as extractor,
     ):
         above: list[Member] = []
         for member, pieces in members:
