@@ -52,6 +52,7 @@ def run_drill(
     *,
     against_sources: bool,
     private: Collection[Path] = (),
+    state: Path | None = None,
 ) -> DrillReport:
     """Restore a backup into a temporary folder, compare it, and run the profile's command there.
 
@@ -59,6 +60,7 @@ def run_drill(
 
     Args:
         private: files that no backup holds, for the comparison with the sources.
+        state: the state directory, for a note of the folder in case of a kill; None makes none.
 
     Raises:
         ArchiveError: the archive is damaged, or somebody else's.
@@ -76,7 +78,7 @@ def run_drill(
                 f"{backup.stored.name} has no manifest of ours to compare the sources with; "
                 "leave out --against-sources"
             )
-        place = opened.enter_context(temporary_tree())
+        place = opened.enter_context(temporary_tree(state))
         restored = _restore(store, backup, place, profile.signing.public_key, progress, keys)
         extracted = restored.extracted
         report = DrillReport(backup, extracted.files, extracted.bytes, restored.proof)
@@ -191,6 +193,7 @@ def run_drill_job(
             keys,
             against_sources=wish.against_sources,
             private=private_files(state),
+            state=state,
         )
     if not report.failures:
         seen.note_proven(report.header, report.proof)

@@ -14,6 +14,7 @@ from threading import Condition
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from backup_tasks.drill_notes import remove_dead_drills
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, Interrupted
 from backup_tasks.journal import Notification, RunRecord, append_record, log_result, open_log
 from backup_tasks.paths import Paths
@@ -64,6 +65,7 @@ def watched(
     watch = Watch(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
     with _signals_raised() as signals:
         try:
+            _clear_up(watch.record, paths)
             yield watch
         except BrokenPipeError:
             raise
@@ -87,6 +89,12 @@ def watched(
             watch.record.ended_at = clock()
             if recorded or watch.record.result == "failure":
                 _tell(watch, paths, signals)
+
+
+def _clear_up(record: RunRecord, paths: Paths) -> None:
+    """Remove what killed drills left, whatever this task is about."""
+    for line in remove_dead_drills(paths.state):
+        open_log(paths).warning(f"{record.task} {record.profile}: {line}")
 
 
 def _tell(watch: Watch, paths: Paths, signals: _Signals) -> None:

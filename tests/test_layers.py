@@ -33,7 +33,7 @@ ROOMS = {
     "profile_template profile profile_schema",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
     "assembly backup_run backup restore_request restore findings entry_check verified_before "
-    "verify_report verify compare compare_sources drill_place drill_command "
+    "verify_report verify compare compare_sources drill_notes drill_place drill_command "
     "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
