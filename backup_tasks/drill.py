@@ -55,6 +55,7 @@ def run_drill(
     *,
     against_sources: bool,
     private: Private = NOTHING_PRIVATE,
+    state: Path | None = None,
 ) -> DrillReport:
     """Restore a backup into a temporary folder, compare it, and run the profile's command there.
 
@@ -62,6 +63,7 @@ def run_drill(
 
     Args:
         private: what no backup holds, for the comparison with the sources.
+        state: the state directory, for a note of the folder in case of a kill; None makes none.
 
     Raises:
         ArchiveError: the archive is damaged, or somebody else's.
@@ -81,7 +83,7 @@ def run_drill(
                 f"{backup.stored.name} has no manifest of ours to compare the sources with; "
                 "leave out --against-sources"
             )
-        place = opened.enter_context(temporary_tree())
+        place = opened.enter_context(temporary_tree(state))
         restored = _restore(store, backup, place, trust, progress, keys)
         extracted = restored.extracted
         report = DrillReport(backup, extracted.files, extracted.bytes, restored.proof)
@@ -196,6 +198,7 @@ def run_drill_job(
             keys,
             against_sources=wish.against_sources,
             private=private_files(state),
+            state=state,
         )
     if report.fault_at_end:
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")

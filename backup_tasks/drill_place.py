@@ -12,24 +12,37 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+from backup_tasks.drill_notes import PREFIX, DrillNote, remove_tree
 from backup_tasks.errors import ENDING_SIGNALS, RestoreError
+from backup_tasks.folder_trust import is_trusted, others_may_write
 from backup_tasks.folders import OPEN_FOLDER
-
-_PREFIX = "backup-drill-"
 
 
 @contextlib.contextmanager
-def temporary_tree() -> Iterator[Path]:
+def temporary_tree(state: Path | None = None) -> Iterator[Path]:
     """A new folder in $TMPDIR (else /tmp or so), mode 0700, removed at the end of the block.
 
-    Removed also after a failure or a signal; a SIGKILL or a power cut leaves it.
+    Removed also after a failure or a signal; what a SIGKILL or a power cut leaves is noted, and
+    the next run of anything removes it.
+
+    Args:
+        state: the state directory, for the note; None makes none.
 
     Raises RestoreError when it cannot be made.
     """
     with contextlib.ExitStack() as guard:
         with signals_held():
+            note = DrillNote(state) if state else None
+            if note:
+                guard.callback(note.clear)
             place = _make_folder()
-            guard.callback(_remove_tree, place)
+            guard.callback(_remove_quietly, place)
+            _check_way(place)
+            folder = os.open(place, OPEN_FOLDER)
+            guard.callback(os.close, folder)
+            if note:
+                note.write(place, os.fstat(folder))
+            guard.callback(_remove_held, place, folder)
         yield place
 
 
@@ -37,7 +50,7 @@ def _make_folder() -> Path:
     wanted = os.environ.get("TMPDIR", "")
     try:
         # tempfile passes over a TMPDIR that cannot be used, and would fill another disk.
-        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=wanted or None)).resolve()
+        return Path(tempfile.mkdtemp(prefix=PREFIX, dir=wanted or None)).resolve()
     except OSError as error:
         where = wanted or "the folder for temporary files"
         raise RestoreError(
@@ -45,36 +58,27 @@ def _make_folder() -> Path:
         ) from error
 
 
-def _remove_tree(place: Path) -> None:
-    """Remove a folder of our own at any depth, whatever the modes of what is in it."""
+def _check_way(place: Path) -> None:
+    """Refuse a place where somebody else could put another folder under this name."""
+    for above in place.parents:
+        status = os.lstat(above)
+        is_shared = others_may_write(str(above), status) and not status.st_mode & stat.S_ISVTX
+        if is_shared or not is_trusted(status.st_uid):
+            raise RestoreError(
+                f"{above}: another user may rename what lies there; set TMPDIR to a folder where "
+                "only root or you can, or one like /tmp (chmod +t)"
+            )
+
+
+def _remove_quietly(place: Path) -> None:
+    """Remove it if it is still there, and empty: nothing came into it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(place)
+
+
+def _remove_held(place: Path, folder: int) -> None:
     with signals_held():
-        _remove_all(place)
-
-
-def _remove_all(place: Path) -> None:
-    folder = os.open(place, OPEN_FOLDER)
-    levels = [(folder, "", os.listdir(folder))]
-    while levels:
-        folder, name, names = levels[-1]
-        if names:
-            _remove_or_enter(folder, names.pop(), levels)
-            continue
-        levels.pop()
-        os.close(folder)
-        if levels:
-            os.rmdir(name, dir_fd=levels[-1][0])
-    os.rmdir(place)
-
-
-def _remove_or_enter(folder: int, name: str, levels: list[tuple[int, str, list[str]]]) -> None:
-    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if not stat.S_ISDIR(status.st_mode):
-        os.unlink(name, dir_fd=folder)
-        return
-    if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
-        os.chmod(name, stat.S_IRWXU, dir_fd=folder)
-    below = os.open(name, OPEN_FOLDER, dir_fd=folder)
-    levels.append((below, name, os.listdir(below)))
+        remove_tree(place, folder)
 
 
 @contextlib.contextmanager

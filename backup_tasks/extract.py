@@ -16,24 +16,27 @@ from functools import partial
 from backup_tasks.content_hash import ContentHash, PlainHash, SparseHash
 from backup_tasks.errors import ArchiveError
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
+from backup_tasks.finish_folders import FolderFinisher
 from backup_tasks.folders import split_path
+from backup_tasks.inode_table import InodeTable
+from backup_tasks.labels import copy_label
 from backup_tasks.limits import within_time
+from backup_tasks.making_folders import MakingFolderStack
 from backup_tasks.member_spool import MemberSpool
-from backup_tasks.metadata import Made, MetadataSetter
-from backup_tasks.target import (
-    MakingFolderStack,
+from backup_tasks.metadata import Made, MetadataSetter, owner_of
+from backup_tasks.new_files import (
+    LinkTargetChanged,
     NewFile,
-    SpaceGuard,
-    is_unfinished,
-    new_node,
+    make_link,
+    make_node,
     open_own_descriptors,
-    refuse_holes_to_hash,
-    write_content,
 )
+from backup_tasks.target import SpaceGuard, refuse_holes_to_hash, write_content
 from backup_tasks.tarstream import Member
 
 # Not the fault of one entry: the restore ends.
 _WHOLE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMATS = {
     "file": stat.S_IFREG,
     "symlink": stat.S_IFLNK,
@@ -54,33 +57,34 @@ class Extractor:
         root: descriptor of the target folder; it stays the caller's.
         policy: what the archive may do.
 
-    `add` each member, then `finish` once; `close` in any case.
+    `add` each member, then `finish` once, or `abandon`; `close` in any case.
     """
 
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
-        self._root = root
         self._policy = policy
         self._own_descriptors = open_own_descriptors()
-        self._made = MemberSpool()
-        # Sum of the hashes of their paths, less those that were finished: 0 when all were.
-        self._unfinished = 0
-        self._folders = MakingFolderStack(
-            root,
-            may_replace=policy.overwrite == "always",
-            made=self._note_made,
-        )
+        self._folders = MakingFolderStack(root, may_replace=policy.overwrite == "always")
         self._setter = MetadataSetter(trusted=policy.trusted)
         self._guard = SpaceGuard()
         self._umask = _umask()
+        self._finisher = FolderFinisher(
+            root,
+            self._folders,
+            self._setter,
+            new_mode=0o777 & ~self._umask,
+            may_change=policy.overwrite == "always",
+            attempt=self._try,
+            leave_out=self.leave_out,
+        )
         self._hardlinks = MemberSpool()
         self._late_hardlinks = MemberSpool()
         self._symlinks = MemberSpool()
-        self._wanted_folders = MemberSpool()
-        self._upper_folders = MemberSpool()
         # What stands under these names is this run's, and makes way; see extract_in_order.
         self._ours: Container[str] = ()
         # What the archive says of these is not what stands under their names now.
         self._unlike: set[str] = set()
+        # What was written where others can replace it.
+        self._written = InodeTable()
         self.report = ExtractReport(notes=self._setter.notes)
 
     def add(
@@ -117,7 +121,7 @@ class Extractor:
             elif member.kind == "symlink":
                 self._symlinks.append(member)
             elif member.kind == "dir":
-                self._wanted_folders.append(member)
+                self._finisher.wanted.append(member)
             else:
                 self._try(path, partial(self._add_node, member, path))
         except UnsafePathError as error:
@@ -128,7 +132,7 @@ class Extractor:
     def add_upper_folder(self, member: Member) -> None:
         """A folder above wanted ones: it gets its own metadata only if a restore made it."""
         member.mtime_ns = within_time(member.mtime_ns)
-        self._upper_folders.append(member)
+        self._finisher.above.append(member)
 
     def leave_out(self, path: str, reason: str) -> None:
         """Note an entry that cannot be restored; no hardlink joins what stands in its place."""
@@ -143,27 +147,24 @@ class Extractor:
             self._each(member, self._symlink)
         for member in self._late_hardlinks:
             self._each(member, self._link)
-        for member in self._wanted_folders.deepest_first():
-            self._each(member, partial(self._set_folder, is_wanted=True))
-        for member in self._upper_folders.deepest_first():
-            self._each(member, self._set_folder)
-        if self._unfinished:
-            for member in self._made.deepest_first():
-                path = _decode(member.path)
-                self._try(path, partial(self._open_to_others, path))
+        self._finisher.finish()
         self._folders.forget()
+        self.report.folders = self._finisher.count
         return self.report
+
+    def abandon(self) -> None:
+        """After a failure: let nothing that was made stay closed to those whose it is."""
+        self._finisher.abandon()
 
     def close(self) -> None:
         """Close what is open, without finishing."""
-        self._folders.forget()
+        self._folders.close()
         if self._own_descriptors is not None:
             os.close(self._own_descriptors)
             self._own_descriptors = None
-        for spool in (self._made, self._hardlinks, self._late_hardlinks, self._symlinks):
+        for spool in (self._hardlinks, self._late_hardlinks, self._symlinks):
             spool.close()
-        self._wanted_folders.close()
-        self._upper_folders.close()
+        self._finisher.close()
 
     def _each(self, member: Member, make: Callable[[Member, str], None]) -> None:
         path = _decode(member.path)
@@ -194,6 +195,8 @@ class Extractor:
             return True
         if not _is_like(there, member):
             self._unlike.add(path)
+        elif there.st_uid in (os.geteuid(), owner_of(member)[0]):
+            self._note_written(path, there)
         self.report.kept += 1
         return False
 
@@ -215,7 +218,9 @@ class Extractor:
         # Looked for first, as all would be written in vain; but not where nothing can be.
         if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
             return
-        with NewFile(folder, name, made.mode if made else 0o600, self._own_descriptors) as new:
+        mode = made.mode if made else 0o600
+        private = self._folders.private
+        with NewFile(folder, name, mode, self._own_descriptors, private) as new:
             digest: ContentHash | None = None
             if sha256:
                 digest = PlainHash(member.size)
@@ -236,6 +241,8 @@ class Extractor:
                 if not self._may_write(folder, member, path, member.mtime_ns):
                     return
                 new.publish(replace=True)
+            if self._folders.standing.master is not None:
+                self._note_written(path, os.fstat(new.descriptor))
         self.report.files += 1
         self.report.bytes += member.size
 
@@ -250,9 +257,26 @@ class Extractor:
             return
         self._guard.spend(folder, 0)
         device = os.makedev(member.rdev_major, member.rdev_minor)
-        with new_node(folder, name) as temporary:
-            os.mknod(temporary, _FORMATS[member.kind] | 0o600, device, dir_fd=folder)
-            self._setter.set_by_name(folder, temporary, member)
+
+        def make(private: int, temporary: str) -> None:
+            os.mknod(temporary, _FORMATS[member.kind] | 0o600, device, dir_fd=private)
+            self._set_node(private, temporary, member, path, folder)
+
+        make_node(self._folders.private, folder, name, make)
+
+    def _set_node(
+        self, private: int, temporary: str, member: Member, path: str, folder: int
+    ) -> None:
+        copy_label(folder, f"/proc/self/fd/{private}/{temporary}")
+        self._setter.set_node(private, temporary, member)
+        if self._folders.standing.master is not None:
+            made = os.stat(temporary, dir_fd=private, follow_symlinks=False)
+            self._note_written(path, made)
+
+    def _note_written(self, path: str, status: os.stat_result) -> None:
+        """Remember what stands there, if others can put something else in its place."""
+        if self._folders.standing.master is not None:
+            self._written.add(path, _inode_of(status))
 
     def _link(
         self, member: Member, path: str, later: Callable[[Member], None] | None = None
@@ -269,30 +293,41 @@ class Extractor:
         target_parent, target_name = split_path(target)
         source = os.dup(self._folders.enter(target_parent))
         try:
+            is_certain = self._folders.standing.master is None
             try:
-                there = os.stat(target_name, dir_fd=source, follow_symlinks=False)
+                found = os.open(target_name, _LOOK, dir_fd=source)
             except FileNotFoundError:
                 if later is None:
                     self.leave_out(path, f"{target!r}, which it is a link to, is not there")
                 else:
                     later(member)
                 return
-            parent, name = split_path(path)
-            folder = self._folders.enter(parent)
-            if not self._may_write(folder, member, path, there.st_mtime_ns + 1):
-                return
-            self._guard.spend(folder, 0)
-            with new_node(folder, name) as temporary:
-                os.link(
-                    target_name,
-                    temporary,
-                    src_dir_fd=source,
-                    dst_dir_fd=folder,
-                    follow_symlinks=False,
-                )
-            self.report.links += 1
+            try:
+                there = os.fstat(found)
+                if not (is_certain or self._written.has(target, _inode_of(there))):
+                    self.leave_out(path, _replaced(target))
+                    return
+                self._link_found(path, there, found, (source, target_name))
+            except LinkTargetChanged:
+                self.leave_out(path, _replaced(target))
+            finally:
+                os.close(found)
         finally:
             os.close(source)
+
+    def _link_found(
+        self, path: str, there: os.stat_result, found: int, source: tuple[int, str]
+    ) -> None:
+        parent, name = split_path(path)
+        folder = self._folders.enter(parent)
+        member = Member(_encode(path), "hardlink")
+        if not self._may_write(folder, member, path, there.st_mtime_ns + 1):
+            return
+        self._guard.spend(folder, 0)
+        private = self._folders.private
+        make_link(private, folder, name, found, self._own_descriptors, source)
+        self._note_written(path, there)
+        self.report.links += 1
 
     def _symlink(self, member: Member, path: str) -> None:
         parent, name = split_path(path)
@@ -300,41 +335,25 @@ class Extractor:
         if not self._may_write(folder, member, path, member.mtime_ns):
             return
         self._guard.spend(folder, 0)
-        with new_node(folder, name) as temporary:
-            os.symlink(member.link, os.fsencode(temporary), dir_fd=folder)
-            self._setter.set_by_name(folder, temporary, member)
+
+        def make(private: int, temporary: str) -> None:
+            os.symlink(member.link, os.fsencode(temporary), dir_fd=private)
+            self._set_node(private, temporary, member, path, folder)
+
+        make_node(self._folders.private, folder, name, make)
         self.report.links += 1
 
-    def _set_folder(self, member: Member, path: str, *, is_wanted: bool = False) -> None:
-        folder = self._folders.enter(path)
-        may_change = is_wanted and self._policy.overwrite == "always"
-        status = os.fstat(folder)
-        is_new = is_unfinished(status)
-        if may_change or is_new:
-            self._setter.set_open(folder, member, owner=(status.st_uid, status.st_gid))
-        if is_new:
-            self._unfinished -= hash(path)
-        self.report.folders += is_wanted
 
-    def _note_made(self, path: str) -> None:
-        self._made.append(Member(_encode(path), "dir"))
-        self._unfinished += hash(path)
+def _inode_of(status: os.stat_result) -> tuple[int, ...]:
+    """What tells an inode from others, also from one that got its number later."""
+    return (
+        *(status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid),
+        *(status.st_size, status.st_mtime_ns),
+    )
 
-    def _open_to_others(self, path: str) -> None:
-        """A folder that the archive says nothing of gets the mode of any new folder."""
-        if self._seems_finished(path):
-            return
-        folder = self._folders.enter(path)
-        if is_unfinished(os.fstat(folder)):
-            os.fchmod(folder, 0o777 & ~self._umask)
 
-    def _seems_finished(self, path: str) -> bool:
-        """By a look along the path, which is soon done. Whoever could lead it astray gains a folder
-        that stays closed to others."""
-        try:
-            return not is_unfinished(os.stat(path, dir_fd=self._root))
-        except OSError:  # longer than a path may be
-            return False
+def _replaced(target: str) -> str:
+    return f"{target!r}, which it is a link to, is not what was restored there, or was replaced"
 
 
 def _umask() -> int:

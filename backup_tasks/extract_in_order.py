@@ -15,7 +15,7 @@ from functools import partial
 from backup_tasks.extract import Extractor, UnsafePathError, check_path
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport
 from backup_tasks.folders import split_path
-from backup_tasks.path_set import PathSet
+from backup_tasks.inode_table import InodeTable
 from backup_tasks.tarstream import Member
 
 _KEPT_TWICE = (
@@ -36,11 +36,13 @@ class InOrderExtractor(Extractor):
 
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
         super().__init__(root, policy)
-        self._ours = self._here = PathSet()
-        self._finished = PathSet()
-        self._kept = PathSet()
+        self._ours = self._here = InodeTable()
+        self._finished = InodeTable()
+        self._kept = InodeTable()
         self._is_finishing = False
         self._may_replace = policy.overwrite == "always"
+        self._finisher.is_due = self._is_due
+        self._folders.on_made = partial(self._note_made, self._folders.on_made)
 
     def add(
         self,
@@ -91,7 +93,7 @@ class InOrderExtractor(Extractor):
         if not may_write:
             if path in self._kept:
                 self.report.notes.add(_KEPT_TWICE)
-            self._kept.add(path)
+            self._kept.add(path, None)
         return may_write
 
     def _add_node(self, member: Member, path: str) -> None:
@@ -120,7 +122,7 @@ class InOrderExtractor(Extractor):
             self._made_leaf(path)
 
     def _made_leaf(self, path: str) -> None:
-        self._here.add(path)
+        self._here.add(path, None)
         self._unlike.discard(path)
 
     def _add_folder(self, member: Member, path: str) -> None:
@@ -129,21 +131,18 @@ class InOrderExtractor(Extractor):
         if path in self._ours and not self._is_folder(path):
             os.unlink(name, dir_fd=folder)
         self._folders.enter(path)
-        self._wanted_folders.append(member)
+        self._finisher.wanted.append(member)
 
-    def _note_made(self, path: str) -> None:
-        self._here.add(path)
-        super()._note_made(path)
+    def _note_made(self, note: Callable[[str], None], path: str) -> None:
+        self._here.add(path, None)
+        note(path)
 
-    def _set_folder(self, member: Member, path: str, *, is_wanted: bool = False) -> None:
+    def _is_due(self, path: str) -> bool:
         """The last entry of a folder comes first here, and is the one that counts."""
-        if path not in self._finished and self._is_folder(path):
-            self._finished.add(path)
-            super()._set_folder(member, path, is_wanted=is_wanted)
-
-    def _open_to_others(self, path: str) -> None:
-        if self._is_folder(path):
-            super()._open_to_others(path)
+        if path in self._finished or not self._is_folder(path):
+            return False
+        self._finished.add(path, None)
+        return True
 
     def _check_above(self, path: str) -> None:
         """Let nothing that this run made make way for a folder above something else."""

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
+from backup_tasks.folder_trust import ACCESS_ACL, DEFAULT_ACL
+from backup_tasks.making_folders import MARKS
 from backup_tasks.tarstream import Member
 
 _NOT_ALLOWED = {errno.EPERM, errno.EACCES, errno.EINVAL}
@@ -19,11 +21,9 @@ _NO_XATTRS = {errno.EOPNOTSUPP, errno.ENOTSUP}
 # Too many or too large for the target's file system; a full disk would have said so before.
 _NO_ROOM = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
-_ACCESS_ACL = "system.posix_acl_access"
-DEFAULT_ACL = "system.posix_acl_default"
 # What an archive that nobody vouches for may set. Among the others are capabilities, which give
 # a program what setuid bits give it.
-_HARMLESS = ("user.", _ACCESS_ACL, DEFAULT_ACL)
+_HARMLESS = ("user.", ACCESS_ACL, DEFAULT_ACL)
 
 
 class Made(NamedTuple):
@@ -66,7 +66,7 @@ class MetadataSetter:
             self._set_owner(descriptor, member)
         mode = self._mode_of(member, partial(os.fstat, descriptor))
         if made is None:
-            self._drop_inherited(descriptor, member)
+            _drop_inherited(descriptor, member)
         if member.kind != "dir" and (made is None or made.mode != mode):
             os.fchmod(descriptor, mode)
         self._set_xattrs(descriptor, member, follow=True)
@@ -78,9 +78,9 @@ class MetadataSetter:
 
     def _mend_acl(self, descriptor: int, member: Member) -> None:
         """Set an ACL again whose mask a mode took away: that of bsdtar says nothing of the mask."""
-        acl = member.xattrs.get(_ACCESS_ACL)
+        acl = member.xattrs.get(ACCESS_ACL)
         with contextlib.suppress(OSError):
-            if acl is None or os.getxattr(descriptor, _ACCESS_ACL) == acl:
+            if acl is None or os.getxattr(descriptor, ACCESS_ACL) == acl:
                 return
             self._set_xattrs(descriptor, member, follow=True)
 
@@ -93,23 +93,51 @@ class MetadataSetter:
             with contextlib.suppress(OSError):
                 os.fchown(descriptor, -1, gid)
 
-    def set_by_name(self, folder: int, name: str, member: Member) -> None:
-        """For a link, FIFO or device just made in `folder`; a symlink is not followed."""
+    def set_node(self, folder: int, name: str, member: Member) -> None:
+        """For a link, FIFO or device just made in a folder that nobody else can enter; a symlink is
+        not followed."""
+        if member.kind == "symlink":
+            self._set_symlink(folder, name, member)
+            return
+        node = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            place = f"/proc/self/fd/{node}"
+            if not _leads_to(place, node):
+                place = name
+            self._set_plain_node(place, folder, member, partial(os.fstat, node))
+        finally:
+            os.close(node)
+
+    def _set_symlink(self, folder: int, name: str, member: Member) -> None:
+        self._set_node_owner(name, folder, member, follow=False)
+        if member.xattrs:
+            self._set_xattrs(f"/proc/self/fd/{folder}/{name}", member, follow=False)
+        times = (member.mtime_ns, member.mtime_ns)
+        os.utime(name, ns=times, dir_fd=folder, follow_symlinks=False)
+
+    def _set_plain_node(
+        self, place: str, folder: int, member: Member, look: Callable[[], os.stat_result]
+    ) -> None:
+        """Set a FIFO or a device.
+
+        Args:
+            place: its descriptor as a path, or its name in `folder` where there is no /proc.
+        """
+        self._set_node_owner(place, folder, member, follow=True)
+        os.chmod(place, self._mode_of(member, look), dir_fd=folder)
+        if member.xattrs:
+            is_path = place.startswith("/")
+            self._set_xattrs(place if is_path else "/proc/self/fd/none", member, follow=is_path)
+        os.utime(place, ns=(member.mtime_ns, member.mtime_ns), dir_fd=folder)
+
+    def _set_node_owner(self, place: str, folder: int, member: Member, *, follow: bool) -> None:
         uid, gid = owner_of(member)
         try:
-            os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
+            os.chown(place, uid, gid, dir_fd=folder, follow_symlinks=follow)
         except OSError as error:
             self._note_owner(error)
             with contextlib.suppress(OSError):
-                os.chown(name, -1, gid, dir_fd=folder, follow_symlinks=False)
-        place = f"/proc/self/fd/{folder}/{name}"
-        if member.kind != "symlink":
-            self._drop_inherited(place, member)
-            look = partial(os.stat, name, dir_fd=folder, follow_symlinks=False)
-            os.chmod(name, self._mode_of(member, look), dir_fd=folder)
-        self._set_xattrs(place, member, follow=False)
-        times = (member.mtime_ns, member.mtime_ns)
-        os.utime(name, ns=times, dir_fd=folder, follow_symlinks=False)
+                os.chown(place, -1, gid, dir_fd=folder, follow_symlinks=follow)
 
     def _mode_of(self, member: Member, look: Callable[[], os.stat_result]) -> int:
         special = member.mode & _SPECIAL_BITS
@@ -132,21 +160,10 @@ class MetadataSetter:
             raise error
         self.notes.add("owners could not all be set; run as root to restore them")
 
-    def _drop_inherited(self, place: int | str, member: Member) -> None:
-        """A new file inherits its folder's default ACL, and a folder that was there before may
-        have other attributes: neither is in the archive."""
-        names = [_ACCESS_ACL]
-        follow = isinstance(place, int)
-        if member.kind == "dir":
-            with contextlib.suppress(OSError):
-                names = os.listxattr(place, follow_symlinks=follow)
-        for name in names:
-            if name not in member.xattrs and name.startswith(_HARMLESS):
-                with contextlib.suppress(OSError):
-                    os.removexattr(place, name, follow_symlinks=follow)
-
     def _set_xattrs(self, place: int | str, member: Member, *, follow: bool) -> None:
         for name, value in member.xattrs.items():
+            if name in MARKS:
+                continue
             if not self._trusted and not name.startswith(_HARMLESS):
                 self.notes.add(
                     "capabilities and other attributes of the system were left out; "
@@ -161,7 +178,9 @@ class MetadataSetter:
                 self._note_xattr(error)
 
     def _note_xattr(self, error: OSError) -> None:
-        if error.errno in _NO_XATTRS:
+        if error.errno == errno.ENOENT:
+            self.notes.add("extended attributes of links and FIFOs need /proc, which is not there")
+        elif error.errno in _NO_XATTRS:
             self.notes.add("the target's file system does not keep all extended attributes")
         elif error.errno in _NO_ROOM:
             self.notes.add("the target's file system has no room for some extended attributes")
@@ -169,6 +188,27 @@ class MetadataSetter:
             self.notes.add("extended attributes could not all be set; run as root to restore them")
         else:
             raise error
+
+
+def _drop_inherited(descriptor: int, member: Member) -> None:
+    """A new file inherits its folder's default ACL, and a folder that was there before may
+    have other attributes: neither is in the archive."""
+    names = [ACCESS_ACL]
+    if member.kind == "dir":
+        with contextlib.suppress(OSError):
+            names = os.listxattr(descriptor)
+    for name in names:
+        if name not in member.xattrs and name.startswith(_HARMLESS):
+            with contextlib.suppress(OSError):
+                os.removexattr(descriptor, name)
+
+
+def _leads_to(place: str, descriptor: int) -> bool:
+    """Whether /proc is mounted, and tells of this process."""
+    try:
+        return os.path.samestat(os.stat(place), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def owner_of(member: Member) -> tuple[int, int]:

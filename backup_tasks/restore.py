@@ -29,7 +29,7 @@ from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import find_fault_at_end, read_manifest
 from backup_tasks.restore_request import RestoreReport, RestoreRequest, RestoreWish, parse_wish
-from backup_tasks.restore_target import OpenTarget, check_room, check_target
+from backup_tasks.restore_target import OpenTarget, check_room, open_target
 from backup_tasks.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.tarstream import Member
@@ -55,29 +55,33 @@ def run_restore(
         ArchiveError: the archive is damaged; what was restored before stays.
         StoreError: the store failed.
     """
-    if not request.dry_run:
-        check_target(request.target, may_hold_files=request.is_told_what_to_do)
-    allow_deep_folders()
-    wanted = WantedPaths(request.paths)
-    name, trust = backup.stored.name, request.trust
-    believe = partial(demand_signature, stored_name=name, trust=trust)
-    manifest = read_manifest(store, backup.stored, keys, believe)
-    try:
+    with ExitStack() as opened:
+        root = None
+        if not request.dry_run:
+            root = open_target(request.target, may_hold_files=request.is_told_what_to_do)
+            opened.callback(os.close, root)
+        allow_deep_folders()
+        wanted = WantedPaths(request.paths)
+        name, trust = backup.stored.name, request.trust
+        believe = partial(demand_signature, stored_name=name, trust=trust)
+        manifest = read_manifest(store, backup.stored, keys, believe)
+        if manifest is not None:
+            opened.callback(manifest.close)
         proof = demand_proof(manifest, name, trust)
         if manifest is None:
-            return _restore_foreign(store, backup, request, wanted, proof, progress)
+            return _restore_foreign(store, backup, request, root, wanted, proof, progress)
         fault = find_fault_at_end(store, backup.stored, manifest.footer, keys)
-        report = _restore_ours(store, backup, request, wanted, manifest, proof, progress, keys)
+        report = _restore_ours(
+            store, backup, request, root, wanted, manifest, proof, progress, keys
+        )
         return replace(report, fault_at_end=fault)
-    finally:
-        if manifest is not None:
-            manifest.close()
 
 
 def _restore_ours(
     store: Store,
     backup: Backup,
     request: RestoreRequest,
+    root: int | None,
     wanted: WantedPaths,
     manifest: Manifest,
     proof: Proof,
@@ -85,25 +89,26 @@ def _restore_ours(
     keys: Keyring,
 ) -> RestoreReport:
     def read(numbers: Sequence[int]) -> AbstractContextManager[ReadChunks]:
-        if not request.is_told_what_to_do:
-            check_room(request.target, sum(map(manifest.raw_lengths.__getitem__, numbers)))
+        if root is not None and not request.is_told_what_to_do:
+            raw = sum(map(manifest.raw_lengths.__getitem__, numbers))
+            check_room(request.target, root, raw)
         return closing(read_chunks_apart(store, backup.stored, manifest.chunks, numbers, keys))
 
     numbers: Sequence[int] = range(len(manifest.chunks))
     with ExitStack() as opened:
-        if wanted.are_all and not request.dry_run:
+        if wanted.are_all and root is not None:
             # Every chunk is needed, so the reading begins before it is known what lies where.
             chunks = opened.enter_context(read(numbers))
             selection = opened.enter_context(closing(Selection(manifest, wanted)))
-            extracted = _write(backup, request, selection, chunks, progress)
+            extracted = _write(backup, request, root, selection, chunks, progress)
         else:
             selection = opened.enter_context(closing(Selection(manifest, wanted)))
             wanted.check_all_met(backup.stored.name)
             numbers = selection.chunk_numbers()
             extracted = ExtractReport(files=selection.files, bytes=selection.bytes)
-            if not request.dry_run:
+            if root is not None:
                 chunks = opened.enter_context(read(numbers))
-                extracted = _write(backup, request, selection, chunks, progress)
+                extracted = _write(backup, request, root, selection, chunks, progress)
     return RestoreReport(
         backup,
         request.target,
@@ -119,13 +124,14 @@ def _restore_ours(
 def _write(
     backup: Backup,
     request: RestoreRequest,
+    root: int,
     selection: Selection,
     chunks: ReadChunks,
     progress: Progress,
 ) -> ExtractReport:
     """Write what is selected, from chunks of which more than those may come."""
     progress.start("restoring", selection.bytes, selection.count)
-    with OpenTarget(request.target, request.policy) as extractor:
+    with OpenTarget(request.target, root, request.policy) as extractor:
         on_damage = extractor.leave_out if request.skip_damaged else None
         stream = MemberStream(chunks, selection.entries_in, on_damage, progress.advance)
         for found in stream.members():
@@ -191,6 +197,7 @@ def _restore_foreign(
     store: Store,
     backup: Backup,
     request: RestoreRequest,
+    root: int | None,
     wanted: WantedPaths,
     proof: Proof,
     progress: Progress,
@@ -198,7 +205,7 @@ def _restore_foreign(
     """An ordinary .tar.gz without our manifest: read from front to end."""
     progress.start("restoring", 0, 0)
     entries = files = content = 0
-    if request.dry_run:
+    if root is None:
         for member, _ in foreign_members(store, backup.stored):
             if wanted.match(os.fsdecode(member.path), member.kind == "dir"):
                 entries += 1
@@ -212,7 +219,7 @@ def _restore_foreign(
     found = foreign_members(store, backup.stored, trusted=request.trusted, notes=notes)
     with (
         closing(found) as members,
-        OpenTarget(request.target, request.policy, InOrderExtractor) as extractor,
+        OpenTarget(request.target, root, request.policy, InOrderExtractor) as extractor,
     ):
         above: list[Member] = []
         for member, pieces in members:

@@ -11,30 +11,42 @@ from backup_tasks.errors import RestoreError
 from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy
 from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.target_path import walk_to
 from backup_tasks.units import render_bytes
 
 
-def check_target(target: Path, *, may_hold_files: bool) -> None:
-    """Make the folder if it is not there. Raises RestoreError when it is not empty and must be."""
+def open_target(target: Path, *, may_hold_files: bool) -> int:
+    """Open the folder that is restored into; make it if it is not there.
+
+    From here on it is this very folder, whatever becomes of its name. The caller closes it.
+
+    Raises RestoreError when it is not empty and must be, or somebody else decides where it lies.
+    """
     try:
-        target.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with os.scandir(target) as found:
-            is_empty = next(found, None) is None
+        found = walk_to(target)
+        try:
+            root = os.open(".", OPEN_FOLDER, dir_fd=found)
+        finally:
+            os.close(found)
     except OSError as error:
         raise RestoreError(f"{target}: {error.strerror}; choose another --to") from error
+    with os.scandir(root) as inside:
+        is_empty = next(inside, None) is None
     if not is_empty and not may_hold_files:
+        os.close(root)
         raise RestoreError(
             f"{target} is not empty; choose another --to, or say what to do with files that are "
             "there: --overwrite never, older or always"
         )
+    return root
 
 
-def check_room(target: Path, needed_bytes: int) -> None:
+def check_room(target: Path, root: int, needed_bytes: int) -> None:
     """Raise RestoreError when so much cannot fit, before anything is written.
 
     Only for an empty target: over files that are there nobody knows what it will take.
     """
-    disk = os.statvfs(target)
+    disk = os.fstatvfs(root)
     free = disk.f_frsize * (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail)
     if needed_bytes > free:
         raise RestoreError(
@@ -44,24 +56,28 @@ def check_room(target: Path, needed_bytes: int) -> None:
 
 
 class OpenTarget:
-    """The open target folder with its extractor.
+    """The extractor of an open target folder.
 
     Args:
+        target: its path, for messages; root: its descriptor, which stays the caller's.
         extractor: the kind that is wanted.
 
     Raises RestoreError at the end of the block for an OSError that concerns the whole target.
     """
 
     def __init__(
-        self, target: Path, policy: ExtractPolicy, extractor: type[Extractor] = Extractor
+        self,
+        target: Path,
+        root: int,
+        policy: ExtractPolicy,
+        extractor: type[Extractor] = Extractor,
     ) -> None:
         self._target = target
+        self._root = root
         self._policy = policy
         self._kind = extractor
 
     def __enter__(self) -> Extractor:
-        # The operator may name a symlink as the target; only below it none is followed.
-        self._root = os.open(self._target, OPEN_FOLDER & ~os.O_NOFOLLOW)
         self._extractor = self._kind(self._root, self._policy)
         return self._extractor
 
@@ -71,8 +87,11 @@ class OpenTarget:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._extractor.close()
-        os.close(self._root)
+        try:
+            if error is not None:
+                self._extractor.abandon()
+        finally:
+            self._extractor.close()
         if isinstance(error, OSError):
             free_up = "free some space and " if error.errno == errno.ENOSPC else ""
             raise RestoreError(

@@ -15,6 +15,7 @@ from traceback import clear_frames
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from backup_tasks.drill_notes import remove_dead_drills
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, Interrupted
 from backup_tasks.installation import check_installation, check_logs
 from backup_tasks.journal import Notification, RunRecord, append_record, log_result, open_log
@@ -73,6 +74,7 @@ def watched(
         try:
             check_installation(paths)
             demand_memory(TASK_BYTES)
+            _clear_up(watch.record, paths)
             yield watch
         except BrokenPipeError:
             raise
@@ -101,6 +103,12 @@ def watched(
             watch.record.ended_at = clock()
             if recorded or watch.record.result == "failure":
                 _tell(watch, paths, signals)
+
+
+def _clear_up(record: RunRecord, paths: Paths) -> None:
+    """Remove what killed drills left, whatever this task is about."""
+    for line in remove_dead_drills(paths.state):
+        open_log(paths).warning(f"{record.task} {record.profile}: {line}")
 
 
 def _tell(watch: Watch, paths: Paths, signals: _Signals) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Collection
+import subprocess
+import tempfile
+from collections.abc import Callable, Collection, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 IS_ROOT = os.geteuid() == 0
@@ -28,6 +32,17 @@ _LATE = (
     "backup_tasks.stores.directory_writer",
     "tests.attacks",
 )
+
+
+@contextlib.contextmanager
+def public_folder() -> Iterator[Path]:
+    """A temporary folder that every user may enter, as those of pytest are not."""
+    made = Path(tempfile.mkdtemp(prefix="test-public-", dir="/tmp"))
+    made.chmod(0o755)
+    try:
+        yield made
+    finally:
+        subprocess.run(["rm", "-rf", made], check=True)
 
 
 def as_nobody(function: Callable[..., Result], *arguments: Any) -> Result:

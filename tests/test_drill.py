@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from backup_tasks import drill, drill_place
+from backup_tasks import drill, drill_notes
 from backup_tasks.catalog import find_backups
 from backup_tasks.drill import run_drill
 from backup_tasks.drill_command import TAIL_LINES, CommandResult, run_command
@@ -30,9 +31,10 @@ from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore_request import RestoreReport
 from backup_tasks.stores.directory import DirectoryStore
+from backup_tasks.watch import watched
 from tests.backups import Backups
 from tests.cli import Cli, cli, finish
-from tests.other_process import IS_ROOT, as_nobody
+from tests.other_process import IS_ROOT, NOBODY, as_nobody, killed_after
 from tests.smtp_server import start_smtp_server
 from tests.source_trees import make_whole_tree
 
@@ -278,13 +280,13 @@ def test_the_folder_goes_whatever_is_in_it(place: Path) -> None:
 def test_the_folder_goes_before_a_signal_is_heard(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = drill_place._remove_or_enter
+    real = drill_notes.remove_or_enter
 
     def interrupted(*arguments: Any) -> None:
         signal.raise_signal(signal.SIGINT)
         real(*arguments)
 
-    monkeypatch.setattr(drill_place, "_remove_or_enter", interrupted)
+    monkeypatch.setattr(drill_notes, "remove_or_enter", interrupted)
 
     def make() -> None:
         with temporary_tree() as tree:
@@ -550,3 +552,112 @@ def test_a_drill_without_room_says_which_variable_to_set(cli: Cli, tmp_path: Pat
     assert (done.code, done.out) == (1, "")
     assert "set TMPDIR" in done.err
     assert "Traceback" not in done.err
+
+
+# --- killed
+
+
+def drill_and_say(state: str, folder: str, profile: Profile) -> None:
+    """Drill the only backup of `folder`/store."""
+    store = DirectoryStore(Path(folder) / "store")
+    (newest,) = find_backups(store, UTC)
+    os.environ["TMPDIR"] = f"{folder}/temporary"
+    tempfile.tempdir = None
+    run_drill(profile, store, newest, SilentProgress(), against_sources=False, state=Path(state))
+
+
+def wait_for_lock(state: Path) -> None:
+    """Until no process holds the notes: one that reads chunks may live a moment longer."""
+    for note in (state / "drills").iterdir():
+        with note.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+@pytest.mark.parametrize("calls", [1, 3, 9])
+def test_what_a_killed_drill_restored_is_removed_by_the_next_run_of_anything(
+    backups: Backups, place: Path, calls: int
+) -> None:
+    backups.backup()
+    state = backups.paths.state
+    arguments = str(state), str(place.parent), backups.profile()
+    assert killed_after(calls, ("link", "symlink", "utime"), drill_and_say, *arguments)
+    (left,) = place.iterdir()
+    assert any(left.iterdir())
+    (place / "backup-drill-mine").mkdir()
+    (note,) = (state / "drills").iterdir()
+    assert stat.S_IMODE(note.stat().st_mode) == 0o600
+    wait_for_lock(state)
+    with watched("profiles", "", backups.paths, lambda: datetime.now(UTC), recorded=False):
+        assert [path.name for path in place.iterdir()] == ["backup-drill-mine"]
+    assert list((state / "drills").iterdir()) == []
+    assert f"removed {left}, which a drill that was killed had left" in backups.log()
+
+
+def test_a_drill_that_lives_is_left_alone_by_others(place: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with temporary_tree(state) as tree:
+        (tree / "file").touch()
+        assert drill_notes.remove_dead_drills(state) == []
+        assert (tree / "file").exists()
+    assert list(place.iterdir()) == list((state / "drills").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: (tree.rename(tree.with_name("moved")), tree.mkdir(0o700)),
+        lambda tree: (tree.rename(tree.with_name("moved")), tree.symlink_to("moved")),
+        lambda tree: tree.chmod(0o755),
+    ],
+    ids=["another folder", "a link", "opened"],
+)
+def test_only_the_noted_folder_is_removed(
+    place: Path, tmp_path: Path, change: Callable[[Path], Any]
+) -> None:
+    state = tmp_path / "state"
+    tree = place / f"{drill_notes.PREFIX}x"
+    tree.mkdir(0o700)
+    (tree / "file").touch()
+    note = drill_notes.DrillNote(state)
+    note.write(tree, tree.stat())
+    os.close(note._descriptor)
+    change(tree)
+    before = sorted(place.rglob("*"))
+    assert drill_notes.remove_dead_drills(state) == []
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("said", [b"", b"{}", b"[]", b'{"path": "/etc", "device": 1, "inode": 2}'])
+def test_a_note_that_says_nothing_removes_nothing_but_itself(tmp_path: Path, said: bytes) -> None:
+    (tmp_path / "drills").mkdir()
+    note = tmp_path / "drills" / "note.json"
+    note.touch(0o600)
+    note.write_bytes(said)
+    assert drill_notes.remove_dead_drills(tmp_path) == []
+    assert not note.exists()
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root gives files away")
+def test_a_note_of_another_user_is_not_obeyed(place: Path, tmp_path: Path) -> None:
+    tree = place / f"{drill_notes.PREFIX}x"
+    tree.mkdir(0o700)
+    note = drill_notes.DrillNote(tmp_path)
+    note.write(tree, tree.stat())
+    os.fchown(note._descriptor, NOBODY, NOBODY)
+    os.close(note._descriptor)
+    assert drill_notes.remove_dead_drills(tmp_path) == []
+    assert tree.exists()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775])
+def test_a_tmpdir_in_which_others_could_swap_the_folder_is_refused(place: Path, mode: int) -> None:
+    if IS_ROOT:
+        os.chown(place, -1, 1234)
+    place.chmod(mode | 0o002 * (not IS_ROOT))
+    expected = pytest.raises(RestoreError, match=r"another user may rename.*chmod \+t")
+    with expected, temporary_tree():
+        pass
+    assert list(place.iterdir()) == []
+    place.chmod(0o1777)
+    with temporary_tree() as tree:
+        assert tree.exists()

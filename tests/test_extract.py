@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -535,10 +536,97 @@ def test_content_of_another_length_than_the_header_says_is_no_file(
     scene: Scene, sparse: list[tuple[int, int]] | None, pieces: list[bytes], complaint: str
 ) -> None:
     member = Member(b"file", "file", size=8 if sparse else 6, stored=6, sparse=sparse)
-    with OpenTarget(scene.target, ExtractPolicy()) as extractor:
+    root = os.open(scene.target, os.O_RDONLY)
+    with OpenTarget(scene.target, root, ExtractPolicy()) as extractor:
         expected = pytest.raises(ArchiveError, match=complaint) if complaint else nullcontext()
         with expected:
             extractor.add(member, map(memoryview, pieces))
         extractor.finish()
+    os.close(root)
     found = {path.name: path.read_bytes() for path in scene.target.iterdir()}
     assert found == ({} if complaint else {"file": b"abc\0\0def" if sparse else b"abcdef"})
+
+
+# --- a restore that ends in the middle
+
+
+def modes_below(target: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(target)): stat.S_IMODE(path.stat().st_mode)
+        for path in target.rglob("*")
+        if path.is_dir()
+    }
+
+
+def extract(
+    target: Path, members: Sequence[tuple[Member, list[bytes]]], last: Iterator[memoryview]
+) -> None:
+    """Add these, and at the end a file of one byte with this content."""
+    root = os.open(target, os.O_RDONLY)
+    try:
+        with OpenTarget(target, root, ExtractPolicy()) as extractor:
+            for member, pieces in members:
+                extractor.add(member, map(memoryview, pieces))
+            extractor.add(Member(b"last", "file", size=1, stored=1), last)
+    finally:
+        os.close(root)
+
+
+IN_FOLDERS = [
+    Item("named", "dir", mode=0o751),
+    Item("named/below", "dir", mode=0o750),
+    Item("named/below/first"),
+    Item("unnamed/second"),
+]
+
+
+@pytest.mark.parametrize("why", ["a file too long", "a full disk", "a signal"])
+def test_after_a_failure_in_the_middle_no_folder_stays_closed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    error: BaseException = ArchiveError("damaged")
+    if why == "a full disk":
+        error = OSError(errno.ENOSPC, "No space left on device")
+    elif why == "a signal":
+        error = KeyboardInterrupt()
+
+    def fail() -> Iterator[memoryview]:
+        raise error
+        yield memoryview(b"")
+
+    with pytest.raises((BackupError, KeyboardInterrupt)):
+        extract(scene.target, [(item.member(), [item.content]) for item in IN_FOLDERS], fail())
+    assert modes_below(scene.target) == {
+        "named": 0o751,
+        "named/below": 0o750,
+        "unnamed": 0o777 & ~UMASK,
+    }
+    assert (scene.target / "named" / "below").stat().st_mtime_ns == attacks.MTIME
+    assert not (scene.target / "last").exists()
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="users' attributes of their own say nothing")
+@pytest.mark.parametrize("owner", [0, 1234])
+def test_what_a_failed_restore_opened_is_finished_by_the_next_run(scene: Scene, owner: int) -> None:
+    for item in (good := [*IN_FOLDERS, Item("named/below/zz")]):
+        item.uid = owner
+    os.chown(scene.target, owner, owner)
+    bad = [
+        *good[:-1],
+        Item("named/below/zz", claim=lambda entry: setattr(entry, "sha256", "0" * 64)),
+    ]
+    scene.attack(forge_ours(bad))
+    assert isinstance(scene.reports[-1], ArchiveError)
+    assert modes_below(scene.target)["named/below"] == 0o750
+    scene.attack(forge_ours(good), overwrite="never")
+    assert scene.left_out() == {}
+    below = scene.target / "named" / "below"
+    assert sorted(os.listdir(below)) == ["first", "zz"]
+    assert (below.stat().st_mtime_ns, below.stat().st_uid) == (attacks.MTIME, owner)
+    assert os.listxattr(below) == os.listxattr(below.parent) == []
+
+
+def test_nothing_more_is_made_after_a_failure(scene: Scene) -> None:
+    with pytest.raises(ArchiveError):
+        extract(scene.target, [(Item("empty", "dir").member(), [])], iter(()))
+    assert os.listdir(scene.target) == []

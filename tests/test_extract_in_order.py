@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.path_set import PathSet
 from backup_tasks.restore_request import RestoreReport
 from tests.attacks import restore
 
@@ -262,21 +261,3 @@ def test_an_entry_after_a_hardlink_that_was_put_off_counts(tmp_path: Path) -> No
     report, _ = by_us(tar_of([link("h", "a"), file("h", 7), file("a", 1)]), tmp_path)
     assert report.extracted.problems == []
     assert (tmp_path / "ours" / "h").read_text() == "7"
-
-
-@given(st.lists(st.text(max_size=3)), st.lists(st.text(max_size=3)))
-def test_a_path_set_knows_what_was_put_in(put_in: list[str], others: list[str]) -> None:
-    paths = PathSet()
-    for path in put_in:
-        paths.add(path)
-    assert all(path in paths for path in put_in)
-    assert [path in paths for path in others] == [path in set(put_in) for path in others]
-
-
-def test_a_path_set_of_very_many_takes_little_memory() -> None:
-    paths = PathSet()
-    for number in range(50_000):
-        paths.add(f"folder/{number}")
-    assert all(f"folder/{number}" in paths for number in range(0, 50_000, 7))
-    assert not any(f"other/{number}" in paths for number in range(0, 50_000, 7))
-    assert paths.__sizeof__() + paths._slots.buffer_info()[1] * 8 <= 50_000 * 24

@@ -334,7 +334,8 @@ def test_what_is_put_in_the_place_of_a_new_folder_is_not_taken_for_it(
 
     def make_and_swap(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         make_folder(name, mode, dir_fd=dir_fd)
-        os.chown(name, 1234, 1234, dir_fd=dir_fd)
+        if name == "folder":
+            os.chown(name, 1234, 1234, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "mkdir", make_and_swap)
     item = Item("folder/file", uid=1234, gid=1234)

@@ -27,7 +27,8 @@ ROOMS = {
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "
     "entry_writer cut_off chunk_reader copy_check chunk_process reader authenticity foreign "
     "selection members",
-    "tree": "metadata target member_spool path_set extract_policy extract extract_in_order "
+    "tree": "folder_trust private_folder inode_table labels making_folders new_files metadata "
+    "target member_spool finish_folders extract_policy extract extract_in_order target_path "
     "restore_target",
     "journal": "journal locks terminal",
     "profile": "trust cron_fields store_url toml_places secret secret_schema profile_types "
@@ -35,8 +36,8 @@ ROOMS = {
     "profile_template profile profile_schema",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
     "assembly backup_run backup restore_request restore findings entry_check verified_before "
-    "verify_report verify compare compare_sources drill_place drill_command drill_report drill "
-    "retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
+    "verify_report verify compare compare_sources drill_notes drill_place drill_command "
+    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",

@@ -557,23 +557,6 @@ def no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", link_elsewhere)
 
 
-@pytest.mark.usefixtures("no_nameless_files")
-def test_a_temporary_name_that_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
-    from backup_tasks import target as target_module
-
-    folder = tmp_path / "target"
-    folder.mkdir()
-    descriptor = os.open(folder, os.O_RDONLY)
-    left = target_module.free_temporary_name(descriptor, "file")
-    os.close(descriptor)
-    (folder / left).write_text("half a fi")
-    attacks.restore(
-        tmp_path / "store", forge_ours([Item("file"), Item("z")]), folder, overwrite="never"
-    )
-    assert sorted(os.listdir(folder)) == ["file", "z"]
-    assert (folder / "file").read_bytes() == b"attack"
-
-
 @pytest.mark.parametrize(
     ("rule", "content"),
     [("never", b"first"), ("older", b"first, but newer"), ("always", b"last")],

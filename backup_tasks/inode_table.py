@@ -1,0 +1,62 @@
+"""Which inode a path had when it was written: some 24 bytes a path, at any number."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Container, Hashable
+
+_FIRST_SLOTS = 1024
+_WORD = 2**64 - 1
+
+
+class InodeTable(Container[str]):
+    """A hash table that forgets the paths and keeps only fingerprints of 128 bits in all.
+
+    Both hashes have a secret key, new in each process, so that nobody can look for two that are
+    alike.
+    """
+
+    def __init__(self) -> None:
+        self._keys = array("Q", bytes(8 * _FIRST_SLOTS))
+        self._values = array("Q", bytes(8 * _FIRST_SLOTS))
+        self._used = 0
+
+    def add(self, path: str, inode: Hashable) -> None:
+        """Remember it; a path that is added again counts as it was last."""
+        if 2 * self._used >= len(self._keys):
+            self._grow()
+        self._put(_key_of(path), hash((path, inode)) & _WORD)
+
+    def has(self, path: str, inode: Hashable) -> bool:
+        """Whether this path was added, and with this inode."""
+        slot = self._slot_of(key := _key_of(path))
+        return self._keys[slot] == key and self._values[slot] == hash((path, inode)) & _WORD
+
+    def __contains__(self, path: object) -> bool:
+        return self._keys[self._slot_of(_key_of(path))] != 0
+
+    def _put(self, key: int, value: int) -> None:
+        slot = self._slot_of(key)
+        self._used += self._keys[slot] == 0
+        self._keys[slot], self._values[slot] = key, value
+
+    def _slot_of(self, key: int) -> int:
+        """Where the key is, or the free slot where it would be."""
+        last = len(self._keys) - 1
+        slot = key & last
+        while self._keys[slot] not in (0, key):
+            slot = slot + 1 & last
+        return slot
+
+    def _grow(self) -> None:
+        before = self._keys, self._values
+        size = bytes(8 * 2 * len(self._keys))
+        self._keys, self._values = array("Q", size), array("Q", size)
+        self._used = 0
+        for key, value in zip(*before, strict=True):
+            if key:
+                self._put(key, value)
+
+
+def _key_of(path: object) -> int:
+    return hash(path) & _WORD or 1

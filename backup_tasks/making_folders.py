@@ -1,0 +1,294 @@
+"""Walking below the target of a restore, and making the folders that are not there.
+
+Folders are walked by descriptor and never through a symlink. It is known of each what others could
+have done to it: they may own folders on the way, and change names in them at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from typing import NamedTuple
+
+from backup_tasks.folder_trust import DEFAULT_ACL, has_acl, is_trusted, master_of
+from backup_tasks.folders import FolderStack
+from backup_tasks.inode_table import InodeTable
+from backup_tasks.labels import copy_label
+from backup_tasks.private_folder import PrivateFolders
+
+# The mode of a folder that a restore made and did not finish yet: nobody gives the sticky bit
+# to a folder that no one else may enter, so a run that was killed is recognised by it.
+UNFINISHED_MODE = 0o1700
+# Says of which path a folder is that others could have moved: users set no trusted attributes.
+MARKS = ("trusted.backup-tasks.restored-as", "user.backup-tasks.restored-as")
+_ATTEMPTS = 16
+_OTHER_FOLDER = "somebody put another folder in the place of the one that was made there"
+
+Owner = tuple[int, int]
+
+
+class Standing(NamedTuple):
+    """What others can do about an open folder.
+
+    Attributes:
+        master: who can change the names in it, as `folder_trust.master_of` says.
+        mover: who can put another folder in its place.
+        is_sticky: only owners move what lies in it, as in /tmp.
+        is_sealed: it is one that a restore made, at this very path, and nobody else could enter it
+            since; or it lies below such a one.
+    """
+
+    master: int | None
+    mover: int | None
+    is_sealed: bool = False
+    is_sticky: bool = False
+
+
+_SEALED = Standing(None, None, is_sealed=True)
+
+
+class MakingFolderStack(FolderStack):
+    """Makes folders that are not there, closed to others until their own mode is set.
+
+    Args:
+        may_replace: a file or symlink in the place of a folder makes way for it.
+
+    Attributes:
+        on_made: called with the path of each folder that was made.
+        makes: whether it does; else a folder that is not there raises FileNotFoundError.
+        private: where things are made that get their names by a rename.
+    """
+
+    def __init__(self, root: int, *, may_replace: bool) -> None:
+        super().__init__(root)
+        self.makes = True
+        self.private = PrivateFolders(lambda: [root, *(folder for _, folder in self._open)])
+        self._may_replace = may_replace
+        self.on_made: Callable[[str], None] = lambda _: None
+        self._entered: str | None = None
+        self._folder = root
+        self._new: dict[int, Owner] = {}
+        self._standings = {root: _standing_of(root, os.fstat(root), None)}
+        # The folders made by this run that others could move.
+        self._moved_out = InodeTable()
+
+    @property
+    def new_owner(self) -> Owner | None:
+        """Owner and group of the folder entered last, if it was made on the way there, so that
+        nobody else had a chance to put anything into it, and has no ACL that new files inherit.
+
+        They are those of what is made in it, too: a process makes both alike, also where a setgid
+        bit, a mount option or a server decides who that is.
+        """
+        return self._new.get(self._folder)
+
+    @property
+    def standing(self) -> Standing:
+        """What others can do about the folder entered last."""
+        return self._standings[self._folder]
+
+    def is_movable(self, path: str) -> bool:
+        """Whether this run made a folder there that others could move away."""
+        return path in self._moved_out
+
+    def enter(self, path: str) -> int:
+        if path != self._entered:
+            self._entered = None  # it may fail on the way
+            self._folder = super().enter(path)
+            self._entered = path
+        return self._folder
+
+    def close_folder(self, folder: int) -> None:
+        self._new.pop(folder, None)
+        self._standings.pop(folder, None)
+        super().close_folder(folder)
+
+    def forget(self) -> None:
+        self._entered = None
+        super().forget()
+
+    def close(self) -> None:
+        """Close every folder but the root, and remove the private ones."""
+        self.forget()
+        self.private.close()
+
+    def open_child(self, folder: int, name: str) -> int:
+        if folder in self._new and self.makes:
+            with contextlib.suppress(FileExistsError):
+                return self._make_inside(folder, name)
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._open_there(folder, name)
+            except FileNotFoundError:
+                if not self.makes:
+                    raise
+            except OSError as error:
+                if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                    raise
+                if not (self._may_replace and self.makes):
+                    raise OSError(
+                        error.errno, f"{name!r} on the way to it is no folder; kept as it is"
+                    ) from error
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+            with contextlib.suppress(FileExistsError):
+                if self._standings[folder].master is None:
+                    return self._make_inside(folder, name)
+                return self._make_apart(folder, name)
+        raise OSError(errno.EBUSY, f"somebody keeps replacing {name!r} on the way to it")
+
+    def _open_there(self, folder: int, name: str) -> int:
+        child = super().open_child(folder, name)
+        try:
+            self._standings[child] = self._judge(folder, child, name)
+        except BaseException:
+            os.close(child)
+            raise
+        return child
+
+    def _judge(self, folder: int, child: int, name: str) -> Standing:
+        above = self._standings[folder]
+        if above.is_sealed:
+            return _SEALED
+        status = os.fstat(child)
+        if above.master is None:
+            if is_unfinished(status) and is_trusted(status.st_uid):
+                return _SEALED
+        elif self._is_known(child, status, self._path_to(name)):
+            return _SEALED
+        mover = above.master
+        if above.is_sticky:
+            mover = None if is_trusted(status.st_uid) else status.st_uid
+        return _standing_of(child, status, mover)
+
+    def _is_known(self, child: int, status: os.stat_result, path: str) -> bool:
+        """Whether a folder that others could move is the one that a restore made for this path.
+
+        Raises OSError if it is another one that a restore made, or another than this run made.
+        """
+        inode = status.st_dev, status.st_ino
+        is_made = self._moved_out.has(path, inode)
+        if is_unfinished(status):
+            mark = read_mark(child, status)
+            if mark == _mark_of(path) or (is_made and not mark):
+                return True
+            if mark:
+                raise OSError(errno.EBUSY, _OTHER_FOLDER)
+        if path in self._moved_out and not is_made:
+            raise OSError(errno.EBUSY, _OTHER_FOLDER)
+        return False
+
+    def _path_to(self, name: str) -> str:
+        return "/".join([*(above for above, _ in self._open), name])
+
+    def _make_inside(self, folder: int, name: str) -> int:
+        """Make a folder where nobody else can put another in its place."""
+        os.mkdir(name, UNFINISHED_MODE, dir_fd=folder)
+        self.on_made(self._path_to(name))
+        made = super().open_child(folder, name)
+        self._standings[made] = _SEALED
+        status = os.fstat(made)
+        # What is in such a folder is like it.
+        if folder in self._new or _is_untouched(made, status):
+            self._new[made] = status.st_uid, status.st_gid
+        return made
+
+    def _make_apart(self, folder: int, name: str) -> int:
+        """Make a folder in private, mark it, and move it to where others can change the names.
+
+        Raises FileExistsError when there is something else by now.
+        """
+        path = self._path_to(name)
+        with contextlib.ExitStack() as opened:
+            made = -1
+
+            def make(private: int, temporary: str) -> None:
+                nonlocal made
+                os.mkdir(temporary, UNFINISHED_MODE, dir_fd=private)
+                made = os.open(temporary, self._flags, dir_fd=private)
+                opened.callback(os.close, made)
+                self._prepare(made, folder, path)
+
+            def publish(private: int, temporary: str) -> None:
+                try:
+                    os.rename(temporary, name, src_dir_fd=private, dst_dir_fd=folder)
+                except OSError as error:
+                    if error.errno in (errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
+                        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+                    raise
+
+            self.private.build(folder, make, publish)
+            child = os.dup(made)
+        self.on_made(path)
+        status = os.fstat(child)
+        self._standings[child] = _SEALED
+        if _is_untouched(child, status):
+            self._new[child] = status.st_uid, status.st_gid
+        return child
+
+    def _prepare(self, made: int, folder: int, path: str) -> None:
+        above = os.fstat(folder)
+        if above.st_mode & stat.S_ISGID:
+            with contextlib.suppress(OSError):
+                os.fchown(made, -1, above.st_gid)
+                os.fchmod(made, UNFINISHED_MODE | stat.S_ISGID)
+        copy_label(folder, made)
+        set_mark(made, path)
+        status = os.fstat(made)
+        self._moved_out.add(path, (status.st_dev, status.st_ino))
+
+
+def _standing_of(folder: int, status: os.stat_result, mover: int | None) -> Standing:
+    is_sticky = bool(status.st_mode & stat.S_ISVTX) and is_trusted(status.st_uid) and mover is None
+    return Standing(master_of(folder, status, mover), mover, is_sticky=is_sticky)
+
+
+def set_mark(folder: int, path: str) -> None:
+    """Say on a folder which one it is, where that is possible."""
+    with contextlib.suppress(OSError):
+        os.setxattr(folder, _mark_name(), _mark_of(path))
+
+
+def has_mark(folder: int, status: os.stat_result, path: str) -> bool:
+    """Whether this very folder was made by a restore for this path, and not finished."""
+    return read_mark(folder, status) == _mark_of(path)
+
+
+def read_mark(folder: int, status: os.stat_result) -> bytes:
+    """What `set_mark` set on an open folder; b"" where nothing, or where somebody else could."""
+    if os.geteuid() != 0 and status.st_uid != os.geteuid():
+        return b""
+    try:
+        return os.getxattr(folder, _mark_name())
+    except OSError:
+        return b""
+
+
+def drop_mark(folder: int) -> None:
+    """Take away what `set_mark` set, if it did."""
+    with contextlib.suppress(OSError):
+        os.removexattr(folder, _mark_name())
+
+
+def _mark_name() -> str:
+    return MARKS[0] if os.geteuid() == 0 else MARKS[1]
+
+
+def _mark_of(path: str) -> bytes:
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
+
+
+def _is_untouched(folder: int, status: os.stat_result) -> bool:
+    """Whether a folder is as this process makes them."""
+    is_ours = status.st_uid == os.geteuid() and is_unfinished(status)
+    return is_ours and not has_acl(folder, DEFAULT_ACL)
+
+
+def is_unfinished(status: os.stat_result) -> bool:
+    """Whether a restore made this folder, this one or one that was killed, and did not get to
+    its metadata. A setgid bit is inherited from the folder above."""
+    return stat.S_IMODE(status.st_mode) & ~stat.S_ISGID == UNFINISHED_MODE

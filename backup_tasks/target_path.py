@@ -1,0 +1,83 @@
+"""The way to the target of a restore, walked name by name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from backup_tasks.errors import RestoreError
+from backup_tasks.folder_trust import is_trusted, master_of
+from backup_tasks.text import printable
+
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_LINKS = 40
+
+
+def walk_to(target: Path) -> int:
+    """A descriptor (O_PATH) of this folder; what is missing on the way is made, its last one closed
+    to others.
+
+    The operator may name a symlink, or a path that leads through some. But those of other users
+    are not followed: they could lead to another place at any time.
+
+    Raises:
+        RestoreError: such a symlink, or somebody replaced a folder that was made here.
+        OSError: no such way.
+    """
+    names = list(reversed(target.absolute().parts[1:]))
+    links = 0
+    here, master = _start()
+    try:
+        while names:
+            name = names.pop()
+            child, is_new = _open_or_make(here, name, 0o777 if names else 0o700)
+            try:
+                status = os.fstat(child)
+                if is_new and master is not None and not is_trusted(status.st_uid):
+                    raise RestoreError(
+                        f"{printable(str(target))}: somebody replaced the folder that was made "
+                        f"there; make it yourself, where no other user can write"
+                    )
+                if not stat.S_ISLNK(status.st_mode):
+                    master = master_of(child, status, master)
+                    here, child = child, here
+                    continue
+                links += 1
+                to = _follow(target, child, status, links)
+            finally:
+                os.close(child)
+            names.extend(reversed([step for step in to.split("/") if step]))
+            if to.startswith("/"):
+                os.close(here)
+                here, master = _start()
+    except BaseException:
+        os.close(here)
+        raise
+    return here
+
+
+def _start() -> tuple[int, int | None]:
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return root, master_of(root, os.fstat(root), None)
+
+
+def _open_or_make(folder: int, name: str, mode: int) -> tuple[int, bool]:
+    try:
+        return os.open(name, _LOOK, dir_fd=folder), False
+    except FileNotFoundError:
+        os.mkdir(name, mode, dir_fd=folder)
+        return os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=folder), True
+
+
+def _follow(target: Path, link: int, status: os.stat_result, links: int) -> str:
+    to = os.readlink("", dir_fd=link)
+    if not is_trusted(status.st_uid):
+        raise RestoreError(
+            f"{printable(str(target))} leads through a symlink of another user's, to "
+            f"{printable(to)}; give --to the folder itself"
+        )
+    if links > _MOST_LINKS:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return to
