@@ -14,16 +14,20 @@ ANYBODY = -1
 ACCESS_ACL, DEFAULT_ACL = KEYWORDS
 
 
-def master_of(folder: int, status: os.stat_result, above: int | None) -> int | None:
+def master_of(
+    folder: int, status: os.stat_result, above: int | None, ours: int | None = None
+) -> int | None:
     """The user who can change the names in an open folder, or put another folder in its place.
 
     Args:
         status: of that folder.
         above: the same for the folder that it lies in.
+        ours: a user who counts as ourselves there.
 
     Returns: None when nobody can but root and ourselves; ANYBODY for more than one user.
     """
-    here: int | None = None if status.st_uid in _trusted() else status.st_uid
+    is_ours = status.st_uid == ours or is_trusted(status.st_uid)
+    here: int | None = None if is_ours else status.st_uid
     if others_may_write(folder, status):
         here = ANYBODY
     if here is None or above is None:
@@ -55,8 +59,8 @@ def drop_acls(folder: int) -> None:
     for name in (ACCESS_ACL, DEFAULT_ACL):
         try:
             os.removexattr(folder, name)
-        except OSError as error:
-            if not says_none(error):
+        except OSError:
+            if has_acl(folder, name):
                 raise
 
 

@@ -18,7 +18,7 @@ from backup_tasks.folder_trust import DEFAULT_ACL, has_acl, is_trusted, master_o
 from backup_tasks.folders import FolderStack
 from backup_tasks.inode_table import InodeTable
 from backup_tasks.labels import copy_label
-from backup_tasks.private_folder import PrivateFolders
+from backup_tasks.private_folder import PrivateFolders, owner_of_new
 
 # The mode of a folder that a restore made and did not finish yet: nobody gives the sticky bit
 # to a folder that no one else may enter, so a run that was killed is recognised by it.
@@ -72,7 +72,9 @@ class MakingFolderStack(FolderStack):
         self._entered: str | None = None
         self._folder = root
         self._new: dict[int, Owner] = {}
-        self._standings = {root: _standing_of(root, os.fstat(root), None)}
+        # Device -> who we are there, where that is somebody else.
+        self._ours: dict[int, int | None] = {}
+        self._standings = {root: self._standing_of(root, os.fstat(root), None)}
         # The folders made by this run that others could move.
         self._moved_out = InodeTable()
 
@@ -156,14 +158,29 @@ class MakingFolderStack(FolderStack):
             return _SEALED
         status = os.fstat(child)
         if above.master is None:
-            if is_unfinished(status) and is_trusted(status.st_uid):
+            if is_unfinished(status) and self._is_trusted(child, status):
                 return _SEALED
         elif self._is_known(child, status, self._path_to(name)):
             return _SEALED
         mover = above.master
         if above.is_sticky:
             mover = None if is_trusted(status.st_uid) else status.st_uid
-        return _standing_of(child, status, mover)
+        return self._standing_of(child, status, mover)
+
+    def _standing_of(self, folder: int, status: os.stat_result, mover: int | None) -> Standing:
+        is_ours = self._is_trusted(folder, status)
+        is_sticky = bool(status.st_mode & stat.S_ISVTX) and is_ours and mover is None
+        master = master_of(folder, status, mover, status.st_uid if is_ours else None)
+        return Standing(master, mover, is_sticky=is_sticky)
+
+    def _is_trusted(self, folder: int, status: os.stat_result) -> bool:
+        """Whether what we make there would belong to the owner of the folder, too, or that is root
+        or ourselves."""
+        if is_trusted(status.st_uid):
+            return True
+        if status.st_dev not in self._ours:
+            self._ours[status.st_dev] = owner_of_new(folder)
+        return self._ours[status.st_dev] == status.st_uid
 
     def _is_known(self, child: int, status: os.stat_result, path: str) -> bool:
         """Whether a folder that others could move is the one that a restore made for this path.
@@ -191,7 +208,7 @@ class MakingFolderStack(FolderStack):
         self.on_made(self._path_to(name))
         made = super().open_child(folder, name)
         self._standings[made] = _SEALED
-        status = os.fstat(made)
+        status = _closed(made)
         # What is in such a folder is like it.
         if folder in self._new or _is_untouched(made, status):
             self._new[made] = status.st_uid, status.st_gid
@@ -238,13 +255,19 @@ class MakingFolderStack(FolderStack):
                 os.fchmod(made, UNFINISHED_MODE | stat.S_ISGID)
         copy_label(folder, made)
         set_mark(made, path)
-        status = os.fstat(made)
+        status = _closed(made)
         self._moved_out.add(path, (status.st_dev, status.st_ino))
 
 
-def _standing_of(folder: int, status: os.stat_result, mover: int | None) -> Standing:
-    is_sticky = bool(status.st_mode & stat.S_ISVTX) and is_trusted(status.st_uid) and mover is None
-    return Standing(master_of(folder, status, mover), mover, is_sticky=is_sticky)
+def _closed(made: int) -> os.stat_result:
+    """The status of a folder just made, which has its mode even where mkdir(2) lost the sticky bit,
+    as FUSE does."""
+    status = os.fstat(made)
+    if is_unfinished(status):
+        return status
+    with contextlib.suppress(OSError):
+        os.fchmod(made, UNFINISHED_MODE)
+    return os.fstat(made)
 
 
 def set_mark(folder: int, path: str) -> None:

@@ -49,10 +49,15 @@ class PrivateFolder:
         """Remove it with what is in it; leaves it, at worst, but nothing else changes."""
         try:
             with contextlib.suppress(OSError), _unchanged_times(self._parent):
+                _empty(self.descriptor)
+                # Closed before it is unlinked: NFS and FUSE keep another name for an open file.
+                os.close(self._marker)
+                self._marker = -1
                 _remove(self._parent, self._name, self.descriptor)
         finally:
             for descriptor in (self._marker, self.descriptor, self._parent):
-                os.close(descriptor)
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     def clear(self, name: str) -> None:
         """Remove a name in it, if it is still there."""
@@ -167,10 +172,12 @@ def _sweep_one(parent: int, name: str) -> None:
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
             said = os.read(marker, 4096)
             is_just_made = not said and os.listdir(folder) == [_MARKER]
-            if is_just_made or said == _said_by(status):
-                _remove(parent, name, folder)
+            if not (is_just_made or said == _said_by(status)):
+                return
+            _empty(folder)
         finally:
             os.close(marker)
+        _remove(parent, name, folder)
     finally:
         os.close(folder)
 
@@ -249,11 +256,15 @@ def _said_by(folder: os.stat_result) -> bytes:
     return f"a restore of backup-tasks works in folder {folder.st_ino}\n".encode()
 
 
-def _remove(parent: int, name: str, folder: int) -> None:
-    """Empty a private folder, the marker last, and remove it under its present name."""
+def _empty(folder: int) -> None:
+    """Remove all but the marker from a private folder."""
     for found in os.listdir(folder):
         if found != _MARKER:
             _unlink(folder, found)
+
+
+def _remove(parent: int, name: str, folder: int) -> None:
+    """Remove an empty private folder with its marker, under its present name."""
     os.unlink(_MARKER, dir_fd=folder)
     for present in _names_of(parent, name, folder):
         os.rmdir(present, dir_fd=parent)
@@ -293,6 +304,25 @@ def _is_same_mount(one: int, other: int) -> bool:
     except OSError as error:
         return error.errno != errno.EXDEV
     return True
+
+
+def owner_of_new(folder: int) -> int | None:
+    """The user to whom a file belongs that this process makes in a folder; None if it cannot.
+
+    A server or a mount option may decide that it is somebody else than we are.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    name = PREFIX + os.urandom(16).hex()
+    try:
+        with _unchanged_times(folder):
+            made = os.open(name, flags, 0o600, dir_fd=folder)
+            try:
+                return os.fstat(made).st_uid
+            finally:
+                os.close(made)
+                os.unlink(name, dir_fd=folder)
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +12,7 @@ from backup_tasks.errors import RestoreError
 from backup_tasks.extract import Extractor
 from backup_tasks.extract_policy import ExtractPolicy
 from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.private_folder import sweep
 from backup_tasks.target_path import walk_to
 from backup_tasks.units import render_bytes
 
@@ -78,6 +80,8 @@ class OpenTarget:
         self._kind = extractor
 
     def __enter__(self) -> Extractor:
+        with suppress(OSError):
+            sweep(self._root)
         self._extractor = self._kind(self._root, self._policy)
         return self._extractor
 

@@ -165,6 +165,17 @@ def test_a_restore_that_is_killed_anywhere_is_cleared_up_by_the_next(
     assert stat.S_IMODE((target / "folder").stat().st_mode) == 0o755
 
 
+def test_what_a_killed_run_left_goes_also_if_the_next_one_needs_no_such_folder(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    assert killed_after(1, ("symlink",), restore_kinds, str(tmp_path / "store"), str(target))
+    assert list(target.glob(PREFIX + "*"))
+    attacks.restore(tmp_path / "store", forge_ours([Item("file")]), target, overwrite="never")
+    assert not list(target.glob(PREFIX + "*"))
+
+
 def test_a_private_folder_renamed_in_the_middle_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
