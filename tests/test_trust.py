@@ -459,6 +459,15 @@ def test_a_folder_where_python_looks_for_modules_counts(
         check_installation(paths)
 
 
+@pytest.mark.parametrize("name", [".invoke.yaml", ".invoke.py"])
+def test_settings_of_invoke_that_others_may_write_stop_every_task(cli: Cli, name: str) -> None:
+    settings = cli.here / name
+    settings.write_text("{}\n")
+    assert cli.run("profiles").code == 0
+    settings.chmod(0o666)
+    assert_refused(cli, cli.run("profiles"), 2, f"Invoke reads {settings}, and {settings} may be")
+
+
 def test_a_virtual_environment_that_others_may_write_is_refused(
     paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
