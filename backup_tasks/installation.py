@@ -43,6 +43,7 @@ def _flaws(paths: Paths) -> list[str]:
         if not lines or not folder.is_relative_to(paths.root):
             lines += _flaw_of_folder(folder)
             lines += [] if folder == paths.profiles else _below([folder])
+    lines += _below(_folders_below(paths.templates))  # a template may include others
     return list(dict.fromkeys(lines))
 
 

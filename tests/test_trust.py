@@ -367,10 +367,11 @@ def test_a_folder_of_the_project_that_others_may_write_stops_every_task(
     assert cli.archives() == []
 
 
-def test_a_template_that_others_may_write_stops_every_task(cli: Cli) -> None:
+@pytest.mark.parametrize("name", ["backup.txt.j2", "included/by another.j2"])
+def test_a_template_that_others_may_write_stops_every_task(cli: Cli, name: str) -> None:
     templates = cli.here / "templates"
-    templates.mkdir()
-    template = templates / "backup.txt.j2"
+    template = templates / name
+    template.parent.mkdir(parents=True)
     template.write_text("{{ mail.title }}")
     template.chmod(0o666)
     cli.write_profile()
