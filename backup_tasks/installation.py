@@ -43,6 +43,7 @@ def _flaws(paths: Paths) -> list[str]:
         if not lines or not folder.is_relative_to(paths.root):
             lines += _flaw_of_folder(folder)
             lines += [] if folder == paths.profiles else _below([folder])
+    lines += _below(_folders_below(paths.templates))  # a template may include others
     return list(dict.fromkeys(lines))
 
 
@@ -60,6 +61,7 @@ def _code(project: Path) -> Iterator[str]:
     for folder in modules:
         if folder not in own and folder != project:
             yield from _flaw_of_modules(folder)
+    yield from _flaws_of_settings()
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:
@@ -134,3 +136,16 @@ def _flaw_of_modules(folder: Path) -> Iterator[str]:
             )
         else:
             yield f"Python looks for modules in {printable(str(folder))}, and {error}"
+
+
+def _flaws_of_settings() -> Iterator[str]:
+    """Invoke's own settings, which may be Python; `sudo -E` leaves HOME as another user has it."""
+    for start in ("/etc/invoke", os.path.expanduser("~/.invoke")):
+        for kind in ("yaml", "yml", "json", "py"):
+            file = Path(f"{start}.{kind}")
+            if os.path.lexists(file):
+                try:
+                    check_file(file)
+                except TrustError as error:
+                    place = printable(str(file))
+                    yield f"Invoke reads {place}, and {error.what}; set HOME, or remove that file"

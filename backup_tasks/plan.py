@@ -145,7 +145,7 @@ class ReusePlanner:
         is_same_content: Callable[[Entry, Entry], bool],
         private: Private = NOTHING_PRIVATE,
     ) -> None:
-        self._private = private
+        self._private, self._sizes_to_check = private, private.sizes
         self._chunks = chunks
         self._settled_before_ns = settled_before_ns
         self._is_same_content = is_same_content
@@ -202,7 +202,7 @@ class ReusePlanner:
                     yield placed
 
     def _pair(self, entry: Entry, old: Entry, place: int, end: int) -> PlannedEntry:
-        if old.size in self._private.sizes and self._private.may_be_in(old):
+        if old.size in self._sizes_to_check and self._private.may_be_in(old):
             self.counts.changed += 1
             self._new_bytes += entry.raw_span
             self._take_along(old)

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Literal
 
 from backup_tasks.errors import TrustError
-from backup_tasks.posix_acl import acl_writers
 from backup_tasks.text import one_line, printable
 
 # What a name is for: a folder on the way, a folder in which names are looked for, or a file.
@@ -248,6 +247,8 @@ def _group_writers(status: os.stat_result, place: int | str) -> Iterator[str]:
 
 
 def _writers_by_acl(place: int | str) -> list[tuple[str, int]]:
+    from backup_tasks.posix_acl import acl_writers  # seldom needed
+
     path = f"/proc/self/fd/{place}" if isinstance(place, int) else place
     try:
         return acl_writers(os.getxattr(path, "system.posix_acl_access"))

@@ -367,10 +367,11 @@ def test_a_folder_of_the_project_that_others_may_write_stops_every_task(
     assert cli.archives() == []
 
 
-def test_a_template_that_others_may_write_stops_every_task(cli: Cli) -> None:
+@pytest.mark.parametrize("name", ["backup.txt.j2", "included/by another.j2"])
+def test_a_template_that_others_may_write_stops_every_task(cli: Cli, name: str) -> None:
     templates = cli.here / "templates"
-    templates.mkdir()
-    template = templates / "backup.txt.j2"
+    template = templates / name
+    template.parent.mkdir(parents=True)
     template.write_text("{{ mail.title }}")
     template.chmod(0o666)
     cli.write_profile()
@@ -457,6 +458,15 @@ def test_a_folder_where_python_looks_for_modules_counts(
     monkeypatch.chdir(modules)
     with pytest.raises(TrustError, match=rf"start {sys.prefix}/bin/invoke, or start it in another"):
         check_installation(paths)
+
+
+@pytest.mark.parametrize("name", [".invoke.yaml", ".invoke.py"])
+def test_settings_of_invoke_that_others_may_write_stop_every_task(cli: Cli, name: str) -> None:
+    settings = cli.here / name
+    settings.write_text("{}\n")
+    assert cli.run("profiles").code == 0
+    settings.chmod(0o666)
+    assert_refused(cli, cli.run("profiles"), 2, f"Invoke reads {settings}, and {settings} may be")
 
 
 def test_a_virtual_environment_that_others_may_write_is_refused(
