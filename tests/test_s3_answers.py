@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +23,7 @@ from tests.support.fault_proxy import (
     HTML,
     FaultProxy,
     NamedFault,
+    changed,
     pages_of_one_key,
     says,
     substitute,
@@ -131,6 +134,26 @@ def test_a_list_that_cannot_be_true_is_an_error_never_an_empty_store(
     with pytest.raises(StoreError) as error:
         store.list_objects()
     assert "could not list the backups" in told(error)
+
+
+def test_a_flipped_bit_in_a_list_is_at_worst_an_error(store: S3Store, proxy: FaultProxy) -> None:
+    """What it does to a name nobody can tell; but nothing else than a list or an error comes."""
+    put(store, NAME, b"hello")
+    places = iter(range(0, 10**6, 7))
+    size = 0
+
+    def flip_next(answer: Answer) -> Answer:
+        nonlocal size
+        place, size = next(places), len(answer.body)
+        bit = 1 << place % 8
+        body = bytearray(answer.body)
+        body[place % size] ^= bit
+        return replace(answer, body=bytes(body))
+
+    inject(proxy, "ListObjectsV2", changed(flip_next))
+    while not size or proxy.met() * 7 < size:
+        with contextlib.suppress(StoreError):
+            store.list_objects()
 
 
 def test_a_list_in_pages_of_one_is_whole(store: S3Store, proxy: FaultProxy) -> None:
