@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -130,9 +129,10 @@ class SourceFile:
 
     def _has_more(self) -> bool:
         """Whether bytes follow the size that `stat` told, as in many files of /proc."""
-        with contextlib.suppress(OSError):
+        try:
             return bool(os.pread(self._descriptor, 1, self.status.st_size))
-        return False
+        except OSError:
+            return False
 
     def xattrs(self) -> Xattrs:
         """Extended attributes, ACLs and capabilities among them."""

@@ -3,6 +3,7 @@ every limit that readers have, and names the entry that breaks one."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from pyrage import x25519
 
-from backup_tasks import segments, snapshot, stat_entry
+from backup_tasks import archive, limits, segments, snapshot, stat_entry
 from backup_tasks.catalog import find_backups
 from backup_tasks.compress import compress_bounded
 from backup_tasks.errors import ProfileError, SourceError
@@ -31,6 +32,8 @@ from backup_tasks.limits import (
     PATH_BYTES,
     PAX_BYTES,
     TOO_MANY_HOLES,
+    WRITTEN_RATIO,
+    most_manifest_bytes,
 )
 from backup_tasks.listing import list_entries
 from backup_tasks.local_zone import find_zone
@@ -201,19 +204,24 @@ def test_what_lies_below_a_path_of_128_kib_is_named_once(memory: Backups, tmp_pa
 
 
 def test_a_manifest_that_shrinks_to_nothing_is_believed_by_readers(
-    memory: Backups, tmp_path: Path
+    memory: Backups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four thousand empty files whose paths take 25 KB each: 100 MB of lines, all alike."""
+    """Empty files whose paths take 25 KB each: lines all alike, which shrink to a sixtieth. With
+    the real ratios it takes a gigabyte of them."""
+    monkeypatch.setattr(limits, "_READ_RATIO", 20)
+    monkeypatch.setattr(limits, "_READ_FREE_BYTES", MIB)
+    monkeypatch.setattr(archive, "WRITTEN_RATIO", 10)
     deep = deepen(memory.source, NAME, 100)
-    for number in range(4000):
+    for number in range(600):
         os.close(os.open(f"{number}", os.O_CREAT | os.O_WRONLY, dir_fd=deep))
     os.close(deep)
     record = memory.backup()
     assert (record.problems, record.exit_code) == ([], 0)
-    store = memory.open_store()
-    newest = find_backups(store, UTC)[-1]
-    report = run_verify(store, newest, SilentProgress())
-    assert (report.faults, report.lost.first, report.files) == ([], [], 4002)
+    everything_else_is_there(memory, tmp_path / "target")
+
+
+def test_the_writer_keeps_well_below_the_ratio_that_readers_believe() -> None:
+    assert most_manifest_bytes(10**9) >= 2 * WRITTEN_RATIO * 10**9
 
 
 def test_long_paths_fill_neither_memory_nor_the_folder_for_temporary_files(
@@ -236,8 +244,6 @@ def test_long_paths_fill_neither_memory_nor_the_folder_for_temporary_files(
 
 @pytest.mark.parametrize("raw", [bytes(MIB), b"a line\n" * 100_000, os.urandom(5000), b""])
 def test_no_piece_of_a_manifest_shrinks_beyond_the_ratio(raw: bytes) -> None:
-    import gzip
-
     members = compress_bounded(raw, 1, 100)
     assert gzip.decompress(b"".join(members)) == raw
     assert sum(map(len, members)) * 100 >= len(raw)
