@@ -24,18 +24,20 @@ class ContentHash:
         self._size = member.size
         self._position = 0
         runs = member.sparse if member.sparse is not None else [(0, member.stored)]
-        self._runs = [run for run in reversed(runs) if run[1]]
+        self._runs = (run for run in runs if run[1])
+        self._rest: tuple[int, int] | None = None
 
     def add(self, piece: memoryview) -> None:
         """Take the next stored bytes, never more than the header says are stored."""
         while piece:
-            offset, length = self._runs.pop()
+            offset, length = self._rest or next(self._runs)
+            self._rest = None
             part = piece[:length]
             self._add_zeros(offset)
             self._hash.update(part)
             self._position = offset + len(part)
             if len(part) < length:
-                self._runs.append((self._position, length - len(part)))
+                self._rest = (self._position, length - len(part))
             piece = piece[len(part) :]
 
     def _add_zeros(self, up_to: int) -> None:
