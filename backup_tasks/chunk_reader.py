@@ -133,6 +133,12 @@ def read_chunks(
         read = ReadChunk(number, b"") if known else _unpack(number, chunk, stored_bytes, keys)
         return replace(read, fetched_again=True) if again else read
 
+    # Its packed bytes are gone when it is given out.
+    def read_alone(number: int) -> ReadChunk:
+        chunk = chunks[number]
+        block = store.read_range(stored, chunk.offset, chunk.length)
+        return unpack(number, chunk, block, chunk.offset, is_known(number))
+
     def unpacks(fetched: Iterable[tuple[ChunkRange, bytes]]) -> Iterator[_Call[ReadChunk]]:
         for wanted, block in fetched:
             for number in wanted.numbers:
@@ -148,7 +154,7 @@ def read_chunks(
         ):
             if is_alone:
                 for one in ranges:
-                    yield from (call() for _, call in unpacks(map(fetch, (one,))))
+                    yield read_alone(one.numbers[0])
                 continue
             fetches = ((one.end - one.start, partial(fetch, one)) for one in ranges)
             fetched = _called_ahead(fetchers, fetches, _RANGES_AHEAD, 3 * RANGE_BYTES)

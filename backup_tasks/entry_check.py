@@ -27,16 +27,18 @@ class StoredContent:
     def __init__(self, member: Member, *, is_sparse: bool) -> None:
         self._hash: ContentHash = content_hash(member.size, is_sparse=is_sparse)
         runs = member.sparse if member.sparse is not None else [(0, member.stored)]
-        self._runs = [run for run in reversed(runs) if run[1]]
+        self._runs = (run for run in runs if run[1])
+        self._rest: tuple[int, int] | None = None
 
     def add(self, piece: memoryview) -> None:
         """Take the next stored bytes, never more than the header says are stored."""
         while piece:
-            offset, length = self._runs.pop()
+            offset, length = self._rest or next(self._runs)
+            self._rest = None
             part = piece[:length]
             self._hash.add(offset, part)
             if len(part) < length:
-                self._runs.append((offset + len(part), length - len(part)))
+                self._rest = (offset + len(part), length - len(part))
             piece = piece[len(part) :]
 
     def finish(self) -> str:

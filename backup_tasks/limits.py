@@ -47,6 +47,9 @@ LONG_PATH_BYTES = 4096
 ALL_LONG_PATHS_BYTES = 2**31
 # What is left in a pax header for extended attributes and ACLs, as records.
 ATTRIBUTES_BYTES = PAX_BYTES - 2 * PATH_BYTES - 8 * 2**10
+# Records of one entry's pax headers. Linux lists the names of a file's attributes in 64 KiB, so
+# that no file has a third of that.
+MOST_RECORDS = 2**15
 # What the names, attributes and sparse map of one entry may take in anybody's tar.
 EXTENDED_BYTES = 16 * 2**20
 

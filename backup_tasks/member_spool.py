@@ -39,7 +39,10 @@ class MemberSpool:
         if not self._is_at_end:
             self._file.seek(self._end)
             self._is_at_end = True
-        self._file.write(_LENGTH.pack(len(packed)) + packed)
+        if len(packed) > _SPILL_BYTES:
+            self._file.rollover()
+        self._file.write(_LENGTH.pack(len(packed)))
+        self._file.write(packed)
         depth = member.path.count(b"/")
         if depth not in self._places:
             self._places[depth] = array("Q")

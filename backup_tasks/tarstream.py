@@ -7,13 +7,17 @@ Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; t
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import islice
+from typing import overload
 from zlib import adler32
 
 import msgspec
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.limits import MOST_RECORDS
 from backup_tasks.manifest import EntryType
 from backup_tasks.posix_acl import KEYWORDS, acl_to_text
 
@@ -42,6 +46,41 @@ _OCTAL_11 = 8**11
 _XATTR = b"SCHILY.xattr."
 
 SparseMap = Sequence[tuple[int, int]]
+
+
+class SparseRuns(Sequence[tuple[int, int]]):
+    """The map of a sparse file, small in memory: a file can have millions of runs.
+
+    Args:
+        numbers: offset and length of each run, in turn.
+    """
+
+    def __init__(self, numbers: array[int]) -> None:
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 2
+
+    @overload
+    def __getitem__(self, number: int) -> tuple[int, int]: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[tuple[int, int]]: ...
+
+    def __getitem__(self, number: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        place = 2 * range(len(self))[number]
+        return self._numbers[place], self._numbers[place + 1]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        numbers = iter(self._numbers)
+        return zip(numbers, numbers, strict=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Member(msgspec.Struct, gc=False):
@@ -284,7 +323,9 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
         if size > len(blocks) - position:
             raise ArchiveError("a pax header reaches beyond its chunk")
         if flag == _PAX_FLAG:
-            pax.update(parse_pax(bytes(blocks[position : position + size])))
+            pax.update(islice(parse_pax(bytes(blocks[position : position + size])), MOST_RECORDS))
+            if len(pax) >= MOST_RECORDS:
+                raise ArchiveError("a pax header holds more records than a file has attributes")
         position += size + padding_bytes(size)
     member = _member_of(block, flag, pax)
     if b"GNU.sparse.major" in pax:
@@ -429,19 +470,23 @@ def parse_time(text: bytes) -> int:
 
 def _read_sparse(member: Member, pax: dict[bytes, bytes], blocks: memoryview, position: int) -> int:
     """Take the map from the front of the stored bytes; returns where the bytes begin."""
-    numbers: list[int] = []
+    numbers = array("Q")
     start = position
     wanted = 1
-    while len(numbers) < wanted:
-        line = bytes(blocks[position : position + 24]).split(b"\n", 1)[0]
-        if not line.isdigit():
-            raise ArchiveError("a sparse file's map cannot be read")
-        numbers.append(int(line))
-        position += len(line) + 1
-        if len(numbers) == 1:
-            wanted = 1 + 2 * numbers[0]
+    try:
+        while len(numbers) < wanted:
+            line = bytes(blocks[position : position + 24]).split(b"\n", 1)[0]
+            if not line.isdigit():
+                raise ArchiveError("a sparse file's map cannot be read")
+            position += len(line) + 1
+            if position - start == len(line) + 1:
+                wanted = 2 * int(line)
+            else:
+                numbers.append(int(line))
+    except OverflowError as error:
+        raise ArchiveError("a sparse file's map holds what no file is long") from error
     position += padding_bytes(position - start)
-    runs = list(zip(numbers[1::2], numbers[2::2], strict=True))
+    runs = SparseRuns(numbers)
     try:
         member.size = _decimal(pax[b"GNU.sparse.realsize"])
         member.path = pax[b"GNU.sparse.name"]

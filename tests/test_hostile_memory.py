@@ -47,7 +47,7 @@ def many_chunks(file: Path, key: SigningKey | None = None, **header: object) -> 
 
 def an_entry_each(file: Path) -> None:
     """... with an entry in each chunk."""
-    count = MANY // 2
+    count = 3 * MANY // 8
     lines = (b'{"path":"f%09d","type":"dir","chunk":%d}\n' % (n, n) for n in range(count))
     said = {"chunks": count, "entries": count, "chunk_bytes": 20 * count}
     write_archive(file, chunk_lines(count, 20, 512), lines, said)
@@ -100,10 +100,42 @@ def long_lines(file: Path) -> None:
     path = "a" * 3_000_000 + "\U0001f600"
     lines = (
         b'{"path":"f%04d%s","type":"dir","chunk":0}\n' % (number, path.encode())
-        for number in range(200)
+        for number in range(20)
     )
-    said = {"chunks": 1, "entries": 200, "chunk_bytes": 1000}
+    said = {"chunks": 1, "entries": 20, "chunk_bytes": 1000}
     write_archive(file, chunk_lines(1, 1000, 2**20), lines, said)
+
+
+def long_headers(file: Path) -> None:
+    """As many and as long attributes as one file can have, twice."""
+    xattrs = {f"user.{number:04}": os.urandom(65_000) for number in range(1000)}
+    write_headers(file, [encode_headers(Member(b"f%d" % n, "dir", xattrs=xattrs)) for n in (0, 1)])
+
+
+def many_records(file: Path) -> None:
+    """A pax header of nothing but tiny records."""
+    body = b"".join(b"14 %07x=abc\n" % number for number in range(2_500_000))
+    ustar = encode_headers(Member(b"f0", "dir"))
+    header = encode_headers(Member(b"f0" * 60, "dir"))[:512]
+    header = header[:124] + b"%011o\0" % len(body) + header[136:148] + b" " * 8 + header[156:]
+    header = header[:148] + b"%06o\0 " % sum(header) + header[156:]
+    write_headers(file, [header + body + bytes(-len(body) % 512) + ustar] * 2)
+
+
+def write_headers(file: Path, headers: Sequence[bytes]) -> None:
+    """An archive of chunks of headers alone, and what they say of their entries."""
+    stored = [compress_chunk(raw, 1) for raw in headers]
+    lines, entries, offset = [], [], 0
+    for number, (one, raw) in enumerate(zip(stored, headers, strict=True)):
+        length = len(one.stored)
+        lines.append(
+            b'{"offset":%d,"length":%d,"sha256":"%s","raw":%d}\n'
+            % (offset, length, one.sha256.encode(), len(raw))
+        )
+        entries.append(b'{"path":"f%d","type":"dir","chunk":%d}\n' % (number, number))
+        offset += length
+    said = {"chunks": len(lines), "entries": len(entries), "chunk_bytes": offset}
+    write_archive(file, lines, entries, said, front=b"".join(one.stored for one in stored))
 
 
 class Case(NamedTuple):
@@ -121,6 +153,8 @@ CASES = [
     Case(crowded, [RESTORE, VERIFY]),
     Case(long_chunks, [VERIFY, (*RESTORE, "--skip-damaged")]),
     Case(long_lines, [VERIFY, SOME]),
+    Case(long_headers, [VERIFY, RESTORE]),
+    Case(many_records, [VERIFY, (*RESTORE, "--skip-damaged")]),
 ]
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import tarfile
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -305,3 +306,32 @@ def test_each_header_s_checksum_is_checked(block: int) -> None:
     headers[block + 300] ^= 1  # in the owner's name, which nothing else looks at
     with pytest.raises(ArchiveError, match="checksum is wrong"):
         decode_headers(memoryview(headers), 0)
+
+
+def test_a_map_of_many_runs_takes_some_bytes_for_each() -> None:
+    """A file can have millions of them, and an archive can claim it."""
+    count = 50_000
+    runs = [(4 * number, 2) for number in range(count)]
+    map_text = encode_sparse_map(runs)
+    member = Member(b"x", "file", size=4 * count, stored=len(map_text) + 2 * count, sparse=[])
+    blocks = memoryview(encode_headers(member) + map_text)
+    tracemalloc.start()
+    try:
+        found, start = decode_headers(blocks, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert start == len(blocks)
+    assert peak < 40 * count
+    assert found.sparse is not None
+    assert list(found.sparse) == runs
+    assert found.sparse[-1] == runs[-1]
+    assert found.sparse[3:9:2] == runs[3:9:2]
+
+
+def test_a_map_of_numbers_that_no_file_has_is_refused() -> None:
+    text = b"1\n0\n99999999999999999999\n"
+    member = Member(b"x", "file", size=512, stored=1024, sparse=[])
+    blocks = encode_headers(member) + text + bytes(-len(text) % 512)
+    with pytest.raises(ArchiveError, match="holds what no file is long"):
+        decode_headers(memoryview(blocks), 0)
