@@ -246,7 +246,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
     survey, writers = _begin(run, name, approach, report)
-    record.sockets, record.marked = survey.sockets, survey.marked
+    record.sockets = survey.sockets
     for warning in ignored_marker_warnings(survey):
         if warning not in record.warnings:  # of a try before this one
             warn(record, warning)
@@ -279,6 +279,9 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)
+    if survey.marked:
+        marked = render_count(survey.marked, "folder")
+        open_log(run.paths).info("backup %s: %s left out by a marker", profile.name, marked)
     record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3

@@ -66,7 +66,6 @@ class RunRecord:
         files: number of entries that are regular files.
         sockets: number of sockets met, which exist only while a program listens, and are
             not stored.
-        marked: number of folders whose content a marker, such as CACHEDIR.TAG, left out.
         problems: every source file that was not stored whole.
         error: what the operator was told, or "".
         warnings: what went wrong beside the task itself, such as a prune after a good backup.
@@ -89,7 +88,6 @@ class RunRecord:
     copied_bytes: int = 0
     files: int = 0
     sockets: int = 0
-    marked: int = 0
     problems: list[Problem] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
     error: str = ""
