@@ -116,6 +116,7 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 
     Writes nothing.
     """
+    run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
     last, why_full = _choose_last(run, host)
     try:
         private = private_files(run.paths.state)
@@ -130,11 +131,8 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
         return None, "--full was asked for"
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
-    own_key, store = read_own_key(run.paths.state), run.store
-    backups = run.newest_seen.backups_of(store.list_objects(), may_be_gone=True)
-    return find_last_archive(
-        run.profile, store, backups, run.cache, own_key, host, run.now, run.keys
-    )
+    own_key = read_own_key(run.paths.state)
+    return find_last_archive(run.profile, run.store, run.cache, own_key, host, run.now, run.keys)
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backup_tasks.archive import Base
-from backup_tasks.catalog import Backup
+from backup_tasks.catalog import find_backups
 from backup_tasks.errors import (
     ArchiveError,
     IdentityError,
@@ -85,7 +85,6 @@ def settled_before_ns(started_at: str) -> int:
 def find_last_archive(
     profile: Profile,
     store: Store,
-    backups: Sequence[Backup],
     cache: ManifestCache,
     own_key: SigningKey | None,
     host: str,
@@ -98,7 +97,6 @@ def find_last_archive(
     the cache, or signed by `own_key`.
 
     Args:
-        backups: of the store, oldest first.
         keys: open encrypted archives whose manifest is not kept here; a backup has them seldom.
 
     Returns:
@@ -112,7 +110,7 @@ def find_last_archive(
         return None, "the store cannot copy on its own side"
     troubles: list[str] = []
     locked = ""
-    for backup in reversed(backups[-_LOOK_BACK:]):
+    for backup in reversed(find_backups(store, profile.tzinfo)[-_LOOK_BACK:]):
         stored = backup.stored
         try:
             manifest = _read_ours(store, cache, stored, profile.name, host, own_key, keys)

@@ -14,17 +14,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from backup_tasks.authenticity import Proof
-from backup_tasks.catalog import Backup, backups_among
 from backup_tasks.errors import ObjectMissing, StoreError
 from backup_tasks.journal import RunRecord, warn
-from backup_tasks.manifest import Header
 from backup_tasks.naming import parse_backup_name
-from backup_tasks.profile_model import Profile
 from backup_tasks.state import state_key
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import printable
+
+if TYPE_CHECKING:
+    from backup_tasks.authenticity import Proof
+    from backup_tasks.catalog import Backup
+    from backup_tasks.manifest import Header
+    from backup_tasks.profile_model import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +71,23 @@ class NewestSeen:
             may_be_gone: believe it also if the backup that was seen is truly not there, as
                 whoever makes a new one must.
         """
-        backups = backups_among(listed, self._zone)
+        from backup_tasks.catalog import backups_among
+
+        found = list(listed)
+        self.refuse_nothing(found, may_be_gone=may_be_gone)
+        return backups_among(found, self._zone)
+
+    def refuse_nothing(self, listed: Iterable[StoredObject], *, may_be_gone: bool = False) -> None:
+        """Raises StoreError as `backups_of` does; for who needs no more than that."""
         seen, _ = self._read()
-        if backups or seen is None:
-            return backups
+        if seen is None or any(parse_backup_name(one.name, self._zone) for one in listed):
+            return
         url = self._store.url
         try:
             self._store.stat(seen.name)
         except ObjectMissing:
             if may_be_gone:
-                return backups
+                return
             raise StoreError(
                 f"{url}: the store lists no backup, and {seen.name}, which was seen there, is "
                 "gone; find out who deleted it; `invoke backup` makes a new one"

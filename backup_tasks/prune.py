@@ -79,7 +79,7 @@ def run_prune(
     """
     listed = store.list_objects()
     if seen is not None:
-        seen.backups_of(listed)
+        seen.refuse_nothing(listed)
     taken_at = _find_backups(listed, profile.tzinfo)
     backups = [stored for stored in listed if stored.name in taken_at]
     plan = plan_prune(
