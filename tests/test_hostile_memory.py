@@ -18,8 +18,8 @@ from backup_tasks.authenticity import Trust
 from backup_tasks.catalog import find_backups
 from backup_tasks.compress import compress_chunk
 from backup_tasks.errors import BackupError, UnprovenError
+from backup_tasks.limits import CHUNK_RAW_LIMIT
 from backup_tasks.listing import list_entries
-from backup_tasks.manifest import CHUNK_RAW_LIMIT
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
 from backup_tasks.restore import run_restore
