@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -73,8 +74,8 @@ class FolderFinisher:
         self.count = 0
         self.is_due: Callable[[str], bool] = lambda _: True
         self._made = MemberSpool()
-        # Sum of the hashes of their paths, less those that were finished: 0 when all were.
-        self._unfinished = 0
+        # Depth -> sum of the hashes of their paths, less those that were finished: 0 when all were.
+        self._unfinished: Counter[int] = Counter()
         self._is_abandoned = False
         # Paths that stay closed if anything closed is there.
         self._left: set[str] = set()
@@ -83,16 +84,24 @@ class FolderFinisher:
         folders.on_made = self._note_made
 
     def finish(self) -> None:
-        """Set all folders, deepest first; those that the archive says nothing of at the end."""
-        for member in self.wanted.deepest_first():
-            self._each(member, is_wanted=True)
-        for member in self.above.deepest_first():
-            self._each(member, is_wanted=False)
-        if self._unfinished:
-            self._folders.makes = False
-            for member in self._made.deepest_first():
-                path = os.fsdecode(member.path)
-                self._attempt(path, partial(self._open_to_others, path))
+        """Set all folders, deepest first: until a folder is set nobody else can change what is in
+        it."""
+        depths = self.wanted.depths() | self.above.depths()
+        for depth in range(max(depths | self._made.depths(), default=-1), -1, -1):
+            for member in self.wanted.of_depth(depth):
+                self._each(member, is_wanted=True)
+            for member in self.above.of_depth(depth):
+                self._each(member, is_wanted=False)
+            if self._unfinished.get(depth):
+                self._open_the_rest(depth)
+
+    def _open_the_rest(self, depth: int) -> None:
+        """Those that the archive says nothing of."""
+        makes, self._folders.makes = self._folders.makes, False
+        for member in self._made.of_depth(depth):
+            path = os.fsdecode(member.path)
+            self._attempt(path, partial(self._open_to_others, path))
+        self._folders.makes = makes
 
     def abandon(self) -> None:
         """After a failure: set what was made so far, and mark it where that can be, so that the
@@ -133,7 +142,7 @@ class FolderFinisher:
             self._leave_out(path, _MOVABLE)
             return
         if is_new:
-            self._unfinished -= hash(path)
+            self._unfinished[path.count("/")] -= hash(path)
         self._left.discard(path)
         self.count += is_wanted
 
@@ -152,7 +161,7 @@ class FolderFinisher:
 
     def _note_made(self, path: str) -> None:
         self._made.append(Member(os.fsencode(path), "dir"))
-        self._unfinished += hash(path)
+        self._unfinished[path.count("/")] += hash(path)
 
     def _open_to_others(self, path: str) -> None:
         # What the archive does name stays closed: if its own mode could not be set, or was set on

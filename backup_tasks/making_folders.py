@@ -189,7 +189,8 @@ class MakingFolderStack(FolderStack):
         """
         inode = status.st_dev, status.st_ino
         is_made = self._moved_out.has(path, inode)
-        if is_unfinished(status):
+        # A user may give their own folder that mode, also one that got its mark from us.
+        if is_unfinished(status) and self._is_trusted(child, status):
             mark = read_mark(child, status)
             if mark == _mark_of(path) or (is_made and not mark):
                 return True

@@ -55,12 +55,14 @@ class MemberSpool:
             yield self._read(place)
             place = self._file.tell()
 
-    def deepest_first(self) -> Iterator[Member]:
-        """Those with the longest paths, in names, before others; of equally long ones that was
-        added last before others."""
-        for depth in sorted(self._places, reverse=True):
-            for place in reversed(self._places[depth]):
-                yield self._read(place)
+    def depths(self) -> set[int]:
+        """How many slashes there are in paths."""
+        return set(self._places)
+
+    def of_depth(self, depth: int) -> Iterator[Member]:
+        """Those with so many slashes in their paths; what was added last comes first."""
+        for place in reversed(self._places.get(depth, array("Q"))):
+            yield self._read(place)
 
     def _read(self, place: int) -> Member:
         self._is_at_end = False

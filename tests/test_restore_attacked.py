@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from backup_tasks import restore
-from backup_tasks.errors import RestoreError
+from backup_tasks.errors import ArchiveError, RestoreError
+from backup_tasks.making_folders import MARKS
 from tests import attacks
 from tests.attacks import Item
 from tests.other_process import IS_ROOT, NOBODY, killed_after, public_folder
@@ -22,6 +23,8 @@ from tests.user_in_the_way import Town, interfering, items_of_every_kind, lay_ba
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root restores among folders of others")
 
+UMASK = os.umask(0o022)
+os.umask(UMASK)
 PROTECTED = Path("/proc/sys/fs/protected_hardlinks")
 
 
@@ -230,6 +233,41 @@ def test_a_folder_with_the_mode_of_an_unfinished_one_is_not_taken_for_one(town: 
         status = (town.target / folder.path).stat()
         owner = 0 if folder.path == "home/moved" else NOBODY
         assert (status.st_uid, status.st_mode & 0o7777) == (owner, 0o1700)
+
+
+def test_a_user_cannot_make_their_folder_one_that_counts_as_untouched(town: Town) -> None:
+    """They may change the mode of one that a failed restore marked, and what is in it."""
+    items = [Item("home/open", "dir", mode=0o755, uid=NOBODY, gid=NOBODY), Item("home/open/file")]
+    bad = Item("home/zz", claim=lambda entry: setattr(entry, "sha256", "0" * 64))
+    with pytest.raises(ArchiveError):
+        town.restore([*items, bad], overwrite="never")
+    assert os.listxattr(town.home / "open") == [MARKS[0]]
+    (town.home / "open").chmod(0o1700)
+    (town.home / "open" / "file").unlink()
+    (town.home / "open" / "file").write_bytes(b"theirs")
+    os.chown(town.home / "open" / "file", NOBODY, NOBODY)
+    os.utime(town.home / "open" / "file", ns=(attacks.MTIME, attacks.MTIME))
+    link = Item("etc/passwd", "hardlink", link="home/open/file")
+    town.restore([*items, link], overwrite="never")
+    assert not (town.target / "etc" / "passwd").exists()
+
+
+def test_folders_are_set_before_those_that_they_lie_in_whether_asked_for_or_not(
+    town: Town,
+) -> None:
+    order: list[str] = []
+    real = os.fchmod
+
+    def note(folder: int, mode: int) -> None:
+        order.append(os.readlink(f"/proc/self/fd/{folder}").removeprefix(f"{town.target}/"))
+        real(folder, mode)
+
+    items = [Item("a/b/c/file"), *(Item(name, "dir", mode=0o755) for name in ("a", "a/b/c"))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fchmod", note)
+        town.restore(items)
+    assert order == ["a/b/c", "a/b", "a"]
+    assert (town.target / "a" / "b").stat().st_mode & 0o7777 == 0o777 & ~UMASK
 
 
 @pytest.mark.parametrize("moved", [False, True])

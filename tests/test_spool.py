@@ -46,7 +46,7 @@ def test_a_spool_spills_to_disk_and_still_gives_all(monkeypatch: pytest.MonkeyPa
 
 
 @given(st.lists(PATHS, max_size=10))
-def test_members_come_back_in_their_order_or_deepest_first(paths: list[str]) -> None:
+def test_members_come_back_in_their_order_or_by_depth(paths: list[str]) -> None:
     spool = MemberSpool()
     members = [
         Member(path.encode("utf-8", "surrogateescape"), "dir", mode=n)
@@ -56,7 +56,8 @@ def test_members_come_back_in_their_order_or_deepest_first(paths: list[str]) -> 
         spool.append(member)
     assert list(spool) == members
     expected = sorted(members, key=lambda member: -member.path.count(b"/"))
-    assert list(spool.deepest_first()) == expected
+    deepest_first = sorted(spool.depths(), reverse=True)
+    assert [one for depth in deepest_first for one in spool.of_depth(depth)] == expected
     spool.close()
 
 
