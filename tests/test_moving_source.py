@@ -236,8 +236,6 @@ def test_a_file_without_permission_is_named(tmp_path: Path, backups: Backups) ->
     locked.chmod(0)
     shutil.chown(backups.source, 65534)
     profile = backups.write_profile()
-    for folder in (tmp_path, backups.paths.logs, backups.paths.state, backups.store_folder):
-        folder.chmod(0o777)
     ended = subprocess.run(
         [sys.executable, "-m", "invoke", "-r", PROJECT_ROOT, "backup", "--profile", profile],
         env={**os.environ, **backups.environ(), "HOME": str(tmp_path)},
