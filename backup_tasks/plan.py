@@ -122,6 +122,8 @@ class _LinkGroup:
     link_chunks: set[int] = field(default_factory=set)
 
 
+# Why a chunk must go: an entry in it is gone or retyped; it holds a late link.
+_GONE, _LATE = 1, 2
 _NOTHING: tuple[Entry | None, int, int] = (None, -1, -1)
 
 
@@ -197,7 +199,7 @@ class ReusePlanner:
                 yield placed
             elif old.type != "dir":
                 if late.has(old):
-                    self._take_along(old)
+                    self._take_along(old, _LATE)
                 else:
                     yield placed
 
@@ -279,9 +281,9 @@ class ReusePlanner:
         self.counts.gone += 1
         self._take_along(old)
 
-    def _take_along(self, old: Entry) -> None:
+    def _take_along(self, old: Entry, why: int = _GONE) -> None:
         for number in packed_chunks(old):
-            self._must_go[number] = 1
+            self._must_go[number] |= why
 
     def _count_live(self, old: Entry) -> None:
         span = old.raw_span
@@ -359,7 +361,7 @@ class ReusePlanner:
         self, chosen: bytearray, may_keep: bytearray, links_lost: int
     ) -> dict[str, int]:
         """Numbers of chunks that hold something live and are not kept all the same."""
-        gone = sum(1 for live, gone in zip(self._live, self._must_go, strict=True) if live and gone)
+        why = [why for live, why in zip(self._live, self._must_go, strict=True) if live and why]
         given_up = [
             number
             for number, allowed in enumerate(may_keep)
@@ -367,7 +369,8 @@ class ReusePlanner:
         ]
         stale = sum(self._live[number] < self._chunks[number].raw for number in given_up)
         return {
-            "deleted or retyped": gone,
+            "deleted or retyped": sum(1 for reasons in why if reasons & _GONE),
+            "links that tar must meet last": why.count(_LATE),
             "too many stale bytes": stale,
             "links to what is written anew": links_lost,
             "run too short": len(given_up) - stale,

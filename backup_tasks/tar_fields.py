@@ -6,11 +6,13 @@ Source: GNU tar 1.35, src/list.c, from_header and tar_checksum.
 
 from __future__ import annotations
 
+from zlib import adler32
+
 from backup_tasks.errors import ArchiveError
 from backup_tasks.tarstream import parse_time
 
 _CHECKSUM = slice(148, 156)
-_SPACES = b" " * 8
+_OCTAL = b"01234567"
 _BLANKS = b" \t\n\v\f\r"
 
 
@@ -19,13 +21,23 @@ def read_flag(block: memoryview) -> bytes:
 
     Some old programs took the bytes for signed when they made the sum.
     """
-    told = read_number(block[_CHECKSUM])
-    blank = bytes(block[: _CHECKSUM.start]) + _SPACES + bytes(block[_CHECKSUM.stop :])
-    total = sum(blank)
+    field = block[_CHECKSUM]
+    told = read_number(field)
+    total = _sum(block[:256]) + _sum(block[256:]) - _sum(field) + len(field) * 0x20
     # As a signed byte each one from 128 on counts 256 less.
-    if told not in (total, total - 256 * sum(byte >= 128 for byte in blank)):
+    if told != total and told != total - 256 * _count_high(block, field):
         raise ArchiveError("a tar header's checksum is wrong")
     return bytes(block[156:157])
+
+
+def _sum(raw: memoryview) -> int:
+    """Of up to 256 bytes: Adler-32's lower half (RFC 1950), much faster than `sum`."""
+    return adler32(raw, 0) & 0xFFFF
+
+
+def _count_high(block: memoryview, field: memoryview) -> int:
+    """Bytes from 128 on, but those of the checksum's own field."""
+    return sum(byte >= 128 for byte in block) - sum(byte >= 128 for byte in field)
 
 
 def read_number(raw: memoryview, *, signed: bool = False) -> int:
@@ -33,6 +45,9 @@ def read_number(raw: memoryview, *, signed: bool = False) -> int:
 
     Raises ArchiveError for a negative number, unless `signed`, and for what is no number.
     """
+    usual = bytes(raw).rstrip(b"\0 ")
+    if usual.isdigit() and not usual.strip(_OCTAL):
+        return int(usual, 8)
     if raw[0] == 0x80:
         return int.from_bytes(raw[1:], "big")
     if raw[0] == 0xFF:
@@ -44,7 +59,7 @@ def read_number(raw: memoryview, *, signed: bool = False) -> int:
     digits = field.split(b"\0", 1)[0]
     digits = digits.split(maxsplit=1)[0] if digits else b"0"
     # Not what else int() takes: a negative size would lead backwards, and round in circles.
-    if digits.strip(b"01234567"):
+    if digits.strip(_OCTAL):
         raise ArchiveError(f"a tar header holds {bytes(raw)!r} for a number")
     return int(digits, 8)
 

@@ -117,6 +117,7 @@ def test_tar_gives_them_where_the_archive_before_had_such_links_among_the_files(
         patch.setattr(LateLinks, "has", lambda links, entry: False)
         backups.backup()
     CHANGES[change](backups)
+    assert backups.plan().dropped_chunks["links that tar must meet last"] > 0
     backups.backup()
     assert backups.copied() > 0
     check(backups, tmp_path / "target", program)
