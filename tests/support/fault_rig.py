@@ -11,9 +11,11 @@ import contextlib
 import io
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,10 +36,11 @@ from backup_tasks.verify import VerifyWish, run_verify_job
 from tests.backups import paths_in
 from tests.cli import s3_store
 from tests.conftest import S3Bucket
+from tests.faulty_proxy import Answer, PassOn, Request
 from tests.histories import fingerprint
 from tests.interruptions import new_bucket
 from tests.s3_server import start_s3_server
-from tests.support.fault_proxy import EVER, FAULTS, FaultProxy, NamedFault, break_off
+from tests.support.fault_proxy import FAULTS, FaultProxy, NamedFault
 
 KINDS: Final = ("first", "incremental", "resumed", "restore", "verify", "prune")
 _make_client = s3.make_client
@@ -46,7 +49,21 @@ LARGE_BYTES: Final = 11 * 2**20
 SMALL_BYTES: Final = 100_000
 # Shorter than a stall, and long for any other answer.
 _SHORT_SECONDS: Final = 2.5
-_CUT: Final = NamedFault("the first part arrives alone", ("UploadPart",), break_off, EVER, after=1)
+
+
+def _first_alone() -> NamedFault:
+    """Of all parts the first arrives, and the others fail only then."""
+    arrived = threading.Event()
+
+    def fault(request: Request, pass_on: PassOn) -> Answer | None:
+        if not re.search(r"partNumber=1(&|$)", request.path):
+            arrived.wait(60)
+            return None
+        answer = pass_on(request)
+        arrived.set()
+        return answer
+
+    return NamedFault("the first part arrives alone", ("UploadPart",), fault)
 
 
 @dataclass(frozen=True)
@@ -249,7 +266,7 @@ def prepare(rig: Rig, kind: str, size: int) -> None:
     if kind == "first":
         return
     if kind == "resumed":
-        rig.proxy.inject(_CUT)
+        rig.proxy.inject(_first_alone())
         assert rig.back_up().code == 1
         rig.proxy.heal()
         return
