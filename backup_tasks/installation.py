@@ -23,9 +23,11 @@ def check_logs(paths: Paths) -> None:
 
     Where the project is to blame, it says what `check_installation` would.
     """
-    if flaw := _flaw_of_folder(paths.logs):
+    try:
+        check_folder(paths.logs, near_services=True)
+    except TrustError as error:
         in_project = [*_code(paths.root)] if paths.logs.is_relative_to(paths.root) else []
-        raise TrustError("\n".join(in_project or flaw))
+        raise TrustError("\n".join(in_project or [str(error)])) from None
 
 
 def check_installation(paths: Paths) -> None:

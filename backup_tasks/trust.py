@@ -30,9 +30,11 @@ from backup_tasks.errors import TrustError
 from backup_tasks.text import one_line, printable
 
 # What a name is for: a folder on the way, a folder in which names are looked for, or a file.
-Role = Literal["passage", "folder", "file"]
+Role = Literal["passage", "passage near services", "folder", "file"]
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# As /etc/login.defs has it on Debian and Ubuntu: SYS_UID_MAX and SYS_GID_MAX.
+_LAST_SYSTEM_ID = 999
 _MOST_LINKS = 40  # as the kernel has it
 
 
@@ -83,13 +85,17 @@ def check_program(name: str, folder: Path, search: str | None) -> None:
         check_file(Path(found))
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, *, near_services: bool = False) -> None:
     """Raises TrustError: others may put files into this folder, or replace it.
 
     Of one that is not there yet, the folder that it will be made in is looked at.
+
+    Args:
+        near_services: let groups of services alone write the folders on the way, as Ubuntu's
+            /var/log is the group syslog's: for what is written and never obeyed.
     """
     try:
-        with _Way() as way:
+        with _Way(near_services=near_services) as way:
             try:
                 way.follow(path)
             except FileNotFoundError:
@@ -127,7 +133,8 @@ class _Way:
         name: the last name, in `folder`; "" when the path leads to a folder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, near_services: bool = False) -> None:
+        self._passage: Role = "passage near services" if near_services else "passage"
         self._folders = [(os.open("/", _LOOK | os.O_DIRECTORY), "/")]
         self.name = ""
 
@@ -149,7 +156,7 @@ class _Way:
 
     def follow(self, path: Path) -> None:
         """Walk to the end of the path. Raises TrustError and OSError at the first trouble."""
-        _judge(os.fstat(self.folder), self.folder, "/", "passage")
+        _judge(os.fstat(self.folder), self.folder, "/", self._passage)
         names = os.fspath(path.absolute()).split("/")[::-1]
         links = 0
         while names:
@@ -178,7 +185,7 @@ class _Way:
                 _judge_owner(status, here)
                 return os.readlink("", dir_fd=descriptor)
             is_folder = stat.S_ISDIR(status.st_mode)
-            _judge(status, descriptor, here, "passage" if is_folder else "file")
+            _judge(status, descriptor, here, self._passage if is_folder else "file")
             if is_folder:
                 self._folders.append((descriptor, here))
                 descriptor = -1
@@ -200,9 +207,13 @@ def _judge(status: os.stat_result, place: int | str, path: str, role: Role) -> N
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         return  # a device or a pipe has no content of its own, and nothing is obeyed from one
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-    if not status.st_mode & 0o022 or (role == "passage" and is_sticky):
+    if not status.st_mode & 0o022 or (role.startswith("passage") and is_sticky):
         return
-    who = [*_group_writers(status, place), *(["everybody"] if status.st_mode & 0o002 else [])]
+    near_services = role == "passage near services"
+    who = [
+        *_group_writers(status, place, near_services),
+        *(["everybody"] if status.st_mode & 0o002 else []),
+    ]
     if not who:
         return
     why = f"may be written by {' and by '.join(who)} (mode {stat.S_IMODE(status.st_mode):04o})"
@@ -231,7 +242,7 @@ def running_user() -> str:
     return _user(os.geteuid())
 
 
-def _group_writers(status: os.stat_result, place: int | str) -> Iterator[str]:
+def _group_writers(status: os.stat_result, place: int | str, near_services: bool) -> Iterator[str]:
     """Who else may write by the group's bits of the mode, or by an ACL behind them."""
     if not status.st_mode & 0o020:  # the mask of an ACL, if there is one: it gives nothing
         return
@@ -242,7 +253,10 @@ def _group_writers(status: os.stat_result, place: int | str) -> Iterator[str]:
             yield f"{_user(number)}, by its ACL"
         elif kind == "group":
             group = status.st_gid if number < 0 else number
-            if not any(_is_private_group(group, user) for user in (0, os.geteuid())):
+            is_harmless = near_services and _is_of_services(group)
+            if not is_harmless and not any(
+                _is_private_group(group, user) for user in (0, os.geteuid())
+            ):
                 yield f"the group {_group(group)}"
 
 
@@ -270,6 +284,20 @@ def _is_private_group(number: int, user: int) -> bool:
         and owner.pw_name == group.gr_name
         and set(group.gr_mem) <= {owner.pw_name}
         and all(other.pw_uid == user for other in pwd.getpwall() if other.pw_gid == number)
+    )
+
+
+@cache
+def _is_of_services(number: int) -> bool:
+    """Whether a group is the system's and has no member that a person logs in as."""
+    try:
+        members = set(grp.getgrgid(number).gr_mem)
+    except KeyError:
+        return False
+    return number <= _LAST_SYSTEM_ID and all(
+        user.pw_uid <= _LAST_SYSTEM_ID
+        for user in pwd.getpwall()
+        if user.pw_gid == number or user.pw_name in members
     )
 
 

@@ -119,6 +119,21 @@ def test_a_group_that_may_write_is_refused(place: Path, depth: int) -> None:
     assert f"by the group {grp.getgrgid(STAFF).gr_name} (mode 0775)" in refusal(place)
 
 
+@needs_root
+def test_a_group_of_services_may_write_where_logs_lie_but_not_the_logs(place: Path) -> None:
+    logs = place.parent / "logs"
+    logs.mkdir()
+    os.chown(place.parent, -1, STAFF)
+    place.parent.chmod(0o775)
+    trust.check_folder(logs, near_services=True)
+    with pytest.raises(TrustError, match="by the group"):
+        trust.check_folder(logs)
+    os.chown(logs, -1, STAFF)
+    logs.chmod(0o775)
+    with pytest.raises(TrustError, match="by the group"):
+        trust.check_folder(logs, near_services=True)
+
+
 def test_a_mask_that_takes_the_right_to_write_counts(place: Path) -> None:
     acl(place, f"u:{NOBODY}:rw,m::r")
     assert read(place) == b"content"
