@@ -95,23 +95,25 @@ def _write_runs(
 ) -> None:
     # First of all, so that a size that no file can have here is not hashed.
     os.ftruncate(descriptor, member.size)
-    runs = list(sparse)
-    runs.reverse()
+    # One after the other, as a map may name millions.
+    remaining = iter(sparse)
+    rest: tuple[int, int] | None = None
     for piece in pieces:
         guard.spend(descriptor, len(piece))
         view = piece
         while view:
-            if not runs:
+            run = rest or next(remaining, None)
+            if run is None:
                 raise ArchiveError(_TOO_MANY)
-            offset, length = runs.pop()
+            offset, length = run
             part = view[:length]
             if digest is not None:
                 digest.add(offset, part)
             _write_at(descriptor, part, offset)
-            if len(part) < length:
-                runs.append((offset + len(part), length - len(part)))
+            is_whole = len(part) == length
+            rest = None if is_whole else (offset + len(part), length - len(part))
             view = view[len(part) :]
-    if any(length for _, length in runs):
+    if rest or any(length for _, length in remaining):
         raise ArchiveError(_TOO_FEW)
 
 

@@ -27,7 +27,7 @@ from backup_tasks.restore_request import RestoreRequest
 from backup_tasks.signing import SigningKey, make_signing_key, render_public_key
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
-from backup_tasks.tarstream import Member, encode_headers
+from backup_tasks.tarstream import Member, encode_headers, encode_sparse_map
 from tests.cli import Cli, cli
 from tests.hostile import NAME, chunk_lines, entry_lines, write_archive
 from tests.peak_memory import run_measured
@@ -122,7 +122,19 @@ def many_records(file: Path) -> None:
     write_headers(file, [header + body + bytes(-len(body) % 512) + ustar] * 2)
 
 
-def write_headers(file: Path, headers: Sequence[bytes]) -> None:
+def many_runs(file: Path) -> None:
+    """A sparse file whose map names millions of runs."""
+    count = 3_500_000
+    runs = [(number, 0) for number in range(count)]
+    sparse = Member(b"f0", "file", size=count, sparse=runs)
+    whole = encode_sparse_map(runs)
+    sparse.stored = len(whole)
+    write_headers(file, [encode_headers(sparse) + whole], kind="file", size=count)
+
+
+def write_headers(
+    file: Path, headers: Sequence[bytes], *, kind: str = "dir", size: int = 0
+) -> None:
     """An archive of chunks of headers alone, and what they say of their entries."""
     stored = [compress_chunk(raw, 1) for raw in headers]
     lines, entries, offset = [], [], 0
@@ -132,7 +144,10 @@ def write_headers(file: Path, headers: Sequence[bytes]) -> None:
             b'{"offset":%d,"length":%d,"sha256":"%s","raw":%d}\n'
             % (offset, length, one.sha256.encode(), len(raw))
         )
-        entries.append(b'{"path":"f%d","type":"dir","chunk":%d}\n' % (number, number))
+        entries.append(
+            b'{"path":"f%d","type":"%s","size":%d,"chunk":%d,"span":%d}\n'
+            % (number, kind.encode(), size, number, len(raw))
+        )
         offset += length
     said = {"chunks": len(lines), "entries": len(entries), "chunk_bytes": offset}
     write_archive(file, lines, entries, said, front=b"".join(one.stored for one in stored))
@@ -154,6 +169,7 @@ CASES = [
     Case(long_chunks, [VERIFY, (*RESTORE, "--skip-damaged")]),
     Case(long_lines, [VERIFY, SOME]),
     Case(long_headers, [VERIFY, RESTORE]),
+    Case(many_runs, [VERIFY, RESTORE]),
     Case(many_records, [VERIFY, (*RESTORE, "--skip-damaged")]),
 ]
 
