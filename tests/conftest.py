@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from backup_tasks.errors import TrustError
 from backup_tasks.installation import check_installation, check_logs
@@ -22,6 +23,9 @@ from tests.s3_server import REGION, S3Server, start_s3_server
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# How long one example takes says more of the machine than of the code.
+settings.register_profile("any speed", deadline=None)
+settings.load_profile("any speed")
 # Where Debian has cron, setcap and getcap; the PATH of an ordinary user leaves it out.
 os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 

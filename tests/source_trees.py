@@ -86,7 +86,7 @@ def make_links(root: Path) -> None:
     os.link(root / "folder" / "first", root / "folder" / "second")
     os.link(root / "folder" / "first", root / "zz last")
     for name, target in {
-        "absolute": "/etc/passwd",
+        "absolute": "/no/such/thing",
         "dangling": "no/such/thing",
         "to folder": "folder",
         "up": "../..",

@@ -13,6 +13,7 @@ import pytest
 from backup_tasks.catalog import find_backups
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, decode_footer
+from backup_tasks.late_links import LateLinks
 from backup_tasks.local_zone import find_zone
 from backup_tasks.manifest import MANIFEST_PATH, Chunk, Entry, Header
 from backup_tasks.paths import Paths
@@ -112,11 +113,16 @@ def test_every_file_has_the_hash_of_its_whole_content(whole: Laid) -> None:
             assert entry.sha256 == hashlib.sha256(content).hexdigest()
 
 
-def test_folders_come_last_in_chunks_of_their_own(whole: Laid) -> None:
-    folders = {entry.chunk for entry in whole.entries.values() if entry.type == "dir"}
-    others = {entry.chunk for entry in whole.entries.values() if entry.type != "dir"}
-    assert min(folders) > max(others)
-    assert max(folders) == len(whole.chunks) - 1
+def test_folders_come_last_after_late_links_in_chunks_without_other_entries(whole: Laid) -> None:
+    late = LateLinks()
+    folders, links, others = [], [], []
+    for entry in whole.entries.values():
+        kind = folders if entry.type == "dir" else links if late.has(entry) else others
+        kind.append((entry.chunk, entry.offset))
+    assert links
+    assert min(folders) > max(links)
+    assert min(links)[0] > max(others)[0]
+    assert max(folders)[0] == len(whole.chunks) - 1
 
 
 def test_the_manifest_is_in_the_order_of_the_walk(whole: Laid) -> None:

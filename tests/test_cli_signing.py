@@ -196,13 +196,15 @@ def test_vanished_backups_are_a_warning_on_stderr(cli: Cli, task: str) -> None:
         assert len(cli.records()[-1]["warnings"]) == 1
 
 
-def test_an_empty_store_that_was_not_empty_is_told(cli: Cli) -> None:
+@pytest.mark.parametrize("task", ["list", "restore", "verify", "drill"])
+def test_an_empty_store_that_was_not_empty_is_an_error(cli: Cli, task: str) -> None:
     cli.write_profile()
     cli.back_up()
-    archive(cli).unlink()
-    done = cli.run("list", *TEST)
-    assert "but now no backup is left: newer backups have vanished" in done.err
-    assert cli.run("restore", *TEST).err.startswith("WARNING: ")
+    gone = archive(cli)
+    gone.unlink()
+    done = cli.run(task, *TEST)
+    assert done.code == 1
+    assert f"the store lists no backup, and {gone.name}, which was seen there, is gone" in done.err
 
 
 # In a bucket

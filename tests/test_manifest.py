@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backup_tasks import line_table, manifest, manifest_reader
+from backup_tasks import line_table, manifest_reader
 from backup_tasks.errors import ArchiveError
-from backup_tasks.limits import CHUNK_RAW_LIMIT
+from backup_tasks.limits import CHUNK_RAW_LIMIT, LINE_BYTES
 from backup_tasks.manifest import (
     Chunk,
     Entry,
@@ -253,6 +253,6 @@ def test_numbers_that_the_manifest_has_no_room_for_are_refused_at_once(
 
 
 def test_a_line_longer_than_any_is_refused() -> None:
-    path = "a" * manifest.LINE_BYTES
+    path = "a" * LINE_BYTES
     with pytest.raises(ArchiveError, match="a line that is no entry"):
         list(manifest_of([Entry(path=path, type="dir", chunk=0)]).entries())

@@ -59,6 +59,7 @@ def test_the_whole_manifest_is_read_from_what_is_kept(backups: Generations) -> N
 
 
 def test_nobody_else_can_read_it(backups: Generations) -> None:
+    backups.write_profile().chmod(0o600)  # before anybody may write what is made
     old = os.umask(0)
     try:
         backups.backup()

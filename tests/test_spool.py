@@ -55,6 +55,7 @@ def test_members_come_back_in_their_order_or_by_depth(paths: list[str]) -> None:
     for member in members:
         spool.append(member)
     assert list(spool) == members
+    members.reverse()  # stays so among equally deep ones
     expected = sorted(members, key=lambda member: -member.path.count(b"/"))
     deepest_first = sorted(spool.depths(), reverse=True)
     assert [one for depth in deepest_first for one in spool.of_depth(depth)] == expected

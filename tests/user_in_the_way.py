@@ -36,7 +36,7 @@ def items_of_every_kind(count: int = 1) -> list[Item]:
             Item(f"{home}fifo", "fifo", mode=0o666, xattrs={"trusted.note": b"x"}),
             Item(f"{home}pipe", "fifo", mode=0o4777, **theirs),
             Item(f"{home}device", "char", mode=0o666, rdev=(1, 3), **theirs),
-            Item(f"{home}symlink", "symlink", link="/etc/passwd", **theirs),
+            Item(f"{home}symlink", "symlink", link="/no/such/thing", **theirs),
             Item(f"{home}open/inner", mode=0o666),
             Item(f"{home}open", "dir", mode=0o2777, xattrs={"user.note": b"x"}, **theirs),
             Item(f"{home}secret/secret inner", mode=0o644),
