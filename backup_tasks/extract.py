@@ -130,7 +130,14 @@ class Extractor:
             self.leave_out(path, "its headers hold a number that no system takes")
 
     def add_upper_folder(self, member: Member) -> None:
-        """A folder above wanted ones: it gets its own metadata only if a restore made it."""
+        """A folder above wanted ones: it gets its own metadata only if a restore made it.
+
+        Left out where its path is unsafe: so are those of all wanted ones below it, which are told.
+        """
+        try:
+            check_path(_decode(member.path))
+        except UnsafePathError:
+            return
         member.mtime_ns = within_time(member.mtime_ns)
         self._finisher.above.append(member)
 

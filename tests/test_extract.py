@@ -194,6 +194,18 @@ def test_all_hostile_entries_in_one_archive_leave_its_honest_files_intact(
     assert (scene.target / "honest" / "file").read_bytes() == b"honest"
 
 
+@pytest.mark.parametrize("way", ["../outside/new", "a/../../outside/new"])
+def test_no_folder_above_a_wanted_entry_is_made_outside_of_the_target(
+    scene: Scene, forge: Forge, way: str
+) -> None:
+    """With --path, folders that are not wanted themselves come by another way than all else."""
+    folders = [Item(path, "dir", mode=0o777) for path in (way, f"{way}/inner")]
+    archive = forge([*folders, Item(f"{way}/inner/wanted"), Item("wanted")])
+    scene.attack(archive, paths=("wanted",))
+    assert list(scene.left_out()) == [f"{way}/inner/wanted"]
+    assert os.listdir(scene.target) == ["wanted"]
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_links_in_the_target_are_not_followed(scene: Scene, forge: Forge, rule: str) -> None:
     (scene.target / "folder").symlink_to(scene.outside)
