@@ -356,6 +356,30 @@ def test_a_symlink_of_another_user_on_the_way_to_the_target_is_not_followed(town
     assert sorted(os.listdir(town.target)) == ["etc", "home"]
 
 
+@pytest.mark.parametrize("place", ["home", "tmp"])
+def test_a_symlink_of_roots_that_users_could_have_moved_there_is_not_followed(
+    town: Town, place: str
+) -> None:
+    """Whoever may write to a folder may rename what is root's in it, and move it to others."""
+    (town.target / "tmp").mkdir()
+    (town.target / "tmp").chmod(0o1777)
+    (town.home / "link").symlink_to(town.target / "etc")
+    moved = town.target / place / "new"
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    subprocess.run([*command, "mv", "-T", town.home / "link", moved], check=True)
+    with pytest.raises(RestoreError, match=r"another user may have put there.*give --to the fol"):
+        attacks.restore(town.here / "store", attacks.forge_ours([Item("file")]), moved)
+    assert os.listdir(town.target / "etc") == []
+
+
+def test_a_symlink_of_roots_in_a_folder_of_roots_is_followed_also_below_a_sticky_one(
+    town: Town,
+) -> None:
+    (town.here / "link").symlink_to(town.target / "etc")
+    attacks.restore(town.here / "store", attacks.forge_ours([Item("file")]), town.here / "link")
+    assert os.listdir(town.target / "etc") == ["file"]
+
+
 def test_a_target_that_is_swapped_for_a_link_after_it_was_opened_stays_the_target(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
