@@ -291,7 +291,7 @@ class Extractor:
         """Make a hardlink, to anything but a folder.
 
         Args:
-            later: takes what has no target yet; only the symlinks are still to come.
+            later: takes what has no target yet, or none that is known to be the archive's.
         """
         target = _decode(member.link)
         if target in self._unlike:
@@ -311,6 +311,9 @@ class Extractor:
                 return
             try:
                 there = os.fstat(found)
+                if later is not None and self._may_be_replaced(there):
+                    later(member)
+                    return
                 if not (is_certain or self._written.has(target, _inode_of(there))):
                     self.leave_out(path, _replaced(target))
                     return
@@ -321,6 +324,11 @@ class Extractor:
                 os.close(found)
         finally:
             os.close(source)
+
+    def _may_be_replaced(self, there: os.stat_result) -> bool:
+        """Whether the archive may put something else in the place of what is there before all
+        hardlinks are made. Only the symlinks are still to come."""
+        return stat.S_ISLNK(there.st_mode)
 
     def _link_found(
         self, path: str, there: os.stat_result, found: int, source: tuple[int, str]

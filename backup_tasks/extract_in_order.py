@@ -114,6 +114,9 @@ class InOrderExtractor(Extractor):
         self._check_above(os.fsdecode(member.link))
         self._note(path, partial(super()._link, member, path, later))
 
+    def _may_be_replaced(self, there: os.stat_result) -> bool:
+        return False  # a hardlink joins what its target is when it comes
+
     def _note(self, path: str, make: Callable[[], None]) -> None:
         """Make a file or a link, and remember if this came about: it may be kept, or put off."""
         before = self.report.files + self.report.links

@@ -345,6 +345,18 @@ def test_a_hardlink_to_what_an_earlier_run_restored_is_made(town: Town) -> None:
     assert (town.home / "twin").stat().st_nlink == 2
 
 
+@pytest.mark.parametrize("rule", ["never", "always"])
+@pytest.mark.parametrize("folder", ["home", "etc"])
+def test_a_hardlink_to_a_symlink_joins_it_also_after_an_earlier_run(
+    town: Town, folder: str, rule: str
+) -> None:
+    link = Item(f"{folder}/link", "symlink", link="/nowhere", uid=NOBODY, gid=NOBODY)
+    town.restore([link], overwrite="never")
+    report = town.restore([link, Item("home/twin", "hardlink", link=link.path)], overwrite=rule)
+    assert report.extracted.problems == []
+    assert (town.target / link.path).lstat().st_nlink == 2
+
+
 def test_a_symlink_of_another_user_on_the_way_to_the_target_is_not_followed(town: Town) -> None:
     for name, to in {"link": str(town.target / "etc"), "way": str(town.target)}.items():
         (town.home / name).symlink_to(to)
