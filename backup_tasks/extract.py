@@ -60,6 +60,8 @@ class Extractor:
     `add` each member, then `finish` once, or `abandon`; `close` in any case.
     """
 
+    _are_symlinks_last = True
+
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
         self._policy = policy
         self._own_descriptors = open_own_descriptors()
@@ -82,7 +84,7 @@ class Extractor:
         # What stands under these names is this run's, and makes way; see extract_in_order.
         self._ours: Container[str] = ()
         # What the archive says of these is not what stands under their names now.
-        self._unlike: set[str] = set()
+        self._unlike = InodeTable()
         # What was written where others can replace it.
         self._written = InodeTable()
         self.report = ExtractReport(notes=self._setter.notes)
@@ -125,7 +127,7 @@ class Extractor:
             else:
                 self._try(path, partial(self._add_node, member, path))
         except UnsafePathError as error:
-            self.report.problems.append((path, str(error)))
+            self.report.add_problem(path, str(error))
         except OverflowError:
             self.leave_out(path, "its headers hold a number that no system takes")
 
@@ -143,8 +145,8 @@ class Extractor:
 
     def leave_out(self, path: str, reason: str) -> None:
         """Note an entry that cannot be restored; no hardlink joins what stands in its place."""
-        self._unlike.add(path)
-        self.report.problems.append((path, reason))
+        self._unlike.add(path, True)
+        self.report.add_problem(path, reason)
 
     def finish(self) -> ExtractReport:
         """Make the links, then set the folders' own metadata, deepest first."""
@@ -201,7 +203,7 @@ class Extractor:
         if rule == "always" or (rule == "older" and there.st_mtime_ns < mtime_ns):
             return True
         if not _is_like(there, member):
-            self._unlike.add(path)
+            self._unlike.add(path, True)
         elif there.st_uid in (os.geteuid(), owner_of(member)[0]):
             self._note_written(path, there)
         self.report.kept += 1
@@ -294,7 +296,7 @@ class Extractor:
             later: takes what has no target yet, or none that is known to be the archive's.
         """
         target = _decode(member.link)
-        if target in self._unlike:
+        if self._unlike.has(target, True):
             self.leave_out(path, f"{target!r}, which it is a link to, was not restored")
             return
         target_parent, target_name = split_path(target)
@@ -311,8 +313,8 @@ class Extractor:
                 return
             try:
                 there = os.fstat(found)
-                if later is not None and self._may_be_replaced(there):
-                    later(member)
+                if later is not None and self._are_symlinks_last and stat.S_ISLNK(there.st_mode):
+                    later(member)  # it may be of an earlier run, and be replaced yet
                     return
                 if not (is_certain or self._written.has(target, _inode_of(there))):
                     self.leave_out(path, _replaced(target))
@@ -324,11 +326,6 @@ class Extractor:
                 os.close(found)
         finally:
             os.close(source)
-
-    def _may_be_replaced(self, there: os.stat_result) -> bool:
-        """Whether the archive may put something else in the place of what is there before all
-        hardlinks are made. Only the symlinks are still to come."""
-        return stat.S_ISLNK(there.st_mode)
 
     def _link_found(
         self, path: str, there: os.stat_result, found: int, source: tuple[int, str]

@@ -34,6 +34,8 @@ class InOrderExtractor(Extractor):
     Takes up to 48 bytes of memory a path that is written, and 24 for one that is kept.
     """
 
+    _are_symlinks_last = False
+
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
         super().__init__(root, policy)
         self._ours = self._here = InodeTable()
@@ -65,7 +67,7 @@ class InOrderExtractor(Extractor):
             else:
                 self._each(member, self._add_folder)
         except UnsafePathError as error:
-            self.report.problems.append((path, str(error)))
+            self.report.add_problem(path, str(error))
 
     def finish(self) -> ExtractReport:
         self._is_finishing = True
@@ -98,9 +100,9 @@ class InOrderExtractor(Extractor):
 
     def _add_node(self, member: Member, path: str) -> None:
         report = self.report
-        before = report.kept, len(report.problems)
+        before = report.kept, report.lost
         super()._add_node(member, path)
-        if before == (report.kept, len(report.problems)):
+        if before == (report.kept, report.lost):
             self._made_leaf(path)
 
     def _symlink(self, member: Member, path: str) -> None:
@@ -114,9 +116,6 @@ class InOrderExtractor(Extractor):
         self._check_above(os.fsdecode(member.link))
         self._note(path, partial(super()._link, member, path, later))
 
-    def _may_be_replaced(self, there: os.stat_result) -> bool:
-        return False  # a hardlink joins what its target is when it comes
-
     def _note(self, path: str, make: Callable[[], None]) -> None:
         """Make a file or a link, and remember if this came about: it may be kept, or put off."""
         before = self.report.files + self.report.links
@@ -126,7 +125,8 @@ class InOrderExtractor(Extractor):
 
     def _made_leaf(self, path: str) -> None:
         self._here.add(path, None)
-        self._unlike.discard(path)
+        if path in self._unlike:
+            self._unlike.add(path, False)
 
     def _add_folder(self, member: Member, path: str) -> None:
         parent, name = split_path(path)

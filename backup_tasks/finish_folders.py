@@ -118,12 +118,12 @@ class FolderFinisher:
 
     def _each(self, member: Member, *, is_wanted: bool) -> None:
         path = os.fsdecode(member.path)
-        self._left.add(path)
         self._attempt(path, partial(self._set_folder, member, path, is_wanted=is_wanted))
 
     def _set_folder(self, member: Member, path: str, *, is_wanted: bool) -> None:
         if not self.is_due(path):
             return
+        self._left.add(path)
         try:
             folder = self._folders.enter(path)
         except FileNotFoundError:

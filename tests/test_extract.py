@@ -17,10 +17,11 @@ import pytest
 
 from backup_tasks import foreign
 from backup_tasks.errors import ArchiveError, BackupError, RestoreError
-from backup_tasks.extract_policy import ExtractPolicy
+from backup_tasks.extract_policy import PROBLEMS_BYTES, ExtractPolicy
 from backup_tasks.limits import TOO_MANY_HOLES
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.report import unrestored
 from backup_tasks.restore_target import OpenTarget
 from backup_tasks.tarstream import Member
 from tests import attacks
@@ -259,6 +260,19 @@ def test_what_could_lead_out_is_named_and_its_neighbours_are_restored(
     assert sorted(os.listdir(scene.target)) == ["before", "z"]
     assert set(scene.left_out()) == {"../outside/new", "h"}
     assert all("lead out" in reason for reason in scene.left_out().values())
+
+
+def test_problems_beyond_what_memory_is_for_are_counted(scene: Scene, forge: Forge) -> None:
+    scene.attack(forge([Item("../outside/new")]))
+    found = scene.reports[-1]
+    path = "x" * 2**20
+    for _ in range(999):
+        found.extracted.add_problem(path, "too many")
+    kept = found.extracted.problems
+    assert kept[0][0] == "../outside/new"
+    assert sum(len(path) for path, _ in kept) < PROBLEMS_BYTES
+    assert str(unrestored(found)).startswith("1,000 of ")
+    assert str(unrestored(found)).endswith(" and 980 more")
 
 
 def test_honest_symlinks_to_anywhere_are_restored(scene: Scene, forge: Forge) -> None:
