@@ -44,7 +44,7 @@ class InOrderExtractor(Extractor):
         self._is_finishing = False
         self._may_replace = policy.overwrite == "always"
         self._finisher.is_due = self._is_due
-        self._folders.on_made = partial(self._note_made, self._folders.on_made)
+        self._folders.on_made = self._note_made
 
     def add(
         self,
@@ -136,9 +136,8 @@ class InOrderExtractor(Extractor):
         self._folders.enter(path)
         self._finisher.wanted.append(member)
 
-    def _note_made(self, note: Callable[[str], None], path: str) -> None:
+    def _note_made(self, path: str) -> None:
         self._here.add(path, None)
-        note(path)
 
     def _is_due(self, path: str) -> bool:
         """The last entry of a folder comes first here, and is the one that counts."""

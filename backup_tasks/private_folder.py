@@ -51,8 +51,8 @@ class PrivateFolder:
             with contextlib.suppress(OSError), _unchanged_times(self._parent):
                 _empty(self.descriptor)
                 # Closed before it is unlinked: NFS and FUSE keep another name for an open file.
-                os.close(self._marker)
-                self._marker = -1
+                marker, self._marker = self._marker, -1
+                os.close(marker)
                 _remove(self._parent, self._name, self.descriptor)
         finally:
             for descriptor in (self._marker, self.descriptor, self._parent):
@@ -311,6 +311,13 @@ def owner_of_new(folder: int) -> int | None:
 
     A server or a mount option may decide that it is somebody else than we are.
     """
+    with contextlib.suppress(OSError):
+        # Of a file without a name nothing stays, whenever this process ends.
+        made = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            return os.fstat(made).st_uid
+        finally:
+            os.close(made)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     name = PREFIX + os.urandom(16).hex()
     try:

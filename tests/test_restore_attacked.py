@@ -300,6 +300,41 @@ def test_folders_of_a_killed_run_are_finished_where_they_were_made_and_nowhere_e
         assert any("another folder" in reason for _, reason in report.extracted.problems)
 
 
+@pytest.mark.parametrize("calls", [("link",), ("fchown",)], ids=" ".join)
+@pytest.mark.parametrize("forge", [attacks.forge_ours, attacks.forge_plain])
+def test_what_a_killed_run_left_closed_is_opened_whatever_the_archive_says_of_it(
+    town: Town, forge: attacks.Forge, calls: tuple[str, ...]
+) -> None:
+    """Many an archive names no folders; and of one that it does name the owner is set first."""
+    named = Item("theirs", "dir", mode=0o755, uid=NOBODY, gid=NOBODY)
+    archive = forge([Item("theirs/file"), named, Item("unnamed/inner/file")])
+    arguments = str(town.here / "store"), str(town.target), archive
+    assert killed_after(2 if calls == ("link",) else 1, calls, restore_archive, *arguments)
+    restore_archive(*arguments)
+    for name in ("theirs", "unnamed", "unnamed/inner"):
+        assert (town.target / name).stat().st_mode & 0o7777 == 0o777 & ~UMASK, name
+
+
+def test_a_folder_after_whose_making_a_signal_came_at_once_is_finished_by_the_next_run(
+    town: Town,
+) -> None:
+    real = os.mkdir
+
+    def make_and_stop(name: str, mode: int = 0o777, **options: Any) -> None:
+        real(name, mode, **options)
+        if name == "inner":
+            raise KeyboardInterrupt
+
+    folders = [Item(f"home/{name}", "dir", mode=0o755) for name in ("outer/inner", "outer")]
+    items = [Item("home/outer/inner/file"), *folders]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "mkdir", make_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            town.restore(items, overwrite="never")
+    assert town.restore(items, overwrite="never").extracted.problems == []
+    assert (town.home / "outer" / "inner").stat().st_mode & 0o7777 == 0o755
+
+
 def restore_archive(store: str, target: str, archive: bytes) -> None:
     attacks.restore(Path(store), archive, Path(target), overwrite="never", trusted=True)
 
