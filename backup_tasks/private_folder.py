@@ -151,10 +151,22 @@ def sweep(parent: int) -> None:
     One is known by its owner and mode, by what is written in it, where nobody else can write, and
     by its lock, which no living process holds.
     """
-    for name in os.listdir(parent):
+    for name in _names_in(parent):
         if name.startswith(PREFIX):
             with contextlib.suppress(OSError):
                 _sweep_one(parent, name)
+
+
+def _names_in(folder: int) -> Iterator[str]:
+    """One after the other: others decide how many there are."""
+    # Reading goes on where it was in all copies of a descriptor.
+    again = os.open(".", OPEN_FOLDER, dir_fd=folder)
+    try:
+        with os.scandir(again) as found:
+            for one in found:
+                yield one.name
+    finally:
+        os.close(again)
 
 
 def _sweep_one(parent: int, name: str) -> None:
@@ -283,7 +295,7 @@ def _names_of(parent: int, name: str, folder: int) -> Iterator[str]:
     if _is_at(parent, name, folder):
         yield name
         return
-    for other in os.listdir(parent):
+    for other in _names_in(parent):
         if _is_at(parent, other, folder):
             yield other
 

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,20 @@ def test_nothing_has_a_name_while_it_is_asked_whose_new_files_are(
     monkeypatch.setattr(os, "fstat", look)
     assert owner_of_new(folder) == os.geteuid()
     assert seen == [[]]
+
+
+def test_however_many_names_others_put_beside_it_they_take_no_memory(
+    folder: int, tmp_path: Path
+) -> None:
+    for number in range(5_000):
+        (tmp_path / "target" / f"{number:0250}").touch()
+    tracemalloc.start()
+    try:
+        PrivateFolder(folder).remove()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**19
 
 
 def test_a_private_folder_inherits_no_acl(folder: int, tmp_path: Path) -> None:
