@@ -202,7 +202,7 @@ class Extractor:
         rule = self._policy.overwrite
         if rule == "always" or (rule == "older" and there.st_mtime_ns < mtime_ns):
             return True
-        if not _is_like(there, member):
+        if not _is_like(folder, name, there, member):
             self._unlike.add(path, True)
         elif there.st_uid in (os.geteuid(), owner_of(member)[0]):
             self._note_written(path, there)
@@ -374,13 +374,27 @@ def _umask() -> int:
     return mask
 
 
-def _is_like(there: os.stat_result, member: Member) -> bool:
+def _is_like(folder: int, name: str, there: os.stat_result, member: Member) -> bool:
     """Whether what was kept is, by all appearances, what the archive holds."""
     if stat.S_IFMT(there.st_mode) != _FORMATS.get(member.kind):
         return False
-    if member.kind != "file":
-        return True
-    return (there.st_size, there.st_mtime_ns) == (member.size, member.mtime_ns)
+    if member.kind == "file":
+        return (there.st_size, there.st_mtime_ns) == (member.size, member.mtime_ns)
+    if member.kind == "symlink":
+        return _target_of(folder, name, there) == member.link
+    return there.st_rdev == os.makedev(member.rdev_major, member.rdev_minor)
+
+
+def _target_of(folder: int, name: str, there: os.stat_result) -> bytes:
+    """Where a symlink leads; nowhere if there is something else by now."""
+    try:
+        link = os.open(name, _LOOK, dir_fd=folder)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.readlink(b"", dir_fd=link) if os.path.samestat(os.fstat(link), there) else b""
+    finally:
+        os.close(link)
 
 
 # A name that is empty, "." or ".."; no path may hold a zero byte.

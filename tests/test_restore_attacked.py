@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -378,6 +379,32 @@ def test_a_hardlink_to_what_an_earlier_run_restored_is_made(town: Town) -> None:
     report = town.restore(items, overwrite="never")
     assert report.extracted.problems == []
     assert (town.home / "twin").stat().st_nlink == 2
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Item("home/x", "symlink", link="/right", uid=NOBODY, gid=NOBODY),
+        Item("home/x", "char", rdev=(1, 3)),
+    ],
+    ids=lambda item: item.kind,
+)
+@pytest.mark.parametrize("forge", [attacks.forge_ours, attacks.forge_plain])
+def test_a_hardlink_joins_no_link_or_device_of_its_users_choice(
+    town: Town, item: Item, forge: attacks.Forge
+) -> None:
+    """One that was there before, and is kept, is the archive's only if it leads to the same."""
+    if item.kind == "symlink":
+        (town.home / "x").symlink_to("/wrong")
+        os.lchown(town.home / "x", NOBODY, NOBODY)
+    else:
+        os.mknod(town.home / "x", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    archive = forge([item, Item("etc/x", "hardlink", link="home/x")])
+    report = attacks.restore(
+        town.here / "store", archive, town.target, overwrite="never", trusted=True
+    )
+    assert [path for path, _ in report.extracted.problems] == ["etc/x"]
+    assert os.listdir(town.target / "etc") == []
 
 
 @pytest.mark.parametrize("rule", ["never", "always"])
