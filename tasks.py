@@ -262,7 +262,7 @@ def restore(
             running.keys(identity),
         )
         report.print_restore(done, as_json=json)
-        if done.extracted.problems:
+        if done.extracted.lost:
             raise report.unrestored(done)
 
 

@@ -60,6 +60,8 @@ class Extractor:
     `add` each member, then `finish` once, or `abandon`; `close` in any case.
     """
 
+    _are_symlinks_last = True
+
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
         self._policy = policy
         self._own_descriptors = open_own_descriptors()
@@ -82,7 +84,7 @@ class Extractor:
         # What stands under these names is this run's, and makes way; see extract_in_order.
         self._ours: Container[str] = ()
         # What the archive says of these is not what stands under their names now.
-        self._unlike: set[str] = set()
+        self._unlike = InodeTable()
         # What was written where others can replace it.
         self._written = InodeTable()
         self.report = ExtractReport(notes=self._setter.notes)
@@ -125,19 +127,26 @@ class Extractor:
             else:
                 self._try(path, partial(self._add_node, member, path))
         except UnsafePathError as error:
-            self.report.problems.append((path, str(error)))
+            self.report.add_problem(path, str(error))
         except OverflowError:
             self.leave_out(path, "its headers hold a number that no system takes")
 
     def add_upper_folder(self, member: Member) -> None:
-        """A folder above wanted ones: it gets its own metadata only if a restore made it."""
+        """A folder above wanted ones: it gets its own metadata only if a restore made it.
+
+        Left out where its path is unsafe: so are those of all wanted ones below it, which are told.
+        """
+        try:
+            check_path(_decode(member.path))
+        except UnsafePathError:
+            return
         member.mtime_ns = within_time(member.mtime_ns)
         self._finisher.above.append(member)
 
     def leave_out(self, path: str, reason: str) -> None:
         """Note an entry that cannot be restored; no hardlink joins what stands in its place."""
-        self._unlike.add(path)
-        self.report.problems.append((path, reason))
+        self._unlike.add(path, True)
+        self.report.add_problem(path, reason)
 
     def finish(self) -> ExtractReport:
         """Make the links, then set the folders' own metadata, deepest first."""
@@ -193,8 +202,8 @@ class Extractor:
         rule = self._policy.overwrite
         if rule == "always" or (rule == "older" and there.st_mtime_ns < mtime_ns):
             return True
-        if not _is_like(there, member):
-            self._unlike.add(path)
+        if not _is_like(folder, name, there, member):
+            self._unlike.add(path, True)
         elif there.st_uid in (os.geteuid(), owner_of(member)[0]):
             self._note_written(path, there)
         self.report.kept += 1
@@ -284,10 +293,10 @@ class Extractor:
         """Make a hardlink, to anything but a folder.
 
         Args:
-            later: takes what has no target yet; only the symlinks are still to come.
+            later: takes what has no target yet, or none that is known to be the archive's.
         """
         target = _decode(member.link)
-        if target in self._unlike:
+        if self._unlike.has(target, True):
             self.leave_out(path, f"{target!r}, which it is a link to, was not restored")
             return
         target_parent, target_name = split_path(target)
@@ -304,6 +313,9 @@ class Extractor:
                 return
             try:
                 there = os.fstat(found)
+                if later is not None and self._are_symlinks_last and stat.S_ISLNK(there.st_mode):
+                    later(member)  # it may be of an earlier run, and be replaced yet
+                    return
                 if not (is_certain or self._written.has(target, _inode_of(there))):
                     self.leave_out(path, _replaced(target))
                     return
@@ -362,13 +374,27 @@ def _umask() -> int:
     return mask
 
 
-def _is_like(there: os.stat_result, member: Member) -> bool:
+def _is_like(folder: int, name: str, there: os.stat_result, member: Member) -> bool:
     """Whether what was kept is, by all appearances, what the archive holds."""
     if stat.S_IFMT(there.st_mode) != _FORMATS.get(member.kind):
         return False
-    if member.kind != "file":
-        return True
-    return (there.st_size, there.st_mtime_ns) == (member.size, member.mtime_ns)
+    if member.kind == "file":
+        return (there.st_size, there.st_mtime_ns) == (member.size, member.mtime_ns)
+    if member.kind == "symlink":
+        return _target_of(folder, name, there) == member.link
+    return there.st_rdev == os.makedev(member.rdev_major, member.rdev_minor)
+
+
+def _target_of(folder: int, name: str, there: os.stat_result) -> bytes:
+    """Where a symlink leads; nowhere if there is something else by now."""
+    try:
+        link = os.open(name, _LOOK, dir_fd=folder)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.readlink(b"", dir_fd=link) if os.path.samestat(os.fstat(link), there) else b""
+    finally:
+        os.close(link)
 
 
 # A name that is empty, "." or ".."; no path may hold a zero byte.

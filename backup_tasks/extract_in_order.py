@@ -34,6 +34,8 @@ class InOrderExtractor(Extractor):
     Takes up to 48 bytes of memory a path that is written, and 24 for one that is kept.
     """
 
+    _are_symlinks_last = False
+
     def __init__(self, root: int, policy: ExtractPolicy) -> None:
         super().__init__(root, policy)
         self._ours = self._here = InodeTable()
@@ -42,7 +44,7 @@ class InOrderExtractor(Extractor):
         self._is_finishing = False
         self._may_replace = policy.overwrite == "always"
         self._finisher.is_due = self._is_due
-        self._folders.on_made = partial(self._note_made, self._folders.on_made)
+        self._folders.on_made = self._note_made
 
     def add(
         self,
@@ -65,7 +67,7 @@ class InOrderExtractor(Extractor):
             else:
                 self._each(member, self._add_folder)
         except UnsafePathError as error:
-            self.report.problems.append((path, str(error)))
+            self.report.add_problem(path, str(error))
 
     def finish(self) -> ExtractReport:
         self._is_finishing = True
@@ -98,9 +100,9 @@ class InOrderExtractor(Extractor):
 
     def _add_node(self, member: Member, path: str) -> None:
         report = self.report
-        before = report.kept, len(report.problems)
+        before = report.kept, report.lost
         super()._add_node(member, path)
-        if before == (report.kept, len(report.problems)):
+        if before == (report.kept, report.lost):
             self._made_leaf(path)
 
     def _symlink(self, member: Member, path: str) -> None:
@@ -123,7 +125,8 @@ class InOrderExtractor(Extractor):
 
     def _made_leaf(self, path: str) -> None:
         self._here.add(path, None)
-        self._unlike.discard(path)
+        if path in self._unlike:
+            self._unlike.add(path, False)
 
     def _add_folder(self, member: Member, path: str) -> None:
         parent, name = split_path(path)
@@ -133,9 +136,8 @@ class InOrderExtractor(Extractor):
         self._folders.enter(path)
         self._finisher.wanted.append(member)
 
-    def _note_made(self, note: Callable[[str], None], path: str) -> None:
+    def _note_made(self, path: str) -> None:
         self._here.add(path, None)
-        note(path)
 
     def _is_due(self, path: str) -> bool:
         """The last entry of a folder comes first here, and is the one that counts."""

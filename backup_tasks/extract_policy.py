@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Overwrite = Literal["never", "older", "always"]
+# What problems take in memory, roughly; beyond that they are counted.
+PROBLEMS_BYTES = 2**25
+_PROBLEM_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,8 @@ class ExtractReport:
         files, bytes: regular files written, with their content bytes; links: hard and
             symbolic; folders.
         kept: entries that were there already and were left as they are.
-        problems: (path, reason) of each entry that could not be restored.
+        problems: (path, reason) of entries that could not be restored, of the first ones where
+            they are beyond count; lost: how many such entries there are.
         notes: said once, whatever number of entries it concerns.
     """
 
@@ -41,5 +45,14 @@ class ExtractReport:
     links: int = 0
     folders: int = 0
     kept: int = 0
+    lost: int = 0
     problems: list[tuple[str, str]] = field(default_factory=list)
     notes: set[str] = field(default_factory=set)
+    _room: int = PROBLEMS_BYTES
+
+    def add_problem(self, path: str, reason: str) -> None:
+        """Note an entry that could not be restored."""
+        self.lost += 1
+        self._room -= len(path) + len(reason) + _PROBLEM_BYTES
+        if self._room >= 0:
+            self.problems.append((path, reason))

@@ -81,7 +81,9 @@ class FolderFinisher:
         self._left: set[str] = set()
         # Folders that others could move and that got their own metadata.
         self._finished = InodeTable()
-        folders.on_made = self._note_made
+        # The paths in `_made`.
+        self._noted = InodeTable()
+        folders.on_making = self._note_made
 
     def finish(self) -> None:
         """Set all folders, deepest first: until a folder is set nobody else can change what is in
@@ -118,12 +120,12 @@ class FolderFinisher:
 
     def _each(self, member: Member, *, is_wanted: bool) -> None:
         path = os.fsdecode(member.path)
-        self._left.add(path)
         self._attempt(path, partial(self._set_folder, member, path, is_wanted=is_wanted))
 
     def _set_folder(self, member: Member, path: str, *, is_wanted: bool) -> None:
         if not self.is_due(path):
             return
+        self._left.add(path)
         try:
             folder = self._folders.enter(path)
         except FileNotFoundError:
@@ -132,7 +134,9 @@ class FolderFinisher:
             raise
         status = os.fstat(folder)
         standing = self._folders.standing
-        is_new = standing.is_sealed and is_unfinished(status)
+        # A run that was killed may have set the owner, and no more.
+        is_given = standing.mover is None and status.st_uid == owner_of(member)[0]
+        is_new = is_unfinished(status) and (standing.is_sealed or is_given)
         may_change = is_wanted and self._may_change and not self._is_abandoned
         if is_new or has_mark(folder, status, path):
             self._finish_one(folder, member, status, path)
@@ -141,7 +145,7 @@ class FolderFinisher:
         elif (may_change and not _looks_like(status, member)) or _is_left_closed(status):
             self._leave_out(path, _MOVABLE)
             return
-        if is_new:
+        if is_new and path in self._noted:
             self._unfinished[path.count("/")] -= hash(path)
         self._left.discard(path)
         self.count += is_wanted
@@ -160,6 +164,10 @@ class FolderFinisher:
             drop_mark(folder)
 
     def _note_made(self, path: str) -> None:
+        """Before it is made: a signal may come right after that."""
+        if path in self._noted:
+            return
+        self._noted.add(path, None)
         self._made.append(Member(os.fsencode(path), "dir"))
         self._unfinished[path.count("/")] += hash(path)
 

@@ -58,6 +58,8 @@ class MakingFolderStack(FolderStack):
         may_replace: a file or symlink in the place of a folder makes way for it.
 
     Attributes:
+        on_making: called with the path of each folder that is about to be made, and of each that
+            an earlier run may have made and left closed; more than once for the same one.
         on_made: called with the path of each folder that was made.
         makes: whether it does; else a folder that is not there raises FileNotFoundError.
         private: where things are made that get their names by a rename.
@@ -68,6 +70,7 @@ class MakingFolderStack(FolderStack):
         self.makes = True
         self.private = PrivateFolders(lambda: [root, *(folder for _, folder in self._open)])
         self._may_replace = may_replace
+        self.on_making: Callable[[str], None] = lambda _: None
         self.on_made: Callable[[str], None] = lambda _: None
         self._entered: str | None = None
         self._folder = root
@@ -146,7 +149,9 @@ class MakingFolderStack(FolderStack):
     def _open_there(self, folder: int, name: str) -> int:
         child = super().open_child(folder, name)
         try:
-            self._standings[child] = self._judge(folder, child, name)
+            standing = self._standings[child] = self._judge(folder, child, name)
+            if standing.is_sealed:
+                self.on_making(self._path_to(name))
         except BaseException:
             os.close(child)
             raise
@@ -205,8 +210,10 @@ class MakingFolderStack(FolderStack):
 
     def _make_inside(self, folder: int, name: str) -> int:
         """Make a folder where nobody else can put another in its place."""
+        path = self._path_to(name)
+        self.on_making(path)
         os.mkdir(name, UNFINISHED_MODE, dir_fd=folder)
-        self.on_made(self._path_to(name))
+        self.on_made(path)
         made = super().open_child(folder, name)
         self._standings[made] = _SEALED
         status = _closed(made)
@@ -221,6 +228,7 @@ class MakingFolderStack(FolderStack):
         Raises FileExistsError when there is something else by now.
         """
         path = self._path_to(name)
+        self.on_making(path)
         with contextlib.ExitStack() as opened:
             made = -1
 

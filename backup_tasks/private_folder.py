@@ -51,8 +51,8 @@ class PrivateFolder:
             with contextlib.suppress(OSError), _unchanged_times(self._parent):
                 _empty(self.descriptor)
                 # Closed before it is unlinked: NFS and FUSE keep another name for an open file.
-                os.close(self._marker)
-                self._marker = -1
+                marker, self._marker = self._marker, -1
+                os.close(marker)
                 _remove(self._parent, self._name, self.descriptor)
         finally:
             for descriptor in (self._marker, self.descriptor, self._parent):
@@ -151,10 +151,22 @@ def sweep(parent: int) -> None:
     One is known by its owner and mode, by what is written in it, where nobody else can write, and
     by its lock, which no living process holds.
     """
-    for name in os.listdir(parent):
+    for name in _names_in(parent):
         if name.startswith(PREFIX):
             with contextlib.suppress(OSError):
                 _sweep_one(parent, name)
+
+
+def _names_in(folder: int) -> Iterator[str]:
+    """One after the other: others decide how many there are."""
+    # Reading goes on where it was in all copies of a descriptor.
+    again = os.open(".", OPEN_FOLDER, dir_fd=folder)
+    try:
+        with os.scandir(again) as found:
+            for one in found:
+                yield one.name
+    finally:
+        os.close(again)
 
 
 def _sweep_one(parent: int, name: str) -> None:
@@ -283,7 +295,7 @@ def _names_of(parent: int, name: str, folder: int) -> Iterator[str]:
     if _is_at(parent, name, folder):
         yield name
         return
-    for other in os.listdir(parent):
+    for other in _names_in(parent):
         if _is_at(parent, other, folder):
             yield other
 
@@ -311,6 +323,13 @@ def owner_of_new(folder: int) -> int | None:
 
     A server or a mount option may decide that it is somebody else than we are.
     """
+    with contextlib.suppress(OSError):
+        # Of a file without a name nothing stays, whenever this process ends.
+        made = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            return os.fstat(made).st_uid
+        finally:
+            os.close(made)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     name = PREFIX + os.urandom(16).hex()
     try:

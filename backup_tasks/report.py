@@ -229,6 +229,7 @@ def print_restore(report: RestoreReport, *, as_json: bool) -> None:
                 "bytes": done.bytes,
                 "kept": done.kept,
                 "problems": [{"path": p, "reason": reason} for p, reason in done.problems],
+                "problems_total": done.lost,
                 "notes": sorted(done.notes),
                 "signature": report.proof.to_json(),
             }
@@ -273,11 +274,11 @@ def print_drill(report: DrillReport, *, as_json: bool) -> None:
 
 def unrestored(report: RestoreReport) -> RestoreError:
     """The error that names what could not be restored."""
-    problems = report.extracted.problems
+    lost, problems = report.extracted.lost, report.extracted.problems
     shown = [f"  {printable(p)}: {reason}" for p, reason in problems[:_SHOWN_PROBLEMS]]
-    if len(problems) > len(shown):
-        shown.append(f"  and {len(problems) - len(shown):,} more")
-    head = f"{len(problems):,} of {report.entries:,} entries could not be restored:"
+    if lost > len(shown):
+        shown.append(f"  and {lost - len(shown):,} more")
+    head = f"{lost:,} of {report.entries:,} entries could not be restored:"
     return RestoreError("\n".join([head, *shown]))
 
 

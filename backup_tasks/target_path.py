@@ -20,7 +20,8 @@ def walk_to(target: Path) -> int:
     to others.
 
     The operator may name a symlink, or a path that leads through some. But those of other users
-    are not followed: they could lead to another place at any time.
+    are not followed: they could lead to another place at any time. Neither are those that others
+    could have put there: they may move root's own.
 
     Raises:
         RestoreError: such a symlink, or somebody replaced a folder that was made here.
@@ -29,6 +30,7 @@ def walk_to(target: Path) -> int:
     names = list(reversed(target.absolute().parts[1:]))
     links = 0
     here, master = _start()
+    is_sticky = False
     try:
         while names:
             name = names.pop()
@@ -41,17 +43,22 @@ def walk_to(target: Path) -> int:
                         f"there; make it yourself, where no other user can write"
                     )
                 if not stat.S_ISLNK(status.st_mode):
-                    master = master_of(child, status, master)
+                    is_ours = is_trusted(status.st_uid)
+                    # In a folder like /tmp only owners move what is theirs.
+                    mover = (None if is_ours else status.st_uid) if is_sticky else master
+                    is_sticky = bool(status.st_mode & stat.S_ISVTX) and is_ours and mover is None
+                    master = master_of(child, status, mover)
                     here, child = child, here
                     continue
                 links += 1
-                to = _follow(target, child, status, links)
+                to = _follow(target, child, status, links, is_certain=master is None)
             finally:
                 os.close(child)
             names.extend(reversed([step for step in to.split("/") if step]))
             if to.startswith("/"):
                 os.close(here)
                 here, master = _start()
+                is_sticky = False
     except BaseException:
         os.close(here)
         raise
@@ -71,12 +78,16 @@ def _open_or_make(folder: int, name: str, mode: int) -> tuple[int, bool]:
         return os.open(name, _LOOK | os.O_DIRECTORY, dir_fd=folder), True
 
 
-def _follow(target: Path, link: int, status: os.stat_result, links: int) -> str:
+def _follow(
+    target: Path, link: int, status: os.stat_result, links: int, *, is_certain: bool
+) -> str:
     to = os.readlink("", dir_fd=link)
-    if not is_trusted(status.st_uid):
+    is_theirs = not is_trusted(status.st_uid)
+    if is_theirs or not is_certain:
+        whose = "of another user's" if is_theirs else "that another user may have put there"
         raise RestoreError(
-            f"{printable(str(target))} leads through a symlink of another user's, to "
-            f"{printable(to)}; give --to the folder itself"
+            f"{printable(str(target))} leads through a symlink {whose}, to {printable(to)}; "
+            "give --to the folder itself"
         )
     if links > _MOST_LINKS:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

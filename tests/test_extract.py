@@ -17,10 +17,11 @@ import pytest
 
 from backup_tasks import foreign
 from backup_tasks.errors import ArchiveError, BackupError, RestoreError
-from backup_tasks.extract_policy import ExtractPolicy
+from backup_tasks.extract_policy import PROBLEMS_BYTES, ExtractPolicy
 from backup_tasks.limits import TOO_MANY_HOLES
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.report import unrestored
 from backup_tasks.restore_target import OpenTarget
 from backup_tasks.tarstream import Member
 from tests import attacks
@@ -194,6 +195,18 @@ def test_all_hostile_entries_in_one_archive_leave_its_honest_files_intact(
     assert (scene.target / "honest" / "file").read_bytes() == b"honest"
 
 
+@pytest.mark.parametrize("way", ["../outside/new", "a/../../outside/new"])
+def test_no_folder_above_a_wanted_entry_is_made_outside_of_the_target(
+    scene: Scene, forge: Forge, way: str
+) -> None:
+    """With --path, folders that are not wanted themselves come by another way than all else."""
+    folders = [Item(path, "dir", mode=0o777) for path in (way, f"{way}/inner")]
+    archive = forge([*folders, Item(f"{way}/inner/wanted"), Item("wanted")])
+    scene.attack(archive, paths=("wanted",))
+    assert list(scene.left_out()) == [f"{way}/inner/wanted"]
+    assert os.listdir(scene.target) == ["wanted"]
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_links_in_the_target_are_not_followed(scene: Scene, forge: Forge, rule: str) -> None:
     (scene.target / "folder").symlink_to(scene.outside)
@@ -247,6 +260,19 @@ def test_what_could_lead_out_is_named_and_its_neighbours_are_restored(
     assert sorted(os.listdir(scene.target)) == ["before", "z"]
     assert set(scene.left_out()) == {"../outside/new", "h"}
     assert all("lead out" in reason for reason in scene.left_out().values())
+
+
+def test_problems_beyond_what_memory_is_for_are_counted(scene: Scene, forge: Forge) -> None:
+    scene.attack(forge([Item("../outside/new")]))
+    found = scene.reports[-1]
+    path = "x" * 2**20
+    for _ in range(999):
+        found.extracted.add_problem(path, "too many")
+    kept = found.extracted.problems
+    assert kept[0][0] == "../outside/new"
+    assert sum(len(path) for path, _ in kept) < PROBLEMS_BYTES
+    assert str(unrestored(found)).startswith("1,000 of ")
+    assert str(unrestored(found)).endswith(" and 980 more")
 
 
 def test_honest_symlinks_to_anywhere_are_restored(scene: Scene, forge: Forge) -> None:

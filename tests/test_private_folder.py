@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from backup_tasks import private_folder
 from backup_tasks.inode_table import InodeTable
 from backup_tasks.labels import LABEL
 from backup_tasks.paths import PROJECT_ROOT
-from backup_tasks.private_folder import PREFIX, PrivateFolder, sweep
+from backup_tasks.private_folder import PREFIX, PrivateFolder, owner_of_new, sweep
 from tests import attacks
 from tests.attacks import Item, forge_ours
 from tests.other_process import IS_ROOT, NOBODY, as_nobody, killed_after, public_folder
@@ -54,6 +55,33 @@ def test_a_private_folder_is_closed_to_others_and_gone_afterwards(folder: int) -
     private.remove()
     assert os.listdir(folder) == []
     assert os.fstat(folder).st_mtime_ns == 5
+
+
+def test_nothing_has_a_name_while_it_is_asked_whose_new_files_are(
+    folder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    real = os.fstat
+
+    def look(descriptor: int) -> os.stat_result:
+        seen.append(os.listdir(folder))
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fstat", look)
+    assert owner_of_new(folder) == os.geteuid()
+    assert seen == [[]]
+
+
+def test_however_many_names_others_put_beside_it_they_take_no_memory(folder: int) -> None:
+    for number in range(2_000):
+        os.mknod(f"{number:0250}", dir_fd=folder)
+    tracemalloc.start()
+    try:
+        PrivateFolder(folder).remove()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**18
 
 
 def test_a_private_folder_inherits_no_acl(folder: int, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -300,6 +301,41 @@ def test_folders_of_a_killed_run_are_finished_where_they_were_made_and_nowhere_e
         assert any("another folder" in reason for _, reason in report.extracted.problems)
 
 
+@pytest.mark.parametrize("calls", [("link",), ("fchown",)], ids=" ".join)
+@pytest.mark.parametrize("forge", [attacks.forge_ours, attacks.forge_plain])
+def test_what_a_killed_run_left_closed_is_opened_whatever_the_archive_says_of_it(
+    town: Town, forge: attacks.Forge, calls: tuple[str, ...]
+) -> None:
+    """Many an archive names no folders; and of one that it does name the owner is set first."""
+    named = Item("theirs", "dir", mode=0o755, uid=NOBODY, gid=NOBODY)
+    archive = forge([Item("theirs/file"), named, Item("unnamed/inner/file")])
+    arguments = str(town.here / "store"), str(town.target), archive
+    assert killed_after(2 if calls == ("link",) else 1, calls, restore_archive, *arguments)
+    restore_archive(*arguments)
+    for name in ("theirs", "unnamed", "unnamed/inner"):
+        assert (town.target / name).stat().st_mode & 0o7777 == 0o777 & ~UMASK, name
+
+
+def test_a_folder_after_whose_making_a_signal_came_at_once_is_finished_by_the_next_run(
+    town: Town,
+) -> None:
+    real = os.mkdir
+
+    def make_and_stop(name: str, mode: int = 0o777, **options: Any) -> None:
+        real(name, mode, **options)
+        if name == "inner":
+            raise KeyboardInterrupt
+
+    folders = [Item(f"home/{name}", "dir", mode=0o755) for name in ("outer/inner", "outer")]
+    items = [Item("home/outer/inner/file"), *folders]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "mkdir", make_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            town.restore(items, overwrite="never")
+    assert town.restore(items, overwrite="never").extracted.problems == []
+    assert (town.home / "outer" / "inner").stat().st_mode & 0o7777 == 0o755
+
+
 def restore_archive(store: str, target: str, archive: bytes) -> None:
     attacks.restore(Path(store), archive, Path(target), overwrite="never", trusted=True)
 
@@ -345,6 +381,44 @@ def test_a_hardlink_to_what_an_earlier_run_restored_is_made(town: Town) -> None:
     assert (town.home / "twin").stat().st_nlink == 2
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        Item("home/x", "symlink", link="/right", uid=NOBODY, gid=NOBODY),
+        Item("home/x", "char", rdev=(1, 3)),
+    ],
+    ids=lambda item: item.kind,
+)
+@pytest.mark.parametrize("forge", [attacks.forge_ours, attacks.forge_plain])
+def test_a_hardlink_joins_no_link_or_device_of_its_users_choice(
+    town: Town, item: Item, forge: attacks.Forge
+) -> None:
+    """One that was there before, and is kept, is the archive's only if it leads to the same."""
+    if item.kind == "symlink":
+        (town.home / "x").symlink_to("/wrong")
+        os.lchown(town.home / "x", NOBODY, NOBODY)
+    else:
+        os.mknod(town.home / "x", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    archive = forge([item, Item("etc/x", "hardlink", link="home/x")])
+    report = attacks.restore(
+        town.here / "store", archive, town.target, overwrite="never", trusted=True
+    )
+    assert [path for path, _ in report.extracted.problems] == ["etc/x"]
+    assert os.listdir(town.target / "etc") == []
+
+
+@pytest.mark.parametrize("rule", ["never", "always"])
+@pytest.mark.parametrize("folder", ["home", "etc"])
+def test_a_hardlink_to_a_symlink_joins_it_also_after_an_earlier_run(
+    town: Town, folder: str, rule: str
+) -> None:
+    link = Item(f"{folder}/link", "symlink", link="/nowhere", uid=NOBODY, gid=NOBODY)
+    town.restore([link], overwrite="never")
+    report = town.restore([link, Item("home/twin", "hardlink", link=link.path)], overwrite=rule)
+    assert report.extracted.problems == []
+    assert (town.target / link.path).lstat().st_nlink == 2
+
+
 def test_a_symlink_of_another_user_on_the_way_to_the_target_is_not_followed(town: Town) -> None:
     for name, to in {"link": str(town.target / "etc"), "way": str(town.target)}.items():
         (town.home / name).symlink_to(to)
@@ -354,6 +428,30 @@ def test_a_symlink_of_another_user_on_the_way_to_the_target_is_not_followed(town
             attacks.restore(town.here / "store", attacks.forge_ours([Item("file")]), target)
     assert os.listdir(town.target / "etc") == []
     assert sorted(os.listdir(town.target)) == ["etc", "home"]
+
+
+@pytest.mark.parametrize("place", ["home", "tmp"])
+def test_a_symlink_of_roots_that_users_could_have_moved_there_is_not_followed(
+    town: Town, place: str
+) -> None:
+    """Whoever may write to a folder may rename what is root's in it, and move it to others."""
+    (town.target / "tmp").mkdir()
+    (town.target / "tmp").chmod(0o1777)
+    (town.home / "link").symlink_to(town.target / "etc")
+    moved = town.target / place / "new"
+    command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    subprocess.run([*command, "mv", "-T", town.home / "link", moved], check=True)
+    with pytest.raises(RestoreError, match=r"another user may have put there.*give --to the fol"):
+        attacks.restore(town.here / "store", attacks.forge_ours([Item("file")]), moved)
+    assert os.listdir(town.target / "etc") == []
+
+
+def test_a_symlink_of_roots_in_a_folder_of_roots_is_followed_also_below_a_sticky_one(
+    town: Town,
+) -> None:
+    (town.here / "link").symlink_to(town.target / "etc")
+    attacks.restore(town.here / "store", attacks.forge_ours([Item("file")]), town.here / "link")
+    assert os.listdir(town.target / "etc") == ["file"]
 
 
 def test_a_target_that_is_swapped_for_a_link_after_it_was_opened_stays_the_target(
