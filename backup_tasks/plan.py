@@ -11,7 +11,8 @@ a second entry of such a link.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 
 import msgspec
 
@@ -109,19 +110,8 @@ def packed_chunks(old: Entry) -> tuple[int, ...]:
     return old.stale if is_large(old) else (*old.stale, old.chunk)
 
 
-@dataclass(slots=True)
-class _LinkGroup:
-    """The unchanged entries that are one inode.
-
-    Attributes:
-        first_chunk: where the first name stands, with the content; -1 if it is not unchanged.
-        link_chunks: where the hardlinks to it stand, further back in the archive.
-    """
-
-    first_chunk: int = -1
-    link_chunks: set[int] = field(default_factory=set)
-
-
+# How often runs are chosen anew because of hardlinks, before all chunks with such links go.
+_MOST_TRIES = 8
 # Why a chunk must go: an entry in it is gone or retyped; it holds a late link.
 _GONE, _LATE = 1, 2
 _NOTHING: tuple[Entry | None, int, int] = (None, -1, -1)
@@ -155,7 +145,13 @@ class ReusePlanner:
         self._must_go = bytearray(len(chunks))
         # Chunks of which every entry is known: those of folders are not among them.
         self._known = bytearray(len(chunks))
-        self._groups: dict[str, _LinkGroup] = {}
+        # Unchanged files that have several names: hash of the first one's path, which has a secret
+        # key -> the chunk that it stands in.
+        self._first_chunks: dict[int, int] = {}
+        # A chunk with such files -> the chunks further back with hardlinks to them.
+        self._link_chunks: dict[int, set[int]] = {}
+        # Chunks with hardlinks whose file is not unchanged, or comes after them.
+        self._orphaned: set[int] = set()
         self._new_bytes = 0
         self.counts = ReuseCounts()
 
@@ -296,11 +292,15 @@ class ReusePlanner:
             self._live[old.chunk] += span
 
     def _note_link(self, same: Entry) -> None:
-        if same.type == "hardlink":
-            group = self._groups.setdefault(same.link_name, _LinkGroup())
-            group.link_chunks.add(same.chunk)
-        else:
-            self._groups.setdefault(same.name, _LinkGroup()).first_chunk = same.chunk
+        if same.type != "hardlink":
+            self._first_chunks[hash(same.name)] = same.chunk
+            return
+        first = self._first_chunks.get(hash(same.link_name), -1)
+        if not 0 <= first <= same.chunk:
+            # In the archive before, and the file in what an interrupted run left.
+            self._orphaned.add(same.chunk)
+        elif first != same.chunk:
+            self._link_chunks.setdefault(first, set()).add(same.chunk)
 
     def decide(self, smallest_run_bytes: int, most_runs: int) -> Reuse:
         """Choose the chunks to keep, after `join` was read to its end.
@@ -319,27 +319,31 @@ class ReusePlanner:
         )
         rules = RunRules(smallest_run_bytes, most_runs, self._new_bytes)
         links_lost = 0
-        while True:
+        for tries in count(1):
             chosen = choose_runs(costs, may_keep, rules)
             lost = self._links_to_drop(chosen)
             if not lost:
-                return self._reuse(chosen, may_keep, links_lost)
+                break
+            if tries == _MOST_TRIES:
+                # Links laid out for it could make each choice spoil the next one.
+                with_links = set().union(*self._link_chunks.values())
+                lost |= {number for number in with_links if chosen[number]}
             for number in lost:
                 may_keep[number] = 0
             links_lost += len(lost)
+        return self._reuse(chosen, may_keep, links_lost)
 
     def _links_to_drop(self, chosen: bytearray) -> set[int]:
-        """Chunks with links whose file would come after them: because it is written anew, or
-        because it lies in what an interrupted run left, and the link in the archive before."""
-        return {
-            number
-            for group in self._groups.values()
-            for number in group.link_chunks
-            if chosen[number]
-            and (
-                group.first_chunk < 0 or not chosen[group.first_chunk] or number < group.first_chunk
-            )
-        }
+        """Chunks with links whose file would come after them, as it is written anew; and those
+        with links to what is in these, and so on."""
+        lost = {number for number in self._orphaned if chosen[number]}
+        waiting = [*lost, *(first for first in self._link_chunks if not chosen[first])]
+        while waiting:
+            for number in self._link_chunks.get(waiting.pop(), ()):
+                if chosen[number] and number not in lost:
+                    lost.add(number)
+                    waiting.append(number)
+        return lost
 
     def _stored_length(self, run: range) -> int:
         first, last = self._chunks[run[0]], self._chunks[run[-1]]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import tarfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -245,3 +246,22 @@ def test_each_folder_is_given_once_before_what_lies_in_it() -> None:
         elif folder := around.new_around(Entry(path=path, type="symlink")):
             given.append((folder.path, path))
     assert given == [("a", "a/1"), ("a/b", "a/b/1"), ("ab", "ab/1")]
+
+
+def test_the_folders_around_a_deep_link_take_no_memory_by_the_square_of_their_depth() -> None:
+    around, path = Surroundings(), "d"
+    tracemalloc.start()
+    try:
+        for _ in range(3000):
+            path += "/d"
+            around.enter(Entry(path=path, type="dir"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * 2**20
+    folder = around.new_around(Entry(path=path + "/link", type="symlink"))
+    assert folder is not None
+    assert folder.path == path
+    upper = around.new_around(Entry(path=path[:-2] + "/link", type="symlink"))
+    assert upper is not None
+    assert upper.path == path[:-2]

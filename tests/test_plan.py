@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from backup_tasks.manifest import Chunk
-from backup_tasks.runs import DEAD_LIMIT
+from backup_tasks import plan
+from backup_tasks.manifest import Chunk, Entry
+from backup_tasks.plan import Reuse, ReusePlanner
+from backup_tasks.runs import DEAD_LIMIT, choose_runs
 from tests.histories import CHUNK, Change, histories, play, use_small_chunks
 from tests.model_archive import ModelArchive, ModelBackup, ModelTree, apart, expected, extract
 
@@ -284,6 +288,60 @@ def test_links_go_with_what_is_no_file_too(make: object) -> None:
         tree.write(name, 9, 0, 100)
     assert kept_after(backup) == [False, False]
     assert extract(backup.archive) == expected(tree)
+
+
+@pytest.mark.parametrize("is_broken_up", [False, True])
+def test_a_chain_of_links_laid_out_on_purpose_takes_few_rounds(
+    is_broken_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = 0
+
+    def counted(*arguments: Any) -> bytearray:
+        nonlocal rounds
+        rounds += 1
+        return choose_runs(*arguments)
+
+    monkeypatch.setattr(plan, "choose_runs", counted)
+    before = chain_of_links(100, is_broken_up=is_broken_up)
+    walked = [replace(entry) for entry in before if not entry.name.endswith("gone")]
+    assert decide(walked, before, 2000).moved[:2] == [0, 1]
+    assert rounds == 1
+
+    rounds = 0
+    del walked[0 if is_broken_up else 1]
+    reuse = decide(walked, before, 2000)
+    assert rounds < 10
+    kept = {entry.name for entry in before if reuse.keeps(entry)}
+    links = [entry for entry in before if entry.type == "hardlink"]
+    assert all(link.link in kept for link in links if link.name in kept)
+
+
+def chain_of_links(length: int, *, is_broken_up: bool) -> list[Entry]:
+    """In each chunk a file, and a link to the file in the chunk before.
+
+    Broken up, the two have a chunk each, which are too short a run without the other one, as what
+    follows them is gone.
+    """
+    entries = []
+    for number in range(length):
+        chunk = 3 * number if is_broken_up else number
+        span = 1000 if is_broken_up else 500
+        file = Entry(path=f"{number:04}b", type="file", nlink=2, span=span)
+        file.chunk = chunk + 1 if is_broken_up else chunk
+        link = replace(file, path=f"{number:04}a", type="hardlink", link=f"{number - 1:04}b")
+        link.chunk = chunk
+        entries += [link, file]
+        if is_broken_up:
+            entries.append(Entry(path=f"{number:04}gone", type="file", chunk=chunk + 2))
+    entries[0].type, entries[0].link = "file", ""
+    return entries
+
+
+def decide(walked: list[Entry], before: list[Entry], smallest_run: int) -> Reuse:
+    chunks = [Chunk(1000 * n, 1000, "", 1000) for n in range(before[-1].chunk + 1)]
+    planner = ReusePlanner(chunks, EVER, lambda entry, old: True)
+    list(planner.join(walked, [(replace(entry), -1, -1) for entry in before]))
+    return planner.decide(smallest_run, 100)
 
 
 def test_a_large_file_is_kept_whole_or_not_at_all() -> None:
