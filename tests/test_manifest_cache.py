@@ -59,7 +59,7 @@ def test_the_whole_manifest_is_read_from_what_is_kept(backups: Generations) -> N
 
 
 def test_nobody_else_can_read_it(backups: Generations) -> None:
-    old = os.umask(0)
+    old = os.umask(0o022)
     try:
         backups.backup()
     finally:
