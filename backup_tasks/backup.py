@@ -240,7 +240,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
         )
     there = store.list_objects()
     before = run.newest_seen.backups_of(there, may_be_gone=True)
-    taken = {stored.name for stored in there}
+    taken = {stored.name for stored in there} | store.names_in_the_way()
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
     survey, writers = _begin(run, name, approach, report)

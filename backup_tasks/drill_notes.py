@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backup_tasks.errors import RestoreError
 from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.state import parse_note
 from backup_tasks.text import printable
 
 PREFIX = "backup-drill-"
@@ -86,6 +87,8 @@ def _remove_dead(note: Path, told: list[str]) -> None:
         # It may just have ended by itself.
         if not is_ours or not os.path.samestat(status, os.lstat(note)):
             return
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait
+            return
         place = _remove_noted(os.read(descriptor, _NOTE_BYTES), told)
         if place:
             told.append(f"removed {printable(place)}, which a drill that was killed had left")
@@ -100,7 +103,7 @@ def _remove_noted(said: bytes, told: list[str]) -> str:
     Raises OSError where it stays.
     """
     try:
-        found = json.loads(said)
+        found = parse_note(said)
         path, inode = str(found["path"]), (found["device"], found["inode"])
     except (ValueError, KeyError, TypeError):  # killed before the folder was made
         return ""

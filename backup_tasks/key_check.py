@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from backup_tasks.encrypt import Sealer, open_sealed
 from backup_tasks.errors import ArchiveError, IdentityError, UsageError
 from backup_tasks.identities import Keyring, NoKeyFits
 from backup_tasks.profile_model import Profile
-from backup_tasks.temporary import writes_to
+from backup_tasks.state import read_note, write_note
 
 _PROBE_BYTES = 64
 
@@ -32,7 +30,7 @@ class ProvenKeys:
     def read(self) -> dict[str, str]:
         """Recipient -> "opened 2025-06-12" or "skipped 2025-06-12"; empty if unreadable."""
         try:
-            found = json.loads(self._file.read_bytes())
+            found = read_note(self._file)
         except (OSError, ValueError):
             return {}
         if not isinstance(found, dict):
@@ -43,12 +41,7 @@ class ProvenKeys:
         """Remember recipients. A crash leaves what was known before. Raises OSError."""
         day = now.astimezone(UTC).date().isoformat()
         known = self.read() | dict.fromkeys(recipients, f"{how} {day}")
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self._file.with_name(f".{secrets.token_hex(8)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with writes_to(self._file), open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(known, file, indent=1, sort_keys=True)
-        os.replace(temporary, self._file)
+        write_note(self._file, known)
 
 
 def why_unproven(profile: Profile, proven: ProvenKeys) -> str:

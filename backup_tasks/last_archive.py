@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,8 +28,8 @@ from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
 from backup_tasks.signing import SigningKey, render_public_key
+from backup_tasks.state import read_note, write_note
 from backup_tasks.stores.base import Store, StoredObject
-from backup_tasks.temporary import writes_to
 from backup_tasks.text import one_line, printable
 
 # How many of our archives are tried, and how many archives are looked at to find them among
@@ -234,14 +232,11 @@ class CopyMemory:
     def refused(self, now: datetime) -> bool:
         """Whether copying was refused not long ago."""
         try:
-            since = datetime.fromisoformat(json.loads(self._path.read_text())["since"])
+            since = datetime.fromisoformat(read_note(self._path)["since"])
             return now - since < _ASK_AGAIN_AFTER
         except (OSError, ValueError, KeyError, TypeError):  # also a time without its zone
             return False
 
     def remember(self, now: datetime) -> None:
         """Note that copying was refused now."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with writes_to(self._path), open(descriptor, "w", encoding="ascii") as file:
-            json.dump({"since": now.astimezone(UTC).isoformat()}, file)
+        write_note(self._path, {"since": now.astimezone(UTC).isoformat()})

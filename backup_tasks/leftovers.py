@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from backup_tasks.errors import StoreError
 from backup_tasks.naming import is_backup_name, is_staging_name
+from backup_tasks.state import read_note, write_note
 from backup_tasks.stores.base import Store, Unfinished
-from backup_tasks.temporary import writes_to
 
 # Nobody's backup takes two days without a sign; the lifecycle rule ends such uploads as well.
 _ABANDONED_AFTER = timedelta(days=2)
@@ -37,24 +34,16 @@ class UploadNote:
             others: uploads that are there already, among them perhaps some of this name.
         """
         known = [other.upload_id for other in others if other.name == name]
-        self._write({"name": name, "others": known})
+        write_note(self._path, {"name": name, "others": known})
 
     def write(self, upload_id: str) -> None:
         """Remember this upload, before its first part is sent."""
-        self._write({"upload_id": upload_id})
-
-    def _write(self, note: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with writes_to(self._path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(note, file)
-            file.flush()
-            os.fsync(descriptor)
+        write_note(self._path, {"upload_id": upload_id})
 
     def means(self, upload: Unfinished) -> bool:
         """Whether this is the upload that was under way."""
         try:
-            note = json.loads(self._path.read_text(encoding="utf-8"))
+            note = read_note(self._path)
             if "upload_id" in note:
                 return bool(note["upload_id"] == upload.upload_id)
             return note["name"] == upload.name and upload.upload_id not in note["others"]

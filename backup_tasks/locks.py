@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 from backup_tasks.errors import BackupError, LockedError
 from backup_tasks.paths import Paths
+from backup_tasks.state import parse_note
 from backup_tasks.text import printable
 
 
@@ -66,7 +67,7 @@ def _take(descriptor: int, name: str, what: str) -> None:
 def _describe_holder(descriptor: int, name: str) -> str:
     since = datetime.fromtimestamp(os.fstat(descriptor).st_mtime, UTC).astimezone()
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        holder = parse_note(os.pread(descriptor, 4096, 0))
         who = f"{printable(holder['what'])} (process {int(holder['pid'])})"
     except (ValueError, KeyError, TypeError):  # it has the lock, but has not yet said so
         who = "another run"

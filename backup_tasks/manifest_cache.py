@@ -12,13 +12,13 @@ import contextlib
 import hashlib
 import os
 import secrets
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import FOOTER_BYTES, decode_footer
 from backup_tasks.naming import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_encrypted_name
+from backup_tasks.state import open_kept
 from backup_tasks.stores.base import RangeReader, StoredObject
 
 
@@ -88,8 +88,8 @@ class _KeptEnd:
     """
 
     def __init__(self, file: Path, store: RangeReader) -> None:
-        self._descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._descriptor)
+        self._file = open_kept(file)
+        self._descriptor = self._file.fileno()
         self._store = store
         self.size = os.fstat(self._descriptor).st_size
 

@@ -7,9 +7,6 @@ or hide objects could pass off last month's backup as the latest one.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
@@ -19,7 +16,7 @@ from typing import TYPE_CHECKING
 from backup_tasks.errors import ObjectMissing, StoreError
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.naming import parse_backup_name
-from backup_tasks.state import state_key
+from backup_tasks.state import read_note, state_key, write_note
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import printable
 
@@ -109,13 +106,8 @@ class NewestSeen:
         Args:
             started_at: as in a manifest's header.
         """
-        temporary = self._path.with_name(f".{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            how = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with open(os.open(temporary, how, 0o600), "w", encoding="utf-8") as file:
-                json.dump({"name": name, "started_at": started_at}, file)
-            os.replace(temporary, self._path)
+            write_note(self._path, {"name": name, "started_at": started_at})
 
     def note_made(
         self, name: str, started_at: str, before: Sequence[Backup], record: RunRecord
@@ -154,7 +146,7 @@ class NewestSeen:
     def _read(self) -> tuple[_Seen | None, str]:
         """What was seen; and what is wrong with the note, if anything."""
         try:
-            noted = json.loads(self._path.read_text(encoding="utf-8"))
+            noted = read_note(self._path)
             seen = _Seen(noted["name"], noted["started_at"])
             if seen.started.tzinfo is None:
                 raise ValueError("a time without its zone")

@@ -20,6 +20,7 @@ from backup_tasks.signing import (
     parse_signing_key,
     render_public_key,
 )
+from backup_tasks.state import read_kept
 from backup_tasks.text import printable
 
 _NAME = "signing.key"
@@ -47,14 +48,9 @@ def private_files(state: Path) -> Private:
 def _peek(file: Path, most_bytes: int = _MOST_BYTES) -> bytes:
     """What a file holds; b"" for one that is not there, too large, or cannot be read."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return read_kept(file, most_bytes)
     except OSError:
         return b""
-    with open(descriptor, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return b""
-        content = opened.read(most_bytes + 1)
-    return content if len(content) <= most_bytes else b""
 
 
 def _read_known(state: Path) -> set[KnownContent]:
@@ -66,7 +62,7 @@ def _note_known(state: Path, key: SigningKey) -> None:
     """Remember this key for when another takes its place. Raises OSError."""
     forms = {KnownContent.of(key.render_pem()), KnownContent.of(_peek(state / _NAME))}
     if new := {form for form in forms if form.size} - _read_known(state):
-        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         with open(os.open(state / _KNOWN_NAME, how, 0o600), "ab") as file:
             # A line that a crash has torn is ended first.
             file.write(("\n" + "".join(map(render_known, new))).encode("ascii"))

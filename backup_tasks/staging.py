@@ -25,6 +25,7 @@ import msgspec
 
 from backup_tasks.limits import CHUNK_RAW_LIMIT, LINE_BYTES
 from backup_tasks.manifest import Chunk, Entry
+from backup_tasks.state import open_kept
 from backup_tasks.turns import Turn
 
 # So much may have to be sent again after a power cut. Where the disk is busy each sync may wait
@@ -192,7 +193,7 @@ class StagedRun:
         """Each line from a place in the file on, up to the first that cannot be read."""
         decode = msgspec.json.Decoder(_Line).decode
         try:
-            with open(self._path, "rb") as file:
+            with open_kept(self._path) as file:
                 file.seek(begin)
                 place = begin
                 while line := file.readline(LINE_BYTES):

@@ -57,6 +57,25 @@ def test_two_backups_in_one_minute_both_get_a_name(backups: Backups) -> None:
     assert names(backups) == ["2025-06-12_0200", "2025-06-12_0201"]
 
 
+def test_a_name_that_a_folder_a_link_or_a_pipe_has_taken_stops_no_backup(backups: Backups) -> None:
+    backups.store_folder.mkdir()
+    taken = [f"2025-06-12_02{minute:02}-backup.tar.gz" for minute in range(4)]
+    (backups.store_folder / taken[0]).mkdir()
+    os.mkfifo(backups.store_folder / taken[1])
+    (backups.store_folder / taken[2]).symlink_to("/etc/passwd")
+    (backups.store_folder / taken[3]).symlink_to("nowhere")
+    assert backups.backup().archive == "2025-06-12_0204-backup.tar.gz"
+    assert names(backups) == ["2025-06-12_0204"]
+
+
+def test_a_backup_whose_name_something_else_has_now_stops_no_other(backups: Backups) -> None:
+    made = backups.store_folder / backups.backup().archive
+    made.unlink()
+    os.mkfifo(made)
+    backups.backup()
+    assert names(backups) == ["2025-06-13_0200"]
+
+
 def test_an_empty_source_is_a_backup_too(backups: Backups, tmp_path: Path) -> None:
     record = backups.backup()
     assert (record.result, record.files) == ("success", 0)

@@ -20,8 +20,8 @@ ROOMS = {
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
     "posix_acl tarstream tar_fields tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
-    "stores.s3_answers stores.s3_body stores.s3_access stores.s3_salvage stores.s3_upload "
-    "stores.s3_writer stores.s3 stores manifest_cache",
+    "stores.s3_answers stores.s3_bounds stores.s3_body stores.s3_access stores.s3_salvage "
+    "stores.s3_upload stores.s3_writer stores.s3 stores manifest_cache",
     "sources": "private sources xattrs stat_entry folder_names snapshot segments content",
     "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool "
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "

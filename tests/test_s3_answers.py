@@ -36,6 +36,7 @@ from tests.support.fault_rig import impatient
 PART = 5 * 2**20
 NAME = "2025-06-12_0200-backup.tar.gz"
 OTHER = "2025-06-13_0200-backup.tar.gz"
+NO_ZONE = "2025-06-12T02:00:00"
 STAGED = f"{NAME}.0123abcd.partial"
 
 
@@ -122,6 +123,7 @@ NEXT = "<NextContinuationToken>again</NextContinuationToken>"
         substitute("<Size>.*?</Size>", ""),
         substitute("<ETag>.*?</ETag>", ""),
         substitute("<LastModified>.*?</LastModified>", "<LastModified>soon</LastModified>"),
+        substitute("<LastModified>.*?</LastModified>", f"<LastModified>{NO_ZONE}</LastModified>"),
         substitute("(<Contents>.*</Contents>)", r"\1\1"),
     ],
     ids=lambda fault: None,

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from backup_tasks.errors import ObjectExists, StoreError
+from backup_tasks.errors import ObjectExists, ObjectMissing, StoreError
+from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
 
 MIB = 2**20
@@ -25,11 +26,11 @@ def store(tmp_path: Path) -> DirectoryStore:
     return DirectoryStore(tmp_path / "backups")
 
 
-def put(store: DirectoryStore, name: str, *parts: bytes) -> None:
+def put(store: DirectoryStore, name: str, *parts: bytes) -> StoredObject:
     writer = store.write(name, in_flight_bytes=MIB)
     for part in parts:
         writer.send(part)
-    writer.commit()
+    return writer.commit()
 
 
 def failing(code: int) -> Callable[..., Any]:
@@ -78,6 +79,33 @@ def test_dot_files_folders_and_links_are_never_listed(store: DirectoryStore) -> 
     (store.folder / "link").symlink_to(NAME)
     assert [one.name for one in store.list_objects()] == [NAME]
     assert store.list_unfinished() == []
+
+
+def test_what_is_no_file_is_no_object_and_names_that_no_backup_can_get_are_told(
+    store: DirectoryStore,
+) -> None:
+    put(store, "file", b"hello")
+    os.mkfifo(store.folder / NAME)
+    (store.folder / OTHER).symlink_to("file")
+    (store.folder / "folder").mkdir()
+    assert store.names_in_the_way() == {NAME, OTHER}
+    for name in (NAME, OTHER, "folder"):
+        with pytest.raises(ObjectMissing):
+            store.stat(name)
+
+
+def test_a_pipe_or_a_link_put_in_the_place_of_an_object_is_neither_waited_for_nor_followed(
+    store: DirectoryStore,
+) -> None:
+    found = put(store, NAME, b"hello")
+    os.rename(store.folder / NAME, store.folder / "moved")
+    os.mkfifo(store.folder / NAME)
+    with pytest.raises(StoreError, match="was replaced"):
+        store.read_range(found, 0, 1)
+    os.unlink(store.folder / NAME)
+    os.symlink("moved", store.folder / NAME)
+    with pytest.raises(StoreError):
+        store.read_range(found, 0, 1)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

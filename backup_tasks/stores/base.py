@@ -155,6 +155,12 @@ class Store(Protocol):
     def list_objects(self) -> list[StoredObject]:
         """Every object directly under the prefix, sorted by name."""
 
+    def names_in_the_way(self) -> set[str]:
+        """Names that no object can get although none has them: of links, folders and pipes.
+
+        Only what is called like a backup, and so might be in the way of one.
+        """
+
     def stat(self, name: str) -> StoredObject:
         """The object of that name. Raises ObjectMissing."""
 

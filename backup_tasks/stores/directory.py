@@ -20,10 +20,13 @@ from backup_tasks.errors import (
     ReadRefused,
     StoreError,
 )
+from backup_tasks.naming import is_backup_name
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
 from backup_tasks.units import moment_of
 
 LIMITS = PartLimits(smallest=1, largest=2**62, count=2**31)
+# A FIFO that somebody puts in its place is not waited for.
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<upload_id>[0-9a-f]{16})\.partial", re.DOTALL)
 _REASONS = {
     errno.ENOSPC: "disk full; free some space, or keep fewer backups",
@@ -60,12 +63,22 @@ class DirectoryStore:
         """Nothing stays open between two calls."""
 
     def list_objects(self) -> list[StoredObject]:
-        found = [stored_object(name, status) for name, status in self._files()]
-        return sorted((one for one in found if one.name[0] != "."), key=lambda one: one.name)
+        found = [stored_object(name, status) for name, status in self._files() if name[0] != "."]
+        return sorted(found, key=lambda one: one.name)
+
+    def names_in_the_way(self) -> set[str]:
+        return {
+            name
+            for name, status in self._statuses()
+            if is_backup_name(name) and not stat.S_ISREG(status.st_mode)
+        }
 
     def stat(self, name: str) -> StoredObject:
         with explained(self.url, f"look at {name}", name):
-            return stored_object(name, os.stat(self.folder / name))
+            status = os.lstat(self.folder / name)
+        if not stat.S_ISREG(status.st_mode):
+            raise ObjectMissing(f"{self.url}: {name} is no file")
+        return stored_object(name, status)
 
     def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
         with explained(self.url, f"read {source.name}", source.name):
@@ -117,7 +130,7 @@ class DirectoryStore:
         partial = partial_path(self.folder, upload.name, upload.upload_id)
         with explained(self.url, f"keep what there is of {upload.name}"):
             try:
-                descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                descriptor = os.open(partial, OPEN_FILE)
             except FileNotFoundError:
                 return None
             try:
@@ -129,21 +142,21 @@ class DirectoryStore:
                 os.close(descriptor)
         return stored_object(upload.name, status)
 
-    def _files(self) -> list[tuple[str, os.stat_result]]:
-        """Regular files of the folder; a folder that is yet to be made has none."""
-        found = []
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Regular files of the folder."""
+        return (one for one in self._statuses() if stat.S_ISREG(one[1].st_mode))
+
+    def _statuses(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Whatever lies in the folder; in one that is yet to be made, nothing."""
         with explained(self.url, "list the backups"):
             try:
                 names = os.listdir(self.folder)
             except FileNotFoundError:
                 self._require_parent()
-                return []
+                return
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # deleted in this moment
-                    status = os.lstat(self.folder / name)
-                    if stat.S_ISREG(status.st_mode):
-                        found.append((name, status))
-        return found
+                    yield name, os.lstat(self.folder / name)
 
     def _make_folder(self) -> None:
         if os.path.isdir(self.folder):
@@ -170,7 +183,7 @@ def stored_object(name: str, status: os.stat_result) -> StoredObject:
 
 def open_pinned(folder: Path, source: StoredObject, url: str) -> int:
     """A descriptor of this very object. Raises ObjectChanged, OSError."""
-    descriptor = os.open(folder / source.name, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(folder / source.name, OPEN_FILE)
     if stored_object(source.name, os.fstat(descriptor)).etag != source.etag:
         os.close(descriptor)
         raise ObjectChanged(

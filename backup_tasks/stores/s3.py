@@ -25,6 +25,7 @@ from backup_tasks.stores.s3_access import (
     repeated,
 )
 from backup_tasks.stores.s3_answers import checked, pages
+from backup_tasks.stores.s3_bounds import bounded
 from backup_tasks.stores.s3_errors import (
     BODY_FAILURES,
     FAILURES,
@@ -122,6 +123,9 @@ class S3Store:
         return sorted(
             (one for one in found if one.name and "/" not in one.name), key=lambda one: one.name
         )
+
+    def names_in_the_way(self) -> set[str]:
+        return set()
 
     def keys_below(self) -> Iterator[str]:
         """Every key under the prefix, also in what consoles show as folders. Raises StoreError."""
@@ -240,7 +244,8 @@ def make_client(settings: StoreSettings, endpoint: str, place: Place) -> S3Clien
         with explained(place, "prepare the connection"):
             # A session of its own: boto3's default one is not safe in threads.
             session = boto3.session.Session(key_id, secret, token, settings.region or None)
-            return checked(session.client("s3", endpoint_url=endpoint or None, config=config))
+            client = session.client("s3", endpoint_url=endpoint or None, config=config)
+            return checked(bounded(client))
     except ValueError as error:
         if "endpoint" in str(error).lower():
             raise StoreError(

@@ -165,7 +165,7 @@ def read_body(
         place = answer.get("ContentRange") or ""
         if place and not place.startswith(f"bytes {start}-"):
             raise UnfitAnswer(trouble=f"it sent {place} where other bytes were asked for")
-        content = body.read()
+        content = body.read(length + 1)  # not all, for it may have no end
     if len(content) != length:
         raise OSError(0, f"{len(content):,} instead of {length:,} bytes came")
     return content

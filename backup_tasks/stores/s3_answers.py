@@ -77,10 +77,13 @@ class _CheckedClient:
 
 
 def _need(answer: Answer, field: str, kind: type) -> Any:
-    """A field of an answer: of this kind; text is not empty, numbers are not negative."""
+    """A field of an answer: of this kind; text is not empty, numbers are not negative, and a time
+    has its zone."""
     value = answer.get(field)
     if not isinstance(value, kind) or value == "" or (kind is int and cast("int", value) < 0):
         raise UnfitAnswer(trouble=f"an answer came without its {field}")
+    if isinstance(value, datetime) and value.tzinfo is None:
+        raise UnfitAnswer(trouble=f"an answer came with a {field} in no time zone")
     return value
 
 
