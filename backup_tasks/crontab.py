@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from backup_tasks.errors import ScheduleError
+from backup_tasks.errors import ScheduleError, TrustError
 from backup_tasks.text import one_line
 from backup_tasks.trust import check_program
 
@@ -41,7 +41,11 @@ def write_crontab(content: bytes) -> None:
 
 
 def _run_crontab(argument: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    check_program("crontab", Path.cwd(), os.environ.get("PATH"))
+    try:
+        check_program("crontab", Path("/"), os.environ.get("PATH"))
+    except TrustError as error:
+        what = f"the program crontab is looked for in $PATH, and {error.what}"
+        raise TrustError(what, "set PATH") from None
     try:
         return subprocess.run(
             ["crontab", argument],

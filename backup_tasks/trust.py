@@ -14,6 +14,7 @@ What was found trustworthy once stays so: nobody else can change it afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -106,6 +107,20 @@ def check_folder(path: Path, *, near_services: bool = False) -> None:
                 _judge(os.fstat(way.folder), way.folder, way.here, role)
     except OSError:
         return
+
+
+@contextlib.contextmanager
+def trusted_folder(path: Path, *, near_services: bool = False) -> Iterator[int]:
+    """The descriptor of a folder that `check_folder` finds fit, whatever becomes of its path.
+
+    Raises: TrustError; OSError when it is not there.
+    """
+    with _Way(near_services=near_services) as way:
+        way.follow(path)
+        if way.name:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), way.here)
+        _judge(os.fstat(way.folder), way.folder, way.here, "folder")
+        yield way.folder
 
 
 def judge_below(folder: Path) -> Iterator[str]:

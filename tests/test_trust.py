@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import grp
 import os
 import pwd
@@ -17,6 +18,7 @@ from backup_tasks import trust
 from backup_tasks.crontab import read_crontab
 from backup_tasks.errors import TrustError
 from backup_tasks.installation import check_installation
+from backup_tasks.journal import open_log
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.profile import describe_profiles, load_profile
 from tests.cli import Cli, assert_refused, cli
@@ -404,7 +406,7 @@ def test_a_crontab_program_that_others_may_write_is_not_run(
     read_crontab()
     (tmp_path / "ran").unlink()
     program.chmod(0o757)
-    with pytest.raises(TrustError, match=f"^{program} may be written by everybody"):
+    with pytest.raises(TrustError, match=rf"{program} may be written by everybody .*; set PATH$"):
         read_crontab()
     assert not (tmp_path / "ran").exists()
 
@@ -467,6 +469,29 @@ def test_nothing_is_written_to_logs_that_others_may_write(cli: Cli) -> None:
     assert (done.code, done.out) == (2, "")
     assert done.err.endswith(f"run: chmod go-w {cli.logs}\n")
     assert victim.read_text() == ""
+
+
+@needs_root
+def test_a_service_cannot_have_a_run_write_elsewhere_than_it_began(
+    paths: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "log" / "ours"
+    ours = dataclasses.replace(paths, logs=logs)
+    log = open_log(ours)
+    log.warning("one")
+    os.chown(logs.parent, -1, STAFF)
+    logs.parent.chmod(0o775)
+    log.warning("two")
+    victim = tmp_path / "victim"
+    victim.write_text("")
+    logs.rename(logs.with_name("aside"))
+    logs.mkdir()
+    (logs / "backup.log").symlink_to(victim)
+    os.chown(logs, NOBODY, NOBODY)
+    log.warning("three")
+    assert victim.read_text() == ""
+    assert len((logs.with_name("aside") / "backup.log").read_text().splitlines()) == 2
+    assert f"WARNING: the log cannot be written: {logs}/backup.log: " in capsys.readouterr().err
 
 
 @pytest.fixture
