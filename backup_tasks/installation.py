@@ -57,7 +57,8 @@ def _code(project: Path) -> Iterator[str]:
     yield from flaws
     prefix = Path(sys.prefix)
     is_told = flaws and prefix.is_relative_to(project)  # the remedy is one for what is in it
-    modules = [Path(place or os.curdir).absolute() for place in sys.path]
+    places = [*sys.path, *filter(None, [sys.pycache_prefix])]
+    modules = [Path(place or os.curdir).absolute() for place in places]
     own = [folder for folder in modules if folder.is_relative_to(prefix)]
     python = Path(sys.executable).absolute()
     if prefix != Path(sys.base_prefix):  # else it is the system's own, and much larger

@@ -41,6 +41,14 @@ def test_unknown_profile_names_those_that_there_are(cli: Cli) -> None:
     assert_refused(cli, cli.run("profiles", "--profile", "prd"), 2, "prd")
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\nb.toml", "x/a\nb.toml", "\x1b[2Jx"])
+def test_a_name_that_cannot_be_printed_is_told_on_one_line(cli: Cli, name: str) -> None:
+    for command in (("backup", "--profile", name), ("profile-new", name)):
+        told = assert_refused(cli, cli.run(*command), 2, '"')
+        assert len(told.splitlines()) == 1
+        assert "\x1b" not in told
+
+
 @pytest.mark.parametrize("task", ["list", "files", "restore", "prune", "notify-test", "lifecycle"])
 def test_unknown_profile_is_told_by_every_task(cli: Cli, task: str) -> None:
     assert_refused(cli, cli.run(task, "--profile", "nowhere"), 2, '"nowhere"')

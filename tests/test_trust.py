@@ -591,6 +591,11 @@ def test_a_folder_where_python_looks_for_modules_counts(
     modules.chmod(0o777)
     with pytest.raises(TrustError, match=rf"^Python looks for modules in {modules}, and"):
         check_installation(paths)
+    monkeypatch.setattr(sys, "path", sys.path[:-1])
+    check_installation(paths)
+    monkeypatch.setattr(sys, "pycache_prefix", str(modules))
+    with pytest.raises(TrustError, match=rf"^Python looks for modules in {modules}, and"):
+        check_installation(paths)
     monkeypatch.chdir(modules)
     with pytest.raises(TrustError, match=rf"start {sys.prefix}/bin/invoke, or start it in another"):
         check_installation(paths)
