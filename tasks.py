@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     from backup_tasks.jobs import Job
 
 
+def _open_closed_streams() -> None:
+    """A daemon may leave one of these closed. The next file to be opened would take its number, and
+    get what is printed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
+
+
+_open_closed_streams()
+
+
 def _leave(number: int, _: object) -> NoReturn:
     """End before a task watches over signals, or after it: nothing has begun, or all is done.
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
-from backup_tasks.errors import ScheduleError
+from backup_tasks.errors import ScheduleError, TrustError
 from backup_tasks.text import one_line
+from backup_tasks.trust import check_program
 
 _TIMEOUT_SECONDS = 30
 
 
 def read_crontab() -> bytes:
-    """The crontab of the user who runs this; empty when there is none. Raises ScheduleError."""
+    """The crontab of the user who runs this; empty when there is none.
+
+    Raises: ScheduleError; TrustError when others may change the program that gives it.
+    """
     listing = _run_crontab("-l")
     if listing.returncode == 0:
         return listing.stdout
@@ -26,7 +31,7 @@ def write_crontab(content: bytes) -> None:
     """Replace the crontab as a whole.
 
     Raises ScheduleError, with the program's own words, when it refuses; then the crontab is
-    as it was.
+    as it was. TrustError as `read_crontab`.
     """
     written = _run_crontab("-", content)
     if written.returncode != 0:
@@ -36,6 +41,11 @@ def write_crontab(content: bytes) -> None:
 
 
 def _run_crontab(argument: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    try:
+        check_program("crontab", Path("/"), os.environ.get("PATH"))
+    except TrustError as error:
+        what = f"the program crontab is looked for in $PATH, and {error.what}"
+        raise TrustError(what, "set PATH") from None
     try:
         return subprocess.run(
             ["crontab", argument],

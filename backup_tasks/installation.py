@@ -6,6 +6,7 @@ does not go on to store credentials, crontab lines and backups for them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -27,7 +28,7 @@ def check_logs(paths: Paths) -> None:
         check_folder(paths.logs, near_services=True)
     except TrustError as error:
         in_project = [*_code(paths.root)] if paths.logs.is_relative_to(paths.root) else []
-        raise TrustError("\n".join(in_project or [str(error)])) from None
+        raise TrustError("\n".join(dict.fromkeys(in_project or [str(error)]))) from None
 
 
 def check_installation(paths: Paths) -> None:
@@ -51,19 +52,33 @@ def _flaws(paths: Paths) -> list[str]:
 
 def _code(project: Path) -> Iterator[str]:
     package = project / "backup_tasks"
-    yield from _tree(project, [package, *_folders_below(package)], [project / "tasks.py"])
+    folders = [package, *_folders_below(package), project / "__pycache__"]
+    flaws = [*_tree(project, folders, _files_of_code(project))]
+    yield from flaws
     prefix = Path(sys.prefix)
-    modules = [Path(place or os.curdir).absolute() for place in sys.path]
+    is_told = flaws and prefix.is_relative_to(project)  # the remedy is one for what is in it
+    places = [*sys.path, *filter(None, [sys.pycache_prefix])]
+    modules = [Path(place or os.curdir).absolute() for place in places]
     own = [folder for folder in modules if folder.is_relative_to(prefix)]
     python = Path(sys.executable).absolute()
     if prefix != Path(sys.base_prefix):  # else it is the system's own, and much larger
-        yield from _tree(prefix, [prefix / "bin", *own], [python, prefix / "pyvenv.cfg"])
+        if not is_told:
+            yield from _tree(prefix, [prefix / "bin", *own], [python, prefix / "pyvenv.cfg"])
     elif flaw := _flaw_of_file(python):
         yield flaw
     for folder in modules:
         if folder not in own and folder != project:
             yield from _flaw_of_modules(folder)
     yield from _flaws_of_settings()
+
+
+def _files_of_code(project: Path) -> Iterator[Path]:
+    """What may be imported from the project's own folder, and what Invoke reads as settings."""
+    yield project / "tasks.py"  # also if the folder cannot be read
+    with contextlib.suppress(OSError):
+        for name in os.listdir(project):
+            if name.endswith((".py", ".pyc", ".so")) or name.startswith("invoke."):
+                yield project / name
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:

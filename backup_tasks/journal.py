@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import logging
@@ -15,8 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from backup_tasks.errors import TrustError
 from backup_tasks.paths import Paths
 from backup_tasks.text import one_line, printable
+from backup_tasks.trust import trusted_folder
 from backup_tasks.units import render_bytes, render_count, render_seconds
 
 SUCCESS = 25  # between INFO and WARNING
@@ -241,13 +244,19 @@ def _append_line(file: Path, line: str, *, durable: bool = False) -> None:
     """Append one line, whole or not at all, also beside other processes.
 
     After a crash in the middle the file ends with a torn line; the next call ends that line
-    before it writes its own. Raises OSError.
+    before it writes its own. Raises OSError, also when others may write the folder.
 
     Args:
         durable: return only when the line is on the disk.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        # In the hours of a run, a service that may write the folder above can put a link there.
+        with trusted_folder(file.parent, near_services=True) as folder:
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+            descriptor = os.open(file.name, flags, 0o600, dir_fd=folder)
+    except TrustError as error:
+        raise PermissionError(errno.EPERM, error.what) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         size = os.fstat(descriptor).st_size

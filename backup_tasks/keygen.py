@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_tasks.errors import UsageError
+from backup_tasks.paths import home_folder
 from backup_tasks.text import printable
 
 
@@ -22,7 +23,7 @@ class NewKey:
 def default_identity_file(environ: dict[str, str] | os._Environ[str]) -> Path:
     """Where a key is written unless told: below the XDG base directory for configuration."""
     xdg = environ.get("XDG_CONFIG_HOME", "")
-    base = Path(xdg) if xdg.startswith("/") else Path.home() / ".config"
+    base = Path(xdg) if xdg.startswith("/") else home_folder() / ".config"
     return base / "backup-tasks" / "key.txt"
 
 

@@ -40,10 +40,16 @@ def find_paths(environ: dict[str, str] | None = None) -> Paths:
     )
 
 
+def home_folder() -> Path:
+    """The running user's; `/` for one who has none, as login has it."""
+    home = os.path.expanduser("~")
+    return Path(home if home.startswith("/") else "/")
+
+
 def _default_state(env: os._Environ[str] | dict[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/backup-tasks")
     # XDG: a value that is not absolute is to be ignored.
     xdg = env.get("XDG_STATE_HOME", "")
-    base = Path(xdg) if xdg.startswith("/") else Path.home() / ".local" / "state"
+    base = Path(xdg) if xdg.startswith("/") else home_folder() / ".local" / "state"
     return base / "backup-tasks"

@@ -29,6 +29,7 @@ from backup_tasks.profile_template import render_new_profile
 from backup_tasks.profile_trust import find_untrusted
 from backup_tasks.profile_types import PROFILE_NAME
 from backup_tasks.secret import Placed
+from backup_tasks.text import one_line
 from backup_tasks.toml_places import KeyPath
 
 __all__ = [
@@ -112,7 +113,7 @@ def write_new_profile(name: str, paths: Paths) -> Path:
         as it is; a folder that cannot be written to.
     """
     if not PROFILE_NAME.fullmatch(name):
-        raise UsageError(f'"{name}" cannot name a profile: {_NAME_RULE}')
+        raise UsageError(f'"{one_line(name)}" cannot name a profile: {_NAME_RULE}')
     path = paths.profiles / f"{name}.toml"
     shown = show_path(path, paths)
     text = render_new_profile(name, has_base=(paths.profiles / "base.toml").is_file())
@@ -134,12 +135,13 @@ def write_new_profile(name: str, paths: Paths) -> Path:
 
 
 def _find_profile(name: str, paths: Paths) -> Path:
+    shown = one_line(name)
     if name.endswith(".toml") or "/" in name:
         path = Path(name).absolute()
         if not PROFILE_NAME.fullmatch(path.stem) or path.suffix != ".toml":
-            raise ProfileError(f'"{name}" is not the path of a profile NAME.toml: {_NAME_RULE}')
+            raise ProfileError(f'"{shown}" is not the path of a profile NAME.toml: {_NAME_RULE}')
         if not path.is_file():
-            raise ProfileError(f'there is no profile "{name}"')
+            raise ProfileError(f'there is no profile "{shown}"')
         return path
     known = list_profiles(paths)
     if name in known:
@@ -147,7 +149,7 @@ def _find_profile(name: str, paths: Paths) -> Path:
     near = get_close_matches(name, known, n=1)
     hint = f'; did you mean "{near[0]}"?' if near else ""
     there = f"there are: {', '.join(known)}" if known else "there are none"
-    raise ProfileError(f'unknown profile "{name}"{hint}; in {paths.profiles} {there}')
+    raise ProfileError(f'unknown profile "{shown}"{hint}; in {paths.profiles} {there}')
 
 
 def _read(path: Path, paths: Paths) -> MergedFiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +11,22 @@ from backup_tasks.profile_files import MergedFiles
 from backup_tasks.profile_model import Profile
 from backup_tasks.profile_problems import ProfileProblem, dotted_key, secret_keys
 from backup_tasks.secret import Secret
+from backup_tasks.text import printable
 from backup_tasks.toml_places import KeyPath
 from backup_tasks.trust import check_file, check_program
 
+# Where boto3 looks for keys, servers and programs that give keys: a variable, and the usual place.
+_BOTO_SETTINGS = (
+    ("AWS_CONFIG_FILE", "~/.aws/config"),
+    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+    ("BOTO_CONFIG", "~/.boto"),
+    ("", "~/.aws/models"),
+)
+
 
 def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfileProblem]:
-    """Secrets in files and from programs, the drill's program, and the mail's authority.
+    """Secrets in files and from programs, the drill's program, the mail's authority, and boto3's
+    own settings.
 
     An identity file is not among them: it opens what was made for it, and decides nothing.
     """
@@ -36,6 +47,9 @@ def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfilePro
             check_file(Path(email.ca_file))
         except TrustError as error:
             yield _problem(("notify", "email", "ca_file"), error, merged)
+    if profile.store.kind == "s3":
+        for flaw in _flaws_of_boto():
+            yield _problem(("store",), flaw, merged)
 
 
 def _check_drill(profile: Profile) -> None:
@@ -43,6 +57,19 @@ def _check_drill(profile: Profile) -> None:
     command = profile.drill.command
     if command and (command[0].startswith("/") or "/" not in command[0]):
         check_program(command[0], Path("/"), None)
+
+
+def _flaws_of_boto() -> Iterator[TrustError]:
+    """Its settings may name a program; `sudo -E` leaves HOME as another user has it."""
+    for variable, usual in _BOTO_SETTINGS:
+        named = os.environ.get(variable, "")
+        file = os.path.expanduser(named or usual)
+        if os.path.lexists(file):
+            try:
+                check_file(Path(file))
+            except TrustError as error:
+                what = f"boto3 reads {printable(file)}, and {error.what}"
+                yield TrustError(what, f"set {variable if named else 'HOME'}, or remove that file")
 
 
 def _value(settings: object, path: KeyPath) -> object:

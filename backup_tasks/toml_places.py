@@ -148,4 +148,4 @@ def _reason(error: ParseError) -> str:
 
 def _without_place(error: TOMLKitError) -> str:
     text = re.sub(r" at line \d+ col \d+$", "", str(error))
-    return text[:1].lower() + text[1:]
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]

@@ -14,6 +14,7 @@ What was found trustworthy once stays so: nobody else can change it afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -30,7 +31,7 @@ from backup_tasks.errors import TrustError
 from backup_tasks.text import one_line, printable
 
 # What a name is for: a folder on the way, a folder in which names are looked for, or a file.
-Role = Literal["passage", "passage near services", "folder", "file"]
+Role = Literal["passage", "passage near services", "folder", "folder near services", "file"]
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # As /etc/login.defs has it on Debian and Ubuntu: SYS_UID_MAX and SYS_GID_MAX.
@@ -96,14 +97,30 @@ def check_folder(path: Path, *, near_services: bool = False) -> None:
     """
     try:
         with _Way(near_services=near_services) as way:
+            role: Role = "folder"
             try:
                 way.follow(path)
             except FileNotFoundError:
                 way.name = ""
+                role = "folder near services" if near_services else "folder"
             if not way.name:
-                _judge(os.fstat(way.folder), way.folder, way.here, "folder")
+                _judge(os.fstat(way.folder), way.folder, way.here, role)
     except OSError:
         return
+
+
+@contextlib.contextmanager
+def trusted_folder(path: Path, *, near_services: bool = False) -> Iterator[int]:
+    """The descriptor of a folder that `check_folder` finds fit, whatever becomes of its path.
+
+    Raises: TrustError; OSError when it is not there.
+    """
+    with _Way(near_services=near_services) as way:
+        way.follow(path)
+        if way.name:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), way.here)
+        _judge(os.fstat(way.folder), way.folder, way.here, "folder")
+        yield way.folder
 
 
 def judge_below(folder: Path) -> Iterator[str]:
@@ -152,7 +169,8 @@ class _Way:
     @property
     def here(self) -> str:
         """The real path of what was reached."""
-        return os.path.join(self._folders[-1][1], self.name)
+        folder = self._folders[-1][1]
+        return os.path.join(folder, self.name) if self.name else folder
 
     def follow(self, path: Path) -> None:
         """Walk to the end of the path. Raises TrustError and OSError at the first trouble."""
@@ -209,7 +227,7 @@ def _judge(status: os.stat_result, place: int | str, path: str, role: Role) -> N
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if not status.st_mode & 0o022 or (role.startswith("passage") and is_sticky):
         return
-    near_services = role == "passage near services"
+    near_services = role.endswith("near services")
     who = [
         *_group_writers(status, place, near_services),
         *(["everybody"] if status.st_mode & 0o002 else []),
@@ -227,6 +245,12 @@ def _judge(status: os.stat_result, place: int | str, path: str, role: Role) -> N
 def _judge_owner(status: os.stat_result, path: str) -> None:
     owner = status.st_uid
     if owner not in (0, os.geteuid()) and not _is_from_outside(owner):
+        if _is_home(path, owner):
+            raise TrustError(
+                f"{printable(path)} is the home of {_user(owner)}, and {running_user()} obeys what "
+                "is in it",
+                f"move that out of there, as to /opt, or run this as {_user(owner)}",
+            )
         # What a link says is as good as its owner; `chown` would follow it.
         option = "-h " if stat.S_ISLNK(status.st_mode) else ""
         raise _distrust(path, f"belongs to {_user(owner)}", f"chown {option}{running_user()}:")
@@ -299,6 +323,14 @@ def _is_of_services(number: int) -> bool:
         for user in pwd.getpwall()
         if user.pw_gid == number or user.pw_name in members
     )
+
+
+def _is_home(path: str, owner: int) -> bool:
+    """Whether taking this folder away from its owner would shut him out."""
+    try:
+        return os.path.realpath(pwd.getpwuid(owner).pw_dir) == path
+    except KeyError:
+        return False
 
 
 @cache

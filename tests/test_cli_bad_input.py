@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from backup_tasks.keygen import default_identity_file
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import find_paths
 from tests.cli import Cli, Done, assert_recorded_failure, assert_refused, cli, finish, s3_store
@@ -36,6 +39,14 @@ def test_unknown_profile_names_those_that_there_are(cli: Cli) -> None:
     told = assert_refused(cli, cli.run("backup", "--profile", "prd"), 2, '"prd"', "local", "prod")
     assert 'did you mean "prod"' in told
     assert_refused(cli, cli.run("profiles", "--profile", "prd"), 2, "prd")
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\nb.toml", "x/a\nb.toml", "\x1b[2Jx"])
+def test_a_name_that_cannot_be_printed_is_told_on_one_line(cli: Cli, name: str) -> None:
+    for command in (("backup", "--profile", name), ("profile-new", name)):
+        told = assert_refused(cli, cli.run(*command), 2, '"')
+        assert len(told.splitlines()) == 1
+        assert "\x1b" not in told
 
 
 @pytest.mark.parametrize("task", ["list", "files", "restore", "prune", "notify-test", "lifecycle"])
@@ -480,3 +491,35 @@ def test_names_and_times_that_a_stranger_chose_in_the_store_break_nothing(
     for task in (["list"], ["prune", "--dry-run"], ["prune", "--dry-run", "--json"], ["backup"]):
         done = cli.run(*task, "--profile", "test")
         assert (done.code, done.err) == (0, ""), task
+
+
+# --- a poor environment
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_cost_what_would_be_printed_alone(cli: Cli, closed: str) -> None:
+    cli.write_profile()
+    for arguments in (BACKUP, ("list", "--profile", "test"), (*RESTORE, "--to", "back")):
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *cli.command(*arguments)],
+            capture_output=True,
+            cwd=cli.here,
+            env=cli.environ,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert len(cli.archives()) == 1
+    assert [record["result"] for record in cli.records()] == ["success", "success"]
+
+
+def test_a_user_without_name_and_home_has_the_root_folder_as_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(number: int) -> NoReturn:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert find_paths({}).state == Path("/.local/state/backup-tasks")
+    assert default_identity_file({}) == Path("/.config/backup-tasks/key.txt")

@@ -30,8 +30,8 @@ ROOMS = {
     "tree": "folder_trust private_folder inode_table labels making_folders new_files metadata "
     "target member_spool finish_folders extract_policy extract extract_in_order target_path "
     "restore_target",
-    "journal": "journal locks terminal",
-    "profile": "trust cron_fields store_url toml_places secret secret_schema profile_types "
+    "journal": "trust journal locks terminal",
+    "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "

@@ -85,6 +85,7 @@ def test_windows_line_ends_are_counted_once() -> None:
         ("x = 1\n[table", 2, "unexpected end of file"),
         ("a = 01", 1, "invalid number"),
         ("a = [1,,2]", 1, 'unexpected "," in column 8'),
+        (f"a = {'[' * 200}{']' * 200}", 1, "TOML value nested"),
     ],
 )
 def test_a_fault_is_told_with_its_line(text: str, line: int, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import grp
 import os
 import pwd
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from backup_tasks import trust
+from backup_tasks.crontab import read_crontab
 from backup_tasks.errors import TrustError
 from backup_tasks.installation import check_installation
+from backup_tasks.journal import open_log
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.profile import describe_profiles, load_profile
 from tests.cli import Cli, assert_refused, cli
@@ -132,6 +135,31 @@ def test_a_group_of_services_may_write_where_logs_lie_but_not_the_logs(place: Pa
     logs.chmod(0o775)
     with pytest.raises(TrustError, match="by the group"):
         trust.check_folder(logs, near_services=True)
+
+
+@needs_root
+def test_logs_may_be_made_anew_where_a_group_of_services_writes(place: Path) -> None:
+    os.chown(place.parent, -1, STAFF)
+    place.parent.chmod(0o775)
+    trust.check_folder(place.parent / "logs", near_services=True)
+    with pytest.raises(TrustError, match=rf"run: chmod g-w {place.parent}$"):
+        trust.check_folder(place.parent / "logs")
+    place.parent.chmod(0o1777)
+    with pytest.raises(TrustError, match="of your own"):
+        trust.check_folder(place.parent / "logs", near_services=True)
+
+
+@needs_root
+def test_nobody_is_told_to_take_a_users_home_from_him(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = place.parent.parent
+    os.chown(home, NOBODY, -1)
+    entry = pwd.struct_passwd(("anna", "x", NOBODY, NOBODY, "", str(home), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", {NOBODY: entry, 0: pwd.getpwuid(0)}.__getitem__)
+    told = refusal(place)
+    assert told.startswith(f"{home} is the home of anna, and root obeys what is in it; move that")
+    assert told.endswith("or run this as anna")
 
 
 def test_a_mask_that_takes_the_right_to_write_counts(place: Path) -> None:
@@ -347,6 +375,42 @@ def test_a_program_is_looked_for_in_path_as_it_will_be(
         load_profile("prod", paths)
 
 
+@pytest.mark.parametrize("name", [".aws/config", ".aws/credentials", ".aws/models", ".boto"])
+def test_settings_of_boto_that_others_may_write_are_refused(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    home = paths.profiles.parent / "home"
+    settings = home / name
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[default]\ncredential_process = evil\n")
+    monkeypatch.setenv("HOME", str(home))
+    for variable in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "BOTO_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    write(paths, '[backup]\nsources = ["/etc"]\n[store]\nurl = "s3://bucket/prefix/"\n')
+    load_profile("prod", paths)
+    settings.chmod(0o666)
+    told = rf"prod.toml:3: store: boto3 reads {settings}, and .*; set HOME, or remove that file$"
+    with pytest.raises(Exception, match=told):
+        load_profile("prod", paths)
+    write(paths, '[backup]\nsources = ["/etc"]\n[store]\nurl = "file:///mnt/backups/"\n')
+    load_profile("prod", paths)
+
+
+def test_a_crontab_program_that_others_may_write_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "crontab"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    read_crontab()
+    (tmp_path / "ran").unlink()
+    program.chmod(0o757)
+    with pytest.raises(TrustError, match=rf"{program} may be written by everybody .*; set PATH$"):
+        read_crontab()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_secret_that_became_writable_since_is_not_read(paths: Paths) -> None:
     file = _spoiled(paths, "file")
     file.chmod(0o600)
@@ -407,6 +471,29 @@ def test_nothing_is_written_to_logs_that_others_may_write(cli: Cli) -> None:
     assert victim.read_text() == ""
 
 
+@needs_root
+def test_a_service_cannot_have_a_run_write_elsewhere_than_it_began(
+    paths: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "log" / "ours"
+    ours = dataclasses.replace(paths, logs=logs)
+    log = open_log(ours)
+    log.warning("one")
+    os.chown(logs.parent, -1, STAFF)
+    logs.parent.chmod(0o775)
+    log.warning("two")
+    victim = tmp_path / "victim"
+    victim.write_text("")
+    logs.rename(logs.with_name("aside"))
+    logs.mkdir()
+    (logs / "backup.log").symlink_to(victim)
+    os.chown(logs, NOBODY, NOBODY)
+    log.warning("three")
+    assert victim.read_text() == ""
+    assert len((logs.with_name("aside") / "backup.log").read_text().splitlines()) == 2
+    assert f"WARNING: the log cannot be written: {logs}/backup.log: " in capsys.readouterr().err
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project, which nobody else may write."""
@@ -416,9 +503,11 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
-def run_in(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_in(
+    project: Path, *arguments: str, python: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "invoke", "-r", project, *arguments],
+        [sys.executable, *python, "-m", "invoke", "-r", project, *arguments],
         cwd=project.parent,
         env={"PATH": os.environ["PATH"], "BACKUP_TASKS_STATE": str(project / "state")},
         capture_output=True,
@@ -428,17 +517,49 @@ def run_in(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [".", "tasks.py", "backup_tasks", "backup_tasks/stores", "backup_tasks/text.py"]
+    "name",
+    [
+        ".",
+        "tasks.py",
+        "backup_tasks",
+        "backup_tasks/stores",
+        "backup_tasks/text.py",
+        "rich.py",
+        "invoke.yaml",
+        "__pycache__",
+        "__pycache__/tasks.cpython-311.pyc",
+    ],
 )
 def test_code_that_others_may_write_stops_every_task_and_cron_install(
     project: Path, name: str
 ) -> None:
+    if name.startswith("__pycache__"):
+        (project / "__pycache__").mkdir()
+    if not (project / name).exists():
+        (project / name).write_text("")
     assert run_in(project, "profiles").returncode == 0
     (project / name).chmod(0o777)
     for task in ("profiles", "cron-install"):
         done = run_in(project, task)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.endswith(f"run: chmod go-w {project / name}\n")
+
+
+def test_data_in_the_projects_folder_may_be_others(project: Path) -> None:
+    (project / "dumps").mkdir()
+    (project / "dumps").chmod(0o777)
+    (project / "notes.txt").write_text("")
+    (project / "notes.txt").chmod(0o666)
+    assert run_in(project, "profiles").returncode == 0
+
+
+@needs_root
+def test_a_project_in_another_users_folder_is_refused_with_one_line(project: Path) -> None:
+    os.chown(project.parent, NOBODY, -1)
+    done = run_in(project, "cron-show", python=("-P",))
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.endswith(f"run: chown root: {project.parent}")
 
 
 def test_compiled_code_is_code(project: Path) -> None:
@@ -468,6 +589,11 @@ def test_a_folder_where_python_looks_for_modules_counts(
     monkeypatch.setattr(sys, "path", [*sys.path, str(modules)])
     check_installation(paths)
     modules.chmod(0o777)
+    with pytest.raises(TrustError, match=rf"^Python looks for modules in {modules}, and"):
+        check_installation(paths)
+    monkeypatch.setattr(sys, "path", sys.path[:-1])
+    check_installation(paths)
+    monkeypatch.setattr(sys, "pycache_prefix", str(modules))
     with pytest.raises(TrustError, match=rf"^Python looks for modules in {modules}, and"):
         check_installation(paths)
     monkeypatch.chdir(modules)
