@@ -150,6 +150,11 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         return self.sha256 or self.sparse_sha256
 
     @property
+    def lacks_hash(self) -> bool:
+        """Whether it is a file that cannot be checked: version 0.1.0 loses sparse hashes."""
+        return self.type == "file" and not self.content_hash
+
+    @property
     def is_hashed_sparse(self) -> bool:
         """Whether that is the sparse hash, as `content_hash.SparseHash` makes it."""
         return not self.sha256 and bool(self.sparse_sha256)

@@ -244,6 +244,7 @@ class ReusePlanner:
             and entry.nlink == old.nlink
             and not old.stale
             and old.ctime_ns < self._settled_before_ns
+            and not old.lacks_hash
         )
 
     def _same(self, entry: Entry, old: Entry) -> Entry | None:
@@ -255,6 +256,7 @@ class ReusePlanner:
             or entry.link != old.link
             or entry.link_b64 != old.link_b64
             or entry.rdev != old.rdev
+            or old.lacks_hash
         ):
             return None
         is_settled = (

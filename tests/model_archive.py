@@ -34,6 +34,10 @@ class Inode:
     def state(self) -> State:
         return (self.kind, self.mode, self.mtime_ns, self.xattrs, self._bytes())
 
+    @property
+    def sha256(self) -> str:
+        return f"of {self._bytes().hex()}"
+
     def _bytes(self) -> bytes:
         return self.target.encode() if self.kind == "symlink" else bytes(self.content)
 
@@ -227,7 +231,7 @@ class ModelBackup:
     def _is_same_content(self, entry: Entry, old: Entry) -> bool:
         self.read_again.append(entry.name)
         inode = self.tree.inodes[entry.name]
-        return (inode._bytes().hex(), inode.xattrs) == (old.sha256, old.xattrs)
+        return (inode.sha256, inode.xattrs) == (old.sha256, old.xattrs)
 
 
 def apart(entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -267,7 +271,7 @@ class _Packer:
         # Small, so that a chunk holds many and some may be dead; is_large goes by the size.
         is_file = entry.type == "file"
         entry.span = 0 if is_large(entry) else 200 + entry.size // 8 if is_file else 200
-        entry.sha256, entry.xattrs = inode._bytes().hex(), inode.xattrs
+        entry.sha256, entry.xattrs = inode.sha256, inode.xattrs
         record = _Record(entry.name, entry.type, link, inode.state, has_pieces=is_large(entry))
         if is_large(entry):
             self._write_large(entry, record)

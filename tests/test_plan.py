@@ -162,6 +162,21 @@ def test_a_file_whose_ctime_is_not_safely_older_than_the_run_is_read_again() -> 
     assert extract(backup.archive) == expected(tree)
 
 
+def test_a_file_whose_hash_was_lost_is_written_anew_so_that_it_can_be_checked() -> None:
+    tree = tree_of(*"abcdefghijkl", size=512)
+    tree.link("a", "a too")
+    backup = first_backup(tree)
+    for name in ("a", "b"):
+        next(entry for entry in backup.archive.entries if entry.name == name).sha256 = ""
+    next(entry for entry in backup.archive.entries if entry.name == "b").stale = (0,)
+    backup.run()
+    assert all(entry.sha256 for entry in backup.archive.entries if entry.type == "file")
+    assert extract(backup.archive) == expected(tree)
+    assert backup.run().entries == backup.archive.entries
+    assert backup.reuse is not None
+    assert backup.reuse.counts.changed == 0
+
+
 def test_changed_files_leave_their_chunk_alone_until_they_are_too_many() -> None:
     tree = tree_of(*"abcdefghijkl", size=512)  # two of twelve entries may be dead, three not
     backup = first_backup(tree)
