@@ -113,7 +113,7 @@ def _restore(
     keys: Keyring,
 ) -> RestoreReport:
     # Setuid bits and devices too: nobody but us can enter the folder that holds the tree.
-    request = RestoreRequest(paths=(), target=place, trusted=True, trust=trust)
+    request = RestoreRequest(paths=(), target=place, trusted=True, is_unattended=True, trust=trust)
     try:
         return run_restore(store, backup, request, progress, keys)
     except RestoreError as error:

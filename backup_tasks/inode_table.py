@@ -1,4 +1,4 @@
-"""Which inode a path had when it was written: some 24 bytes a path, at any number."""
+"""What belongs to a path, an inode or a number: some 24 bytes a path, at any number."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _FIRST_SLOTS = 1024
 _WORD = 2**64 - 1
 
 
-class InodeTable(Container[str]):
-    """A hash table that forgets the paths and keeps only fingerprints of 128 bits in all.
+class _PathTable(Container[str]):
+    """A hash table that forgets the paths and keeps fingerprints of 64 bits, and as much of what
+    belongs to them.
 
-    Both hashes have a secret key, new in each process, so that nobody can look for two that are
-    alike.
+    Hashes have a secret key, new in each process, so that nobody can look for two that are alike.
     """
 
     def __init__(self) -> None:
@@ -21,19 +21,13 @@ class InodeTable(Container[str]):
         self._values = array("Q", bytes(8 * _FIRST_SLOTS))
         self._used = 0
 
-    def add(self, path: str, inode: Hashable) -> None:
-        """Remember it; a path that is added again counts as it was last."""
-        if 2 * self._used >= len(self._keys):
-            self._grow()
-        self._put(_key_of(path), hash((path, inode)) & _WORD)
-
-    def has(self, path: str, inode: Hashable) -> bool:
-        """Whether this path was added, and with this inode."""
-        slot = self._slot_of(key := _key_of(path))
-        return self._keys[slot] == key and self._values[slot] == hash((path, inode)) & _WORD
-
     def __contains__(self, path: object) -> bool:
         return self._keys[self._slot_of(_key_of(path))] != 0
+
+    def _set(self, path: str, value: int) -> None:
+        if 2 * self._used >= len(self._keys):
+            self._grow()
+        self._put(_key_of(path), value)
 
     def _put(self, key: int, value: int) -> None:
         slot = self._slot_of(key)
@@ -56,6 +50,36 @@ class InodeTable(Container[str]):
         for key, value in zip(*before, strict=True):
             if key:
                 self._put(key, value)
+
+
+class InodeTable(_PathTable):
+    """Which inode a path had when it was written."""
+
+    def add(self, path: str, inode: Hashable) -> None:
+        """Remember it; a path that is added again counts as it was last."""
+        self._set(path, hash((path, inode)) & _WORD)
+
+    def has(self, path: str, inode: Hashable) -> bool:
+        """Whether this path was added, and with this inode."""
+        slot = self._slot_of(key := _key_of(path))
+        return self._keys[slot] == key and self._values[slot] == hash((path, inode)) & _WORD
+
+
+class NumberTable(_PathTable):
+    """A number of 64 bits for each path. Where it matters, look whether two paths are alike in
+    their fingerprints."""
+
+    def __len__(self) -> int:
+        return self._used
+
+    def set(self, path: str, number: int) -> None:
+        """Remember it in the place of an earlier one."""
+        self._set(path, number)
+
+    def get(self, path: str) -> int | None:
+        """The number of a path; None if it has none."""
+        slot = self._slot_of(_key_of(path))
+        return self._values[slot] if self._keys[slot] else None
 
 
 def _key_of(path: object) -> int:

@@ -216,7 +216,8 @@ def _restore_foreign(
         size = backup.stored.size
         return RestoreReport(backup, request.target, entries, size, planned, True, proof)
     notes: set[str] = set()
-    found = foreign_members(store, backup.stored, trusted=request.trusted, notes=notes)
+    takes_any_size = request.trusted and not request.is_unattended
+    found = foreign_members(store, backup.stored, trusted=takes_any_size, notes=notes)
     with (
         closing(found) as members,
         OpenTarget(request.target, root, request.policy, InOrderExtractor) as extractor,

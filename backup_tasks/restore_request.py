@@ -22,7 +22,9 @@ class RestoreRequest:
         paths: patterns as gitignore writes them; none means everything.
         target: the folder to write below; "/" when in place.
         overwrite: None refuses a target that is not empty (in place: as "never").
-        trusted: devices and setuid bits are restored too.
+        trusted: devices and setuid bits are restored too, and others' archives may unpack to
+            hundreds of times their size.
+        is_unattended: nobody looked at the archive, so that no such size is taken all the same.
         skip_damaged: leave out the files that a damaged chunk costs, instead of stopping.
         trust: whose archives are restored.
     """
@@ -32,6 +34,7 @@ class RestoreRequest:
     in_place: bool = False
     overwrite: Overwrite | None = None
     trusted: bool = False
+    is_unattended: bool = False
     dry_run: bool = False
     skip_damaged: bool = False
     trust: Trust = ANYBODY

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from backup_tasks.errors import ArchiveError, UsageError
+from backup_tasks.inode_table import NumberTable
 from backup_tasks.limits import CHUNKS_LIMIT
 from backup_tasks.manifest import (
     Entry,
@@ -81,11 +82,10 @@ class Selection:
 
     Raises ArchiveError for more entries than a chunk can hold.
 
+    Takes 24 bytes more for each file whose first link is not wanted, but another one is.
+
     Attributes:
         count, files, bytes: entries, regular files and their content bytes.
-        extra_links: (path, path of the file it joins) of hardlinks whose first link is
-            not wanted, beyond the one that takes its place; lost_links: those whose first link
-            is not even in the archive.
     """
 
     def __init__(
@@ -101,15 +101,17 @@ class Selection:
         self._upper = NumberSpool()
         # Of each chunk, whether an entry begins there.
         self._starts = bytearray(len(manifest.chunks))
-        self._restore_as: dict[str, str] = {}
+        # First links that are not wanted: the line of the hardlink that takes the place of each.
+        self._stand_ins = NumberTable()
+        # The lines of further hardlinks to such a file, and of those to one that is not there.
+        self._extra = NumberSpool()
+        self._lost = NumberSpool()
         self._walk: Iterator[int] = iter(())
         self._next = _NO_MORE
         self._asked = len(manifest.chunks)
-        self.extra_links: list[tuple[str, str]] = []
-        self.lost_links: list[tuple[str, str]] = []
         self.count = self.files = self.bytes = 0
         self._scan(wanted, passing(manifest.placed_entries()))
-        if self._restore_as:
+        if self._stand_ins:
             self._add_stand_ins()
 
     def _scan(self, wanted: WantedPaths, entries: Iterator[PlacedEntry]) -> None:
@@ -145,9 +147,11 @@ class Selection:
     def _take(self, entry: Entry, place: int, wanted: WantedPaths) -> None:
         self.count += 1
         if entry.type == "hardlink" and not wanted.match(entry.link_name, False):
-            stand_in = self._restore_as.setdefault(entry.link_name, entry.name)
-            if stand_in != entry.name:
-                self.extra_links.append((entry.name, stand_in))
+            if entry.link_name in self._stand_ins:
+                self._extra.add(place)
+            else:
+                self._stand_ins.set(entry.link_name, place)
+                self._lost.add(place)
             return
         self._append(entry, place)
 
@@ -158,19 +162,55 @@ class Selection:
             self.bytes += entry.size
 
     def _add_stand_ins(self) -> None:
-        found = set()
+        found = NumberSpool()
         for entry, place, _ in self._manifest.placed_entries():
-            if entry.name in self._restore_as:
+            stand_in = self._stand_ins.get(entry.name)
+            if stand_in is not None and self._entry_at(stand_in).link_name == entry.name:
                 self._append(entry, place)
-                found.add(entry.name)
-        missing = self._restore_as.keys() - found
-        self.lost_links += sorted((self._restore_as[first], first) for first in missing)
+                found.add(stand_in)
+        lost, self._lost = self._lost, NumberSpool()
+        found_places = iter(found)
+        last = next(found_places, _NO_MORE)
+        for place in lost:
+            while last < place:
+                last = next(found_places, _NO_MORE)
+            if last != place:
+                self._lost.add(place)
+        found.close()
+        lost.close()
+
+    def _entry_at(self, place: int) -> Entry:
+        return decode_entry(self._manifest.line_at(place))
+
+    def _stand_in_of(self, first: str) -> str:
+        """The path of the hardlink that takes the place of a first link; its own if none does."""
+        place = self._stand_ins.get(first) if self._stand_ins else None
+        if place is None:
+            return first
+        entry = self._entry_at(place)
+        return entry.name if entry.link_name == first else first
+
+    @property
+    def extra_links(self) -> Iterator[tuple[str, str]]:
+        """Path, and path of the file that it joins, of hardlinks whose first link is not wanted,
+        beyond the one that takes its place."""
+        for place in self._extra:
+            entry = self._entry_at(place)
+            yield entry.name, self._stand_in_of(entry.link_name)
+
+    @property
+    def lost_links(self) -> Iterator[tuple[str, str]]:
+        """Path, and path of the first link, of hardlinks whose first link is not in the archive; of
+        each first link one."""
+        for place in self._lost:
+            entry = self._entry_at(place)
+            yield entry.name, entry.link_name
 
     @property
     def upper_folders(self) -> Iterator[Entry]:
         """Entries of the folders above wanted ones, not wanted themselves."""
         for place in self._upper:
-            yield decode_entry(self._manifest.line_at(place))
+            yield self._entry_at(place)
 
     def entries_in(self, number: int) -> list[WantedEntry]:
         """The wanted entries that begin in this chunk, in the order of the archive.
@@ -178,11 +218,10 @@ class Selection:
         Ask for chunks in ascending order; any other is slow. Raises ArchiveError if they cannot
         be in it, all of them.
         """
-        found = []
-        for entry in self._entries_at(self._places_in(number), number):
-            name = entry.name
-            found.append(WantedEntry(entry, self._restore_as.get(name, name)))
-        return found
+        return [
+            WantedEntry(entry, self._stand_in_of(entry.name))
+            for entry in self._entries_at(self._places_in(number), number)
+        ]
 
     def _places_in(self, number: int) -> list[int]:
         """Where the lines of the wanted entries lie that begin in this chunk, ascending."""
@@ -251,8 +290,8 @@ class Selection:
 
     def close(self) -> None:
         """Free the files."""
-        self._begin.close()
-        self._upper.close()
+        for spool in (self._begin, self._upper, self._extra, self._lost):
+            spool.close()
 
 
 def _check_counts(counts: array[int], raw_lengths: array[int]) -> None:

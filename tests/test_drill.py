@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from backup_tasks import drill, drill_notes
+from backup_tasks import drill, drill_notes, foreign
 from backup_tasks.catalog import find_backups
 from backup_tasks.drill import run_drill
 from backup_tasks.drill_command import TAIL_LINES, CommandResult, run_command
@@ -32,6 +32,7 @@ from backup_tasks.progress import SilentProgress
 from backup_tasks.restore_request import RestoreReport
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.watch import watched
+from tests.attacks import Item, forge_plain, put
 from tests.backups import Backups
 from tests.cli import Cli, cli, finish
 from tests.other_process import IS_ROOT, NOBODY, as_nobody, killed_after
@@ -72,6 +73,17 @@ def drill_newest(backups: Backups, *, against_sources: bool = False) -> DrillRep
     profile, store = backups.profile(), backups.open_store()
     newest = find_backups(store, UTC)[-1]
     return run_drill(profile, store, newest, SilentProgress(), against_sources=against_sources)
+
+
+def test_a_small_archive_that_unpacks_to_hundreds_of_times_its_size_ends_a_drill(
+    backups: Backups, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drill runs by night, over what lies in the store: nobody said that it is to be trusted."""
+    monkeypatch.setattr(foreign, "BOMB_BYTES", 2**22)
+    put(backups.store_folder, forge_plain([Item("zeros", content=bytes(2**24))]))
+    with pytest.raises(ArchiveError, match="as in a file made to fill disks"):
+        drill_newest(backups)
+    assert os.listdir(place) == []
 
 
 def name_of(backups: Backups, name: str) -> str:

@@ -16,7 +16,7 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text temporary units paths progress patterns folders naming "
-    "local_zone state limits memory workers",
+    "local_zone state limits memory workers inode_table",
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
     "posix_acl tarstream tar_fields tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
@@ -27,7 +27,7 @@ ROOMS = {
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "
     "entry_writer cut_off chunk_reader copy_check chunk_process reader authenticity foreign "
     "selection members",
-    "tree": "folder_trust private_folder inode_table labels making_folders new_files metadata "
+    "tree": "folder_trust private_folder labels making_folders new_files metadata "
     "target member_spool finish_folders extract_policy extract extract_in_order target_path "
     "restore_target",
     "journal": "trust journal locks terminal",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 
@@ -102,3 +103,38 @@ def test_the_folders_above_are_those_that_are_not_wanted_themselves() -> None:
     selection = Selection(manifest_of(entries, chunks, chunks=1), WantedPaths(("x",)))
     assert [one.path for one in selection.upper_folders] == ["a", "a/b", "a/b/c", "e", "e/f"]
     assert list(selection.chunk_numbers()) == [0]
+
+
+def link(name: str, first: str, chunk: int = 0) -> Entry:
+    return Entry(path=name, type="hardlink", link=first, chunk=chunk)
+
+
+def test_one_hardlink_takes_the_place_of_a_file_that_is_not_wanted_and_others_join_it() -> None:
+    links = [link("b1", "a"), link("b2", "a"), link("b3", "gone"), link("b4", "gone")]
+    entries = [entry("a", 1, 0), *links, entry("b5", 2, 0)]
+    manifest = manifest_of(entries, CHUNKS, chunks=len(CHUNKS))
+    selection = Selection(manifest, WantedPaths(("b*",)))
+    found = [[one.restore_as for one in selection.entries_in(number)] for number in range(3)]
+    assert found == [[], ["b1"], ["b5"]]
+    assert list(selection.extra_links) == [("b2", "b1"), ("b4", "b3")]
+    assert list(selection.lost_links) == [("b3", "gone")]
+
+
+@pytest.mark.parametrize("first", ["a", "a{}"], ids=["one file", "many files"])
+def test_hardlinks_to_what_is_not_wanted_take_little_memory(first: str) -> None:
+    count = 15_000
+    chunks = [Chunk(10 * number, 10, "a" * 64, 2**20) for number in range(count // 1000)]
+    entries = [
+        link(f"b{number:06}", first.format(number), number // 1000) for number in range(count)
+    ]
+    size = 10 * len(chunks)
+    manifest = manifest_of(entries, chunks, chunks=len(chunks), chunk_bytes=size)
+    del entries
+    tracemalloc.start()
+    try:
+        selection = Selection(manifest, WantedPaths(("b*",)))
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert selection.count == count
+    assert now < 80 * count
