@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,51 @@ def test_links_to_one_file_are_hardlinks_to_the_first_of_them(tmp_path: Path) ->
         assert (found[name].type, found[name].link_name, found[name].size) == ("hardlink", front, 0)
     assert found["folder/dangling too"].type == "hardlink"
     assert found["folder/fifo too"].type == "hardlink"
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="gives a file away")
+def test_an_inode_that_is_another_owners_file_by_now_makes_no_hardlink(tmp_path: Path) -> None:
+    """A user's file goes away during the walk, and its number becomes that of somebody's file."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "of a user").write_text("x")
+    os.link(tmp_path / "a" / "of a user", tmp_path / "b" / "of root")
+    tree, _ = plan_sources((str(tmp_path),))
+    types = {}
+    for entry in Walk(tree, WalkRules(excludes=PathPatterns(())), print).entries():
+        types[entry.name.rpartition("/")[2]] = entry.type
+        if entry.name.endswith("of a user"):
+            os.chown(tmp_path / "b" / "of root", 4711, -1)
+    assert types["of root"] == types["of a user"] == "file"
+
+
+def test_memory_does_not_grow_with_the_paths_of_files_that_have_several_names(
+    tmp_path: Path,
+) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(16):
+        os.mkdir("d" * 220, dir_fd=folder)
+        below = os.open("d" * 220, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    for number in range(4000):
+        os.close(os.open(f"{number:04}a", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        os.link(f"{number:04}a", f"{number:04}b", src_dir_fd=folder, dst_dir_fd=folder)
+    os.close(folder)
+    tree, _ = plan_sources((str(tmp_path),))
+    links, first = 0, ""
+    tracemalloc.start()
+    try:
+        for entry in Walk(tree, WalkRules(excludes=PathPatterns(())), print).entries():
+            if entry.type == "hardlink":
+                assert entry.link_name == first
+                links += 1
+            first = entry.name
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert links == 4000
+    assert peak < 10 * 2**20
 
 
 def test_links_outside_the_sources_make_no_hardlink(tmp_path: Path) -> None:
