@@ -292,6 +292,8 @@ class Walk:
             is_large = len(names) == _LOOKED_AT
             there: Container[str] = _LargeFolder(descriptor) if is_large else statuses
             marker = self._marker(descriptor, there)
+            if marker and status.st_mode & stat.S_ISVTX and _is_foreign(marker, descriptor, status):
+                marker = ""
             if marker and node is not None and node.whole:
                 self.ignored_markers.append(f"{front}{marker}")
                 marker = ""
@@ -375,6 +377,16 @@ def _is_cache(folder: int) -> bool:
         return False
     finally:
         os.close(tag)
+
+
+def _is_foreign(marker: str, folder: int, status: os.stat_result) -> bool:
+    """Whether a marker belongs to neither root nor the folder's owner. In a sticky folder, as /tmp,
+    others may not remove what is not theirs: nor may they leave it out of the backup."""
+    try:
+        owner = os.stat(marker, dir_fd=folder, follow_symlinks=False).st_uid
+    except OSError:
+        return True
+    return owner not in (0, status.st_uid)
 
 
 def _may_have_xattrs(folder: int) -> bool:

@@ -219,6 +219,23 @@ def test_a_marker_in_a_sources_own_folder_is_not_obeyed(
     assert (walk.marked, walk.marked_first) == (1, [f"{inside}/inner"])
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="gives files away")
+@pytest.mark.parametrize("marker", [".nobackup", "CACHEDIR.TAG"])
+def test_in_a_folder_of_all_nobody_leaves_out_what_is_not_his(tmp_path: Path, marker: str) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    os.chown(shared, 4712, -1)
+    (shared / "of another user").touch()
+    (shared / marker).write_text(CACHE_TAG)
+    for owner, is_obeyed in ((4711, False), (0, True), (4712, True)):
+        os.chown(shared / marker, owner, -1)
+        found = names(
+            walk(tmp_path, exclude_caches=True, exclude_if_present=(".nobackup",)), tmp_path
+        )
+        assert ("shared/of another user" not in found) is is_obeyed
+
+
 def test_a_tag_that_is_no_regular_file_marks_nothing(tmp_path: Path) -> None:
     for name, make in {
         "fifo": os.mkfifo,
