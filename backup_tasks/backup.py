@@ -59,6 +59,12 @@ _CANNOT_COPY = (
 )
 
 
+# So many problems are named, which is more than anybody is shown; others are only counted, for a
+# user may have any number of files vanish while the backup runs.
+_NAMED_PROBLEMS = 50_000
+_ONE_MORE = Problem("(one more file)", f"not named: there are more than {_NAMED_PROBLEMS:,}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Approach:
     """How an archive is to be made.
@@ -231,7 +237,8 @@ def _begin(
 
 def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
-        record.problems.append(Problem(printable(path), reason))
+        is_named = len(record.problems) < _NAMED_PROBLEMS
+        record.problems.append(Problem(printable(path), reason) if is_named else _ONE_MORE)
 
     profile, store, last = run.profile, run.store, approach.last
     if last is None and approach.why_full != FIRST_ARCHIVE:

@@ -7,7 +7,7 @@ kept: otherwise the new archive would lose it, or plain tar would bring back an 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backup_tasks.archive import ArchiveBuilder, Base, Place
 from backup_tasks.compress import decompress_chunk
@@ -29,6 +29,9 @@ class Earlier:
     base: Base
     reader: RangeReader
     keys: Keyring = NO_KEYS
+    # The chunk that was opened last, by its number: files that cannot be read come in the order in
+    # which they lie there, and a user may have made any number of them.
+    _opened: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
 
     def carry_over(self, builder: ArchiveBuilder, entry: Entry) -> Place:
         """Append an entry as the base holds it; returns where it begins.
@@ -41,7 +44,16 @@ class Earlier:
         if is_large(entry):
             numbers = range(entry.chunk, piece_numbers(entry, self.base.chunks).stop)
             return builder.keep_again(numbers)
-        chunk, source = self.base.chunks[entry.chunk], self.base.source_of(entry.chunk)
+        if entry.chunk not in self._opened:
+            raw = self._open(entry.chunk)
+            self._opened.clear()
+            self._opened[entry.chunk] = raw
+        raw = self._opened[entry.chunk]
+        return builder.add_headers(raw[entry.offset : entry.offset + entry.raw_span])
+
+    def _open(self, number: int) -> bytes:
+        """The raw bytes of a chunk. Raises as `carry_over`."""
+        chunk, source = self.base.chunks[number], self.base.source_of(number)
         if chunk.content:
             try:
                 self.keys.load()
@@ -53,8 +65,7 @@ class Earlier:
         packed = self.read_stored(source, chunk)
         if chunk.content:
             packed = open_sealed_chunk(packed, chunk.content, self.keys)
-        raw = decompress_chunk(packed, chunk.raw)
-        return builder.add_headers(raw[entry.offset : entry.offset + entry.raw_span])
+        return decompress_chunk(packed, chunk.raw)
 
     def read_stored(self, source: StoredObject, chunk: Chunk) -> bytes:
         """The chunk as it lies there. Raises: StoreError; ArchiveError when it is damaged."""

@@ -98,8 +98,9 @@ class EntryWriter:
         self._folders = FolderStack(root, _FOLDER_TO_READ)
         # Why the entry that was tried last is not stored.
         self._failure = ""
-        # First links that did not become what the walk saw -> the link stored in their place.
-        self._broken_links: dict[str, str | None] = {}
+        # First links that did not become what the walk saw, by the hash of their path, which has a
+        # secret key -> the link stored in their place.
+        self._broken_links: dict[int, str | None] = {}
         self.totals = WriteTotals()
 
     def write_all(
@@ -280,7 +281,7 @@ class EntryWriter:
 
     def _write_hardlink(self, entry: Entry, folder: int, name: str) -> Entry | None:
         first = entry.link_name
-        stand_in = self._broken_links.get(first, first)
+        stand_in = self._broken_links.get(hash(first), first)
         try:
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except OSError as error:
@@ -290,7 +291,7 @@ class EntryWriter:
         if stand_in is None or not same_file:
             written = self._write_file(entry, folder, name)
             if written is not None and stand_in is None and written.inode == entry.inode:
-                self._broken_links[first] = entry.name
+                self._broken_links[hash(first)] = entry.name
             return written
         entry.link, entry.link_b64 = name_fields(stand_in)
         return self._add_headers(entry, encode_headers(member_of(entry, {})))
@@ -316,7 +317,7 @@ class EntryWriter:
             troubles = filter(None, (attempt.reason, attempt.trouble))
             self._tell_of(stored, "; ".join(troubles))
         if stored is None or stored.inode != entry.inode:
-            self._broken_links[path] = None
+            self._note_broken(entry)
         return stored
 
     def _read_once(
@@ -369,7 +370,11 @@ class EntryWriter:
 
     def _fail(self, entry: Entry, error: OSError) -> None:
         self._failure = explain(error)
-        self._broken_links[entry.name] = None
+        self._note_broken(entry)
+
+    def _note_broken(self, entry: Entry) -> None:
+        if entry.nlink > 1:  # else nothing is a link to it, and such files may be many
+            self._broken_links[hash(entry.name)] = None
 
 
 def _feed(content: bytearray) -> Callable[[memoryview], None]:

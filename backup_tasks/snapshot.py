@@ -23,6 +23,7 @@ from backup_tasks.limits import (
     within_time,
 )
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
+from backup_tasks.path_spool import PathSpool
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.sources import SourceNode
 from backup_tasks.stat_entry import entry_of
@@ -103,7 +104,10 @@ class Walk:
         self._tree = tree
         self._rules = rules
         self._report = report
-        self._first_links: dict[tuple[int, int], str] = {}
+        # Of files with several names, which may be many and have long paths: what is `_one_file`
+        # of them -> the place of the first path.
+        self._first_links: dict[int, int] = {}
+        self._first_paths = PathSpool()
         self._most_levels = 0
         self._room_for_long_paths = ALL_LONG_PATHS_BYTES
         self._told: set[str] = set()
@@ -134,6 +138,7 @@ class Walk:
         finally:
             for level in levels:
                 os.close(level.descriptor)
+            self._first_paths.close()
 
     def _visit(self, level: _Level, name: str, levels: list[_Level]) -> Entry | None:
         """The entry of a name, or None; a folder to be walked is put on the levels."""
@@ -214,12 +219,14 @@ class Walk:
             self._report(path, _NO_SUCH_TIME)
         if kind == "file" and status.st_nlink == 1:
             return entry
-        inode = (status.st_dev, status.st_ino)
-        if inode in self._first_links:
+        one_file = _one_file(status)
+        if one_file in self._first_links:
             entry.type = "hardlink"
             entry.size = entry.rdev = entry.span = 0
             entry.mtime_ns = within_time(entry.mtime_ns)
-            entry.link, entry.link_b64 = name_fields(self._first_links[inode])
+            entry.link, entry.link_b64 = name_fields(
+                self._first_paths.at(self._first_links[one_file])
+            )
             return entry
         if kind == "symlink":
             try:
@@ -229,7 +236,7 @@ class Walk:
                 return None
             entry.link, entry.link_b64 = name_fields(target)
         if status.st_nlink > 1:
-            self._first_links[inode] = path
+            self._first_links[one_file] = self._first_paths.add(path)
         return entry
 
     def _folder(
@@ -285,6 +292,8 @@ class Walk:
             is_large = len(names) == _LOOKED_AT
             there: Container[str] = _LargeFolder(descriptor) if is_large else statuses
             marker = self._marker(descriptor, there)
+            if marker and status.st_mode & stat.S_ISVTX and _is_foreign(marker, descriptor, status):
+                marker = ""
             if marker and node is not None and node.whole:
                 self.ignored_markers.append(f"{front}{marker}")
                 marker = ""
@@ -331,6 +340,12 @@ class Walk:
             self.marked_first.append(path)
 
 
+def _one_file(status: os.stat_result) -> int:
+    """The same for all names of a file, and for no two files. An inode that was given up and is
+    somebody else's now is another file, though its number is the same."""
+    return (status.st_uid << 64 | status.st_dev) << 64 | status.st_ino
+
+
 class _LargeFolder(Container[str]):
     """Tells whether a name is in a folder whose names are not all at hand."""
 
@@ -362,6 +377,16 @@ def _is_cache(folder: int) -> bool:
         return False
     finally:
         os.close(tag)
+
+
+def _is_foreign(marker: str, folder: int, status: os.stat_result) -> bool:
+    """Whether a marker belongs to neither root nor the folder's owner. In a sticky folder, as /tmp,
+    others may not remove what is not theirs: nor may they leave it out of the backup."""
+    try:
+        owner = os.stat(marker, dir_fd=folder, follow_symlinks=False).st_uid
+    except OSError:
+        return True
+    return owner not in (0, status.st_uid)
 
 
 def _may_have_xattrs(folder: int) -> bool:

@@ -1,6 +1,6 @@
 """The walk's outcome as steps: what to write, what to keep, and where what comes last stands.
 
-A run of entries that stay as they are is one small step, so that an unchanged server costs
+A run of entries that stay as they are is a few small steps, so that an unchanged server costs
 next to nothing here, whatever its size.
 """
 
@@ -12,6 +12,10 @@ import msgspec
 
 from backup_tasks.plan import PlannedEntry
 from backup_tasks.spool import Spool
+
+# The lines of a run are read at once: more than so many bytes are several runs, for a folder may
+# hold any number of files, with paths of any length.
+_RUN_BYTES = 2**18
 
 
 class Step(msgspec.Struct, omit_defaults=True, gc=False):
@@ -58,7 +62,7 @@ class Steps:
             self._spool.append(Step(plan=plan))
             return
         run = self._run
-        if run is None or run.end != plan.place:
+        if run is None or run.end != plan.place or run.end - run.first > _RUN_BYTES:
             self._end_run()
             run = self._run = Step(first=plan.place)
         run.end = plan.end

@@ -64,7 +64,7 @@ class LaterTurn:
 class LaterTurns:
     """Puts entries off until their turn comes.
 
-    Memory grows with the number of files that have several names, not of entries.
+    Memory grows with the number of files that have several names, not of entries or with paths.
 
     Args:
         now_ns: the run's start, since 1970.
@@ -73,7 +73,8 @@ class LaterTurns:
     def __init__(self, now_ns: int) -> None:
         self._now_ns = now_ns
         self._turns = {turn: LaterTurn() for turn in Turn if turn}
-        self._linked: dict[str, Turn] = {}
+        # By the hash of the path, which has a secret key.
+        self._linked: dict[int, Turn] = {}
 
     def postpone(self, plan: PlannedEntry) -> bytes:
         """Put an entry off; returns the stand-in for its line, b"" if its turn is the first."""
@@ -86,10 +87,10 @@ class LaterTurns:
     def _turn_of(self, plan: PlannedEntry) -> Turn:
         entry = plan.entry
         if entry.type == "hardlink":  # it must not come before its file
-            return self._linked.get(entry.link_name, Turn.LASTING)
+            return self._linked.get(hash(entry.link_name), Turn.LASTING)
         turn = turn_of(plan, self._now_ns)
         if turn and entry.nlink > 1:
-            self._linked[entry.name] = turn
+            self._linked[hash(entry.name)] = turn
         return turn
 
     def in_order(self) -> list[LaterTurn]:

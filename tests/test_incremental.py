@@ -347,6 +347,29 @@ def test_a_file_that_cannot_be_read_keeps_its_last_version_and_is_named(
     assert backups.sent() < 4000, "it stands in a chunk that was kept"
 
 
+def test_a_chunk_is_fetched_once_for_all_files_in_it_that_cannot_be_read(
+    backups: Generations, tmp_path: Path
+) -> None:
+    fill(backups, size=100)
+    backups.backup()
+    before = fingerprint(backups.source)
+    names = [f"file{number:02}" for number in range(20)]
+    chunks = {backups.entry(name).chunk for name in names}
+    for name in names:
+        (backups.source / name).write_bytes(noise(5, 130))
+
+    def vanish() -> None:
+        for name in names:
+            (backups.source / name).unlink(missing_ok=True)
+
+    backups.on_write = vanish
+    assert len(backups.backup().problems) == len(names)
+    fetched = [length for name, length in backups.stores[-1].reads]
+    assert len(fetched) <= len(chunks) < len(names)
+    found = fingerprint(backups.in_target(untar(backups.archive(), tmp_path / "tar")))
+    assert {name: found[name] for name in names} == {name: before[name] for name in names}
+
+
 def test_its_last_version_is_fetched_where_the_chunk_is_not_kept(
     backups: Generations, tmp_path: Path
 ) -> None:

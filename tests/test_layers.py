@@ -22,7 +22,8 @@ ROOMS = {
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_answers stores.s3_bounds stores.s3_body stores.s3_access stores.s3_salvage "
     "stores.s3_upload stores.s3_writer stores.s3 stores manifest_cache",
-    "sources": "private sources xattrs stat_entry folder_names snapshot segments content",
+    "sources": "private sources xattrs stat_entry folder_names path_spool snapshot segments "
+    "content",
     "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool "
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "
     "entry_writer cut_off chunk_reader copy_check chunk_process reader authenticity foreign "

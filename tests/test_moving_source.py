@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks import content
+from backup_tasks import backup, content
 from backup_tasks.catalog import find_backups
 from backup_tasks.journal import RunRecord
 from backup_tasks.paths import PROJECT_ROOT, Paths
@@ -98,6 +98,22 @@ def test_a_file_that_keeps_changing_is_named_and_costs_only_itself(
     assert restored_neighbours_are_intact(backups, tmp_path / "restored")
     with tarfile.open(backups.archive(), "r:gz") as archive:
         assert str(victim).lstrip("/") in archive.getnames()
+
+
+def test_of_files_without_number_that_vanish_the_first_are_named_and_all_are_counted(
+    backups: Backups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "_NAMED_PROBLEMS", 5)
+    (backups.source / "m").mkdir()
+    for number in range(20):
+        (backups.source / "m" / f"{number:02}").write_text("here")
+    first = backups.source / "a-before"
+    on_reading(monkeypatch, first, lambda _: shutil.rmtree(backups.source / "m"), times=1)
+    record = backups.backup()
+    assert (record.exit_code, len(record.problems)) == (3, 20)
+    named = [f"{backups.source}/m/{number:02}".lstrip("/") for number in range(5)]
+    assert [problem.path for problem in record.problems[:5]] == named
+    assert len({id(problem) for problem in record.problems}) == 6
 
 
 @pytest.mark.parametrize("size", [5_000, 3 * 2**20 + 5])

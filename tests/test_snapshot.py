@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,23 @@ def test_a_marker_in_a_sources_own_folder_is_not_obeyed(
     assert (walk.marked, walk.marked_first) == (1, [f"{inside}/inner"])
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="gives files away")
+@pytest.mark.parametrize("marker", [".nobackup", "CACHEDIR.TAG"])
+def test_in_a_folder_of_all_nobody_leaves_out_what_is_not_his(tmp_path: Path, marker: str) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    os.chown(shared, 4712, -1)
+    (shared / "of another user").touch()
+    (shared / marker).write_text(CACHE_TAG)
+    for owner, is_obeyed in ((4711, False), (0, True), (4712, True)):
+        os.chown(shared / marker, owner, -1)
+        found = names(
+            walk(tmp_path, exclude_caches=True, exclude_if_present=(".nobackup",)), tmp_path
+        )
+        assert ("shared/of another user" not in found) is is_obeyed
+
+
 def test_a_tag_that_is_no_regular_file_marks_nothing(tmp_path: Path) -> None:
     for name, make in {
         "fifo": os.mkfifo,
@@ -241,6 +259,51 @@ def test_links_to_one_file_are_hardlinks_to_the_first_of_them(tmp_path: Path) ->
         assert (found[name].type, found[name].link_name, found[name].size) == ("hardlink", front, 0)
     assert found["folder/dangling too"].type == "hardlink"
     assert found["folder/fifo too"].type == "hardlink"
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="gives a file away")
+def test_an_inode_that_is_another_owners_file_by_now_makes_no_hardlink(tmp_path: Path) -> None:
+    """A user's file goes away during the walk, and its number becomes that of somebody's file."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "of a user").write_text("x")
+    os.link(tmp_path / "a" / "of a user", tmp_path / "b" / "of root")
+    tree, _ = plan_sources((str(tmp_path),))
+    types = {}
+    for entry in Walk(tree, WalkRules(excludes=PathPatterns(())), print).entries():
+        types[entry.name.rpartition("/")[2]] = entry.type
+        if entry.name.endswith("of a user"):
+            os.chown(tmp_path / "b" / "of root", 4711, -1)
+    assert types["of root"] == types["of a user"] == "file"
+
+
+def test_memory_does_not_grow_with_the_paths_of_files_that_have_several_names(
+    tmp_path: Path,
+) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(16):
+        os.mkdir("d" * 220, dir_fd=folder)
+        below = os.open("d" * 220, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    for number in range(4000):
+        os.close(os.open(f"{number:04}a", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        os.link(f"{number:04}a", f"{number:04}b", src_dir_fd=folder, dst_dir_fd=folder)
+    os.close(folder)
+    tree, _ = plan_sources((str(tmp_path),))
+    links, first = 0, ""
+    tracemalloc.start()
+    try:
+        for entry in Walk(tree, WalkRules(excludes=PathPatterns(())), print).entries():
+            if entry.type == "hardlink":
+                assert entry.link_name == first
+                links += 1
+            first = entry.name
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert links == 4000
+    assert peak < 10 * 2**20
 
 
 def test_links_outside_the_sources_make_no_hardlink(tmp_path: Path) -> None:
