@@ -138,7 +138,9 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
     own_key = read_own_key(run.paths.state)
-    return find_last_archive(run.profile, run.store, run.cache, own_key, host, run.now, run.keys)
+    return find_last_archive(
+        run.profile, run.store, run.cache, run.newest_seen, own_key, host, run.now, run.keys
+    )
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
@@ -280,7 +282,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    run.newest_seen.note_made(stored.name, utc_text(run.now), before, record)
+    run.newest_seen.note_made(stored, utc_text(run.now), before, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)

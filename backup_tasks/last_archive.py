@@ -24,6 +24,7 @@ from backup_tasks.manifest import Header, PlacedEntry
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
+from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
@@ -84,6 +85,7 @@ def find_last_archive(
     profile: Profile,
     store: Store,
     cache: ManifestCache,
+    seen: NewestSeen,
     own_key: SigningKey | None,
     host: str,
     now: datetime,
@@ -92,7 +94,7 @@ def find_last_archive(
     """The newest archive of this profile and host that chunks can be kept of.
 
     What is built on is signed again, so it must surely be ours: its manifest is either kept in
-    the cache, or signed by `own_key`.
+    the cache, or signed by `own_key`, and it is the object that was made here.
 
     Args:
         keys: open encrypted archives whose manifest is not kept here; a backup has them seldom.
@@ -122,6 +124,13 @@ def find_last_archive(
                 break
             continue
         if manifest is None:
+            continue
+        if not seen.is_as_made(stored):
+            manifest.close()
+            why = "it is not the object that was made here: it was moved, or replaced"
+            troubles.append(f"nothing of {stored.name} can be kept: {why}")
+            if len(troubles) == _TRIES:
+                break
             continue
         header = manifest.header
         why = _why_not_for(header.recipients, profile.recipients)

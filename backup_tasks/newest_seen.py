@@ -27,10 +27,21 @@ if TYPE_CHECKING:
     from backup_tasks.profile_model import Profile
 
 
+# Of so many backups that were made here is remembered which objects they are.
+_MOST_MADE = 16
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
+    """What the note says.
+
+    Attributes:
+        made: name -> ETag of the last backups that this machine made, the oldest first.
+    """
+
     name: str
     started_at: str
+    made: dict[str, str]
 
     @property
     def started(self) -> datetime:
@@ -100,17 +111,29 @@ class NewestSeen:
         seen, _ = self._read()
         return seen.name if seen is not None else ""
 
-    def note(self, name: str, started_at: str) -> None:
+    def is_as_made(self, stored: StoredObject) -> bool:
+        """Whether it may be the very object that this machine made, as far as is remembered.
+
+        One that was replaced may have our manifest, signature included, and other chunks.
+        """
+        seen, _ = self._read()
+        return seen is None or not seen.made or seen.made.get(stored.name) == stored.etag
+
+    def note(self, name: str, started_at: str, etag: str = "") -> None:
         """Remember this backup, whatever was seen before. Failing to is no error.
 
         Args:
             started_at: as in a manifest's header.
+            etag: of one that was made here.
         """
+        seen, _ = self._read()
+        made = {**(seen.made if seen else {}), **({name: etag} if etag else {})}
+        note = {"name": name, "started_at": started_at, "made": list(made.items())[-_MOST_MADE:]}
         with contextlib.suppress(OSError):
-            write_note(self._path, {"name": name, "started_at": started_at})
+            write_note(self._path, note)
 
     def note_made(
-        self, name: str, started_at: str, before: Sequence[Backup], record: RunRecord
+        self, stored: StoredObject, started_at: str, before: Sequence[Backup], record: RunRecord
     ) -> None:
         """Remember a backup that was just made; but first say in `record` if others vanished.
 
@@ -119,7 +142,7 @@ class NewestSeen:
         """
         if vanished := self.what_vanished(before):
             record.warnings.append(vanished)
-        self.note(name, started_at)
+        self.note(stored.name, started_at, stored.etag)
 
     def note_proven(self, header: Header | None, proof: Proof) -> None:
         """Remember this backup if it is newer than what was seen, and surely ours."""
@@ -147,7 +170,8 @@ class NewestSeen:
         """What was seen; and what is wrong with the note, if anything."""
         try:
             noted = read_note(self._path)
-            seen = _Seen(noted["name"], noted["started_at"])
+            made = {str(name): str(etag) for name, etag in noted.get("made", ())}
+            seen = _Seen(noted["name"], noted["started_at"], made)
             if seen.started.tzinfo is None:
                 raise ValueError("a time without its zone")
             _taken_at(seen, self._zone)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, timedelta
@@ -214,6 +216,38 @@ def test_a_damaged_newest_archive_is_passed_over_and_named(
     assert backups.manifest().header.copied_from == "2100-01-01_0200-backup.tar.gz"
     assert "nothing of 2100-01-02_0200-backup.tar.gz can be kept: " in backups.log()
     check_newest(backups, tmp_path)
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_an_archive_that_was_replaced_by_one_with_its_manifest_is_not_built_on(
+    backups: Generations, tmp_path: Path, is_kept: bool
+) -> None:
+    fill(backups, size=500)
+    backups.backup()
+    archive = backups.archive()
+    body = bytearray(archive.read_bytes())
+    body[backups.manifest().chunks[0].offset + 50] ^= 1
+    archive.unlink()
+    archive.write_bytes(body)
+    if not is_kept:
+        shutil.rmtree(backups.paths.state / "manifests")
+    record = backups.backup()
+    assert record.copied_bytes == 0
+    assert "not the object that was made here" in full_reasons(backups)[0]
+    assert backups.backup().copied_bytes
+    check_newest(backups, tmp_path)
+
+
+def test_a_note_that_does_not_say_which_objects_were_made_here_costs_nothing(
+    backups: Generations,
+) -> None:
+    fill(backups, size=500)
+    backups.backup()
+    (file,) = (backups.paths.state / "newest").iterdir()
+    note = json.loads(file.read_bytes())
+    del note["made"]  # as versions before this one wrote it
+    file.write_text(json.dumps(note))
+    assert backups.backup().copied_bytes
 
 
 def test_a_chunk_that_is_damaged_when_it_is_needed_costs_a_full_upload(
