@@ -13,6 +13,7 @@ from pathlib import Path
 from backup_tasks.encrypt import Sealer, open_sealed
 from backup_tasks.errors import ArchiveError, IdentityError, UsageError
 from backup_tasks.identities import Keyring, NoKeyFits
+from backup_tasks.paths import make_private
 from backup_tasks.profile_model import Profile
 from backup_tasks.temporary import writes_to
 
@@ -43,7 +44,7 @@ class ProvenKeys:
         """Remember recipients. A crash leaves what was known before. Raises OSError."""
         day = now.astimezone(UTC).date().isoformat()
         known = self.read() | dict.fromkeys(recipients, f"{how} {day}")
-        self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._file.parent)
         temporary = self._file.with_name(f".{secrets.token_hex(8)}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with writes_to(self._file), open(descriptor, "w", encoding="utf-8") as file:

@@ -26,6 +26,7 @@ from backup_tasks.manifest import Header, PlacedEntry
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
+from backup_tasks.paths import make_private
 from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
@@ -241,7 +242,7 @@ class CopyMemory:
 
     def remember(self, now: datetime) -> None:
         """Note that copying was refused now."""
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._path.parent)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with writes_to(self._path), open(descriptor, "w", encoding="ascii") as file:
             json.dump({"since": now.astimezone(UTC).isoformat()}, file)

@@ -12,6 +12,7 @@ from typing import Any
 
 from backup_tasks.errors import StoreError
 from backup_tasks.naming import is_backup_name, is_staging_name
+from backup_tasks.paths import make_private
 from backup_tasks.stores.base import Store, Unfinished
 from backup_tasks.temporary import writes_to
 
@@ -44,7 +45,7 @@ class UploadNote:
         self._write({"upload_id": upload_id})
 
     def _write(self, note: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self._path.parent)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with writes_to(self._path), os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(note, file)

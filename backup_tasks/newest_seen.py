@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from backup_tasks.errors import ObjectMissing, StoreError
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.naming import parse_backup_name
+from backup_tasks.paths import make_private
 from backup_tasks.state import state_key
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import printable
@@ -111,7 +112,7 @@ class NewestSeen:
         """
         temporary = self._path.with_name(f".{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._path.parent)
             how = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             with open(os.open(temporary, how, 0o600), "w", encoding="utf-8") as file:
                 json.dump({"name": name, "started_at": started_at}, file)
