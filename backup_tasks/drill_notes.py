@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backup_tasks.errors import RestoreError
 from backup_tasks.folders import OPEN_FOLDER
+from backup_tasks.paths import make_private
 from backup_tasks.state import parse_note
 from backup_tasks.text import printable
 
@@ -32,7 +33,7 @@ class DrillNote:
     def __init__(self, state: Path) -> None:
         self._file = state / "drills" / f"{os.urandom(16).hex()}.json"
         try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._file.parent)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._file, flags, 0o600)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)

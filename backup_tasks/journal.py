@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backup_tasks.errors import TrustError
-from backup_tasks.paths import Paths
+from backup_tasks.paths import Paths, make_private
 from backup_tasks.text import one_line, printable
 from backup_tasks.trust import trusted_folder
 from backup_tasks.units import render_bytes, render_count, render_seconds
@@ -249,7 +249,7 @@ def _append_line(file: Path, line: str, *, durable: bool = False) -> None:
     Args:
         durable: return only when the line is on the disk.
     """
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(file.parent)
     try:
         # In the hours of a run, a service that may write the folder above can put a link there.
         with trusted_folder(file.parent, near_services=True) as folder:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_tasks.errors import UsageError
-from backup_tasks.paths import home_folder
+from backup_tasks.paths import home_folder, make_private
 from backup_tasks.text import printable
 
 
@@ -59,7 +59,7 @@ def run_keygen(file: Path, now: datetime) -> NewKey:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
     except FileExistsError as error:
         raise NotADirectoryError(error.errno, "the folder above it is a file") from None
 

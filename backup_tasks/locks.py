@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from backup_tasks.errors import BackupError, LockedError
-from backup_tasks.paths import Paths
+from backup_tasks.paths import Paths, make_private
 from backup_tasks.state import parse_note
 from backup_tasks.text import printable
 
@@ -39,8 +39,7 @@ def hold_lock(names: Sequence[str], paths: Paths, what: str) -> Iterator[None]:
         for name in sorted(set(names)):
             file = folder / _file_name(name)
             try:
-                paths.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder.mkdir(mode=0o700, exist_ok=True)
+                make_private(folder)
                 descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
                 held.callback(os.close, descriptor)
                 _take(descriptor, name, what)

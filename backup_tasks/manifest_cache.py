@@ -18,6 +18,7 @@ from pathlib import Path
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import FOOTER_BYTES, decode_footer
 from backup_tasks.naming import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_encrypted_name
+from backup_tasks.paths import make_private
 from backup_tasks.state import open_kept
 from backup_tasks.stores.base import RangeReader, StoredObject
 
@@ -67,7 +68,7 @@ class ManifestCache:
         target = self._file(stored)
         temporary = target.with_name(f".{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._folder)
             with open(
                 os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
             ) as file:

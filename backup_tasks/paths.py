@@ -53,3 +53,18 @@ def _default_state(env: os._Environ[str] | dict[str, str]) -> Path:
     xdg = env.get("XDG_STATE_HOME", "")
     base = Path(xdg) if xdg.startswith("/") else home_folder() / ".local" / "state"
     return base / "backup-tasks"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and what is missing on the way to it, for ourselves alone: under a umask that
+    lets others write, the next run would refuse what this one has made.
+
+    Raises OSError, also when something else is there.
+    """
+    for place in (*reversed(folder.parents), folder):
+        if not place.is_dir():
+            try:
+                os.mkdir(place, 0o700)
+            except FileExistsError:  # by another run just now, or it is no folder
+                if not place.is_dir():
+                    raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Collection, Mapping
@@ -66,7 +67,10 @@ class MergedFiles:
 
 def show_path(path: Path, paths: Paths) -> str:
     """The path as people would type it: relative to the project or to where they stand."""
-    for folder in (paths.root, Path.cwd()):
+    folders = [paths.root]
+    with contextlib.suppress(FileNotFoundError):  # it may be gone, as after a restore
+        folders.append(Path.cwd())
+    for folder in folders:
         if path.is_relative_to(folder):
             return str(path.relative_to(folder))
     return str(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backup_tasks.errors import BackupError
 from backup_tasks.journal import RunRecord, open_log
-from backup_tasks.paths import Paths
+from backup_tasks.paths import Paths, make_private
 from backup_tasks.private import KnownContent, Private, parse_known, render_known
 from backup_tasks.profile_model import Profile
 from backup_tasks.signing import (
@@ -162,7 +162,7 @@ def open_key_of_run(profile: Profile, paths: Paths, record: RunRecord) -> Signin
 @contextlib.contextmanager
 def _only_one(state: Path) -> Iterator[int]:
     """The file that becomes the key, open, for one process at a time."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(state)
     how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     descriptor = os.open(state / _NEW_NAME, how, 0o600)
     try:

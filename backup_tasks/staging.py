@@ -25,6 +25,7 @@ import msgspec
 
 from backup_tasks.limits import CHUNK_RAW_LIMIT, LINE_BYTES
 from backup_tasks.manifest import Chunk, Entry
+from backup_tasks.paths import make_private
 from backup_tasks.state import open_kept
 from backup_tasks.turns import Turn
 
@@ -71,7 +72,7 @@ class StagingJournal:
     def __init__(self, path: Path, staging: Staging) -> None:
         self.staging = staging
         self._encode = msgspec.json.Encoder().encode
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path.parent)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._file: IO[bytes] | None = open(descriptor, "wb", 2**16)  # noqa: SIM115
         self._unsynced_bytes = 0

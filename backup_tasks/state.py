@@ -15,6 +15,7 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
+from backup_tasks.paths import make_private
 from backup_tasks.temporary import writes_to
 
 # The largest note names some recipients or uploads.
@@ -59,7 +60,7 @@ def parse_note(content: bytes) -> Any:
 
 def write_note(file: Path, note: Any) -> None:
     """Write such a file anew, to stay; a crash leaves the old or the new one. Raises OSError."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(file.parent)
     temporary = file.with_name(f".{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

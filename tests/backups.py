@@ -78,6 +78,7 @@ class Backups:
             f'[store]\nurl = "file://{self.store_folder}/"\n'
             f"[signing]\npublic_key = {json.dumps(self.signers)}\n" + self._encryption()
         )
+        file.chmod(0o600)  # whatever the umask: what others may write is refused
         return file
 
     def _encryption(self) -> str:

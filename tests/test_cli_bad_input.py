@@ -512,6 +512,21 @@ def test_streams_that_are_closed_cost_what_would_be_printed_alone(cli: Cli, clos
     assert [record["result"] for record in cli.records()] == ["success", "success"]
 
 
+def test_a_backup_does_not_need_the_folder_that_it_was_started_in(cli: Cli) -> None:
+    cli.write_profile()
+    script = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+    for arguments in (BACKUP, ("profiles",)):
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *cli.command(*arguments)],
+            capture_output=True,
+            cwd=cli.here,
+            env={**cli.environ, "PYTHONSAFEPATH": "1"},
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b""), arguments
+    assert len(cli.archives()) == 1
+
+
 def test_a_user_without_name_and_home_has_the_root_folder_as_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -458,6 +458,24 @@ def test_a_template_that_others_may_write_stops_every_task(cli: Cli, name: str) 
     assert_refused(cli, done, 2, f"{template} may be written by everybody")
 
 
+def test_what_a_run_makes_is_fit_for_the_next_whatever_the_umask(cli: Cli) -> None:
+    cli.write_profile()
+    backup = ("backup", "--profile", "test")
+    deep = cli.here / "some" / "where"
+    places = {
+        "BACKUP_TASKS_STATE": str(deep / "state"),
+        "BACKUP_TASKS_LOGS": str(deep / "logs"),
+        "HOME": str(deep / "home"),
+    }
+    for task in (("keygen",), backup, ("drill", "--profile", "test"), backup):
+        command = ["sh", "-c", 'umask 000; exec "$@"', "sh", *cli.command(*task)]
+        done = subprocess.run(
+            command, capture_output=True, cwd=cli.here, env={**cli.environ, **places}, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b""), task
+    assert [path for path in deep.rglob("*") if path.stat().st_mode & 0o022] == []
+
+
 def test_nothing_is_written_to_logs_that_others_may_write(cli: Cli) -> None:
     cli.write_profile()
     cli.logs.mkdir()
