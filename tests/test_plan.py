@@ -341,13 +341,14 @@ def chain_of_links(length: int, *, is_broken_up: bool) -> list[Entry]:
     for number in range(length):
         chunk = 3 * number if is_broken_up else number
         span = 1000 if is_broken_up else 500
-        file = Entry(path=f"{number:04}b", type="file", nlink=2, span=span)
+        file = Entry(path=f"{number:04}b", type="file", nlink=2, span=span, sha256="5")
         file.chunk = chunk + 1 if is_broken_up else chunk
         link = replace(file, path=f"{number:04}a", type="hardlink", link=f"{number - 1:04}b")
         link.chunk = chunk
         entries += [link, file]
         if is_broken_up:
-            entries.append(Entry(path=f"{number:04}gone", type="file", chunk=chunk + 2))
+            gone = Entry(path=f"{number:04}gone", type="file", chunk=chunk + 2, sha256="5")
+            entries.append(gone)
     entries[0].type, entries[0].link = "file", ""
     return entries
 
