@@ -303,7 +303,8 @@ def read_mark(folder: int, status: os.stat_result) -> bytes:
 def drop_mark(folder: int) -> None:
     """Take away what `set_mark` set, if it did."""
     with contextlib.suppress(OSError):
-        os.removexattr(folder, _mark_name())
+        if _mark_name() in os.listxattr(folder):  # sooner asked than refused
+            os.removexattr(folder, _mark_name())
 
 
 def _mark_name() -> str:
