@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from backup_tasks.folder_trust import is_trusted
 from backup_tasks.inode_table import InodeTable
 from backup_tasks.making_folders import (
     MakingFolderStack,
@@ -28,6 +29,11 @@ from backup_tasks.tarstream import Member
 _MOVABLE = (
     "its mode and owner were left alone, as others can move folders there: it may not be the one "
     "that belongs there"
+)
+
+_ANOTHERS = (
+    "it was there already and belongs to another user than in the archive, who can read and change "
+    "what was restored into it"
 )
 
 Attempt = Callable[[str, Callable[[], None]], None]
@@ -145,6 +151,9 @@ class FolderFinisher:
         elif (may_change and not _looks_like(status, member)) or _is_left_closed(status):
             self._leave_out(path, _MOVABLE)
             return
+        elif standing.mover is not None and _is_anothers(status, member):
+            self._leave_out(path, _ANOTHERS)
+            return
         if is_new and path in self._noted:
             self._unfinished[path.count("/")] -= hash(path)
         self._left.discard(path)
@@ -201,6 +210,10 @@ def _is_safe(mover: int | None, status: os.stat_result, member: Member) -> bool:
 def _looks_like(status: os.stat_result, member: Member) -> bool:
     found = status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)
     return found == (*owner_of(member), member.mode)
+
+
+def _is_anothers(status: os.stat_result, member: Member) -> bool:
+    return status.st_uid != owner_of(member)[0] and not is_trusted(status.st_uid)
 
 
 def _is_left_closed(status: os.stat_result) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 from backup_tasks import restore
 from backup_tasks.errors import ArchiveError, RestoreError
+from backup_tasks.extract_policy import Overwrite
 from backup_tasks.making_folders import MARKS
 from tests import attacks
 from tests.attacks import Item
@@ -234,6 +235,23 @@ def test_a_folder_with_the_mode_of_an_unfinished_one_is_not_taken_for_one(town: 
         status = (town.target / folder.path).stat()
         owner = 0 if folder.path == "home/moved" else NOBODY
         assert (status.st_uid, status.st_mode & 0o7777) == (owner, 0o1700)
+
+
+@pytest.mark.parametrize("overwrite", ["never", "older"])
+def test_a_folder_that_a_user_made_in_the_place_of_anothers_is_named(
+    town: Town, overwrite: Overwrite
+) -> None:
+    """Its mode is all that keeps what is restored into it from others."""
+    make_theirs(town.home / "secret", 0o755)
+    make_theirs(town.home / "own", 0o700)
+    items = [
+        Item("home/secret/key", content=b"k", mode=0o644),
+        Item("home/secret", "dir", mode=0o700),
+        Item("home/own", "dir", mode=0o755, uid=NOBODY, gid=NOBODY),
+    ]
+    problems = dict(town.restore(items, overwrite=overwrite).extracted.problems)
+    assert list(problems) == ["home/secret"]
+    assert "belongs to another user" in problems["home/secret"]
 
 
 def test_a_user_cannot_make_their_folder_one_that_counts_as_untouched(town: Town) -> None:
