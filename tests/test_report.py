@@ -218,7 +218,8 @@ def test_notes_of_a_restore_stay_off_stdout(capsys: pytest.CaptureFixture[str]) 
 
 def test_unrestored_entries_are_named_with_the_reason() -> None:
     extracted = ExtractReport()
-    extracted.problems += [(f"etc/{OUTSIDE}{number}", "disk full") for number in range(25)]
+    for number in range(25):
+        extracted.add_problem(f"etc/{OUTSIDE}{number}", "disk full")
     lines = str(report.unrestored(restored(extracted))).splitlines()
     assert lines[0] == "25 of 3 entries could not be restored:"
     assert lines[1].isprintable()
