@@ -72,6 +72,8 @@ class RunRecord:
         problems: every source file that was not stored whole.
         error: what the operator was told, or "".
         warnings: what went wrong beside the task itself, such as a prune after a good backup.
+        unpruned: why nothing was deleted although `[retention]` is set, one reason each; a run
+            that has any ends with exit code 3 at best.
         outcome: what was done with the archive, such as "restored and compared"; "" means "done".
         evidence: lines of what a look at the archive found, fit to print.
     """
@@ -95,6 +97,7 @@ class RunRecord:
     pruned: list[str] = field(default_factory=list)
     error: str = ""
     warnings: list[str] = field(default_factory=list)
+    unpruned: list[str] = field(default_factory=list)
     outcome: str = ""
     evidence: list[str] = field(default_factory=list)
     notifications: list[Notification] = field(default_factory=list)

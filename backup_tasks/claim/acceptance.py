@@ -1,0 +1,52 @@
+"""Whose backups are believed in a store: keys, names and what was adopted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from backup_tasks.claim.claim_file import Claim, Name
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What a backup must show to count.
+
+    Attributes:
+        keys: public keys as text, of which one must have signed; none: nothing is known, and
+            any true signature does (a reader on a new machine).
+        names: profile and host that a manifest may name; None: any, for the store belongs to
+            one owner and the keys tell.
+        adopted: footers (SHA-256, hex) that count whatever signed them.
+    """
+
+    keys: frozenset[str]
+    names: frozenset[Name] | None
+    adopted: frozenset[str] = frozenset()
+
+
+def plan_acceptance(
+    claim: Claim | None,
+    *,
+    own_key: str,
+    signers: Collection[str],
+    name: Name,
+) -> Acceptance:
+    """What counts for this profile, here and now.
+
+    Args:
+        claim: the store's, if it has one whose word counts here.
+        own_key: this machine's public key as text, "" if it has none yet.
+        signers: what `[signing] public_key` names.
+        name: this profile and host.
+    """
+    if signers:
+        # The profile's word is the operator's own, and stronger than the store's.
+        keys = frozenset(signers) | ({own_key} - {""})
+    elif claim is not None:
+        keys = frozenset({claim.owner, *claim.also})
+    else:
+        keys = frozenset({own_key} - {""})
+    if claim is None:
+        return Acceptance(keys, frozenset({name}))
+    return Acceptance(keys, frozenset({name, *claim.names}), frozenset(claim.adopted))
