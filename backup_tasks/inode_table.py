@@ -22,17 +22,20 @@ class _PathTable(Container[str]):
         self._used = 0
 
     def __contains__(self, path: object) -> bool:
-        return self._keys[self._slot_of(_key_of(path))] != 0
+        return self._used != 0 and self._keys[self._slot_of(_key_of(path))] != 0
 
-    def _set(self, path: str, value: int) -> None:
+    def _set(self, path: str, value: int) -> bool:
+        """Whether the path is a new one."""
         if 2 * self._used >= len(self._keys):
             self._grow()
-        self._put(_key_of(path), value)
+        return self._put(_key_of(path), value)
 
-    def _put(self, key: int, value: int) -> None:
+    def _put(self, key: int, value: int) -> bool:
         slot = self._slot_of(key)
-        self._used += self._keys[slot] == 0
+        is_new = self._keys[slot] == 0
+        self._used += is_new
         self._keys[slot], self._values[slot] = key, value
+        return is_new
 
     def _slot_of(self, key: int) -> int:
         """Where the key is, or the free slot where it would be."""
@@ -55,9 +58,13 @@ class _PathTable(Container[str]):
 class InodeTable(_PathTable):
     """Which inode a path had when it was written."""
 
-    def add(self, path: str, inode: Hashable) -> None:
-        """Remember it; a path that is added again counts as it was last."""
-        self._set(path, hash((path, inode)) & _WORD)
+    def add(self, path: str, inode: Hashable) -> bool:
+        """Remember it; a path that is added again counts as it was last.
+
+        Returns:
+            Whether it was not there before.
+        """
+        return self._set(path, hash((path, inode)) & _WORD)
 
     def has(self, path: str, inode: Hashable) -> bool:
         """Whether this path was added, and with this inode."""
