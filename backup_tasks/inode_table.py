@@ -26,22 +26,22 @@ class _PathTable(Container[str]):
 
     def _set(self, path: str, value: int) -> bool:
         """Whether the path is a new one."""
-        if 2 * self._used >= len(self._keys):
-            self._grow()
-        return self._put(_key_of(path), value)
-
-    def _put(self, key: int, value: int) -> bool:
+        key = _key_of(path)
         slot = self._slot_of(key)
-        is_new = self._keys[slot] == 0
-        self._used += is_new
+        is_new = not self._keys[slot]
         self._keys[slot], self._values[slot] = key, value
+        if is_new:
+            self._used += 1
+            if 2 * self._used >= len(self._keys):
+                self._grow()
         return is_new
 
     def _slot_of(self, key: int) -> int:
         """Where the key is, or the free slot where it would be."""
-        last = len(self._keys) - 1
+        keys = self._keys
+        last = len(keys) - 1
         slot = key & last
-        while self._keys[slot] not in (0, key):
+        while (found := keys[slot]) and found != key:
             slot = slot + 1 & last
         return slot
 
@@ -49,10 +49,10 @@ class _PathTable(Container[str]):
         before = self._keys, self._values
         size = bytes(8 * 2 * len(self._keys))
         self._keys, self._values = array("Q", size), array("Q", size)
-        self._used = 0
         for key, value in zip(*before, strict=True):
             if key:
-                self._put(key, value)
+                slot = self._slot_of(key)
+                self._keys[slot], self._values[slot] = key, value
 
 
 class InodeTable(_PathTable):

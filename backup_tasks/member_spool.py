@@ -37,8 +37,11 @@ class MemberSpool:
 
     def append(self, member: Member) -> None:
         """Add one member at the end."""
-        xattrs = {name.encode(*_ESCAPED): value for name, value in member.xattrs.items()}
-        packed = _encode((msgspec.structs.replace(member, xattrs={}) if xattrs else member, xattrs))
+        xattrs = {}
+        if member.xattrs:
+            xattrs = {name.encode(*_ESCAPED): value for name, value in member.xattrs.items()}
+            member = msgspec.structs.replace(member, xattrs={})
+        packed = _encode((member, xattrs))
         if not self._is_at_end:
             self._file.seek(self._end)
             self._is_at_end = True
@@ -46,9 +49,10 @@ class MemberSpool:
             self._file.rollover()
         self._file.writelines((_LENGTH.pack(len(packed)), packed))
         depth = member.path.count(b"/")
-        if depth not in self._places:
-            self._places[depth] = array("Q")
-        self._places[depth].append(self._end)
+        places = self._places.get(depth)
+        if places is None:
+            places = self._places[depth] = array("Q")
+        places.append(self._end)
         self._end += _LENGTH.size + len(packed)
 
     def __iter__(self) -> Iterator[Member]:
