@@ -40,10 +40,11 @@ def content_hash(size: int, *, is_sparse: bool) -> ContentHash:
 class PlainHash:
     """SHA-256 of all bytes, holes as zeros."""
 
-    _position = 0
+    __slots__ = ("_hash", "_position", "_size")
 
     def __init__(self, size: int) -> None:
         self._hash = hashlib.sha256()
+        self._position = 0
         self._size = size
 
     def add(self, offset: int, piece: memoryview) -> None:

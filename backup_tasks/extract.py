@@ -240,7 +240,7 @@ class Extractor:
             write_content(new.descriptor, member, pieces, self._guard, digest)
             if digest is not None and digest.finish() != (sha256 or sparse_sha256):
                 raise WrongContentError(f"{path}: the content's hash is not the manifest's")
-            self._setter.set_open(new.descriptor, member, made)
+            self._setter.set_file(new.descriptor, member, made)
             try:
                 new.publish(replace=not is_private and self._policy.overwrite != "never")
             except FileExistsError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 
@@ -23,7 +23,7 @@ from backup_tasks.making_folders import (
     set_mark,
 )
 from backup_tasks.member_spool import MemberSpool
-from backup_tasks.metadata import MetadataSetter, owner_of
+from backup_tasks.metadata import MetadataSetter, list_attributes, owner_of
 from backup_tasks.tarstream import Member
 
 _MOVABLE = (
@@ -140,14 +140,16 @@ class FolderFinisher:
             raise
         status = os.fstat(folder)
         standing = self._folders.standing
-        # A run that was killed may have set the owner, and no more.
-        is_given = standing.mover is None and status.st_uid == owner_of(member)[0]
-        is_new = is_unfinished(status) and (standing.is_sealed or is_given)
+        is_new = is_unfinished(status) and (
+            standing.is_sealed
+            # A run that was killed may have set the owner, and no more.
+            or (standing.mover is None and status.st_uid == owner_of(member)[0])
+        )
         may_change = is_wanted and self._may_change and not self._is_abandoned
         if is_new or has_mark(folder, status, path):
             self._finish_one(folder, member, status, path)
         elif may_change and _is_safe(standing.mover, status, member):
-            self._setter.set_open(folder, member, owner=(status.st_uid, status.st_gid))
+            self._setter.set_folder(folder, member, (status.st_uid, status.st_gid))
         elif (may_change and not _looks_like(status, member)) or _is_left_closed(status):
             self._leave_out(path, _MOVABLE)
             return
@@ -160,25 +162,23 @@ class FolderFinisher:
         self.count += is_wanted
 
     def _finish_one(self, folder: int, member: Member, status: os.stat_result, path: str) -> None:
-        self._setter.set_open(folder, member, owner=(status.st_uid, status.st_gid))
-        self._note_finished(folder, path)
+        attributes = self._setter.set_folder(folder, member, (status.st_uid, status.st_gid))
+        self._note_finished(folder, path, attributes)
         if self._folders.is_movable(path):
             self._finished.add(path, None)
 
-    def _note_finished(self, folder: int, path: str) -> None:
+    def _note_finished(self, folder: int, path: str, attributes: Collection[str]) -> None:
         """The archive may have more to say of it than was read before a failure."""
         if self._is_abandoned:
             set_mark(folder, path)
         else:
-            drop_mark(folder)
+            drop_mark(folder, attributes)
 
     def _note_made(self, path: str) -> None:
         """Before it is made: a signal may come right after that."""
-        if path in self._noted:
-            return
-        self._noted.add(path, None)
-        self._made.append(Member(os.fsencode(path), "dir"))
-        self._unfinished[path.count("/")] += hash(path)
+        if self._noted.add(path, None):
+            self._made.append(Member(os.fsencode(path), "dir"))
+            self._unfinished[path.count("/")] += hash(path)
 
     def _open_to_others(self, path: str) -> None:
         # What the archive does name stays closed: if its own mode could not be set, or was set on
@@ -190,7 +190,7 @@ class FolderFinisher:
             folder = self._folders.enter(path)
             if self._folders.standing.is_sealed and is_unfinished(os.fstat(folder)):
                 os.fchmod(folder, self._new_mode)
-                self._note_finished(folder, path)
+                self._note_finished(folder, path, list_attributes(folder))
 
     def _seems_finished(self, path: str) -> bool:
         """By a look along the path, which is soon done. Whoever could lead it astray gains a folder

@@ -22,23 +22,26 @@ class _PathTable(Container[str]):
         self._used = 0
 
     def __contains__(self, path: object) -> bool:
-        return self._keys[self._slot_of(_key_of(path))] != 0
+        return self._used != 0 and self._keys[self._slot_of(_key_of(path))] != 0
 
-    def _set(self, path: str, value: int) -> None:
-        if 2 * self._used >= len(self._keys):
-            self._grow()
-        self._put(_key_of(path), value)
-
-    def _put(self, key: int, value: int) -> None:
+    def _set(self, path: str, value: int) -> bool:
+        """Whether the path is a new one."""
+        key = _key_of(path)
         slot = self._slot_of(key)
-        self._used += self._keys[slot] == 0
+        is_new = not self._keys[slot]
         self._keys[slot], self._values[slot] = key, value
+        if is_new:
+            self._used += 1
+            if 2 * self._used >= len(self._keys):
+                self._grow()
+        return is_new
 
     def _slot_of(self, key: int) -> int:
         """Where the key is, or the free slot where it would be."""
-        last = len(self._keys) - 1
+        keys = self._keys
+        last = len(keys) - 1
         slot = key & last
-        while self._keys[slot] not in (0, key):
+        while (found := keys[slot]) and found != key:
             slot = slot + 1 & last
         return slot
 
@@ -46,18 +49,22 @@ class _PathTable(Container[str]):
         before = self._keys, self._values
         size = bytes(8 * 2 * len(self._keys))
         self._keys, self._values = array("Q", size), array("Q", size)
-        self._used = 0
         for key, value in zip(*before, strict=True):
             if key:
-                self._put(key, value)
+                slot = self._slot_of(key)
+                self._keys[slot], self._values[slot] = key, value
 
 
 class InodeTable(_PathTable):
     """Which inode a path had when it was written."""
 
-    def add(self, path: str, inode: Hashable) -> None:
-        """Remember it; a path that is added again counts as it was last."""
-        self._set(path, hash((path, inode)) & _WORD)
+    def add(self, path: str, inode: Hashable) -> bool:
+        """Remember it; a path that is added again counts as it was last.
+
+        Returns:
+            Whether it was not there before.
+        """
+        return self._set(path, hash((path, inode)) & _WORD)
 
     def has(self, path: str, inode: Hashable) -> bool:
         """Whether this path was added, and with this inode."""

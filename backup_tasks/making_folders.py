@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from backup_tasks.folder_trust import DEFAULT_ACL, has_acl, is_trusted, master_of
@@ -63,6 +63,11 @@ class MakingFolderStack(FolderStack):
         on_made: called with the path of each folder that was made.
         makes: whether it does; else a folder that is not there raises FileNotFoundError.
         private: where things are made that get their names by a rename.
+        standing: what others can do about the folder entered last.
+        new_owner: owner and group of the folder entered last, if it was made on the way there, so
+            that nobody else had a chance to put anything into it, and has no ACL that new files
+            inherit. They are those of what is made in it, too: a process makes both alike, also
+            where a setgid bit, a mount option or a server decides who that is.
     """
 
     def __init__(self, root: int, *, may_replace: bool) -> None:
@@ -73,28 +78,16 @@ class MakingFolderStack(FolderStack):
         self.on_making: Callable[[str], None] = lambda _: None
         self.on_made: Callable[[str], None] = lambda _: None
         self._entered: str | None = None
+        self._way = ""
         self._folder = root
         self._new: dict[int, Owner] = {}
+        self.new_owner: Owner | None = None
         # Device -> who we are there, where that is somebody else.
         self._ours: dict[int, int | None] = {}
-        self._standings = {root: self._standing_of(root, os.fstat(root), None)}
+        self.standing = self._standing_of(root, os.fstat(root), None)
+        self._standings = {root: self.standing}
         # The folders made by this run that others could move.
         self._moved_out = InodeTable()
-
-    @property
-    def new_owner(self) -> Owner | None:
-        """Owner and group of the folder entered last, if it was made on the way there, so that
-        nobody else had a chance to put anything into it, and has no ACL that new files inherit.
-
-        They are those of what is made in it, too: a process makes both alike, also where a setgid
-        bit, a mount option or a server decides who that is.
-        """
-        return self._new.get(self._folder)
-
-    @property
-    def standing(self) -> Standing:
-        """What others can do about the folder entered last."""
-        return self._standings[self._folder]
 
     def is_movable(self, path: str) -> bool:
         """Whether this run made a folder there that others could move away."""
@@ -103,7 +96,9 @@ class MakingFolderStack(FolderStack):
     def enter(self, path: str) -> int:
         if path != self._entered:
             self._entered = None  # it may fail on the way
-            self._folder = super().enter(path)
+            self._way = path
+            self._folder = folder = super().enter(path)
+            self.standing, self.new_owner = self._standings[folder], self._new.get(folder)
             self._entered = path
         return self._folder
 
@@ -123,8 +118,10 @@ class MakingFolderStack(FolderStack):
 
     def open_child(self, folder: int, name: str) -> int:
         if folder in self._new and self.makes:
-            with contextlib.suppress(FileExistsError):
+            try:
                 return self._make_inside(folder, name)
+            except FileExistsError:
+                pass
         for _ in range(_ATTEMPTS):
             try:
                 return self._open_there(folder, name)
@@ -149,15 +146,15 @@ class MakingFolderStack(FolderStack):
     def _open_there(self, folder: int, name: str) -> int:
         child = super().open_child(folder, name)
         try:
-            standing = self._standings[child] = self._judge(folder, child, name)
+            standing = self._standings[child] = self._judge(folder, child)
             if standing.is_sealed:
-                self.on_making(self._path_to(name))
+                self.on_making(self._path_of_next())
         except BaseException:
             os.close(child)
             raise
         return child
 
-    def _judge(self, folder: int, child: int, name: str) -> Standing:
+    def _judge(self, folder: int, child: int) -> Standing:
         above = self._standings[folder]
         if above.is_sealed:
             return _SEALED
@@ -165,7 +162,7 @@ class MakingFolderStack(FolderStack):
         if above.master is None:
             if is_unfinished(status) and self._is_trusted(child, status):
                 return _SEALED
-        elif self._is_known(child, status, self._path_to(name)):
+        elif self._is_known(child, status, self._path_of_next()):
             return _SEALED
         mover = above.master
         if above.is_sticky:
@@ -205,12 +202,13 @@ class MakingFolderStack(FolderStack):
             raise OSError(errno.EBUSY, _OTHER_FOLDER)
         return False
 
-    def _path_to(self, name: str) -> str:
-        return "/".join([*(above for above, _ in self._open), name])
+    def _path_of_next(self) -> str:
+        """Of the folder that is opened or made next on the way."""
+        return "/".join(self._way.split("/")[: len(self._open) + 1])
 
     def _make_inside(self, folder: int, name: str) -> int:
         """Make a folder where nobody else can put another in its place."""
-        path = self._path_to(name)
+        path = self._path_of_next()
         self.on_making(path)
         os.mkdir(name, UNFINISHED_MODE, dir_fd=folder)
         self.on_made(path)
@@ -227,7 +225,7 @@ class MakingFolderStack(FolderStack):
 
         Raises FileExistsError when there is something else by now.
         """
-        path = self._path_to(name)
+        path = self._path_of_next()
         self.on_making(path)
         with contextlib.ExitStack() as opened:
             made = -1
@@ -300,10 +298,14 @@ def read_mark(folder: int, status: os.stat_result) -> bytes:
         return b""
 
 
-def drop_mark(folder: int) -> None:
-    """Take away what `set_mark` set, if it did."""
-    with contextlib.suppress(OSError):
-        if _mark_name() in os.listxattr(folder):  # sooner asked than refused
+def drop_mark(folder: int, attributes: Collection[str]) -> None:
+    """Take away what `set_mark` set, if it did.
+
+    Args:
+        attributes: the names of those that the folder has: sooner looked for than refused.
+    """
+    if attributes and _mark_name() in attributes:
+        with contextlib.suppress(OSError):
             os.removexattr(folder, _mark_name())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import msgspec
@@ -12,6 +13,8 @@ from backup_tasks.tarstream import Member
 from backup_tasks.temporary import TemporarySpool
 
 _SPILL_BYTES = 2 * 2**20
+# So many are read at once where members are wanted from the last one to the first.
+_BLOCK_BYTES = 64 * 2**10
 _ESCAPED = "utf-8", "surrogateescape"
 _LENGTH = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
@@ -34,19 +37,22 @@ class MemberSpool:
 
     def append(self, member: Member) -> None:
         """Add one member at the end."""
-        xattrs = {name.encode(*_ESCAPED): value for name, value in member.xattrs.items()}
-        packed = _encode((msgspec.structs.replace(member, xattrs={}) if xattrs else member, xattrs))
+        xattrs = {}
+        if member.xattrs:
+            xattrs = {name.encode(*_ESCAPED): value for name, value in member.xattrs.items()}
+            member = msgspec.structs.replace(member, xattrs={})
+        packed = _encode((member, xattrs))
         if not self._is_at_end:
             self._file.seek(self._end)
             self._is_at_end = True
         if len(packed) > _SPILL_BYTES:
             self._file.rollover()
-        self._file.write(_LENGTH.pack(len(packed)))
-        self._file.write(packed)
+        self._file.writelines((_LENGTH.pack(len(packed)), packed))
         depth = member.path.count(b"/")
-        if depth not in self._places:
-            self._places[depth] = array("Q")
-        self._places[depth].append(self._end)
+        places = self._places.get(depth)
+        if places is None:
+            places = self._places[depth] = array("Q")
+        places.append(self._end)
         self._end += _LENGTH.size + len(packed)
 
     def __iter__(self) -> Iterator[Member]:
@@ -61,17 +67,41 @@ class MemberSpool:
 
     def of_depth(self, depth: int) -> Iterator[Member]:
         """Those with so many slashes in their paths; what was added last comes first."""
-        for place in reversed(self._places.get(depth, array("Q"))):
-            yield self._read(place)
+        places = self._places.get(depth, array("Q"))
+        end = len(places)
+        while end:
+            end -= 1
+            yield self._read(places[end])
+            # Those that lie close before it, read together: a seek for each would empty the
+            # file's buffer each time.
+            first = bisect_left(places, places[end] - _BLOCK_BYTES, hi=end)
+            block = memoryview(self._bytes_at(places[first], places[end] - places[first]))
+            for place in reversed(places[first:end]):
+                yield _unpack(block[place - places[first] :])
+            end = first
 
     def _read(self, place: int) -> Member:
+        (length,) = _LENGTH.unpack(self._bytes_at(place, _LENGTH.size))
+        return _member_of(self._file.read(length))
+
+    def _bytes_at(self, place: int, length: int) -> bytes:
         self._is_at_end = False
         self._file.seek(place)
-        (length,) = _LENGTH.unpack(self._file.read(_LENGTH.size))
-        member, xattrs = _decode(self._file.read(length))
-        member.xattrs = {name.decode(*_ESCAPED): value for name, value in xattrs.items()}
-        return member
+        return self._file.read(length)
 
     def close(self) -> None:
         """Free the memory or the file."""
         self._file.close()
+
+
+def _unpack(block: memoryview) -> Member:
+    """The member that a block begins with, after its length."""
+    (length,) = _LENGTH.unpack_from(block)
+    return _member_of(block[_LENGTH.size : _LENGTH.size + length])
+
+
+def _member_of(packed: bytes | memoryview) -> Member:
+    member, xattrs = _decode(packed)
+    if xattrs:
+        member.xattrs = {name.decode(*_ESCAPED): value for name, value in xattrs.items()}
+    return member

@@ -8,7 +8,7 @@ import grp
 import os
 import pwd
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -48,41 +48,56 @@ class MetadataSetter:
         self._trusted = trusted
         self.notes: set[str] = set()
 
-    def set_open(
-        self,
-        descriptor: int,
-        member: Member,
-        made: Made | None = None,
-        owner: tuple[int, int] | None = None,
-    ) -> None:
-        """For an open file or folder.
+    def set_file(self, descriptor: int, member: Member, made: Made | None = None) -> None:
+        """For an open file.
 
         Args:
             made: what a file just made is known to have; None where it may have attributes that
                 nobody set on it.
-            owner: of a folder, if known.
         """
-        if (made.owner if made else owner) != owner_of(member):
+        if made is None or made.owner != owner_of(member):
             self._set_owner(descriptor, member)
-        mode = self._mode_of(member, partial(os.fstat, descriptor))
+        mode = member.mode
+        if mode & _SPECIAL_BITS:
+            mode = self._mode_of(member, partial(os.fstat, descriptor))
         if made is None:
-            _drop_inherited(descriptor, member)
-        if member.kind != "dir" and (made is None or made.mode != mode):
+            _drop_others(descriptor, member, (ACCESS_ACL,))
+        if made is None or made.mode != mode:
             os.fchmod(descriptor, mode)
-        self._set_xattrs(descriptor, member, follow=True)
+        if member.xattrs:
+            self._set_xattrs(descriptor, member, follow=True)
         os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
-        if member.kind == "dir":
-            # Last, because until then its mode says that it is unfinished.
-            os.fchmod(descriptor, mode)
+
+    def set_folder(
+        self, descriptor: int, member: Member, owner: tuple[int, int]
+    ) -> Collection[str]:
+        """For an open folder.
+
+        Args:
+            owner: whose it is.
+
+        Returns:
+            The names of the attributes that it had before.
+        """
+        if owner != owner_of(member):
+            self._set_owner(descriptor, member)
+        # Not before it has its owner: the one before could give it others until then.
+        found = list_attributes(descriptor)
+        _drop_others(descriptor, member, found)
+        if member.xattrs:
+            self._set_xattrs(descriptor, member, follow=True)
+        os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
+        # Last, because until then its mode says that it is unfinished.
+        os.fchmod(descriptor, member.mode)
+        if ACCESS_ACL in member.xattrs:
             self._mend_acl(descriptor, member)
+        return found
 
     def _mend_acl(self, descriptor: int, member: Member) -> None:
         """Set an ACL again whose mask a mode took away: that of bsdtar says nothing of the mask."""
-        acl = member.xattrs.get(ACCESS_ACL)
         with contextlib.suppress(OSError):
-            if acl is None or os.getxattr(descriptor, ACCESS_ACL) == acl:
-                return
-            self._set_xattrs(descriptor, member, follow=True)
+            if os.getxattr(descriptor, ACCESS_ACL) != member.xattrs[ACCESS_ACL]:
+                self._set_xattrs(descriptor, member, follow=True)
 
     def _set_owner(self, descriptor: int, member: Member) -> None:
         uid, gid = owner_of(member)
@@ -140,8 +155,13 @@ class MetadataSetter:
                 os.chown(place, -1, gid, dir_fd=folder, follow_symlinks=follow)
 
     def _mode_of(self, member: Member, look: Callable[[], os.stat_result]) -> int:
+        """Of anything but a folder.
+
+        Args:
+            look: gives its status, asked only for those with special bits.
+        """
         special = member.mode & _SPECIAL_BITS
-        if member.kind == "dir" or not special:
+        if not special:
             return member.mode
         if not self._trusted:
             self.notes.add("setuid and setgid bits were left out; --trusted restores them")
@@ -190,14 +210,19 @@ class MetadataSetter:
             raise error
 
 
-def _drop_inherited(descriptor: int, member: Member) -> None:
-    """A new file inherits its folder's default ACL, and a folder that was there before may
-    have other attributes: neither is in the archive."""
-    names = [ACCESS_ACL]
-    if member.kind == "dir":
-        with contextlib.suppress(OSError):
-            names = os.listxattr(descriptor)
-    for name in names:
+def list_attributes(folder: int) -> Collection[str]:
+    """The names of the attributes of an open folder; where none can say, the ACL that it would
+    have."""
+    try:
+        return os.listxattr(folder)
+    except OSError:
+        return (ACCESS_ACL,)
+
+
+def _drop_others(descriptor: int, member: Member, found: Collection[str]) -> None:
+    """Take away what is not in the archive. A new file inherits its folder's default ACL, and a
+    folder that was there before may have any attributes."""
+    for name in found:
         if name not in member.xattrs and name.startswith(_HARMLESS):
             with contextlib.suppress(OSError):
                 os.removexattr(descriptor, name)

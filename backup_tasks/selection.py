@@ -184,7 +184,7 @@ class Selection:
 
     def _stand_in_of(self, first: str) -> str:
         """The path of the hardlink that takes the place of a first link; its own if none does."""
-        place = self._stand_ins.get(first) if self._stand_ins else None
+        place = self._stand_ins.get(first)
         if place is None:
             return first
         entry = self._entry_at(place)
@@ -218,10 +218,10 @@ class Selection:
         Ask for chunks in ascending order; any other is slow. Raises ArchiveError if they cannot
         be in it, all of them.
         """
-        return [
-            WantedEntry(entry, self._stand_in_of(entry.name))
-            for entry in self._entries_at(self._places_in(number), number)
-        ]
+        entries = self._entries_at(self._places_in(number), number)
+        if not self._stand_ins:
+            return [WantedEntry(entry, entry.name) for entry in entries]
+        return [WantedEntry(entry, self._stand_in_of(entry.name)) for entry in entries]
 
     def _places_in(self, number: int) -> list[int]:
         """Where the lines of the wanted entries lie that begin in this chunk, ascending."""

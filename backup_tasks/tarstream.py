@@ -83,7 +83,7 @@ class SparseRuns(Sequence[tuple[int, int]]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class Member(msgspec.Struct, gc=False):
+class Member(msgspec.Struct, gc=False, array_like=True):
     """What the headers of one entry say.
 
     Attributes:
@@ -340,19 +340,19 @@ def _pax_size(block: bytes) -> int:
     return parse_octal(block[124:136])
 
 
-def check_block(block: bytes | memoryview) -> bytes:
-    """The type flag of one header block. Raises ArchiveError when its checksum is wrong."""
+def check_block(block: bytes) -> None:
+    """Raises ArchiveError when the checksum of one header block is wrong."""
     if len(block) < BLOCK_BYTES:
         raise ArchiveError("a tar header is cut off")
     field = block[148:156]
-    if _sum(block[:256]) + _sum(block[256:]) - _sum(field) + 8 * 0x20 != parse_octal(field):
+    total = _sum(block) if block.isascii() else _sum(block[:256]) + _sum(block[256:])
+    if total - _sum(field) + 8 * 0x20 != parse_octal(field):
         raise ArchiveError("a tar header's checksum is wrong")
-    return bytes(block[156:157])
 
 
-def _sum(raw: bytes | memoryview) -> int:
-    """`sum` of up to 256 bytes, five times as fast: Adler-32's lower half (RFC 1950) is it,
-    modulo 65,521, which is more than 256 * 255."""
+def _sum(raw: bytes) -> int:
+    """`sum` of up to 256 bytes, or of 512 in ASCII, five times as fast: Adler-32's lower half
+    (RFC 1950) is it, modulo 65,521, which is more than 256 * 255 and 512 * 127."""
     return adler32(raw, 0) & 0xFFFF
 
 

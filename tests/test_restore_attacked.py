@@ -21,7 +21,7 @@ from backup_tasks.making_folders import MARKS
 from tests import attacks
 from tests.attacks import Item
 from tests.other_process import IS_ROOT, NOBODY, killed_after, public_folder
-from tests.user_in_the_way import Town, interfering, items_of_every_kind, lay_baits
+from tests.user_in_the_way import ACL, Town, interfering, items_of_every_kind, lay_baits
 
 pytestmark = pytest.mark.skipif(not IS_ROOT, reason="only root restores among folders of others")
 
@@ -219,6 +219,25 @@ def test_a_folder_that_is_as_the_archive_says_is_no_problem(town: Town) -> None:
     (town.home / "root's").chmod(0o755)
     report = town.restore([Item("home/root's", "dir", mode=0o755)])
     assert report.extracted.problems == []
+
+
+def test_what_an_owner_gives_a_folder_until_it_is_anothers_is_not_kept(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_theirs(town.target / "theirs", 0o700)
+    fchown = os.fchown
+
+    def give_away_with_acl(folder: int, uid: int, gid: int) -> None:
+        os.setxattr(folder, "system.posix_acl_access", ACL)
+        os.setxattr(folder, "user.note", b"theirs")
+        fchown(folder, uid, gid)
+
+    monkeypatch.setattr(os, "fchown", give_away_with_acl)
+    report = town.restore([Item("theirs", "dir", mode=0o750)])
+    assert report.extracted.problems == []
+    status = (town.target / "theirs").stat()
+    assert (status.st_uid, status.st_mode & 0o7777) == (0, 0o750)
+    assert os.listxattr(town.target / "theirs") == []
 
 
 def test_a_folder_with_the_mode_of_an_unfinished_one_is_not_taken_for_one(town: Town) -> None:

@@ -62,6 +62,26 @@ def test_members_come_back_in_their_order_or_by_depth(paths: list[str]) -> None:
     spool.close()
 
 
+def test_members_come_back_by_depth_where_they_take_many_blocks_and_lie_in_a_file() -> None:
+    spool = MemberSpool()
+    members = [
+        Member(
+            b"a/" * (number % 3) + b"%d" % number,
+            "dir",
+            xattrs={"user.long": b"x" * 100_000} if number % 1000 == 7 else {},
+            link=b"to" * 50,
+        )
+        for number in range(20_000)
+    ]
+    for member in members:
+        spool.append(member)
+    for depth in range(3):
+        assert list(spool.of_depth(depth)) == members[depth::3][::-1]
+    spool.append(members[0])
+    assert list(spool) == [*members, members[0]]
+    spool.close()
+
+
 @settings(max_examples=20)
 @given(st.binary(max_size=300), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9))))
 def test_members_keep_all_that_they_say(value: bytes, runs: list[tuple[int, int]]) -> None:
