@@ -76,7 +76,8 @@ def journaled(
         if exclusive:
             names = (f"profile {profile.name}", f"store {profile.store.url}")
             held.enter_context(hold_lock(names, paths, f"{task} {profile.name}"))
-        yield Job(profile, open_store(profile.store), paths, watch.record, clock)
+        store = open_store(profile.store, root=paths.root)
+        yield Job(profile, store, paths, watch.record, clock)
 
 
 def run_backup_job(

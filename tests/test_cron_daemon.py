@@ -29,6 +29,7 @@ def odd_paths(paths: Paths, tmp_path: Path) -> Paths:
     root.symlink_to(PROJECT_ROOT)
     source = tmp_path / "source"
     source.mkdir()
+    (tmp_path / "store").mkdir()
     (source / "file").write_text("kept")
     (paths.profiles / "nightly.toml").write_text(
         f'[backup]\nsources = ["{source}"]\n'
