@@ -15,7 +15,7 @@ from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
-from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, describe_profiles, load_profile
+from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.stores import open_store
@@ -136,14 +136,3 @@ def _prune_after_backup(job: Job) -> None:
         if isinstance(error, PruneIncomplete):
             record.pruned = list(error.report.deleted)
         record.warnings.append(f"prune: {one_line(str(error))}")
-
-
-def load_scheduled(profile_name: str, paths: Paths) -> list[Profile]:
-    """The profiles that have [schedule], or the one that is named, whether or not it has.
-
-    Raises ProfileError when one of them is broken.
-    """
-    if profile_name:
-        return [load_profile(profile_name, paths)]
-    summaries = describe_profiles(paths)
-    return [load_profile(s.name, paths) for s in summaries if s.schedule and not s.base_only]

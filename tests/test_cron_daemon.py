@@ -12,8 +12,8 @@ import pytest
 
 from backup_tasks.cron_block import split_crontab
 from backup_tasks.paths import PROJECT_ROOT, Paths
-from backup_tasks.profile import load_profile
 from backup_tasks.schedule import install_cron
+from backup_tasks.scheduled import find_scheduled
 from tests.cron_box import CronBox, cron_box
 
 __all__ = ["cron_box"]
@@ -46,7 +46,7 @@ def archives(tmp_path: Path) -> list[str]:
 def test_cron_makes_the_backup_within_its_minute(
     cron_box: CronBox, odd_paths: Paths, tmp_path: Path
 ) -> None:
-    install_cron([load_profile("nightly", odd_paths)], odd_paths)
+    install_cron(find_scheduled(odd_paths), odd_paths)
     records = odd_paths.logs / "runs.jsonl"
     deadline = time.monotonic() + PATIENCE_SECONDS
     with cron_box.daemon():
@@ -64,7 +64,7 @@ def test_cron_makes_the_backup_within_its_minute(
 def test_the_line_prints_nothing_when_all_is_well_and_the_reason_when_not(
     cron_box: CronBox, odd_paths: Paths, tmp_path: Path
 ) -> None:
-    install_cron([load_profile("nightly", odd_paths)], odd_paths)
+    install_cron(find_scheduled(odd_paths), odd_paths)
     (line,) = split_crontab(cron_box.read(), odd_paths.root).lines
     command = re.sub(r"\\([\\%])", r"\1", line.text.decode().split(" ", 5)[5])
 

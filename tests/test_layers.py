@@ -40,7 +40,7 @@ ROOMS = {
     "verify_report verify compare compare_sources drill_notes drill_place drill_command "
     "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
-    "schedule": "cron_block crontab schedule",
+    "schedule": "cron_block crontab scheduled schedule",
     "edge": "installation watch jobs report",
     "commands": "tasks",
 }
