@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup_tasks.errors import BackupError
+from backup_tasks.errors import BackupError, ProfileError
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.locks import hold_lock
@@ -22,7 +22,7 @@ from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.terminal import ask_passphrase
 from backup_tasks.text import one_line, printable
-from backup_tasks.watch import Clock, watched
+from backup_tasks.watch import Clock, Watch, watched
 
 if TYPE_CHECKING:
     from backup_tasks.survey import BackupPlan
@@ -70,7 +70,12 @@ def journaled(
         watched(task, meant, paths, clock, recorded=recorded) as watch,
         contextlib.ExitStack() as held,
     ):
-        profile = load_profile(meant, paths)
+        try:
+            profile = load_profile(meant, paths)
+        except ProfileError as error:
+            if mailed:
+                _mail_problems(error, meant, paths, watch)
+            raise
         watch.record.profile, watch.record.store = profile.name, profile.store.url
         watch.mail_for = profile if mailed else None
         if exclusive:
@@ -78,6 +83,15 @@ def journaled(
             held.enter_context(hold_lock(names, paths, f"{task} {profile.name}"))
         store = open_store(profile.store, root=paths.root)
         yield Job(profile, store, paths, watch.record, clock)
+
+
+def _mail_problems(error: ProfileError, name: str, paths: Paths, watch: Watch) -> None:
+    """Have a broken profile's problems mailed as it says itself, as far as that can be read."""
+    from backup_tasks.profile_mail import find_mailed
+
+    if told := find_mailed(name, paths):
+        watch.mail_for, watch.mail_error = told, told.hide_values(str(error))
+        watch.record.profile, watch.record.store = told.name, told.store_url
 
 
 def run_backup_job(

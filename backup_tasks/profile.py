@@ -81,7 +81,7 @@ def load_profile(name: str, paths: Paths, *, environ: Mapping[str, str] | None =
         one that it inherits from.
     """
     env = os.environ if environ is None else environ
-    path = _find_profile(name or env.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE, paths)
+    path = find_profile(name or env.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE, paths)
     merged = _read(path, paths)
     profile, problems = _check(merged, paths, environ)
     if profile is None or problems:
@@ -164,7 +164,8 @@ def write_new_profile(name: str, paths: Paths) -> Path:
     return path
 
 
-def _find_profile(name: str, paths: Paths) -> Path:
+def find_profile(name: str, paths: Paths) -> Path:
+    """The file of the profile that an operator names. Raises ProfileError: there is none."""
     shown = one_line(name)
     if name.endswith(".toml") or "/" in name:
         path = Path(name).absolute()
@@ -182,8 +183,13 @@ def _find_profile(name: str, paths: Paths) -> Path:
     raise ProfileError(f'unknown profile "{shown}"{hint}; in {paths.profiles} {there}')
 
 
+def keys_in_one() -> set[KeyPath]:
+    """Keys that hold a value in one piece, though it may be written as a table."""
+    return {*secret_keys(), _ENDPOINT}
+
+
 def _read(path: Path, paths: Paths) -> MergedFiles:
-    return read_with_bases(path, paths, whole={*secret_keys(), _ENDPOINT})
+    return read_with_bases(path, paths, whole=keys_in_one())
 
 
 def _check(
@@ -193,7 +199,7 @@ def _check(
     problems = [unknown_key((key,), merged) for key in LOADER_KEYS if key in merged.values]
     problems += find_literal_secrets(merged, paths)
     own = merged.files[0]
-    raw = _with_places(merged, paths, environ)
+    raw = place_secrets(merged, paths, environ)
     raw |= {"name": own.path.stem, "path": own.path}
     if "inherit" in own.values:
         raw["inherit"] = own.values["inherit"]
@@ -204,7 +210,7 @@ def _check(
     return profile, [*problems, *find_untrusted(profile, merged)]
 
 
-def _with_places(
+def place_secrets(
     merged: MergedFiles, paths: Paths, environ: Mapping[str, str] | None
 ) -> dict[str, Any]:
     """The values, in which each reference knows where it was written, for its messages."""
@@ -218,7 +224,7 @@ def _with_places(
             return {key: wrap(inner, (*path, key)) for key, inner in value.items()}
         return value
 
-    places = {*secret_keys(), _ENDPOINT}
+    places = keys_in_one()
     return {key: wrap(value, (key,)) for key, value in merged.values.items()}
 
 

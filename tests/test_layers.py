@@ -34,7 +34,7 @@ ROOMS = {
     "journal": "trust journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
-    "profile_template profile profile_schema",
+    "profile_template profile profile_mail profile_schema",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
     "assembly backup_run backup restore_request restore findings entry_check verified_before "
     "verify_report verify compare compare_sources drill_notes drill_place drill_command "
