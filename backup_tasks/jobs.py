@@ -18,7 +18,7 @@ from backup_tasks.paths import Paths
 from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.stores import open_store
+from backup_tasks.store_place import note_place, open_profile_store
 from backup_tasks.stores.base import Store
 from backup_tasks.terminal import ask_passphrase
 from backup_tasks.text import one_line, printable
@@ -81,7 +81,7 @@ def journaled(
         if exclusive:
             names = (f"profile {profile.name}", f"store {profile.store.url}")
             held.enter_context(hold_lock(names, paths, f"{task} {profile.name}"))
-        store = open_store(profile.store, root=paths.root)
+        store = open_profile_store(profile, paths)
         yield Job(profile, store, paths, watch.record, clock)
 
 
@@ -114,6 +114,7 @@ def run_backup_job(
         started_at = record.started_at
         run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
         run_backup(run, record)
+        note_place(job.profile, paths, job.store)
         if job.profile.retention.is_set:
             _prune_after_backup(job)
     return record
