@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from backup_tasks.cron_block import CronLine
 from backup_tasks.errors import ProfileError
 from backup_tasks.paths import Paths, find_paths
-from backup_tasks.profile import load_each, load_profile
 from backup_tasks.text import printable
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ def find_scheduled(paths: Paths, profile: str = "") -> Scheduled:
     Raises ProfileError: the one that is named is broken; the folder of the profiles is missing or
         unreadable.
     """
+    from backup_tasks.profile import load_each, load_profile  # `cron-remove` needs none
+
     if profile:
         return Scheduled((load_profile(profile, paths),))
     whole: list[Profile] = []
@@ -61,6 +62,8 @@ def look_up(line: CronLine, paths: Paths) -> Profile | ProfileError | None:
         None only when its file is gone for certain. Where a whole folder is gone or holds no
         profile at all, its disk is probably not mounted: that is an error like any other.
     """
+    from backup_tasks.profile import load_profile
+
     is_path = "/" in line.profile or line.profile.endswith(".toml")
     file = Path(line.profile) if is_path else profiles_of(line) / f"{line.profile}.toml"
     try:
@@ -73,6 +76,8 @@ def look_up(line: CronLine, paths: Paths) -> Profile | ProfileError | None:
         return load_profile(str(file), paths)
     except ProfileError as error:
         return error
+    except OSError as error:  # of a name on the way, such as a base's
+        return ProfileError(f"{printable(str(file))}: cannot be read: {error.strerror}")
 
 
 def _without_folder(folder: Path, *, is_path: bool) -> ProfileError | None:
