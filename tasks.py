@@ -433,28 +433,30 @@ def notify_test(_: Context, profile: str = "") -> None:
 @task()
 def cron_install(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Write a crontab line for every profile with [schedule], or for one."""
-    from backup_tasks.jobs import load_scheduled
-    from backup_tasks.schedule import install_cron, render_change
+    from backup_tasks.schedule import broken_profiles_error, install_cron, render_change
+    from backup_tasks.scheduled import find_scheduled
     from backup_tasks.watch import watched
 
     paths = find_paths()
     with operator_errors(), watched("cron-install", profile, paths, now, recorded=not dry_run):
-        profiles = load_scheduled(profile, paths)
-        change = install_cron(profiles, paths, keep_others=bool(profile), dry_run=dry_run)
+        scheduled = find_scheduled(paths, profile)
+        change = install_cron(scheduled, paths, keep_others=bool(profile), dry_run=dry_run)
         print(render_change(change))
+        if change.broken:
+            raise broken_profiles_error(change)
 
 
 @task()
 def cron_show(_: Context, profile: str = "", json: bool = False) -> None:
     """Say in words what is installed and when each runs next."""
     from backup_tasks import report
-    from backup_tasks.jobs import load_scheduled
     from backup_tasks.schedule import show_cron
+    from backup_tasks.scheduled import find_scheduled
     from backup_tasks.watch import watched
 
     paths = find_paths()
     with operator_errors(), watched("cron-show", profile, paths, now, recorded=False):
-        shown = show_cron(load_scheduled("", paths), paths, now())
+        shown = show_cron(find_scheduled(paths), paths, now())
         report.print_cron(shown, profile, as_json=json)
 
 

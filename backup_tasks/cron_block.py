@@ -20,6 +20,7 @@ from pathlib import Path
 from backup_tasks.errors import ScheduleError
 from backup_tasks.text import printable
 
+_PROFILES = "BACKUP_TASKS_PROFILES"
 _NOTE = b"# Written by `invoke cron-install`. Change the profiles, not these lines.\n"
 
 
@@ -31,11 +32,13 @@ class CronLine:
         profile: as `--profile` takes it; "" for a line that is none of ours.
         expression: when it runs, five fields.
         text: the whole line, without its newline.
+        profiles: the folder of the profiles that the line sets, "" for the usual one.
     """
 
     profile: str
     expression: str
     text: bytes
+    profiles: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,8 @@ def render_line(
         raise ScheduleError(f"a crontab cannot hold a path with a line break: {printable(command)}")
     # cron turns an unescaped % into a newline, and both \% and \\ into the second character.
     escaped = command.replace("\\", "\\\\").replace("%", "\\%")
-    return CronLine(profile, expression, os.fsencode(f"{expression} {escaped}"))
+    text = os.fsencode(f"{expression} {escaped}")
+    return CronLine(profile, expression, text, environment.get(_PROFILES, ""))
 
 
 def parse_line(text: bytes) -> CronLine | None:
@@ -125,8 +129,9 @@ def parse_line(text: bytes) -> CronLine | None:
         words = shlex.split(unescaped)
         profile = words[words.index("--profile") + 1]
     except (ValueError, IndexError):
-        profile = ""
-    return CronLine(profile, " ".join(fields), text)
+        return CronLine("", " ".join(fields), text)
+    set_to = [word.partition("=")[2] for word in words if word.startswith(f"{_PROFILES}=")]
+    return CronLine(profile, " ".join(fields), text, set_to[0] if set_to else "")
 
 
 def _fence(root: Path) -> tuple[bytes, bytes]:

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup_tasks.errors import BackupError
+from backup_tasks.errors import BackupError, ProfileError
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
-from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, describe_profiles, load_profile
+from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
-from backup_tasks.stores import open_store
+from backup_tasks.store_place import note_place, open_profile_store
 from backup_tasks.stores.base import Store
 from backup_tasks.terminal import ask_passphrase
 from backup_tasks.text import one_line, printable
-from backup_tasks.watch import Clock, watched
+from backup_tasks.watch import Clock, Watch, watched
 
 if TYPE_CHECKING:
     from backup_tasks.survey import BackupPlan
@@ -70,13 +70,28 @@ def journaled(
         watched(task, meant, paths, clock, recorded=recorded) as watch,
         contextlib.ExitStack() as held,
     ):
-        profile = load_profile(meant, paths)
+        try:
+            profile = load_profile(meant, paths)
+        except ProfileError as error:
+            if mailed:
+                _mail_problems(error, meant, paths, watch)
+            raise
         watch.record.profile, watch.record.store = profile.name, profile.store.url
         watch.mail_for = profile if mailed else None
         if exclusive:
             names = (f"profile {profile.name}", f"store {profile.store.url}")
             held.enter_context(hold_lock(names, paths, f"{task} {profile.name}"))
-        yield Job(profile, open_store(profile.store), paths, watch.record, clock)
+        store = open_profile_store(profile, paths)
+        yield Job(profile, store, paths, watch.record, clock)
+
+
+def _mail_problems(error: ProfileError, name: str, paths: Paths, watch: Watch) -> None:
+    """Have a broken profile's problems mailed as it says itself, as far as that can be read."""
+    from backup_tasks.profile_mail import find_mailed
+
+    if told := find_mailed(name, paths):
+        watch.mail_for, watch.mail_error = told, told.hide_values(str(error))
+        watch.record.profile, watch.record.store = told.name, told.store_url
 
 
 def run_backup_job(
@@ -99,6 +114,7 @@ def run_backup_job(
         started_at = record.started_at
         run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
         run_backup(run, record)
+        note_place(job.profile, paths, job.store)
         if job.profile.retention.is_set:
             _prune_after_backup(job)
     return record
@@ -135,14 +151,3 @@ def _prune_after_backup(job: Job) -> None:
         if isinstance(error, PruneIncomplete):
             record.pruned = list(error.report.deleted)
         record.warnings.append(f"prune: {one_line(str(error))}")
-
-
-def load_scheduled(profile_name: str, paths: Paths) -> list[Profile]:
-    """The profiles that have [schedule], or the one that is named, whether or not it has.
-
-    Raises ProfileError when one of them is broken.
-    """
-    if profile_name:
-        return [load_profile(profile_name, paths)]
-    summaries = describe_profiles(paths)
-    return [load_profile(s.name, paths) for s in summaries if s.schedule and not s.base_only]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from backup_tasks.paths import Paths
-    from backup_tasks.profile_model import Profile
+    from backup_tasks.profile_mail import MailedProfile
 
 SHOWN_PROBLEMS = 50
 SHOWN_EVIDENCE = 100
@@ -76,7 +76,7 @@ class MailView:
 
 
 def render_mail(
-    record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool = False
+    record: RunRecord, profile: MailedProfile, paths: Paths, *, is_test: bool = False
 ) -> EmailMessage:
     """The mail that tells of this run: plain text, and the same as HTML.
 
@@ -110,7 +110,7 @@ def render_mail(
     return message
 
 
-def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -> MailView:
+def _view(record: RunRecord, profile: MailedProfile, paths: Paths, *, is_test: bool) -> MailView:
     outcome = _render_outcome(record)
     if record.warnings:
         outcome += f", {render_count(len(record.warnings), 'warning')}"
@@ -141,7 +141,7 @@ def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -
     )
 
 
-def _profile_option(profile: Profile, paths: Paths) -> str:
+def _profile_option(profile: MailedProfile, paths: Paths) -> str:
     """How a command names the profile: by its path when it lies outside `profiles/`."""
     ours = profile.path.parent == paths.profiles
     return f"--profile {shlex.quote(one_line(profile.name if ours else str(profile.path)))}"
@@ -167,7 +167,7 @@ def _render_duration(record: RunRecord) -> str:
     return render_seconds((ended_at - record.started_at).total_seconds())
 
 
-def _facts(record: RunRecord, profile: Profile) -> list[tuple[str, str]]:
+def _facts(record: RunRecord, profile: MailedProfile) -> list[tuple[str, str]]:
     about = f" ({profile.description})" if profile.description else ""
     started = record.started_at.astimezone(profile.tzinfo)
     facts = [
@@ -187,7 +187,7 @@ def _facts(record: RunRecord, profile: Profile) -> list[tuple[str, str]]:
     ]
     if record.pruned:
         facts.append(("Pruned", render_count(len(record.pruned), "older backup")))
-    return [(label, one_line(value)) for label, value in facts]
+    return [(label, one_line(value)) for label, value in facts if value]
 
 
 def _render_size(record: RunRecord) -> str:
@@ -197,9 +197,11 @@ def _render_size(record: RunRecord) -> str:
     return size
 
 
-def _plain_command(archive: str, profile: Profile) -> str:
+def _plain_command(archive: str, profile: MailedProfile) -> str:
     """The shell command that unpacks the archive without this project."""
     store = profile.store
+    if store is None:
+        return ""
     unpack = "tar xz"
     if archive.endswith(ENCRYPTED_SUFFIX):
         unpack = "tar x --to-command='age -d -i key.txt' | tar xz"

@@ -17,10 +17,11 @@ from backup_tasks.text import one_line
 
 if TYPE_CHECKING:
     from backup_tasks.paths import Paths
+    from backup_tasks.profile_mail import MailedProfile
     from backup_tasks.profile_model import EmailSettings, Profile
 
 
-def notify(record: RunRecord, profile: Profile, paths: Paths) -> list[Notification]:
+def notify(record: RunRecord, profile: MailedProfile, paths: Paths) -> list[Notification]:
     """Mail the outcome of a run to those whom the profile names, if they want to hear of it.
 
     Never fails a run: whatever goes wrong is told in the `error` of what it returns.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -29,7 +29,7 @@ from backup_tasks.profile_template import render_new_profile
 from backup_tasks.profile_trust import find_untrusted
 from backup_tasks.profile_types import PROFILE_NAME
 from backup_tasks.secret import Placed
-from backup_tasks.text import one_line
+from backup_tasks.text import one_line, printable
 from backup_tasks.toml_places import KeyPath
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ProfileSummary",
     "describe_profiles",
     "list_profiles",
+    "load_each",
     "load_profile",
     "write_new_profile",
 ]
@@ -80,7 +81,7 @@ def load_profile(name: str, paths: Paths, *, environ: Mapping[str, str] | None =
         one that it inherits from.
     """
     env = os.environ if environ is None else environ
-    path = _find_profile(name or env.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE, paths)
+    path = find_profile(name or env.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE, paths)
     merged = _read(path, paths)
     profile, problems = _check(merged, paths, environ)
     if profile is None or problems:
@@ -89,21 +90,50 @@ def load_profile(name: str, paths: Paths, *, environ: Mapping[str, str] | None =
 
 
 def list_profiles(paths: Paths) -> list[str]:
-    """The names of the profiles there are, sorted. Other files in the folder are passed over."""
+    """The names of the profiles there are, sorted. Other files in the folder are passed over.
+
+    A file that cannot be opened is there all the same, and so is a link that leads nowhere.
+
+    Raises ProfileError when the folder is missing or unreadable: then nobody knows which there are.
+    """
     try:
-        files = [
-            file for file in paths.profiles.iterdir() if file.suffix == ".toml" and file.is_file()
-        ]
-    except FileNotFoundError:
-        return []
+        with os.scandir(paths.profiles) as found:
+            names = [item.name for item in found if not item.is_dir(follow_symlinks=False)]
     except OSError as error:
-        raise ProfileError(f"{paths.profiles}: cannot be read: {error.strerror}") from None
-    return sorted(file.stem for file in files if PROFILE_NAME.fullmatch(file.stem))
+        place = printable(str(paths.profiles))
+        hint = "; is its disk mounted?" if isinstance(error, FileNotFoundError) else ""
+        raise ProfileError(
+            f"the folder of the profiles, {place}, cannot be read: {error.strerror}{hint}"
+        ) from None
+    stems = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
+    return sorted(stem for stem in stems if PROFILE_NAME.fullmatch(stem))
 
 
 def describe_profiles(paths: Paths) -> list[ProfileSummary]:
-    """What each profile does, also of those that are broken; none of them raises."""
+    """What each profile does, also of those that are broken.
+
+    Raises ProfileError as `list_profiles`; a broken profile raises nothing.
+    """
     return [_describe(name, paths) for name in list_profiles(paths)]
+
+
+def load_each(paths: Paths) -> Iterator[tuple[str, Profile | ProfileError]]:
+    """Every profile by its name: whole, or what is wrong with it.
+
+    Those that are only there to inherit from are left out.
+
+    Raises ProfileError as `list_profiles`; a broken profile raises nothing.
+    """
+    for name in list_profiles(paths):
+        try:
+            found = _examine(name, paths)
+        except ProfileError as error:
+            yield name, error
+            continue
+        if found.problems:
+            yield name, profile_error(found.problems, paths)
+        elif found.profile is not None:
+            yield name, found.profile
 
 
 def write_new_profile(name: str, paths: Paths) -> Path:
@@ -134,7 +164,8 @@ def write_new_profile(name: str, paths: Paths) -> Path:
     return path
 
 
-def _find_profile(name: str, paths: Paths) -> Path:
+def find_profile(name: str, paths: Paths) -> Path:
+    """The file of the profile that an operator names. Raises ProfileError: there is none."""
     shown = one_line(name)
     if name.endswith(".toml") or "/" in name:
         path = Path(name).absolute()
@@ -152,8 +183,13 @@ def _find_profile(name: str, paths: Paths) -> Path:
     raise ProfileError(f'unknown profile "{shown}"{hint}; in {paths.profiles} {there}')
 
 
+def keys_in_one() -> set[KeyPath]:
+    """Keys that hold a value in one piece, though it may be written as a table."""
+    return {*secret_keys(), _ENDPOINT}
+
+
 def _read(path: Path, paths: Paths) -> MergedFiles:
-    return read_with_bases(path, paths, whole={*secret_keys(), _ENDPOINT})
+    return read_with_bases(path, paths, whole=keys_in_one())
 
 
 def _check(
@@ -163,7 +199,7 @@ def _check(
     problems = [unknown_key((key,), merged) for key in LOADER_KEYS if key in merged.values]
     problems += find_literal_secrets(merged, paths)
     own = merged.files[0]
-    raw = _with_places(merged, paths, environ)
+    raw = place_secrets(merged, paths, environ)
     raw |= {"name": own.path.stem, "path": own.path}
     if "inherit" in own.values:
         raw["inherit"] = own.values["inherit"]
@@ -174,7 +210,7 @@ def _check(
     return profile, [*problems, *find_untrusted(profile, merged)]
 
 
-def _with_places(
+def place_secrets(
     merged: MergedFiles, paths: Paths, environ: Mapping[str, str] | None
 ) -> dict[str, Any]:
     """The values, in which each reference knows where it was written, for its messages."""
@@ -188,22 +224,47 @@ def _with_places(
             return {key: wrap(inner, (*path, key)) for key, inner in value.items()}
         return value
 
-    places = {*secret_keys(), _ENDPOINT}
+    places = keys_in_one()
     return {key: wrap(value, (key,)) for key, value in merged.values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """A profile of the folder; None if it is broken, or if nothing runs with it.
+
+    Attributes:
+        problems: without those that only say what a base leaves to others.
+        base_only: as in ProfileSummary.
+    """
+
+    merged: MergedFiles
+    profile: Profile | None
+    problems: list[ProfileProblem]
+    base_only: bool
+
+
+def _examine(name: str, paths: Paths) -> _Examined:
+    """Raises ProfileError when its files cannot be read."""
+    try:
+        merged = _read(paths.profiles / f"{name}.toml", paths)
+        profile, problems = _check(merged, paths, None)
+    except OSError as error:  # of a name on the way, such as a base's
+        raise ProfileError(f"profile {name} cannot be read: {error.strerror}") from None
+    base_only = "store" not in merged.values
+    if base_only:
+        problems = [problem for problem in problems if not problem.is_missing]
+    return _Examined(merged, profile, problems, base_only)
 
 
 def _describe(name: str, paths: Paths) -> ProfileSummary:
     try:
-        merged = _read(paths.profiles / f"{name}.toml", paths)
-        base_only = "store" not in merged.values
-        profile, problems = _check(merged, paths, None)
-        if base_only:
-            problems = [problem for problem in problems if not problem.is_missing]
-        problem = str(profile_error(problems, paths)).partition("\n")[0]
+        found = _examine(name, paths)
     except ProfileError as error:
         return ProfileSummary(name, problem=str(error).partition("\n")[0])
+    problem = str(profile_error(found.problems, paths)).partition("\n")[0]
+    profile = found.profile
     if profile is None:
-        return _summary_of_values(name, merged.values, problem, base_only)
+        return _summary_of_values(name, found.merged.values, problem, found.base_only)
     return ProfileSummary(
         name,
         profile.description,

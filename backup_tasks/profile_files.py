@@ -109,12 +109,32 @@ def read_with_bases(path: Path, paths: Paths, whole: Collection[KeyPath]) -> Mer
     Raises ProfileError: as `read_profile_file`; a base that is missing; a loop.
     """
     files = [read_profile_file(path, paths)]
+    _read_bases(files, paths)
+    return _merge(files, whole)
+
+
+def read_readable(path: Path, paths: Paths, whole: Collection[KeyPath]) -> MergedFiles:
+    """As `read_with_bases`, but without the bases from the first on that cannot be read.
+
+    Raises ProfileError when the profile's own file cannot be read.
+    """
+    files = [read_profile_file(path, paths)]
+    with contextlib.suppress(ProfileError, OSError):
+        _read_bases(files, paths)
+    return _merge(files, whole)
+
+
+def _read_bases(files: list[ProfileFile], paths: Paths) -> None:
+    """Append what the last of the files inherits from. Raises ProfileError, OSError."""
     while base := _find_base(files[-1], paths):
         known = [file.path.resolve() for file in files]
         if base.resolve() in known:
             names = " -> ".join(file.path.stem for file in files) + f" -> {base.stem}"
             raise _inherit_error(files[-1], f"goes round in a circle: {names}", paths)
         files.append(read_profile_file(base, paths))
+
+
+def _merge(files: list[ProfileFile], whole: Collection[KeyPath]) -> MergedFiles:
     merged = MergedFiles(files)
     for file in reversed(files):
         _lay_over(merged, file, whole)

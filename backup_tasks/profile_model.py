@@ -86,8 +86,8 @@ class StoreSettings(Settings):
     """[store]: where the archives lie."""
 
     url: types.StoreAddress = Field(
-        description="s3://bucket/prefix/, file:///folder/, or file:./folder/ for a folder below "
-        "the project's own. Nothing in it is percent-decoded."
+        description="s3://bucket/prefix/, file:///folder/ for a folder that is there, or "
+        "file:./folder/ for one below the project's own. Nothing in it is percent-decoded."
     )
     region: types.Region = Field(default="", description="S3 only. Empty: as boto3 finds it.")
     endpoint: types.Endpoint = Field(

@@ -33,7 +33,8 @@ sources = ["/etc", "/home"]
 [store]
 # Where the backups go: your bucket, and a folder in it for this server alone.
 url = "s3://my-bucket/{name}/"
-# Or a folder, such as a mounted disk (then remove the other keys of this table):
+# Or a folder, such as on a mounted disk (then remove the other keys of this table). Make it once:
+# mkdir -m 700 /mnt/nas/{name}
 # url = "file:///mnt/nas/{name}/"
 # region = "eu-north-1"
 # For S3-compatible servers:

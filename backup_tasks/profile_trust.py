@@ -8,7 +8,7 @@ from pathlib import Path
 
 from backup_tasks.errors import TrustError
 from backup_tasks.profile_files import MergedFiles
-from backup_tasks.profile_model import Profile
+from backup_tasks.profile_model import NotifySettings, Profile
 from backup_tasks.profile_problems import ProfileProblem, dotted_key, secret_keys
 from backup_tasks.secret import Secret
 from backup_tasks.text import printable
@@ -31,25 +31,37 @@ def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfilePro
     An identity file is not among them: it opens what was made for it, and decides nothing.
     """
     for path in sorted(secret_keys(), key=str):
-        value = _value(profile, path)
-        if isinstance(value, Secret):
-            try:
-                value.check_trust()
-            except TrustError as error:
-                yield _problem(path, error, merged)
+        if path[0] != "notify":
+            yield from _flaw_of_secret(_value(profile, path), path, merged)
     try:
         _check_drill(profile)
     except TrustError as error:
         yield _problem(("drill", "command"), error, merged)
-    email = profile.notify.email
+    yield from find_untrusted_mail(profile.notify, merged)
+    if profile.store.kind == "s3":
+        for flaw in _flaws_of_boto():
+            yield _problem(("store",), flaw, merged)
+
+
+def find_untrusted_mail(notify: NotifySettings, merged: MergedFiles) -> Iterator[ProfileProblem]:
+    """As `find_untrusted`, of what a mail alone would use."""
+    for path in sorted(secret_keys(), key=str):
+        if path[0] == "notify":
+            yield from _flaw_of_secret(_value(notify, path[1:]), path, merged)
+    email = notify.email
     if email and email.ca_file:
         try:
             check_file(Path(email.ca_file))
         except TrustError as error:
             yield _problem(("notify", "email", "ca_file"), error, merged)
-    if profile.store.kind == "s3":
-        for flaw in _flaws_of_boto():
-            yield _problem(("store",), flaw, merged)
+
+
+def _flaw_of_secret(value: object, path: KeyPath, merged: MergedFiles) -> Iterator[ProfileProblem]:
+    if isinstance(value, Secret):
+        try:
+            value.check_trust()
+        except TrustError as error:
+            yield _problem(path, error, merged)
 
 
 def _check_drill(profile: Profile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import platform
 import signal
@@ -24,7 +25,7 @@ from backup_tasks.paths import Paths
 from backup_tasks.text import one_line, printable
 
 if TYPE_CHECKING:
-    from backup_tasks.profile_model import Profile
+    from backup_tasks.profile_mail import MailedProfile
 
 Clock = Callable[[], datetime]
 # Python's own modules whose steps belong together, and the two in which one waits.
@@ -43,10 +44,15 @@ _SOON_SECONDS = 0.001
 
 @dataclass(slots=True)
 class Watch:
-    """What is being watched: the record, and the profile whose people get a mail, if any."""
+    """What is being watched: the record, and the profile whose people get a mail, if any.
+
+    Attributes:
+        mail_error: what a mail says of the failure, "" for what the record says.
+    """
 
     record: RunRecord
-    mail_for: Profile | None = None
+    mail_for: MailedProfile | None = None
+    mail_error: str = ""
 
 
 @contextlib.contextmanager
@@ -120,7 +126,8 @@ def _tell(watch: Watch, paths: Paths, signals: _Signals) -> None:
         try:
             # A mail server may take its time, and nobody must have to wait for it.
             signals.armed = True
-            record.notifications = notify(record, profile, paths)
+            told = dataclasses.replace(record, error=watch.mail_error or record.error)
+            record.notifications = notify(told, profile, paths)
         except _SignalCame as came:
             why = f"the mail was perhaps not sent: {Interrupted(came.number)}"
             record.notifications = [Notification("email", ", ".join(email.to), why)]

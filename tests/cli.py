@@ -226,6 +226,7 @@ def cli(tmp_path: Path) -> Cli:
     }
     cli = Cli(tmp_path, environ)
     cli.profiles.mkdir()
+    cli.store.mkdir()
     (cli.source / "etc" / "nginx").mkdir(parents=True)
     (cli.source / "etc" / "nginx" / "nginx.conf").write_text("worker_processes 1;\n")
     (cli.source / "etc" / "hosts").write_text("127.0.0.1 localhost\n")

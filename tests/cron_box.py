@@ -62,13 +62,18 @@ class CronBox:
         )
 
     @contextlib.contextmanager
-    def daemon(self) -> Iterator[None]:
+    def daemon(self, starts_at: str = "") -> Iterator[None]:
         """The cron daemon, while the block runs.
+
+        Args:
+            starts_at: what its clock shows first, as `2025-06-12 01:59:58` of local time. Its jobs
+                see the true time.
 
         Install the crontab before: cron compares the spool's mtime in whole seconds, and passes
         over what is installed in the second in which it starts.
         """
-        cron = subprocess.Popen([*_enter(self.pid), "cron", "-f"])
+        clock = [f"LD_PRELOAD={_find_faketime()}", f"FAKETIME=@{starts_at}"] if starts_at else []
+        cron = subprocess.Popen([*_enter(self.pid), "env", *clock, "cron", "-f"])
         try:
             yield
         finally:
@@ -98,6 +103,12 @@ def _open_box(folder: Path) -> Iterator[CronBox]:
     finally:
         holding.terminate()
         holding.communicate(timeout=30)
+
+
+def _find_faketime() -> Path:
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    assert found, "libfaketime is missing: apt install libfaketime"
+    return found[0]
 
 
 def _enter(pid: int) -> list[str]:

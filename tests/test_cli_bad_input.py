@@ -201,7 +201,7 @@ def test_full_disk_is_one_line_and_leaves_what_was_there(cli: Cli) -> None:
     (cli.source / "small").write_bytes(os.urandom(300_000))
     big = cli.here / "big"
     big.write_bytes(os.urandom(2_000_000))
-    cli.store.mkdir()
+    cli.store.mkdir(exist_ok=True)
     # A file system of 1 MB that only these commands see.
     script = (
         'mount -t tmpfs -o size=1m full "$1" && "${@:3}" && mv "$2/big" "$2/source/big" || exit 99;'
@@ -224,6 +224,17 @@ def test_store_whose_disk_is_not_mounted_is_named(cli: Cli) -> None:
     cli.write_profile(f'url = "file://{cli.here}/mnt/backups/"')
     assert_refused(cli, cli.run(*BACKUP), 1, f"{cli.here}/mnt", "is the disk mounted?")
     assert not (cli.here / "mnt").exists()
+
+
+def test_no_command_makes_a_store_folder_outside_the_project(cli: Cli) -> None:
+    cli.store.rmdir()
+    cli.write_profile(more="[retention]\nkeep_last = 1\n")
+    for task in ("list", "files", "restore", "verify", "drill", "prune", "backup"):
+        told = assert_refused(cli, cli.run(task, "--profile", "test"), 1, "is the disk mounted?")
+        assert f"mkdir -p -m 700 {cli.store}" in told
+    dry = cli.run(*BACKUP, "--dry-run")
+    assert (dry.code, dry.out) == (1, "")
+    assert not cli.store.exists()
 
 
 def test_state_that_cannot_be_written_is_one_line(cli: Cli) -> None:

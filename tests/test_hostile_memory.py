@@ -177,7 +177,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.make.__name__)
 def test_no_archive_makes_a_command_take_more_memory_than_was_said(cli: Cli, case: Case) -> None:
     cli.write_profile()
-    cli.store.mkdir()
+    cli.store.mkdir(exist_ok=True)
     case.make(cli.store / NAME)
     for command in (("list",), *case.commands):
         measured = run_measured(cli, command[0], "--profile", "test", *command[1:])
@@ -188,7 +188,7 @@ def test_no_archive_makes_a_command_take_more_memory_than_was_said(cli: Cli, cas
 
 def test_a_backup_reads_nothing_of_a_strangers_archive_but_its_end(cli: Cli) -> None:
     cli.write_profile()
-    cli.store.mkdir()
+    cli.store.mkdir(exist_ok=True)
     stranger = make_signing_key()
     many_chunks(cli.store / NAME, stranger, host=platform.node())
     measured = run_measured(cli, "backup", "--profile", "test", "--json")

@@ -36,7 +36,8 @@ def clock() -> datetime:
 @pytest.fixture
 def store(paths: Paths, tmp_path: Path) -> Path:
     """The store of the profile `test`, whose source holds one file."""
-    (tmp_path / "source").mkdir()
+    for folder in ("source", "store"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "source" / "file").write_text("content")
     write_profile(paths, "keep_last = 2")
     return tmp_path / "store"

@@ -16,7 +16,7 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text temporary units paths progress patterns folders naming "
-    "local_zone state limits memory workers inode_table",
+    "local_zone state limits memory workers inode_table mounted_at",
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
     "posix_acl tarstream tar_fields tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
@@ -28,20 +28,21 @@ ROOMS = {
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "
     "entry_writer cut_off chunk_reader copy_check chunk_process reader authenticity foreign "
     "selection members",
-    "tree": "folder_trust private_folder labels making_folders new_files metadata "
-    "target member_spool finish_folders extract_policy extract extract_in_order target_path "
+    "tree": "folder_trust private_folder labels making_folders new_files metadata target "
+    "member_spool finish_folders extract_policy extract extract_in_order target_path "
     "restore_target",
     "journal": "trust journal locks terminal",
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
-    "profile_template profile profile_schema",
+    "profile_template profile profile_mail profile_schema",
     "claim": "claim claim.claim_file claim.acceptance",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
     "assembly backup_run backup restore_request restore findings entry_check verified_before "
     "verify_report verify compare compare_sources drill_notes drill_place drill_command "
-    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
+    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen "
+    "key_check store_place",
     "telling": "mail mail_text notify",
-    "schedule": "cron_block crontab schedule",
+    "schedule": "cron_block crontab scheduled schedule",
     "edge": "installation watch jobs report",
     "commands": "tasks",
 }

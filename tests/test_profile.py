@@ -11,10 +11,7 @@ from pydantic import ValidationError
 
 from backup_tasks.errors import ProfileError
 from backup_tasks.paths import PROJECT_ROOT, Paths
-from backup_tasks.profile import (
-    list_profiles,
-    load_profile,
-)
+from backup_tasks.profile import describe_profiles, list_profiles, load_profile
 from tests.profile_files import EMAIL, SMALLEST, STORE, load, problems, told, write
 
 
@@ -173,8 +170,18 @@ def test_only_files_with_a_profiles_name_are_listed(paths: Paths) -> None:
         (paths.profiles / f"{name}.toml").write_text("")
     (paths.profiles / "notes.txt").write_text("")
     (paths.profiles / "folder.toml").mkdir()
-    assert list_profiles(paths) == ["a-1_x", "b"]
-    assert list_profiles(replace(paths, profiles=paths.profiles / "absent")) == []
+    (paths.profiles / "nowhere.toml").symlink_to("/nonexistent/nowhere.toml")
+    assert list_profiles(paths) == ["a-1_x", "b", "nowhere"]
+
+
+def test_a_folder_of_profiles_that_is_missing_is_no_folder_without_profiles(paths: Paths) -> None:
+    absent = replace(paths, profiles=paths.profiles / "absent")
+    in_the_way = replace(paths, profiles=paths.profiles / "file")
+    in_the_way.profiles.touch()
+    for place in (absent, in_the_way):
+        for ask in (list_profiles, describe_profiles):
+            with pytest.raises(ProfileError, match=f"{place.profiles}, cannot be read: "):
+                ask(place)
 
 
 def test_tables_merge_key_by_key_and_lists_replace(paths: Paths) -> None:

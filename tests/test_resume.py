@@ -666,7 +666,7 @@ STAGED = f"{NAME}.0123abcd.partial"
 @pytest.fixture
 def crowded(tmp_path: Path) -> DirectoryStore:
     """Objects and uploads, ours and others', all of this moment."""
-    store = DirectoryStore(tmp_path / "crowded")
+    store = DirectoryStore(tmp_path / "crowded", makeable_in=tmp_path)
     for name in (NAME, STAGED, "other.tar.gz", f"x-{STAGED}", "notes.partial"):
         writer = store.write(name, in_flight_bytes=1)
         writer.send(b"x")
@@ -713,7 +713,7 @@ def test_what_is_still_of_use_is_never_too_old(crowded: DirectoryStore, tmp_path
 
 def test_an_upload_that_was_announced_is_told_from_another_of_its_name(tmp_path: Path) -> None:
     """Killed between the server's answer and our note of it."""
-    store = DirectoryStore(tmp_path / "store")
+    store = DirectoryStore(tmp_path / "store", makeable_in=tmp_path)
     store.write(NAME, in_flight_bytes=1).send(b"somebody else's")
     note = UploadNote(tmp_path / "state", "k")
     (other,) = store.list_unfinished()

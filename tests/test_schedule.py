@@ -34,6 +34,7 @@ from backup_tasks.schedule import (
     render_cron,
     show_cron,
 )
+from backup_tasks.scheduled import Scheduled
 from tests.cron_box import CronBox, cron_box
 
 __all__ = ["cron_box"]
@@ -56,6 +57,11 @@ def profile(paths: Paths, name: str, cron: str | None = "0 2 * * *") -> Any:
     return SimpleNamespace(name=name, path=paths.profiles / f"{name}.toml", schedule=when)
 
 
+def sound(*profiles: Any) -> Scheduled:
+    """These profiles, and none that is broken."""
+    return Scheduled(profiles)
+
+
 def block_of(content: bytes, paths: Paths) -> dict[str, str]:
     lines = split_crontab(content, paths.root).lines
     return {line.profile: line.expression for line in lines}
@@ -65,7 +71,7 @@ def test_installing_and_removing_leaves_all_else_byte_for_byte(
     cron_box: CronBox, paths: Paths
 ) -> None:
     cron_box.write(OTHERS)
-    install_cron([profile(paths, "prod"), profile(paths, "nas", "@daily")], paths)
+    install_cron(sound(profile(paths, "prod"), profile(paths, "nas", "@daily")), paths)
     assert cron_box.read().startswith(OTHERS + b"# BEGIN backup-tasks ")
     assert block_of(cron_box.read(), paths) == {"prod": "0 2 * * *", "nas": "0 0 * * *"}
     cron_box.write(cron_box.read() + b"@hourly echo later\n")
@@ -75,13 +81,13 @@ def test_installing_and_removing_leaves_all_else_byte_for_byte(
 
 
 def test_installing_works_for_a_user_without_crontab(cron_box: CronBox, paths: Paths) -> None:
-    change = install_cron([profile(paths, "prod")], paths)
+    change = install_cron(sound(profile(paths, "prod")), paths)
     assert change.actions == {"prod": "added"}
     assert block_of(cron_box.read(), paths) == {"prod": "0 2 * * *"}
 
 
 def test_installing_again_changes_nothing(cron_box: CronBox, paths: Paths) -> None:
-    profiles = [profile(paths, "prod"), profile(paths, "nas")]
+    profiles = sound(profile(paths, "prod"), profile(paths, "nas"))
     install_cron(profiles, paths)
     once = cron_box.read()
     change = install_cron(profiles, paths)
@@ -93,19 +99,19 @@ def test_a_missing_final_newline_is_added_so_that_no_line_is_joined(
     cron_box: CronBox, paths: Paths
 ) -> None:
     cron_box.spool(b"0 5 * * * echo last")
-    install_cron([profile(paths, "prod")], paths)
+    install_cron(sound(profile(paths, "prod")), paths)
     assert cron_box.read().startswith(b"0 5 * * * echo last\n# BEGIN ")
 
 
 def test_one_profile_is_updated_beside_the_others(cron_box: CronBox, paths: Paths) -> None:
-    install_cron([profile(paths, "prod"), profile(paths, "nas")], paths)
-    change = install_cron([profile(paths, "prod", "30 3 * * 1")], paths, keep_others=True)
+    install_cron(sound(profile(paths, "prod"), profile(paths, "nas")), paths)
+    change = install_cron(sound(profile(paths, "prod", "30 3 * * 1")), paths, keep_others=True)
     assert change.actions == {"prod": "changed", "nas": "unchanged"}
     assert block_of(cron_box.read(), paths) == {"prod": "30 3 * * 1", "nas": "0 2 * * *"}
 
 
 def test_one_profile_is_removed_beside_the_others(cron_box: CronBox, paths: Paths) -> None:
-    install_cron([profile(paths, "prod"), profile(paths, "nas")], paths)
+    install_cron(sound(profile(paths, "prod"), profile(paths, "nas")), paths)
     change = remove_cron(paths, "prod")
     assert change.actions == {"prod": "removed", "nas": "unchanged"}
     assert block_of(cron_box.read(), paths) == {"nas": "0 2 * * *"}
@@ -114,8 +120,9 @@ def test_one_profile_is_removed_beside_the_others(cron_box: CronBox, paths: Path
 def test_installing_all_removes_the_line_of_a_profile_that_is_gone(
     cron_box: CronBox, paths: Paths
 ) -> None:
-    install_cron([profile(paths, "prod"), profile(paths, "old")], paths)
-    change = install_cron([profile(paths, "prod"), profile(paths, "off", None)], paths)
+    install_cron(sound(profile(paths, "prod"), profile(paths, "old")), paths)
+    (paths.profiles / "base.toml").touch()
+    change = install_cron(sound(profile(paths, "prod"), profile(paths, "off", None)), paths)
     assert change.actions == {"prod": "unchanged", "old": "removed"}
     assert block_of(cron_box.read(), paths) == {"prod": "0 2 * * *"}
 
@@ -123,18 +130,18 @@ def test_installing_all_removes_the_line_of_a_profile_that_is_gone(
 def test_removing_a_profile_that_has_no_line_names_those_that_have(
     cron_box: CronBox, paths: Paths
 ) -> None:
-    install_cron([profile(paths, "prod")], paths)
+    install_cron(sound(profile(paths, "prod")), paths)
     with pytest.raises(ScheduleError, match="no line for 'prd'; there are: prod"):
         remove_cron(paths, "prd")
 
 
 def test_a_narrowed_profile_without_schedule_is_an_error(cron_box: CronBox, paths: Paths) -> None:
     with pytest.raises(ScheduleError, match=r"off\.toml: has no \[schedule\]"):
-        install_cron([profile(paths, "off", None)], paths, keep_others=True)
+        install_cron(sound(profile(paths, "off", None)), paths, keep_others=True)
 
 
 def test_a_dry_run_tells_and_writes_nothing(cron_box: CronBox, paths: Paths) -> None:
-    change = install_cron([profile(paths, "prod")], paths, dry_run=True)
+    change = install_cron(sound(profile(paths, "prod")), paths, dry_run=True)
     assert cron_box.read() == b""
     assert "would be added" in render_change(change)
 
@@ -143,14 +150,14 @@ def test_a_dry_run_tells_and_writes_nothing(cron_box: CronBox, paths: Paths) -> 
 def test_a_damaged_fence_is_named_and_nothing_is_written(
     cron_box: CronBox, paths: Paths, missing: str
 ) -> None:
-    install_cron([profile(paths, "prod")], paths)
+    install_cron(sound(profile(paths, "prod")), paths)
     lines = cron_box.read().splitlines(keepends=True)
     damaged = b"".join(line for line in lines if missing.encode() not in line)
     cron_box.write(damaged)
     for action in (
-        lambda: install_cron([profile(paths, "prod")], paths),
+        lambda: install_cron(sound(profile(paths, "prod")), paths),
         lambda: remove_cron(paths),
-        lambda: show_cron([], paths, NOW),
+        lambda: show_cron(sound(), paths, NOW),
     ):
         with pytest.raises(ScheduleError, match=r"damaged.*line \d.*repair it with `crontab -e`"):
             action()
@@ -193,11 +200,11 @@ def test_two_installations_at_once_do_not_overwrite_each_other(
     cron_box: CronBox, paths: Paths
 ) -> None:
     with hold_lock(["crontab"], paths, "cron-install"), pytest.raises(LockedError):
-        install_cron([profile(paths, "prod")], paths)
+        install_cron(sound(profile(paths, "prod")), paths)
 
 
 def test_folders_that_were_moved_travel_in_the_line(cron_box: CronBox, paths: Paths) -> None:
-    install_cron([profile(paths, "prod")], paths)
+    install_cron(sound(profile(paths, "prod")), paths)
     content = cron_box.read().decode()
     assert f"BACKUP_TASKS_LOGS={paths.logs} " in content
     assert f"BACKUP_TASKS_STATE={paths.state} " in content
@@ -209,21 +216,22 @@ def test_a_profile_outside_the_folder_is_scheduled_by_its_path(
 ) -> None:
     elsewhere = profile(paths, "prod")
     elsewhere.path = tmp_path / "else where" / "prod.toml"
-    install_cron([elsewhere], paths)
+    install_cron(sound(elsewhere), paths)
     assert block_of(cron_box.read(), paths) == {str(elsewhere.path): "0 2 * * *"}
-    assert [entry.state for entry in show_cron([elsewhere], paths, NOW).entries] == ["current"]
+    assert [entry.state for entry in show_cron(sound(elsewhere), paths, NOW).entries] == ["current"]
 
 
 def test_show_says_in_words_what_runs_when_and_what_is_amiss(
     cron_box: CronBox, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "local_zone", lambda: ZoneInfo("Europe/Stockholm"))
-    install_cron([profile(paths, name) for name in ("prod", "nas", "old")], paths)
-    now_there = [
+    install_cron(sound(*(profile(paths, name) for name in ("prod", "nas", "old"))), paths)
+    (paths.profiles / "base.toml").touch()
+    now_there = sound(
         profile(paths, "prod"),
         profile(paths, "nas", "5 4 * * 1-5"),
         profile(paths, "new"),
-    ]
+    )
     report = show_cron(now_there, paths, NOW)
     assert [(entry.profile, entry.state) for entry in report.entries] == [
         ("prod", "current"),
@@ -246,7 +254,7 @@ def test_the_next_run_keeps_its_hour_across_the_end_of_summer_time(
     cron_box: CronBox, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "local_zone", lambda: ZoneInfo("Europe/Stockholm"))
-    monthly = [profile(paths, "prod", "0 6 1 * *")]
+    monthly = sound(profile(paths, "prod", "0 6 1 * *"))
     install_cron(monthly, paths)
     entry = show_cron(monthly, paths, datetime(2025, 10, 20, tzinfo=UTC)).entries[0]
     assert entry.next_run == datetime(2025, 11, 1, 5, 0, tzinfo=UTC)
@@ -255,24 +263,26 @@ def test_the_next_run_keeps_its_hour_across_the_end_of_summer_time(
 def test_a_line_is_current_whichever_name_of_the_interpreter_shows_it(
     cron_box: CronBox, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install_cron([profile(paths, "prod")], paths)
+    install_cron(sound(profile(paths, "prod")), paths)
     for name in ("python", "python3"):
         monkeypatch.setattr(schedule.sys, "executable", f"{schedule.sys.prefix}/bin/{name}")
-        entry = show_cron([profile(paths, "prod")], paths, NOW).entries[0]
+        entry = show_cron(sound(profile(paths, "prod")), paths, NOW).entries[0]
         assert entry.state == "current"
 
 
 def test_show_survives_a_line_that_was_changed_by_hand(cron_box: CronBox, paths: Paths) -> None:
-    install_cron([profile(paths, "prod")], paths)
+    install_cron(sound(profile(paths, "prod")), paths)
     content = cron_box.read()
     cron_box.write(content.replace(b"0 2 * * *", b"@reboot"))
-    report = show_cron([profile(paths, "prod")], paths, NOW)
+    report = show_cron(sound(profile(paths, "prod")), paths, NOW)
     assert "cannot be read" in render_cron(report)
 
 
 def test_nothing_scheduled_is_said_in_words(cron_box: CronBox, paths: Paths) -> None:
-    assert "Nothing is scheduled" in render_cron(show_cron([profile(paths, "a", None)], paths, NOW))
-    assert "Nothing to do" in render_change(install_cron([], paths))
+    assert "Nothing is scheduled" in render_cron(
+        show_cron(sound(profile(paths, "a", None)), paths, NOW)
+    )
+    assert "Nothing to do" in render_change(install_cron(sound(), paths))
 
 
 def test_a_path_with_a_line_break_is_refused() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +25,7 @@ OTHER = "2025-06-13_0200-backup.tar.gz"
 
 @pytest.fixture
 def store(tmp_path: Path) -> DirectoryStore:
-    return DirectoryStore(tmp_path / "backups")
+    return DirectoryStore(tmp_path / "backups", makeable_in=tmp_path)
 
 
 def put(store: DirectoryStore, name: str, *parts: bytes) -> StoredObject:
@@ -50,21 +52,62 @@ def test_the_folder_and_its_files_are_for_the_owner_alone(store: DirectoryStore)
     assert store.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_missing_parent_is_not_made_as_the_disk_may_not_be_mounted(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path / "mnt" / "backups")
+def assert_refused_and_not_made(store: DirectoryStore, missing: Path) -> None:
+    told = f"{re.escape(str(missing))} does not exist; is the disk mounted\\?.*mkdir -p -m 700 /"
     for call in (
         lambda: store.write(NAME, in_flight_bytes=MIB),
         store.list_objects,
         store.list_unfinished,
+        store.names_in_the_way,
     ):
-        with pytest.raises(StoreError, match=r"mnt does not exist; is the disk mounted\?"):
+        with pytest.raises(StoreError, match=told):
             call()
-    assert not (tmp_path / "mnt").exists()
+    assert not os.path.lexists(missing)
+
+
+def test_a_folder_outside_the_project_is_never_made_as_its_disk_may_not_be_mounted(
+    tmp_path: Path,
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    nas = tmp_path / "nas"
+    for folder in (nas, nas / "web1", tmp_path / "project-nas"):
+        missing = nas if folder.parent == nas else folder
+        assert_refused_and_not_made(DirectoryStore(folder, makeable_in=project), missing)
+
+
+def test_a_link_in_the_project_does_not_make_what_lies_outside(tmp_path: Path) -> None:
+    project, nas = tmp_path / "project", tmp_path / "nas"
+    for folder in (project, nas):
+        folder.mkdir()
+    (project / "nas").symlink_to(nas)
+    store = DirectoryStore(project / "nas" / "web1", makeable_in=project)
+    assert_refused_and_not_made(store, project / "nas" / "web1")
+    dangling = project / "backups"
+    dangling.symlink_to(nas / "web1")
+    with pytest.raises(StoreError):
+        DirectoryStore(dangling, makeable_in=project).write(NAME, in_flight_bytes=MIB)
+    assert list(nas.iterdir()) == []
+
+
+def test_a_missing_parent_is_not_made_even_in_the_project(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "mnt" / "backups", makeable_in=tmp_path)
+    assert_refused_and_not_made(store, tmp_path / "mnt")
+
+
+def test_the_command_that_makes_the_folder_makes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "it's a nas" / "web 1"
+    with pytest.raises(StoreError) as error:
+        DirectoryStore(folder).list_objects()
+    command = str(error.value).partition("make the folder once: ")[2]
+    subprocess.run(["/bin/sh", "-c", command], check=True)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert DirectoryStore(folder).list_objects() == []
 
 
 def test_a_store_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "backups").write_text("not a folder")
-    store = DirectoryStore(tmp_path / "backups")
+    store = DirectoryStore(tmp_path / "backups", makeable_in=tmp_path)
     with pytest.raises(StoreError, match=r"check store\.url"):
         store.write(NAME, in_flight_bytes=MIB)
     with pytest.raises(StoreError, match="this is not a folder"):
@@ -139,6 +182,7 @@ def test_a_file_that_may_not_grow_is_told_and_removed(tmp_path: Path) -> None:
         "writer.send(bytes(2**21))\n"
     )
     root = Path(__file__).parent.parent
+    (tmp_path / "backups").mkdir()
     command = [sys.executable, "-c", script, str(tmp_path / "backups")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert "the file system does not take files as large as this" in done.stderr

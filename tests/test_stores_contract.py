@@ -32,7 +32,7 @@ Opener = Callable[[str], Store]
 @pytest.fixture(params=["s3", "moto", "directory"])
 def open_at(request: pytest.FixtureRequest, tmp_path: Path) -> Opener:
     if request.param == "directory":
-        return lambda prefix: DirectoryStore(tmp_path / prefix)
+        return lambda prefix: DirectoryStore(tmp_path / prefix, makeable_in=tmp_path)
     bucket: S3Bucket = request.getfixturevalue(f"{request.param}_bucket")
     return lambda prefix: S3Store(s3_settings(bucket, prefix=prefix))
 

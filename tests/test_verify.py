@@ -510,7 +510,7 @@ def test_the_command_says_that_all_is_well_and_leaves_a_line_and_a_record(cli: C
 
 def test_the_command_fails_with_one_clear_line_for_each_damaged_archive(cli: Cli) -> None:
     cli.write_profile()
-    cli.store.mkdir()
+    cli.store.mkdir(exist_ok=True)
     good = cli.back_up()
     bad, cut = "2025-06-12_0200", "2025-06-13_0200"
     for name in (bad, cut):

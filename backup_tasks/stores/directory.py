@@ -7,8 +7,9 @@ import errno
 import os
 import re
 import secrets
+import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from backup_tasks.errors import (
 )
 from backup_tasks.naming import is_backup_name
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
+from backup_tasks.text import printable
 from backup_tasks.units import moment_of
 
 LIMITS = PartLimits(smallest=1, largest=2**62, count=2**31)
@@ -47,6 +49,12 @@ class DirectoryStore:
 
     Files whose names begin with a dot are never listed. An archive under way is a file
     `.NAME.ID.partial`, mode 0600, in the same folder.
+
+    Args:
+        makeable_in: a folder in which this one is made when it is not there. Anywhere else its
+            absence tells of a disk that is not mounted, and is an error for every command.
+        check_place: called before the folder is listed or written to; raises StoreError when it
+            is not the folder that is meant.
     """
 
     limits = LIMITS
@@ -55,9 +63,18 @@ class DirectoryStore:
     salvage_is_sure = False
     copies_are_sure = True
 
-    def __init__(self, folder: Path, url: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        url: str = "",
+        *,
+        makeable_in: Path | None = None,
+        check_place: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = folder
         self.url = url or f"file://{folder}/"
+        self._makeable_in = makeable_in
+        self._check_place = check_place
 
     def after_fork(self) -> None:
         """Nothing stays open between two calls."""
@@ -148,31 +165,40 @@ class DirectoryStore:
 
     def _statuses(self) -> Iterator[tuple[str, os.stat_result]]:
         """Whatever lies in the folder; in one that is yet to be made, nothing."""
+        self._check_place()
         with explained(self.url, "list the backups"):
             try:
                 names = os.listdir(self.folder)
             except FileNotFoundError:
-                self._require_parent()
+                self._require_makeable()
                 return
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # deleted in this moment
                     yield name, os.lstat(self.folder / name)
 
     def _make_folder(self) -> None:
+        self._check_place()
         if os.path.isdir(self.folder):
             return
-        self._require_parent()
+        if not os.path.lexists(self.folder):
+            self._require_makeable()
         with explained(self.url, f"make the folder {self.folder}"):
             os.mkdir(self.folder, mode=0o700)
 
-    def _require_parent(self) -> None:
-        """Without it a mount point is probably empty, and the backup would fill another disk."""
-        parent = self.folder.parent
+    def _require_makeable(self) -> None:
+        """Raises StoreError: a run made there would fill the disk below a mount point."""
+        parent, project = self.folder.parent, self._makeable_in
         with explained(self.url, f"look into {parent}"):
-            if not parent.is_dir():
-                raise StoreError(
-                    f"{self.url}: the folder {parent} does not exist; is the disk mounted?"
-                )
+            is_there = parent.is_dir()
+            # By its real place: a link in the project may lead to a disk that is not mounted.
+            if is_there and project and parent.resolve().is_relative_to(project.resolve()):
+                return
+        missing = printable(str(self.folder if is_there else parent))
+        command = f"mkdir -p -m 700 {printable(shlex.quote(str(self.folder)))}"
+        raise StoreError(
+            f"{self.url}: the folder {missing} does not exist; is the disk mounted? If it is, and "
+            f"this is the first backup there, make the folder once: {command}"
+        )
 
 
 def stored_object(name: str, status: os.stat_result) -> StoredObject:
