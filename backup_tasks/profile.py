@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -30,7 +30,9 @@ from backup_tasks.profile_trust import find_untrusted
 from backup_tasks.profile_types import PROFILE_NAME
 from backup_tasks.secret import Placed
 from backup_tasks.text import one_line, printable
-from backup_tasks.toml_places import KeyPath
+
+if TYPE_CHECKING:
+    from backup_tasks.toml_places import KeyPath
 
 __all__ = [
     "Profile",

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tomllib
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backup_tasks.errors import ProfileError
 from backup_tasks.paths import Paths
 from backup_tasks.profile_types import PROFILE_NAME
-from backup_tasks.toml_places import KeyPath, TomlError, parse_toml
 from backup_tasks.trust import open_trusted
+
+if TYPE_CHECKING:
+    from backup_tasks.toml_places import KeyPath
 
 _T = TypeVar("_T")
 
@@ -28,26 +32,34 @@ class Place:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ProfileFile:
     """One file as it is written.
 
     Attributes:
         mode: its permission bits when it was read.
-        values, lines: as `parse_toml` gives them.
+        text: what it says; values: the same as plain dicts, lists, str, int, float, bool, dates.
     """
 
     path: Path
     mode: int
+    text: str
     values: dict[str, Any]
-    lines: dict[KeyPath, int]
+
+    @cached_property
+    def lines(self) -> dict[KeyPath, int]:
+        """As `parse_toml` gives them: asked for only where a profile has a problem, for it takes
+        longer to find the lines than to read the values."""
+        from backup_tasks.toml_places import parse_toml
+
+        return parse_toml(self.text).lines
 
     def place(self, path: KeyPath) -> Place:
         """Where this key is written, or the nearest table around it."""
         return Place(self.path, _nearest(self.lines, path, 1))
 
 
-@dataclass(slots=True)
+@dataclass
 class MergedFiles:
     """A profile's file and all that it inherits from.
 
@@ -58,7 +70,16 @@ class MergedFiles:
 
     files: list[ProfileFile]
     values: dict[str, Any] = field(default_factory=dict)
-    places: dict[KeyPath, Place] = field(default_factory=dict)
+
+    @cached_property
+    def places(self) -> dict[KeyPath, Place]:
+        """Of every key the last place that counts. Old lines of a list that was replaced stay
+        beyond its new end, where nothing asks."""
+        return {
+            path: Place(file.path, line)
+            for file in reversed(self.files)
+            for path, line in file.lines.items()
+        }
 
     def place(self, path: KeyPath) -> Place:
         """Where the value that won is written, or the nearest table around it."""
@@ -91,13 +112,23 @@ def read_profile_file(path: Path, paths: Paths) -> ProfileFile:
         raise ProfileError(f"{shown}: cannot be read: {error.strerror}") from None
     try:
         text = content.decode("utf-8-sig")
-        document = parse_toml(text)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ProfileError(f"{shown}:{line}: is not UTF-8 text") from None
-    except TomlError as error:
-        raise ProfileError(f"{shown}:{error.line}: {error.reason}") from None
-    return ProfileFile(path, mode, document.values, document.lines)
+    return ProfileFile(path, mode, text, _parse_values(text, shown))
+
+
+def _parse_values(text: str, shown: str) -> dict[str, Any]:
+    """Raises ProfileError for what is not TOML, with the line of the first fault."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        from backup_tasks.toml_places import TomlError, parse_toml
+
+        try:
+            return parse_toml(text).values  # which knows TOML 1.1, too
+        except TomlError as error:
+            raise ProfileError(f"{shown}:{error.line}: {error.reason}") from None
 
 
 def read_with_bases(path: Path, paths: Paths, whole: Collection[KeyPath]) -> MergedFiles:
@@ -172,8 +203,6 @@ def _lay_over(merged: MergedFiles, file: ProfileFile, whole: Collection[KeyPath]
                 under[key] = deepcopy(value)
 
     lay(merged.values, file.values, ())
-    # Old lines of a list that was replaced stay beyond its new end, where nothing asks.
-    merged.places |= {path: Place(file.path, line) for path, line in file.lines.items()}
 
 
 def _nearest(lines: Mapping[KeyPath, _T], path: KeyPath, default: _T) -> _T:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, time
 from difflib import get_close_matches
-from typing import Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,7 +17,9 @@ from backup_tasks.profile_files import MergedFiles, Place, show_path
 from backup_tasks.profile_model import Profile
 from backup_tasks.secret import FORMS, Secret
 from backup_tasks.text import one_line
-from backup_tasks.toml_places import KeyPath
+
+if TYPE_CHECKING:
+    from backup_tasks.toml_places import KeyPath
 
 # The loader sets these; a file that holds them has a key that nobody knows.
 LOADER_KEYS = ("name", "path")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backup_tasks.errors import TrustError
 from backup_tasks.profile_files import MergedFiles
@@ -12,8 +13,10 @@ from backup_tasks.profile_model import NotifySettings, Profile
 from backup_tasks.profile_problems import ProfileProblem, dotted_key, secret_keys
 from backup_tasks.secret import Secret
 from backup_tasks.text import printable
-from backup_tasks.toml_places import KeyPath
 from backup_tasks.trust import check_file, check_program
+
+if TYPE_CHECKING:
+    from backup_tasks.toml_places import KeyPath
 
 # Where boto3 looks for keys, servers and programs that give keys: a variable, and the usual place.
 _BOTO_SETTINGS = (

@@ -242,3 +242,10 @@ def test_inherit_that_leads_nowhere_or_round_is_told(paths: Paths) -> None:
     for value in ("7", '"../x"', '["a"]'):
         (line,) = problems(paths, f"inherit = {value}")
         assert line == 'profiles/prod.toml:1: inherit: should be a profile\'s name, such as "base"'
+
+
+def test_what_only_toml_1_1_allows_is_read_too(paths: Paths) -> None:
+    profile = load(
+        paths, SMALLEST + 'access_key_id = { env = "A", }\nsecret_access_key = {\nenv = "B" }\n'
+    )
+    assert profile.store.access_key_id is not None

@@ -230,3 +230,9 @@ def test_a_profile_in_the_project_is_named_from_there(paths: Paths) -> None:
     write(inside, "x = 1\n")
     with pytest.raises(ProfileError, match=r"^profiles/prod\.toml:1: unknown key"):
         load_profile("prod", inside)
+
+
+def test_brackets_that_never_end_are_told_in_a_line(paths: Paths) -> None:
+    (line,) = problems(paths, "a = " + "[" * 20_000)
+    assert line.startswith("profiles/prod.toml:1: ")
+    assert "nested" in line
