@@ -160,6 +160,7 @@ class Scene:
         shutil.rmtree(self.cli.here / "state", ignore_errors=True)
         if self.bucket is None or self.proxy is None:
             shutil.rmtree(self.cli.store, ignore_errors=True)
+            self.cli.store.mkdir()
             return
         keys = self.bucket.keys()
         for key in keys:
