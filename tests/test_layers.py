@@ -37,10 +37,11 @@ ROOMS = {
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
     "claim": "claim claim.claim_file claim.acceptance claim.machine claim.ownership claim.keeper",
-    "jobs": "leftovers catalog signing_key newest_seen neighbours last_archive resume survey listing "
-    "stages assembly backup_run backup restore_request restore findings entry_check verified_before "
-    "verify_report verify compare compare_sources drill_notes drill_place drill_command "
-    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
+    "jobs": "leftovers catalog signing_key newest_seen neighbours last_archive resume survey "
+    "listing stages assembly backup_run backup restore_request restore findings entry_check "
+    "verified_before verify_report verify compare compare_sources drill_notes drill_place "
+    "drill_command drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle "
+    "keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backup_tasks.errors import StoreError
+from backup_tasks.errors import ObjectExists, StoreError
 from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
 from backup_tasks.stores.directory import (
     explained,
@@ -102,6 +102,8 @@ class DirectoryWriter:
         try:
             with explained(self._url, doing):
                 yield
+        except ObjectExists:
+            raise  # all is written, and may serve under another name
         except StoreError:
             self.abort()
             raise
