@@ -12,8 +12,13 @@ import pytest
 from backup_tasks.claim.claim_file import Hold, Name
 from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.errors import ClaimRefused, StoreError
+from backup_tasks.jobs import journaled
 from backup_tasks.journal import RunRecord
 from backup_tasks.naming import CLAIM_NAME
+from backup_tasks.profile import describe_profiles
+from backup_tasks.progress import SilentProgress
+from backup_tasks.restore import run_restore_job
+from backup_tasks.restore_request import RestoreWish
 from backup_tasks.signing_key import read_own_key
 from backup_tasks.stores.directory import DirectoryStore
 from tests.conftest import S3Bucket
@@ -23,7 +28,10 @@ from tests.machines import Machine, Place
 HOLD = Hold(since="2025-06-12T02:00:00Z", reasons=("a source is missing",))
 
 
-@pytest.fixture(params=["plain", "encrypted", "s3"])
+in_s3_too = pytest.mark.parametrize("place", ["plain", "encrypted", "s3"], indirect=True)
+
+
+@pytest.fixture(params=["plain", "encrypted"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A store: a folder, one for encrypted backups whose key is elsewhere, a bucket."""
     if request.param == "s3":
@@ -73,6 +81,7 @@ def raw_claim(machine: Machine) -> bytes:
 # --- ways of life
 
 
+@in_s3_too
 def test_the_first_backup_claims_the_store_and_each_one_renews_it(web1: Machine) -> None:
     first = web1.claim("prod")
     key = read_own_key(web1.paths.state)
@@ -116,6 +125,7 @@ def test_a_clone_with_names_of_its_own_is_refused(web1: Machine, tmp_path: Path)
     assert_pruned(web1.back_up("prod"))
 
 
+@in_s3_too
 def test_a_clone_under_the_same_name_makes_both_delete_nothing(
     web1: Machine, tmp_path: Path
 ) -> None:
@@ -130,6 +140,7 @@ def test_a_clone_under_the_same_name_makes_both_delete_nothing(
     assert web1.back_up("prod").exit_code == 0
 
 
+@in_s3_too
 def test_a_replaced_machine_is_refused_until_it_takes_over(
     web1: Machine, place: Place, tmp_path: Path
 ) -> None:
@@ -167,6 +178,7 @@ def test_a_lost_state_directory_stops_no_backup_and_deletes_nothing_until_told(
     assert web1.back_up("prod").exit_code == 0
 
 
+@in_s3_too
 def test_a_signing_key_that_was_removed_needs_no_word_of_the_operator(web1: Machine) -> None:
     former = web1_key(web1)
     (web1.paths.state / "signing.key").unlink()
@@ -190,8 +202,6 @@ def test_a_state_directory_that_was_set_back_deletes_nothing(web1: Machine, tmp_
 def test_a_store_that_was_copied_elsewhere_is_still_this_machines(
     tmp_path: Path, web1: Machine, place: Place
 ) -> None:
-    if "file:" not in place.lines:
-        pytest.importorskip("boto3")
     old = web1.store("prod")
     elsewhere = Place.folder(tmp_path / "elsewhere", place.recipients)
     for one in [*old.list_objects(), old.stat(CLAIM_NAME)]:
@@ -240,6 +250,7 @@ def share(machine: Machine, name: str) -> None:
         machine.back_up(name)
 
 
+@in_s3_too
 def test_two_hosts_that_share_a_store_already_go_on_and_delete_nothing(
     web1: Machine, place: Place, tmp_path: Path
 ) -> None:
@@ -257,6 +268,7 @@ def test_two_hosts_that_share_a_store_already_go_on_and_delete_nothing(
 # --- the upgrade
 
 
+@in_s3_too
 def test_a_store_without_a_claim_is_claimed_and_pruned_as_before(web1: Machine) -> None:
     forget_claims(web1)
     assert_pruned(web1.back_up("prod"))
@@ -279,6 +291,41 @@ def test_junk_with_a_backups_name_is_nobodys_newest_backup(web1: Machine) -> Non
     assert web1.back_up("prod").unpruned == []
 
 
+# --- who is told
+
+
+@pytest.mark.parametrize("place", ["plain"], indirect=True)
+def test_a_restore_says_whose_the_backup_is(web1: Machine, place: Place, tmp_path: Path) -> None:
+    new = Machine(tmp_path / "new", "web9", "9" * 64, web1.now)
+    new.write_profile("prod", place)
+    with new.here_and_now():
+        notes = restored(new)
+    assert [note for note in notes if "made by profile prod on host web1" in note]
+    with web1.here_and_now():
+        assert [note for note in restored(web1) if "made by" in note] == []
+
+
+def restored(machine: Machine) -> set[str]:
+    """Restore the newest backup; returns the notes."""
+    with journaled("restore", "prod", machine.paths, lambda: machine.now) as job:
+        wish = RestoreWish(to=str(machine.here / "restored"))
+        state = machine.paths.state
+        report = run_restore_job(
+            job.profile, job.store, wish, machine.here, state, job.record, SilentProgress()
+        )
+    return report.extracted.notes
+
+
+@pytest.mark.parametrize("place", ["plain"], indirect=True)
+def test_profiles_shows_which_share_a_store(web1: Machine, place: Place, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "store")
+    web1.write_profile("same", Place(f'url = "file://{link}"'))
+    web1.write_profile("below", Place(f'url = "file://{tmp_path}/store/below/"'))
+    found = {one.name: one.shares for one in describe_profiles(web1.paths)}
+    assert found == {"prod": ("same",), "same": ("prod",), "below": ()}
+
+
 # --- what somebody may do who can only write to the store
 
 
@@ -297,6 +344,7 @@ def test_anothers_claim_stops_no_backup(web1: Machine, place: Place, tmp_path: P
     assert_unpruned(web1, web1.back_up("prod"), "host evil")
 
 
+@in_s3_too
 def test_an_older_claim_that_is_put_back_lifts_no_hold(web1: Machine) -> None:
     older = raw_claim(web1)
     with web1.here_and_now():
@@ -332,6 +380,7 @@ def test_a_claim_that_is_deleted_lifts_no_hold(web1: Machine) -> None:
 # --- trouble
 
 
+@in_s3_too
 def test_a_claim_that_cannot_be_written_costs_no_backup(
     web1: Machine, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +414,7 @@ def test_prune_obeys_the_claim(web1: Machine, place: Place, tmp_path: Path) -> N
     assert len(report.plan.delete) == 1
 
 
+@in_s3_too
 @pytest.mark.parametrize("crash", ["before", "after"])
 def test_a_crash_around_the_writing_of_the_claim_is_no_clone(
     web1: Machine, monkeypatch: pytest.MonkeyPatch, crash: str
@@ -388,6 +438,7 @@ def test_a_crash_around_the_writing_of_the_claim_is_no_clone(
     assert (record.exit_code, record.unpruned) == (0, [])
 
 
+@in_s3_too
 def test_a_usual_run_costs_one_reading_and_one_writing_of_the_claim(
     web1: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

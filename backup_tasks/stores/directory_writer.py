@@ -148,6 +148,11 @@ def give_name(descriptor: int, partial: Path, final: Path, url: str) -> os.stat_
     status = os.fstat(descriptor)
     try:
         os.link(partial, final, follow_symlinks=False)
+    except FileNotFoundError:
+        # Whose name is taken already, another host may have ended: nothing could come of it.
+        if os.path.lexists(final):
+            raise taken(url, final.name) from None
+        raise
     except FileExistsError:
         # A network file system whose answer was lost is asked again: the link is ours.
         if not os.path.samestat(os.lstat(final), status):
