@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backup_tasks.naming import CLAIM_NAME
 from tests.cli import Cli, finish, s3_store
 from tests.conftest import S3Bucket
 from tests.faulty_proxy import Answer, FaultyProxy, Request
@@ -151,8 +152,8 @@ class Scene:
         return sorted(str(path.relative_to(state)) for path in found)
 
     def assert_clean(self) -> None:
-        """Backups are all there is, and no state of a run is left."""
-        assert self.names() == self.backups()
+        """Backups and the claim are all there is, and no state of a run is left."""
+        assert [name for name in self.names() if name != CLAIM_NAME] == self.backups()
         assert self.state_left() == []
 
     def start_anew(self) -> None:
