@@ -124,9 +124,10 @@ class Scene:
         return total
 
     def names(self) -> list[str]:
-        """Every object or file of the store, hidden ones and uploads included."""
+        """Every object or file of the store but the claim, hidden ones and uploads included."""
         if self.bucket is None:
-            return sorted(os.listdir(self.cli.store)) if self.cli.store.exists() else []
+            there = os.listdir(self.cli.store) if self.cli.store.exists() else []
+            return sorted(set(there) - {CLAIM_NAME})
         keys = self.bucket.keys()
         return [key.removeprefix("backups/") for key in keys] + self.uploads()
 
@@ -153,7 +154,7 @@ class Scene:
 
     def assert_clean(self) -> None:
         """Backups and the claim are all there is, and no state of a run is left."""
-        assert [name for name in self.names() if name != CLAIM_NAME] == self.backups()
+        assert self.names() == self.backups()
         assert self.state_left() == []
 
     def start_anew(self) -> None:
@@ -163,7 +164,7 @@ class Scene:
             shutil.rmtree(self.cli.store, ignore_errors=True)
             return
         keys = self.bucket.keys()
-        for key in keys:
+        for key in [*keys, f"backups/{CLAIM_NAME}"]:
             self.bucket.client.delete_object(Bucket=self.bucket.bucket, Key=key)
         self.proxy.sent_bytes = 0
         self.proxy.seen.clear()
