@@ -25,8 +25,11 @@ from backup_tasks.text import one_line, printable
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.claim.claim_file import Claim
     from backup_tasks.claim.keeper import ClaimKeeper, Standing
+    from backup_tasks.neighbours import Neighbours
     from backup_tasks.prune import PruneReport
+    from backup_tasks.signing import SigningKey
     from backup_tasks.survey import BackupPlan
 
 
@@ -146,13 +149,24 @@ def open_keeper(job: Job) -> ClaimKeeper:
 
 def _look_at_claim(job: Job, *, take_over: bool = False) -> Standing:
     """What may be done in the store; writes nothing. Raises ClaimRefused."""
+    keeper, key, around = _claim_parts(job)
+    return keeper.open(key, around, take_over=take_over, writes=False)
+
+
+def read_claim(job: Job) -> Claim | None:
+    """The store's claim, where its word counts for this profile on this machine."""
+    keeper, key, around = _claim_parts(job)
+    return keeper.read_believed(key, around)
+
+
+def _claim_parts(job: Job) -> tuple[ClaimKeeper, SigningKey | None, Neighbours]:
     from backup_tasks.neighbours import Neighbours
     from backup_tasks.signing_key import read_own_key
 
     keeper, key = open_keeper(job), read_own_key(job.paths.state)
     seen_profiles, host = keeper.seen_profiles, job.record.host
     around = Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
-    return keeper.open(key, around, take_over=take_over, writes=False)
+    return keeper, key, around
 
 
 def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
