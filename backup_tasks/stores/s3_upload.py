@@ -160,8 +160,17 @@ class S3Upload:
         return self._explained(error, doing)
 
     def _explained(self, error: Exception, doing: str) -> StoreError:
+        if code_of(error) == "NoSuchUpload" and self._is_name_taken():
+            return taken(self.access.place.url, self.name)
         told = explain(error, self.access.place, doing)
         return Unreachable(str(told)) if isinstance(error, CONNECTION_FAILURES) else told
+
+    def _is_name_taken(self) -> bool:
+        """Whether another host ended the upload because nothing can come of it any more."""
+        with contextlib.suppress(StoreError):
+            self.access.head(self.name)
+            return True
+        return False
 
     def complete(self, etags: Mapping[int, str], size: int, *, has_copies: bool) -> StoredObject:
         """The one atomic step, and a look at what came of it.
