@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
 from backup_tasks.identities import Keyring
@@ -39,6 +40,8 @@ class BackupRun:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
         full: read and send everything, whatever could be kept.
+        keeper: of the store's claim; None leaves claims alone.
+        take_over: the store is to be this profile's, whosever it was.
     """
 
     profile: Profile
@@ -48,6 +51,8 @@ class BackupRun:
     clock: Callable[[], datetime]
     progress: Progress
     full: bool = False
+    keeper: ClaimKeeper | None = None
+    take_over: bool = False
 
     @property
     def _key(self) -> str:
@@ -172,7 +177,10 @@ def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
 
 
 def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
-    run.upload_note.announce(name, run.store.list_unfinished())
+    others = run.store.list_unfinished()
+    if any(other.name == name for other in others):
+        raise ObjectExists(f"{run.store.url}: somebody else is writing {name} just now")
+    run.upload_note.announce(name, others)
     try:
         writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
     except ObjectExists:

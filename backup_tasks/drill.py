@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from backup_tasks.authenticity import Trust, demand_signature
-from backup_tasks.catalog import Backup, choose_backup
+from backup_tasks.catalog import Backup, choose_backup, render_maker
 from backup_tasks.compare import TreeComparer, TreeComparison
 from backup_tasks.compare_sources import SourceComparer, SourceComparison
 from backup_tasks.drill_command import run_command
@@ -202,6 +202,8 @@ def run_drill_job(
         )
     if report.fault_at_end:
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
+    if maker := render_maker(report.header, profile.name, record.host):
+        report.notes.append(f"the archive was {maker}")
     if not report.failures:
         seen.note_proven(report.header, report.proof)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes

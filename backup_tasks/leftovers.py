@@ -62,8 +62,9 @@ def end_leftovers(
 
     The latter are uploads of backups, and staging objects and their uploads. Uploads of backups
     that are there already are ended at once, as nothing can come of them: such a one is left where
-    the answer to its start was lost, and it was started again. Call it under the
-    lock of profile and store. Whatever has another name is not touched.
+    the answer to its start was lost, and it was started again; or it is another host's, which
+    moves on to the next name when it finds that out. Call it under the lock of profile and store.
+    Whatever has another name is not touched.
 
     Args:
         wanted: names of staging objects that are still of use.

@@ -17,7 +17,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from backup_tasks.authenticity import weigh_proof
-from backup_tasks.catalog import Backup, choose_backup
+from backup_tasks.catalog import Backup, choose_backup, render_maker
 from backup_tasks.chunk_reader import ReadChunk, read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
@@ -298,6 +298,7 @@ def run_verify_job(
             report = run_verify(
                 store, backup, progress, sample, keys, profile.signing.public_key, before
             )
+            report.maker = render_maker(report.header, profile.name, record.host)
             reports.append(report)
             _add_to_record(record, report)
             if report.fetched_again:

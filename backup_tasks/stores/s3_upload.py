@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
+    ObjectExists,
     ObjectMissing,
     StoreError,
 )
@@ -159,8 +160,17 @@ class S3Upload:
         return self._explained(error, doing)
 
     def _explained(self, error: Exception, doing: str) -> StoreError:
+        if code_of(error) == "NoSuchUpload" and self._is_name_taken():
+            return taken(self.access.place.url, self.name)
         told = explain(error, self.access.place, doing)
         return Unreachable(str(told)) if isinstance(error, CONNECTION_FAILURES) else told
+
+    def _is_name_taken(self) -> bool:
+        """Whether another host ended the upload because nothing can come of it any more."""
+        with contextlib.suppress(StoreError):
+            self.access.head(self.name)
+            return True
+        return False
 
     def complete(self, etags: Mapping[int, str], size: int, *, has_copies: bool) -> StoredObject:
         """The one atomic step, and a look at what came of it.
@@ -211,16 +221,15 @@ class S3Upload:
             found, metadata = self.access.head(self.name)
             if metadata.get(RUN_KEY) == self.run_id:
                 return found
-            if status_of(error) == 412:
+            if status_of(error) in (409, 412) or code_of(error) == "NoSuchUpload":
                 raise taken(self.access.place.url, self.name) from error
         doing = f"complete {self.name}"
         if has_copies and code_of(error) == "InvalidPart":
             # Cloudflare R2 wants all parts but the last equal, which copies cannot be.
             raise CopyUnsupported(str(explain(error, self.access.place, doing))) from error
         if status_of(error) == 409:
-            raise StoreError(
-                f"{self.access.place.url}: somebody else wrote {self.name} at the same moment; "
-                "run the backup again"
+            raise ObjectExists(
+                f"{self.access.place.url}: somebody else wrote {self.name} at the same moment"
             ) from error
         raise explain(error, self.access.place, doing) from error
 
