@@ -164,7 +164,7 @@ def test_where_the_state_was_lost_fstab_tells_that_the_disk_is_not_mounted(
     assert f"nothing is mounted on {cli.store}," in told
     assert list(cli.store.iterdir()) == []
     box.run("mount", "--bind", disk, cli.store)
-    assert box.invoke(cli, *BACKUP).code == 0
+    assert_done(box.invoke(cli, *BACKUP, "--take-over"))
 
 
 def test_an_fstab_that_is_out_of_date_stops_no_store_that_has_backups(
@@ -177,7 +177,7 @@ def test_an_fstab_that_is_out_of_date_stops_no_store_that_has_backups(
     fstab.write_text(f"UUID=2 {cli.here} ext4 defaults 0 2\n")
     box.run("mount", "--bind", fstab, "/etc/fstab")
     shutil.rmtree(cli.state)
-    assert box.invoke(cli, *BACKUP).code == 0
+    assert_done(box.invoke(cli, *BACKUP, "--take-over"))
 
 
 def test_a_broken_note_stops_nothing(cli: Cli, box: MountBox, disk: Path) -> None:
