@@ -187,17 +187,15 @@ def backup(
 def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
-    from backup_tasks.catalog import read_details
-    from backup_tasks.newest_seen import NewestSeen, tell_vanished
+    from backup_tasks.accepted import list_and_tell
 
     with job("list", profile, recorded=False) as running:
-        seen = NewestSeen(running.paths.state, running.profile, running.store)
-        backups = seen.find_backups()
-        tell_vanished(seen, backups, running.record)
         keys = running.keys(identity)
         if identity:
             keys.load()
-        details = read_details(running.store, backups, keys)
+        details = list_and_tell(
+            running.profile, running.store, running.paths.state, running.record, keys
+        )
         report.print_backups(details, now(), as_json=json)
 
 
@@ -214,17 +212,18 @@ def files(
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
     from backup_tasks import report
+    from backup_tasks.accepted import census_for_reading, choose_and_tell
     from backup_tasks.authenticity import Trust
-    from backup_tasks.catalog import choose_backup
     from backup_tasks.listing import list_entries
     from backup_tasks.newest_seen import NewestSeen
 
     with job("files", profile, recorded=False) as running:
-        seen = NewestSeen(running.paths.state, running.profile, running.store)
-        backups = seen.find_backups()
-        chosen = choose_backup(backups, name=name, day=date)
+        state, host, keys = running.paths.state, running.record.host, running.keys(identity)
+        seen = NewestSeen(state, running.profile, running.store)
+        census = census_for_reading(running.profile, running.store, state, host, seen, keys)
+        chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
-        entries = list_entries(running.store, chosen, path or (), running.keys(identity), trust)
+        entries = list_entries(running.store, chosen, path or (), keys, trust)
         report.print_entries(entries, as_json=json)
 
 
@@ -362,13 +361,12 @@ def signing_key(_: Context, json: bool = False) -> None:
 def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
     from backup_tasks import report
-    from backup_tasks.newest_seen import NewestSeen
-    from backup_tasks.prune import PruneIncomplete, run_prune
+    from backup_tasks.jobs import run_prune_job
+    from backup_tasks.prune import PruneIncomplete
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
         try:
-            seen = NewestSeen(running.paths.state, running.profile, running.store)
-            done = run_prune(running.profile, running.store, now(), dry_run=dry_run, seen=seen)
+            done = run_prune_job(running, dry_run=dry_run)
         except PruneIncomplete as error:
             running.record.pruned = list(error.report.deleted)
             report.print_prune(error.report, as_json=json)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
+from backup_tasks.accepted import Accepted, open_census, whose_count
 from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.census import Census
+from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
 from backup_tasks.identities import Keyring
@@ -39,6 +42,8 @@ class BackupRun:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
         full: read and send everything, whatever could be kept.
+        accepted: whose backups count; None: those of this machine's own key.
+        proofs: what is noted of the store's backups.
     """
 
     profile: Profile
@@ -48,6 +53,25 @@ class BackupRun:
     clock: Callable[[], datetime]
     progress: Progress
     full: bool = False
+    accepted: Accepted | None = None
+    proofs: ProofNotes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Read once, and written once, though the store is listed several times in a run.
+        object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.url))
+
+    def census(self, listed: Iterable[StoredObject], host: str) -> Census:
+        """What the store listed, and which backups there count."""
+        accepted = self.accepted or whose_count(self.profile, self.paths.state, host)
+        return open_census(
+            self.profile,
+            self.store,
+            self.paths.state,
+            listed,
+            accepted,
+            keys=self.keys,
+            notes=self.proofs,
+        )
 
     @property
     def _key(self) -> str:

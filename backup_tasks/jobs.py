@@ -25,6 +25,8 @@ from backup_tasks.text import one_line, printable
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.backup_run import BackupRun
+    from backup_tasks.prune import PruneReport
     from backup_tasks.survey import BackupPlan
 
 
@@ -100,7 +102,7 @@ def run_backup_job(
         run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
         run_backup(run, record)
         if job.profile.retention.is_set:
-            _prune_after_backup(job)
+            _prune_after_backup(job, run)
     return record
 
 
@@ -116,11 +118,29 @@ def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> 
     return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
 
 
-def _prune_after_backup(job: Job) -> None:
+def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
+    """Delete what the profile's retention no longer keeps, after a look at every backup that is
+    not noted.
+
+    Raises: StoreError when the store cannot be listed, or its list is not to be believed;
+        PruneIncomplete.
+    """
+    from backup_tasks.accepted import census_for_reading
     from backup_tasks.newest_seen import NewestSeen
-    from backup_tasks.prune import PruneIncomplete, run_prune
+    from backup_tasks.prune import run_prune
 
     seen = NewestSeen(job.paths.state, job.profile, job.store)
+    census = census_for_reading(
+        job.profile, job.store, job.paths.state, job.record.host, seen, job.keys()
+    )
+    census.look_at_all()
+    census.save()
+    return run_prune(job.profile, job.store, census, job.clock(), dry_run=dry_run)
+
+
+def _prune_after_backup(job: Job, run: BackupRun) -> None:
+    from backup_tasks.prune import PruneIncomplete, run_prune
+
     record = job.record
     sources = {printable(source) for source in job.profile.backup.sources}
     if missing := [problem.path for problem in record.problems if problem.path in sources]:
@@ -129,7 +149,8 @@ def _prune_after_backup(job: Job) -> None:
         record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
         return
     try:
-        done = run_prune(job.profile, job.store, job.clock(), dry_run=False, seen=seen)
+        census = run.census(run.newest_seen.list_objects(), record.host)
+        done = run_prune(job.profile, job.store, census, job.clock(), dry_run=False)
         record.pruned = list(done.deleted)
     except BackupError as error:
         if isinstance(error, PruneIncomplete):
