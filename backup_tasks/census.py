@@ -241,7 +241,7 @@ class Census:
         failed = self._failed.get(backup.stored.name)
         if failed is not None and verdict.state == "unknown":
             verdict = replace(verdict, why=one_line(str(failed)))
-        if verdict.started_at is None or verdict.state == "unproven":
+        if verdict.started_at is None:
             return replace(backup, verdict=verdict)
         try:
             return replace(
