@@ -79,6 +79,7 @@ HELP = {
     "profile": "name of a file in profiles/, or a path to a .toml file (default: $BACKUP_PROFILE, "
     "else local)",
     "full": "read and send everything, whatever could be kept of the last archive",
+    "take_over": "make the store this profile's: on a new machine, or after the state was lost",
     "dry_run": "say what would be done, and do nothing",
     "json": "JSON alone on stdout",
     "date": "the last backup of that day, as 2025-06-12",
@@ -164,7 +165,12 @@ def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
 
 @task()
 def backup(
-    _: Context, profile: str = "", full: bool = False, dry_run: bool = False, json: bool = False
+    _: Context,
+    profile: str = "",
+    full: bool = False,
+    take_over: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
 ) -> None:
     """Back up the profile's sources as one new archive, then prune."""
     from backup_tasks import report
@@ -173,11 +179,13 @@ def backup(
 
     if dry_run:
         with job("backup", profile, recorded=False) as running:
-            plan = run_backup_plan_job(running, terminal_progress(), full=full)
+            plan = run_backup_plan_job(running, terminal_progress(), full=full, take_over=take_over)
             report.print_backup_plan(plan, as_json=json)
         return
     with operator_errors():
-        record = run_backup_job(profile, find_paths(), now, terminal_progress(), full=full)
+        record = run_backup_job(
+            profile, find_paths(), now, terminal_progress(), full=full, take_over=take_over
+        )
         report.print_backup(record, as_json=json)
     if record.exit_code:
         raise Exit(report.render_missing(record), code=record.exit_code)
@@ -188,13 +196,15 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.accepted import list_and_tell
+    from backup_tasks.jobs import accepted_for_reading
 
     with job("list", profile, recorded=False) as running:
         keys = running.keys(identity)
         if identity:
             keys.load()
+        state, accepted = running.paths.state, accepted_for_reading(running)
         details = list_and_tell(
-            running.profile, running.store, running.paths.state, running.record, keys
+            running.profile, running.store, state, running.record, accepted, keys
         )
         report.print_backups(details, now(), as_json=json)
 
@@ -212,18 +222,20 @@ def files(
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
     from backup_tasks import report
-    from backup_tasks.accepted import census_for_reading, choose_and_tell
+    from backup_tasks.accepted import choose_and_tell, list_census
     from backup_tasks.authenticity import Trust
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.listing import list_entries
     from backup_tasks.newest_seen import NewestSeen
 
     with job("files", profile, recorded=False) as running:
-        state, host, keys = running.paths.state, running.record.host, running.keys(identity)
-        seen = NewestSeen(state, running.profile, running.store)
-        census = census_for_reading(running.profile, running.store, state, host, seen, keys)
+        store, state = running.store, running.paths.state
+        accepted, keys = accepted_for_reading(running), running.keys(identity)
+        seen = NewestSeen(state, running.profile, store)
+        census = list_census(running.profile, store, state, accepted, seen, keys)
         chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
-        entries = list_entries(running.store, chosen, path or (), keys, trust)
+        entries = list_entries(store, chosen, path or (), keys, trust)
         report.print_entries(entries, as_json=json)
 
 
@@ -246,6 +258,7 @@ def restore(
 ) -> None:
     """Restore the latest backup, or the one that --date or --name chooses."""
     from backup_tasks import report
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.restore import run_restore_job
     from backup_tasks.restore_request import RestoreWish
     from backup_tasks.terminal import terminal_progress
@@ -272,6 +285,7 @@ def restore(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_restore(done, as_json=json)
         if done.extracted.lost:
@@ -291,6 +305,7 @@ def verify(
 ) -> None:
     """Check every byte of the newest backup, or of the one that --date or --name chooses."""
     from backup_tasks import report
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.terminal import terminal_progress
     from backup_tasks.verify import VerifyWish, run_verify_job
     from backup_tasks.verify_report import damage_error
@@ -306,6 +321,7 @@ def verify(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_verify(found, as_json=json)
         if any(one.is_damaged for one in found):
@@ -326,6 +342,7 @@ def drill(
     from backup_tasks import report
     from backup_tasks.drill import DrillWish, run_drill_job
     from backup_tasks.drill_report import drill_error
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.terminal import terminal_progress
 
     wish = DrillWish(name, date, against_sources)
@@ -338,6 +355,7 @@ def drill(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_drill(done, as_json=json)
         if done.failures:
@@ -373,6 +391,8 @@ def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = Fal
             raise
         running.record.pruned = list(done.deleted)
         report.print_prune(done, as_json=json)
+    if running.record.unpruned:
+        raise Exit(report.render_missing(running.record), code=running.record.exit_code)
 
 
 @task()

@@ -49,6 +49,8 @@ def whose_count(profile: Profile, state: Path, host: str, claim: Claim | None = 
     signers = profile.signing.public_key
     name = Name(profile.name, host)
     acceptance = plan_acceptance(claim, own_key=own_key, signers=signers, name=name)
+    if own_key:  # also in a store whose claim is still that of a key that was lost
+        acceptance = replace(acceptance, keys=acceptance.keys | {own_key})
     if not acceptance.keys:  # a new machine that reads: nothing tells whose the backups should be
         acceptance = replace(acceptance, names=None, trusts_locked=True)
     return Accepted(acceptance, bool(signers) or claim is not None)
@@ -73,7 +75,7 @@ def open_census(
         store,
         profile.tzinfo,
         listed,
-        notes or ProofNotes(state, store.url),
+        notes or ProofNotes(state, store.place),
         accepted.acceptance,
         is_sure=accepted.is_sure,
         keys=keys,
@@ -81,23 +83,19 @@ def open_census(
     )
 
 
-def census_for_reading(
+def list_census(
     profile: Profile,
     store: Store,
     state: Path,
-    host: str,
+    accepted: Accepted,
     seen: NewestSeen,
     keys: Keyring = NO_KEYS,
 ) -> Census:
-    """The backups of a profile's store, for a task that changes nothing there.
-
-    Args:
-        host: this machine's name, as manifests have it.
+    """The backups that a profile's store lists now.
 
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
-    listed = seen.list_objects()
-    return open_census(profile, store, state, listed, whose_count(profile, state, host), keys=keys)
+    return open_census(profile, store, state, seen.list_objects(), accepted, keys=keys)
 
 
 def choose_and_tell(
@@ -117,14 +115,19 @@ def choose_and_tell(
 
 
 def list_and_tell(
-    profile: Profile, store: Store, state: Path, record: RunRecord, keys: Keyring
+    profile: Profile,
+    store: Store,
+    state: Path,
+    record: RunRecord,
+    accepted: Accepted,
+    keys: Keyring,
 ) -> list[BackupDetails]:
     """All backups, oldest first, with what their manifests say; warns of vanished ones.
 
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    census = list_census(profile, store, state, accepted, seen, keys)
     details = census.details()
     census.save()
     if details:

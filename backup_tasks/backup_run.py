@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from backup_tasks.accepted import Accepted, open_census, whose_count
+from backup_tasks.accepted import open_census, whose_count
 from backup_tasks.assembly import Writers, utc_text
 from backup_tasks.census import Census
+from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
@@ -42,7 +43,8 @@ class BackupRun:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
         full: read and send everything, whatever could be kept.
-        accepted: whose backups count; None: those of this machine's own key.
+        keeper: of the store's claim; None leaves claims alone.
+        take_over: the store is to be this profile's, whosever it was.
         proofs: what is noted of the store's backups.
     """
 
@@ -53,16 +55,18 @@ class BackupRun:
     clock: Callable[[], datetime]
     progress: Progress
     full: bool = False
-    accepted: Accepted | None = None
+    keeper: ClaimKeeper | None = None
+    take_over: bool = False
     proofs: ProofNotes = field(init=False)
 
     def __post_init__(self) -> None:
         # Read once, and written once, though the store is listed several times in a run.
-        object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.url))
+        object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.place))
 
     def census(self, listed: Iterable[StoredObject], host: str) -> Census:
         """What the store listed, and which backups there count."""
-        accepted = self.accepted or whose_count(self.profile, self.paths.state, host)
+        claim = self.keeper.standing.claim if self.keeper is not None else None
+        accepted = whose_count(self.profile, self.paths.state, host, claim)
         return open_census(
             self.profile,
             self.store,

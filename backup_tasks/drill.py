@@ -10,9 +10,9 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from backup_tasks.accepted import census_for_reading, choose_and_tell
+from backup_tasks.accepted import Accepted, choose_and_tell, list_census, whose_count
 from backup_tasks.authenticity import Trust, demand_signature
-from backup_tasks.catalog import Backup
+from backup_tasks.catalog import Backup, render_maker
 from backup_tasks.compare import TreeComparer, TreeComparison
 from backup_tasks.compare_sources import SourceComparer, SourceComparison
 from backup_tasks.drill_command import run_command
@@ -175,16 +175,19 @@ def run_drill_job(
     record: RunRecord,
     progress: Progress,
     keys: Keyring = NO_KEYS,
+    accepted: Accepted | None = None,
 ) -> DrillReport:
     """Choose the backup that is meant and drill it; fills in `record`.
 
     Args:
         state: the state directory.
+        accepted: whose backups count; None: as far as this machine knows without a claim.
 
     Raises: as `choose_and_tell` and `run_drill`.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    accepted = accepted or whose_count(profile, state, record.host)
+    census = list_census(profile, store, state, accepted, seen, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     record.archive = chosen.stored.name
     record.archive_bytes = chosen.stored.size
@@ -201,6 +204,8 @@ def run_drill_job(
         )
     if report.fault_at_end:
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
+    if maker := render_maker(report.header, profile.name, record.host):
+        report.notes.append(f"the archive was {maker}")
     if not report.failures:
         seen.note_proven(report.header, report.proof)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes

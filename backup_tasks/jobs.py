@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError
 from backup_tasks.identities import Keyring
-from backup_tasks.journal import RunRecord
+from backup_tasks.journal import RunRecord, hold_back, warn
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
 from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, describe_profiles, load_profile
@@ -25,8 +25,12 @@ from backup_tasks.text import one_line, printable
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.accepted import Accepted
     from backup_tasks.backup_run import BackupRun
+    from backup_tasks.claim.keeper import ClaimKeeper, Standing
+    from backup_tasks.neighbours import Neighbours
     from backup_tasks.prune import PruneReport
+    from backup_tasks.signing import SigningKey
     from backup_tasks.survey import BackupPlan
 
 
@@ -75,16 +79,26 @@ def journaled(
         profile = load_profile(meant, paths)
         watch.record.profile, watch.record.store = profile.name, profile.store.url
         watch.mail_for = profile if mailed else None
+        store = open_store(profile.store)
         if exclusive:
-            names = (f"profile {profile.name}", f"store {profile.store.url}")
+            names = (f"profile {profile.name}", f"store {store.place}")
             held.enter_context(hold_lock(names, paths, f"{task} {profile.name}"))
-        yield Job(profile, open_store(profile.store), paths, watch.record, clock)
+        yield Job(profile, store, paths, watch.record, clock)
 
 
 def run_backup_job(
-    profile_name: str, paths: Paths, clock: Clock, progress: Progress, *, full: bool = False
+    profile_name: str,
+    paths: Paths,
+    clock: Clock,
+    progress: Progress,
+    *,
+    full: bool = False,
+    take_over: bool = False,
 ) -> RunRecord:
     """Back up, then prune what retention no longer keeps; both or neither under one lock.
+
+    Args:
+        take_over: make the store this profile's, whosever it was.
 
     A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
     """
@@ -99,49 +113,113 @@ def run_backup_job(
         record = job.record
         refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
-        run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
+        keeper = open_keeper(job)
+        run = BackupRun(
+            job.profile, job.store, paths, started_at, clock, progress, full, keeper, take_over
+        )
         run_backup(run, record)
         if job.profile.retention.is_set:
             _prune_after_backup(job, run)
     return record
 
 
-def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> BackupPlan:
-    """What `run_backup_job` would do now. Raises: BackupError."""
+def run_backup_plan_job(
+    job: Job, progress: Progress, *, full: bool = False, take_over: bool = False
+) -> BackupPlan:
+    """What `run_backup_job` would do now. Raises: BackupError, ClaimRefused as that does."""
     from backup_tasks.backup import run_backup_plan
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, why_unproven
 
+    _look_at_claim(job, take_over=take_over)
     started_at = job.record.started_at
     run = BackupRun(job.profile, job.store, job.paths, started_at, job.clock, progress, full)
     plan = run_backup_plan(run, job.record.host)
     return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
 
 
-def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
-    """Delete what the profile's retention no longer keeps, after a look at every backup that is
-    not noted.
+def open_keeper(job: Job) -> ClaimKeeper:
+    """The keeper of the store's claim."""
+    from backup_tasks.claim.claim_file import Name
+    from backup_tasks.claim.keeper import ClaimKeeper
+    from backup_tasks.claim.machine import hash_machine
 
-    Raises: StoreError when the store cannot be listed, or its list is not to be believed;
-        PruneIncomplete.
+    name = Name(job.profile.name, job.record.host)
+    return ClaimKeeper(job.store, job.paths.state, name, hash_machine(), job.record.started_at)
+
+
+def _look_at_claim(job: Job, *, take_over: bool = False) -> Standing:
+    """What may be done in the store; writes nothing. Raises ClaimRefused."""
+    from backup_tasks.signing_key import read_own_key
+
+    keeper, key = open_keeper(job), read_own_key(job.paths.state)
+    around = _neighbours(job, keeper, key)
+    return keeper.open(key, around, take_over=take_over, writes=False)
+
+
+def _neighbours(job: Job, keeper: ClaimKeeper, key: SigningKey | None) -> Neighbours:
+    """What may be looked for around a claim."""
+    from backup_tasks.neighbours import Neighbours
+
+    seen_profiles, host = keeper.seen_profiles, job.record.host
+    return Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
+
+
+def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
+    """Delete what retention no longer keeps, if the store is this profile's, after a look at every
+    backup that is not noted; fills in the record.
+
+    While anything speaks against deleting, the record says what, and the report is that of a dry
+    run.
+
+    Raises: ClaimRefused; StoreError when the store cannot be listed, or its list is not to be
+        believed; PruneIncomplete.
     """
-    from backup_tasks.accepted import census_for_reading
+    from backup_tasks.accepted import list_census, whose_count
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
 
-    seen = NewestSeen(job.paths.state, job.profile, job.store)
-    census = census_for_reading(
-        job.profile, job.store, job.paths.state, job.record.host, seen, job.keys()
-    )
+    profile, store, state, record = job.profile, job.store, job.paths.state, job.record
+    standing = _look_at_claim(job)
+    hold_back(record, standing.unpruned)
+    accepted = whose_count(profile, state, record.host, standing.claim)
+    seen = NewestSeen(state, profile, store)
+    census = list_census(profile, store, state, accepted, seen, job.keys())
     census.look_at_all()
     census.save()
-    return run_prune(job.profile, job.store, census, job.clock(), dry_run=dry_run)
+    dry_run = dry_run or bool(record.unpruned)
+    return run_prune(profile, store, census, job.clock(), dry_run=dry_run)
+
+
+def accepted_for_reading(job: Job) -> Accepted:
+    """Whose backups count for a task that only reads: the claim says it, if its word counts here.
+
+    Warns of a claim that is none.
+    """
+    from backup_tasks.accepted import whose_count
+    from backup_tasks.claim.ownership import counts_for
+    from backup_tasks.signing_key import read_own_key
+
+    keeper = open_keeper(job)
+    claim = keeper.read()
+    if keeper.trouble:
+        warn(job.record, keeper.trouble)
+    key = None
+    with contextlib.suppress(BackupError):  # an unusable one is told by who needs it
+        key = read_own_key(job.paths.state)
+    if claim is not None and not counts_for(
+        claim, keeper.known(key), _neighbours(job, keeper, key)
+    ):
+        claim = None
+    return whose_count(job.profile, job.paths.state, job.record.host, claim)
 
 
 def _prune_after_backup(job: Job, run: BackupRun) -> None:
     from backup_tasks.prune import PruneIncomplete, run_prune
 
     record = job.record
+    if record.unpruned:
+        return
     sources = {printable(source) for source in job.profile.backup.sources}
     if missing := [problem.path for problem in record.problems if problem.path in sources]:
         # Perhaps a disk is not mounted: then only older backups hold what is on it.

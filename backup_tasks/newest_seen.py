@@ -104,6 +104,12 @@ class NewestSeen:
         seen, _ = self._read()
         return seen.name if seen is not None else ""
 
+    @property
+    def made(self) -> dict[str, str]:
+        """Name -> ETag of the last backups that this machine made for the profile."""
+        seen, _ = self._read()
+        return dict(seen.made) if seen is not None else {}
+
     def is_as_made(self, stored: StoredObject) -> bool:
         """Whether it may be the very object that this machine made, as far as is remembered.
 
@@ -119,8 +125,7 @@ class NewestSeen:
 
     def _made(self) -> dict[str, str]:
         if self._made_here is None:
-            seen, _ = self._read()
-            self._made_here = seen.made if seen else {}
+            self._made_here = self.made
         return self._made_here
 
     def note(self, name: str, started_at: str, etag: str = "") -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from backup_tasks.claim.claim_file import CLAIM_NAME
 from backup_tasks.errors import StoreError
+from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.retention import PrunePlan, plan_prune
 from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count

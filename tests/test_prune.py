@@ -105,7 +105,7 @@ def prune(
     acceptance = Acceptance(frozenset({KEY_TEXT}), frozenset({Name("prod", "web1")}))
     store = store or place.store
     with tempfile.TemporaryDirectory(prefix="test-prune-") as state:
-        notes = ProofNotes(Path(state), store.url)
+        notes = ProofNotes(Path(state), store.place)
         chosen = replace(acceptance, **accepted)
         census = Census(store, place.profile.tzinfo, store.list_objects(), notes, chosen)
         census.look_at_all()
