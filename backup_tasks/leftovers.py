@@ -64,7 +64,8 @@ def end_leftovers(
     The latter are uploads of backups, and staging objects and their uploads. Uploads of backups
     that are there already are ended after an hour: such a one is left where the answer to its start
     was lost, and it was started again. One that is younger may be another host's, which will
-    move on to the next name. Call it under the lock of profile and store. Whatever has another name is not touched.
+    move on to the next name. Call it under the lock of profile and store. Whatever has another
+    name is not touched.
 
     Args:
         wanted: names of staging objects that are still of use.

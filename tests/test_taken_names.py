@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,12 @@ from backup_tasks.backup_run import BackupRun
 from backup_tasks.catalog import find_backups, read_details
 from backup_tasks.errors import ObjectExists
 from backup_tasks.journal import RunRecord
+from backup_tasks.leftovers import UploadNote, end_leftovers
 from backup_tasks.profile import load_profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
+from backup_tasks.stores.directory import DirectoryStore
 from tests.conftest import S3Bucket
 from tests.machines import START, Machine, Place
 
@@ -116,3 +118,16 @@ def test_a_name_that_is_always_taken_is_an_error(
     monkeypatch.setattr(type(first.store("prod")), "write", refuse)
     with pytest.raises(ObjectExists):
         back_up(first, START)
+
+
+def test_an_upload_whose_name_was_taken_is_left_to_its_run_for_an_hour(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    (tmp_path / "store").mkdir()
+    note, name = UploadNote(tmp_path / "state", "key"), "2025-06-12_0200-backup.tar.gz"
+    for _ in range(2):
+        store.write(name, in_flight_bytes=1).send(b"x")
+    (tmp_path / "store" / name).write_bytes(b"of another host")
+    now = datetime.now(UTC)
+    assert end_leftovers(store, note, now + timedelta(minutes=59)) == 0
+    assert end_leftovers(store, note, now + timedelta(minutes=61)) == 2
+    assert store.list_unfinished() == []
