@@ -211,7 +211,7 @@ def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
 
 
 def accepted_for_reading(job: Job) -> Accepted:
-    """Whose backups count for a task that only reads: the claim says it, if its word counts here."""
+    """Whose backups count for a task that only reads, by the claim if its word counts here."""
     from backup_tasks.accepted import whose_count
 
     return whose_count(job.profile, job.paths.state, job.record.host, read_claim(job))
