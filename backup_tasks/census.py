@@ -119,6 +119,17 @@ class Census:
         broken = [one for one in self._by_name if self._is_broken(one)]
         self._look_wholly([*self._waiting(), *broken])
 
+    def evidence_of(self, backup: Backup) -> Evidence:
+        """What one of them shows. Raises StoreError when the store does not give it."""
+        name = backup.stored.name
+        found = self._known.get(name, Known()).evidence
+        if found is None or not (found.is_whole or found.trouble):
+            self._look_wholly([backup])
+            if name in self._failed:
+                raise self._failed[name]
+            found = self._known[name].evidence
+        return found or Evidence()
+
     def save(self) -> None:
         """Write what was found to the notes. Failing to is no error."""
         self._notes.save(self.listed)

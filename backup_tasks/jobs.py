@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,26 +184,36 @@ def _claim_parts(
     return keeper, key, around
 
 
-def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
+def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> PruneReport:
     """Delete what retention no longer keeps, if the store is this profile's, after a look at every
     backup that is not noted; fills in the record.
 
     While anything speaks against deleting, the record says what, and the report is that of a dry
     run.
 
-    Raises: ClaimRefused; StoreError when the store cannot be listed, or its list is not to be
-        believed; PruneIncomplete.
+    Args:
+        adopted: backups that count from now on, whatever proves them.
+
+    Raises: ClaimRefused; UsageError for one that cannot count; StoreError when the store cannot be
+        listed, or its list is not to be believed; PruneIncomplete.
     """
     from backup_tasks.accepted import list_census, whose_count
+    from backup_tasks.adopt import adopt
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
 
     profile, store, state, record = job.profile, job.store, job.paths.state, job.record
-    standing = _look_at_claim(job)
+    keeper, key, around = _claim_parts(job)
+    standing = keeper.open(key, around, writes=False)
     hold_back(record, standing.unpruned)
     accepted = whose_count(profile, state, record.host, standing.claim)
     seen = NewestSeen(state, profile, store)
     census = list_census(profile, store, state, accepted, seen, job.keys())
+    if adopted:
+        claim = adopt(standing.claim, census, adopted)
+        if key is not None and not dry_run:
+            keeper.write(claim, key)
+        census.acceptance = whose_count(profile, state, record.host, claim).acceptance
     census.look_at_all()
     census.save()
     dry_run = dry_run or bool(record.unpruned)
