@@ -79,7 +79,7 @@ class Census:
         keys: Keyring = NO_KEYS,
         made_here: Callable[[StoredObject], bool] = lambda _: False,
     ) -> None:
-        self._store, self._zone, self._notes, self._keys = store, zone, notes, keys
+        self._store, self._zone, self.notes, self._keys = store, zone, notes, keys
         self.listed = list(listed)
         self.acceptance = acceptance
         self._is_sure = is_sure
@@ -132,7 +132,7 @@ class Census:
 
     def save(self) -> None:
         """Write what was found to the notes. Failing to is no error."""
-        self._notes.save(self.listed)
+        self.notes.save(self.listed)
 
     def details(self) -> list[BackupDetails]:
         """All backups, oldest first, with what their manifests say; looks at those not noted."""
@@ -166,10 +166,11 @@ class Census:
             found = self._latest(acceptance, asked)
             if found is not None:
                 return Choice(found, (*word, *self._newer(found, acceptance, asked)))
-        sound = [one for one in self._by_name if not why_none(one.stored)]
-        chosen = choose_backup(in_order(sound or self._by_name), day=day)
-        why = self._judged_one(chosen).verdict.why
-        return Choice(chosen, (f"{chosen.id} is the latest by its name alone: {why}",))
+        judged = self.backups()
+        sound = [one for one in judged if not why_none(one.stored)]
+        chosen = choose_backup(sound or judged, day=day)
+        told = f"{chosen.id} is the latest by its name alone: {chosen.verdict.why}"
+        return Choice(chosen, (told,))
 
     def _ways(self) -> Iterable[tuple[Acceptance, tuple[str, ...]]]:
         """What is accepted, and, where nothing of it is there, what else; each with its word."""
@@ -241,12 +242,8 @@ class Census:
         )
 
     def _judged(self, acceptance: Acceptance) -> list[Backup]:
-        verdicts = judge(self._objects, self._known, acceptance, self._notes.owners())
+        verdicts = judge(self._objects, self._known, acceptance, self.notes.owners())
         return [self._with(backup, verdicts[backup.stored.name]) for backup in self._by_name]
-
-    def _judged_one(self, backup: Backup) -> Backup:
-        judged = self._judged(self.acceptance)
-        return next(one for one in judged if one.stored == backup.stored)
 
     def _with(self, backup: Backup, verdict: Verdict) -> Backup:
         failed = self._failed.get(backup.stored.name)
@@ -304,7 +301,7 @@ class Census:
                 continue
             self._known[name] = replace(self._known.get(name, Known()), evidence=evidence)
             if evidence.is_whole or evidence.trouble or not evidence.footer:
-                self._notes.note(backup.stored, evidence)
+                self.notes.note(backup.stored, evidence)
 
 
 def _may_be(backup: Backup, asked: date | None, best: Backup | None) -> bool:
