@@ -59,8 +59,8 @@ _CANNOT_COPY = (
     ArchiveError,
     IdentityError,
 )
-# Of so many runs that begin in one minute each gets a name.
-_MOST_LOST_NAMES = 50
+# So often another name is tried; a server that shows a stranger's object each time ends that too.
+_MOST_LOST_NAMES = 10
 # So many problems are named, which is more than anybody is shown; others are only counted, for a
 # user may have any number of files vanish while the backup runs.
 _NAMED_PROBLEMS = 50_000
