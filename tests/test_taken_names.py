@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,10 @@ from backup_tasks.backup_run import BackupRun
 from backup_tasks.catalog import find_backups, read_details
 from backup_tasks.errors import ObjectExists
 from backup_tasks.journal import RunRecord
-from backup_tasks.leftovers import UploadNote, end_leftovers
 from backup_tasks.profile import load_profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
-from backup_tasks.stores.directory import DirectoryStore
 from tests.conftest import S3Bucket
 from tests.machines import START, Machine, Place
 
@@ -120,14 +118,23 @@ def test_a_name_that_is_always_taken_is_an_error(
         back_up(first, START)
 
 
-def test_an_upload_whose_name_was_taken_is_left_to_its_run_for_an_hour(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path / "store")
-    (tmp_path / "store").mkdir()
-    note, name = UploadNote(tmp_path / "state", "key"), "2025-06-12_0200-backup.tar.gz"
-    for _ in range(2):
-        store.write(name, in_flight_bytes=1).send(b"x")
-    (tmp_path / "store" / name).write_bytes(b"of another host")
-    now = datetime.now(UTC)
-    assert end_leftovers(store, note, now + timedelta(minutes=59)) == 0
-    assert end_leftovers(store, note, now + timedelta(minutes=61)) == 2
-    assert store.list_unfinished() == []
+def test_a_run_whose_upload_another_host_ended_moves_on_to_the_next_name(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third, *_ = machines(tmp_path, place)
+    kind = type(first.store("prod"))
+    write: Callable[..., object] = kind.write
+
+    def late(self: Store, name: str, *, in_flight_bytes: int) -> object:
+        monkeypatch.setattr(kind, "write", write)
+        writer = write(self, name, in_flight_bytes=in_flight_bytes)
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "list_unfinished", lambda self: [])
+            back_up(second, START)
+        back_up(third, START)  # finds an upload of which nothing can come
+        return writer
+
+    monkeypatch.setattr(kind, "write", late)
+    assert back_up(first, START).archive == "2025-06-12_0202-backup.tar.gz"
+    assert len(first.store("prod").list_objects()) == 3
+    assert first.store("prod").list_unfinished() == []
