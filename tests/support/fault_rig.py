@@ -243,7 +243,8 @@ class Rig:
 
     def newest_is_the_tree(self) -> bool:
         """Whether the newest backup, restored without faults, is the source."""
-        assert self.restore().code == 0
+        done = self.restore()
+        assert done.code == 0, done
         restored = self.here / "restored" / str(self.source).lstrip("/")
         return fingerprint(restored) == fingerprint(self.source)
 
