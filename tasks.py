@@ -85,6 +85,7 @@ HELP = {
     "date": "the last backup of that day, as 2025-06-12",
     "name": "that very backup, as 2025-06-12_0200",
     "path": "pattern of paths, as 'etc/nginx/**' (repeatable)",
+    "adopt": "have a backup count that nothing proves, as 2025-06-12_0200 (repeatable)",
     "to": "folder to restore into (default: restored/<backup name>/)",
     "in_place": "restore to where the files came from",
     "overwrite": "never, older or always: what to do with files that are there",
@@ -115,7 +116,7 @@ def task(
             auto_shortflags=False,
             # Unless told, an option without a default is positional, and swallows `--help`.
             positional=positional,
-            iterable=[option for option in options if option == "path"],
+            iterable=[option for option in options if option in ("path", "adopt")],
             help={option: HELP[option] for option in options if option in HELP},
         )
 
@@ -195,17 +196,17 @@ def backup(
 def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
-    from backup_tasks.catalog import read_details
-    from backup_tasks.newest_seen import NewestSeen, tell_vanished
+    from backup_tasks.accepted import list_and_tell
+    from backup_tasks.jobs import accepted_for_reading
 
     with job("list", profile, recorded=False) as running:
-        seen = NewestSeen(running.paths.state, running.profile, running.store)
-        backups = seen.find_backups()
-        tell_vanished(seen, backups, running.record)
         keys = running.keys(identity)
         if identity:
             keys.load()
-        details = read_details(running.store, backups, keys)
+        state, accepted = running.paths.state, accepted_for_reading(running)
+        details = list_and_tell(
+            running.profile, running.store, state, running.record, accepted, keys
+        )
         report.print_backups(details, now(), as_json=json)
 
 
@@ -222,17 +223,20 @@ def files(
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
     from backup_tasks import report
+    from backup_tasks.accepted import choose_and_tell, list_census
     from backup_tasks.authenticity import Trust
-    from backup_tasks.catalog import choose_backup
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.listing import list_entries
     from backup_tasks.newest_seen import NewestSeen
 
     with job("files", profile, recorded=False) as running:
-        seen = NewestSeen(running.paths.state, running.profile, running.store)
-        backups = seen.find_backups()
-        chosen = choose_backup(backups, name=name, day=date)
+        store, state = running.store, running.paths.state
+        accepted, keys = accepted_for_reading(running), running.keys(identity)
+        seen = NewestSeen(state, running.profile, store)
+        census = list_census(running.profile, store, state, accepted, seen, keys)
+        chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
-        entries = list_entries(running.store, chosen, path or (), running.keys(identity), trust)
+        entries = list_entries(store, chosen, path or (), keys, trust)
         report.print_entries(entries, as_json=json)
 
 
@@ -255,6 +259,7 @@ def restore(
 ) -> None:
     """Restore the latest backup, or the one that --date or --name chooses."""
     from backup_tasks import report
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.restore import run_restore_job
     from backup_tasks.restore_request import RestoreWish
     from backup_tasks.terminal import terminal_progress
@@ -281,6 +286,7 @@ def restore(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_restore(done, as_json=json)
         if done.extracted.lost:
@@ -300,6 +306,7 @@ def verify(
 ) -> None:
     """Check every byte of the newest backup, or of the one that --date or --name chooses."""
     from backup_tasks import report
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.terminal import terminal_progress
     from backup_tasks.verify import VerifyWish, run_verify_job
     from backup_tasks.verify_report import damage_error
@@ -315,6 +322,7 @@ def verify(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_verify(found, as_json=json)
         if any(one.is_damaged for one in found):
@@ -335,6 +343,7 @@ def drill(
     from backup_tasks import report
     from backup_tasks.drill import DrillWish, run_drill_job
     from backup_tasks.drill_report import drill_error
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.terminal import terminal_progress
 
     wish = DrillWish(name, date, against_sources)
@@ -347,6 +356,7 @@ def drill(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_drill(done, as_json=json)
         if done.failures:
@@ -367,7 +377,13 @@ def signing_key(_: Context, json: bool = False) -> None:
 
 
 @task()
-def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
+def prune(
+    _: Context,
+    profile: str = "",
+    adopt: list[str] | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
     from backup_tasks import report
     from backup_tasks.jobs import run_prune_job
@@ -375,7 +391,7 @@ def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = Fal
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
         try:
-            done = run_prune_job(running, dry_run=dry_run)
+            done = run_prune_job(running, dry_run=dry_run, adopted=adopt or ())
         except PruneIncomplete as error:
             running.record.pruned = list(error.report.deleted)
             report.print_prune(error.report, as_json=json)

@@ -11,8 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from backup_tasks.assembly import Assembly, Writers, utc_text
+from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
+from backup_tasks.claim.evidence import evidence_of
 from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
     ArchiveError,
@@ -29,7 +30,6 @@ from backup_tasks.errors import (
 from backup_tasks.journal import Problem, RunRecord, hold_back, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
-from backup_tasks.manifest import Chunk
 from backup_tasks.naming import choose_free_name
 from backup_tasks.neighbours import Neighbours
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
@@ -59,12 +59,16 @@ _CANNOT_COPY = (
     ArchiveError,
     IdentityError,
 )
-# Of so many runs that begin in one minute each gets a name.
-_MOST_LOST_NAMES = 50
+# So often another name is tried; a server that shows a stranger's object each time ends that too.
+_MOST_LOST_NAMES = 10
 # So many problems are named, which is more than anybody is shown; others are only counted, for a
 # user may have any number of files vanish while the backup runs.
 _NAMED_PROBLEMS = 50_000
 _ONE_MORE = Problem("(one more file)", f"not named: there are more than {_NAMED_PROBLEMS:,}")
+
+
+# Of backups that are not noted, a run looks at so many: a lost state directory heals in some days.
+_LOOKED_AT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 
     Writes nothing.
     """
-    run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
+    run.newest_seen.refuse_nothing(run.store.list_objects(), may_be_gone=True)
     last, why_full = _choose_last(run, host)
     try:
         private = private_files(run.paths.state)
@@ -165,8 +169,10 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
     own_key = read_own_key(run.paths.state)
+    census = run.census(run.store.list_objects(), host)
+    census.look(_LOOKED_AT)
     return find_last_archive(
-        run.profile, run.store, run.cache, run.newest_seen, own_key, host, run.now, run.keys
+        run.profile, run.store, census, run.cache, run.newest_seen, own_key, host, run.now, run.keys
     )
 
 
@@ -275,7 +281,8 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
     there = store.list_objects()
-    before = run.newest_seen.backups_of(there, may_be_gone=True)
+    run.newest_seen.refuse_nothing(there, may_be_gone=True)
+    before = run.census(there, record.host)
     taken = {stored.name for stored in there} | store.names_in_the_way() | approach.under_way
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
@@ -300,16 +307,19 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 keys=run.keys,
                 private=private_files(run.paths.state),
             )
-            chunks: list[Chunk] = []
-            stored = fill(writers, name, lambda: chunks.extend(assembly.write(writers, end)))
+            done: list[Written] = []
+            stored = fill(writers, name, lambda: done.append(assembly.write(writers, end)))
+            (written,) = done
             run.upload_note.clear()
             if not store.copies_are_sure:
-                check_copies(store, stored, chunks)
+                check_copies(store, stored, written.chunks)
             end.seek(0)
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    run.newest_seen.note_made(stored, utc_text(run.now), before, record)
+    run.proofs.note_made(stored, evidence_of(written.footer, written.header))
+    run.proofs.save([*there, stored])
+    run.newest_seen.note_made(stored, utc_text(run.now), before.newest_or_last(), record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
+from backup_tasks.accepted import open_census, whose_count
 from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.census import Census
 from backup_tasks.claim.keeper import ClaimKeeper
+from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
 from backup_tasks.identities import Keyring
@@ -42,6 +45,7 @@ class BackupRun:
         full: read and send everything, whatever could be kept.
         keeper: of the store's claim; None leaves claims alone.
         take_over: the store is to be this profile's, whosever it was.
+        proofs: what is noted of the store's backups.
     """
 
     profile: Profile
@@ -53,6 +57,25 @@ class BackupRun:
     full: bool = False
     keeper: ClaimKeeper | None = None
     take_over: bool = False
+    proofs: ProofNotes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Read once, and written once, though the store is listed several times in a run.
+        object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.place))
+
+    def census(self, listed: Iterable[StoredObject], host: str) -> Census:
+        """What the store listed, and which backups there count."""
+        claim = self.keeper.standing.claim if self.keeper is not None else None
+        accepted = whose_count(self.profile, self.paths.state, host, claim)
+        return open_census(
+            self.profile,
+            self.store,
+            self.paths.state,
+            listed,
+            accepted,
+            keys=self.keys,
+            notes=self.proofs,
+        )
 
     @property
     def _key(self) -> str:

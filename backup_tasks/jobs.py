@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError, ProfileError
 from backup_tasks.identities import Keyring
-from backup_tasks.journal import RunRecord, hold_back
+from backup_tasks.journal import RunRecord, hold_back, warn
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
 from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, load_profile
@@ -25,6 +25,8 @@ from backup_tasks.text import one_line, printable
 from backup_tasks.watch import Clock, Watch, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.accepted import Accepted
+    from backup_tasks.backup_run import BackupRun
     from backup_tasks.claim.claim_file import Claim
     from backup_tasks.claim.keeper import ClaimKeeper, Standing
     from backup_tasks.neighbours import Neighbours
@@ -133,7 +135,7 @@ def run_backup_job(
         run_backup(run, record)
         note_place(job.profile, paths, job.store)
         if job.profile.retention.is_set:
-            _prune_after_backup(job)
+            _prune_after_backup(job, run)
     return record
 
 
@@ -169,43 +171,80 @@ def _look_at_claim(job: Job, *, take_over: bool = False) -> Standing:
 
 
 def read_claim(job: Job) -> Claim | None:
-    """The store's claim, where its word counts for this profile on this machine."""
-    keeper, key, around = _claim_parts(job)
-    return keeper.read_believed(key, around)
+    """The store's claim, where its word counts for this profile on this machine.
+
+    Warns of one that is none.
+    """
+    keeper, key, around = _claim_parts(job, needs_key=False)
+    claim = keeper.read_believed(key, around)
+    if keeper.trouble:
+        warn(job.record, keeper.trouble)
+    return claim
 
 
-def _claim_parts(job: Job) -> tuple[ClaimKeeper, SigningKey | None, Neighbours]:
+def _claim_parts(
+    job: Job, *, needs_key: bool = True
+) -> tuple[ClaimKeeper, SigningKey | None, Neighbours]:
     from backup_tasks.neighbours import Neighbours
     from backup_tasks.signing_key import read_own_key
 
-    keeper, key = open_keeper(job), read_own_key(job.paths.state)
+    keeper, key = open_keeper(job), None
+    try:
+        key = read_own_key(job.paths.state)
+    except BackupError:
+        if needs_key:
+            raise
     seen_profiles, host = keeper.seen_profiles, job.record.host
     around = Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
     return keeper, key, around
 
 
-def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
-    """Delete what retention no longer keeps, if the store is this profile's; fills in the record.
+def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> PruneReport:
+    """Delete what retention no longer keeps, if the store is this profile's, after a look at every
+    backup that is not noted; fills in the record.
 
     While anything speaks against deleting, the record says what, and the report is that of a dry
-    run. Raises: as `run_prune`; ClaimRefused.
+    run.
+
+    Args:
+        adopted: backups that count from now on, whatever proves them.
+
+    Raises: ClaimRefused; UsageError for one that cannot count; StoreError when the store cannot be
+        listed, or its list is not to be believed; PruneIncomplete.
     """
+    from backup_tasks.accepted import list_census, whose_count
+    from backup_tasks.adopt import adopt
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
 
-    profile, store, record = job.profile, job.store, job.record
-    hold_back(record, _look_at_claim(job).unpruned)
-    seen = NewestSeen(job.paths.state, profile, store)
-    return run_prune(
-        profile, store, job.clock(), dry_run=dry_run or bool(record.unpruned), seen=seen
-    )
+    profile, store, state, record = job.profile, job.store, job.paths.state, job.record
+    keeper, key, around = _claim_parts(job)
+    standing = keeper.open(key, around, writes=False)
+    hold_back(record, standing.unpruned)
+    accepted = whose_count(profile, state, record.host, standing.claim)
+    seen = NewestSeen(state, profile, store)
+    census = list_census(profile, store, state, accepted, seen, job.keys())
+    if adopted:
+        claim = adopt(standing.claim, census, adopted)
+        if key is not None and not dry_run:
+            keeper.write(claim, key)
+        census.acceptance = whose_count(profile, state, record.host, claim).acceptance
+    census.look_at_all()
+    census.save()
+    dry_run = dry_run or bool(record.unpruned)
+    return run_prune(profile, store, census, job.clock(), dry_run=dry_run)
 
 
-def _prune_after_backup(job: Job) -> None:
-    from backup_tasks.newest_seen import NewestSeen
+def accepted_for_reading(job: Job) -> Accepted:
+    """Whose backups count for a task that only reads, by the claim if its word counts here."""
+    from backup_tasks.accepted import whose_count
+
+    return whose_count(job.profile, job.paths.state, job.record.host, read_claim(job))
+
+
+def _prune_after_backup(job: Job, run: BackupRun) -> None:
     from backup_tasks.prune import PruneIncomplete, run_prune
 
-    seen = NewestSeen(job.paths.state, job.profile, job.store)
     record = job.record
     if record.unpruned:
         return
@@ -216,7 +255,8 @@ def _prune_after_backup(job: Job) -> None:
         record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
         return
     try:
-        done = run_prune(job.profile, job.store, job.clock(), dry_run=False, seen=seen)
+        census = run.census(run.newest_seen.list_objects(), record.host)
+        done = run_prune(job.profile, job.store, census, job.clock(), dry_run=False)
         record.pruned = list(done.deleted)
     except BackupError as error:
         if isinstance(error, PruneIncomplete):

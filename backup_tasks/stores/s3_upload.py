@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from backup_tasks.errors import (
     CopyRefused,
@@ -238,14 +238,15 @@ class S3Upload:
         try:
             found, metadata = self.access.head(self.name)
         except ObjectMissing:
-            self._unconfirmed("it is not there")
+            raise StoreError(self._unconfirmed("it is not there")) from None
         # The ETag is for servers that lose the metadata of a multipart upload.
         if metadata.get(RUN_KEY) != self.run_id and not (etag and found.etag == etag):
-            self._unconfirmed("another object has its name")
+            # Two completed in one moment, and the server let the later one take the name.
+            raise ObjectExists(self._unconfirmed("another object has its name"))
         return found
 
-    def _unconfirmed(self, found: str) -> NoReturn:
-        raise StoreError(
+    def _unconfirmed(self, found: str) -> str:
+        return (
             f"{self.access.place.url}: the server took {self.name} as complete, but {found}; "
             "run the backup again"
         )

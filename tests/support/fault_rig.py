@@ -24,12 +24,10 @@ from typing import Any, Final
 from unittest import mock
 
 from backup_tasks.errors import BackupError
-from backup_tasks.jobs import journaled, run_backup_job
+from backup_tasks.jobs import journaled, run_backup_job, run_prune_job
 from backup_tasks.naming import CLAIM_NAME
-from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
-from backup_tasks.prune import run_prune
 from backup_tasks.restore import run_restore_job
 from backup_tasks.restore_request import RestoreWish
 from backup_tasks.stores import s3
@@ -216,8 +214,7 @@ class Rig:
 
     def prune(self) -> Outcome:
         def work(job: Any) -> None:
-            seen = NewestSeen(self.paths.state, job.profile, job.store)
-            run_prune(job.profile, job.store, self.clock(), dry_run=False, seen=seen)
+            run_prune_job(job, dry_run=False)
 
         return self._job("prune", work)
 
@@ -246,7 +243,8 @@ class Rig:
 
     def newest_is_the_tree(self) -> bool:
         """Whether the newest backup, restored without faults, is the source."""
-        assert self.restore().code == 0
+        done = self.restore()
+        assert done.code == 0, done
         restored = self.here / "restored" / str(self.source).lstrip("/")
         return fingerprint(restored) == fingerprint(self.source)
 
