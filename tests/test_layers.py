@@ -35,7 +35,7 @@ ROOMS = {
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
-    "claim": "claim claim.claim_file claim.acceptance",
+    "claim": "claim claim.claim_file claim.acceptance claim.clock",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
     "assembly backup_run backup restore_request restore findings entry_check verified_before "
     "verify_report verify compare compare_sources drill_notes drill_place drill_command "

@@ -24,7 +24,7 @@ from backup_tasks.stores.s3_access import (
     refuse_taken_name,
     repeated,
 )
-from backup_tasks.stores.s3_answers import checked, pages
+from backup_tasks.stores.s3_answers import checked, pages, time_of_answer
 from backup_tasks.stores.s3_bounds import bounded
 from backup_tasks.stores.s3_errors import (
     BODY_FAILURES,
@@ -39,6 +39,8 @@ from backup_tasks.stores.s3_errors import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from mypy_boto3_s3 import S3Client
 
     from backup_tasks.stores import StoreSettings
@@ -143,6 +145,11 @@ class S3Store:
         )
         for page in pages(ask, {"ContinuationToken": "NextContinuationToken"}):
             yield from page.get("Contents", [])
+
+    def store_time(self) -> datetime | None:
+        access = self.access
+        with explained(access.place, "ask for the time"):
+            return time_of_answer(access.ask_for_reason())
 
     def stat(self, name: str) -> StoredObject:
         return self.access.head(name)[0]
