@@ -55,7 +55,7 @@ def pages(ask: Callable[..., Any], tokens: Mapping[str, str]) -> Iterator[Any]:
 _HTTP_DATE: Final = re.compile(
     r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII
 )
-_MONTHS: Final = [
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
     "Jan",
     "Feb",
     "Mar",
