@@ -55,31 +55,19 @@ def pages(ask: Callable[..., Any], tokens: Mapping[str, str]) -> Iterator[Any]:
 _HTTP_DATE: Final = re.compile(
     r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII
 )
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-    "Jan",
-    "Feb",
-    "Mar",
-    "Apr",
-    "May",
-    "Jun",
-    "Jul",
-    "Aug",
-    "Sep",
-    "Oct",
-    "Nov",
-    "Dec",
-]
+_MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
 def time_of_answer(answer: Answer) -> datetime | None:
     """When the server says that it answered, in UTC; None if it does not, or some cache did."""
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     match = _HTTP_DATE.fullmatch(headers.get("date", ""))
-    if match is None or match[2] not in _MONTHS or "age" in headers:
+    if match is None or "age" in headers:
         return None
     day, year, hour, minute, second = map(int, match.group(1, 3, 4, 5, 6))
     try:
-        return datetime(year, 1 + _MONTHS.index(match[2]), day, hour, minute, second, tzinfo=UTC)
+        month = 1 + _MONTHS.index(match[2]) // 3  # starts with a capital, so between no two
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
 
