@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from backup_tasks.assembly import Assembly, Writers, utc_text
+from backup_tasks.after_commit import look_at_backup
+from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
 from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
@@ -20,6 +21,7 @@ from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
     IdentityError,
+    NotAsSent,
     ObjectChanged,
     ObjectMissing,
     ReadRefused,
@@ -28,8 +30,8 @@ from backup_tasks.errors import (
 from backup_tasks.journal import Problem, RunRecord, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
-from backup_tasks.manifest import Chunk
 from backup_tasks.naming import choose_free_name
+from backup_tasks.read_back import Sent
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
 from backup_tasks.signing import SigningKey
 from backup_tasks.signing_key import open_key_of_run, private_files, read_own_key
@@ -86,7 +88,8 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     object and its journal, which the next run uses and removes. When the last archive vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ObjectExists; BackupError for an unusable signing key.
+    Raises: SourceError, StoreError, ObjectExists; NotAsSent for one that was committed and is none
+    when it is read back; BackupError for an unusable signing key.
     """
     key = open_key_of_run(run.profile, run.paths, record)
     approach = _choose_approach(run, record)
@@ -106,6 +109,11 @@ def _try(
         _write_backup(run, approach, key, record)
     except _CANNOT_COPY as error:
         return error
+    except NotAsSent:
+        # What it was copied from may be at fault, so the next run begins anew.
+        with contextlib.suppress(StoreError):
+            _discard(run, run.staging.read(), run.store.list_unfinished(), record)
+        raise
     except StoreError:
         if run.store.can_rename:  # a disk, and perhaps a full one
             with contextlib.suppress(StoreError):
@@ -273,11 +281,15 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 keys=run.keys,
                 private=private_files(run.paths.state),
             )
-            chunks: list[Chunk] = []
-            stored = fill(writers, name, lambda: chunks.extend(assembly.write(writers, end)))
+            done: list[Written] = []
+            stored = fill(writers, name, lambda: done.append(assembly.write(writers, end)))
+            (written,) = done
             run.upload_note.clear()
             if not store.copies_are_sure:
-                check_copies(store, stored, chunks)
+                check_copies(store, stored, written.chunks)
+            record.archive, record.archive_bytes = stored.name, stored.size
+            sent = Sent(written.footer, written.chunks, writers.archive.copied)
+            look_at_backup(store, stored, sent, record)
             end.seek(0)
             run.cache.write(stored, end.read())
     finally:
@@ -289,6 +301,5 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     if survey.marked:
         marked = render_count(survey.marked, "folder")
         open_log(run.paths).info("backup %s: %s left out by a marker", profile.name, marked)
-    record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3

@@ -20,10 +20,11 @@ from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
+from backup_tasks.read_back import NotedCopies
 from backup_tasks.stages import Stage, Stages
 from backup_tasks.staging import Staging, StagingFolder
 from backup_tasks.state import state_key
-from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject
+from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.survey import Survey
 from backup_tasks.upload import IN_FLIGHT_BYTES
 
@@ -107,7 +108,9 @@ def _give_up(writers: Writers) -> None:
             writers.archive.abort()
 
 
-def begin_ahead(run: BackupRun, name: str, last: LastArchive | None) -> CopiesAhead | None:
+def begin_ahead(
+    run: BackupRun, name: str, last: LastArchive | None
+) -> CopiesAhead[NotedCopies] | None:
     """Start the archive with copies of the last one, before the sources are looked at.
 
     None where copies are not made in the background, or are too few to matter.
@@ -129,14 +132,19 @@ def begin_ahead(run: BackupRun, name: str, last: LastArchive | None) -> CopiesAh
 
 
 def open_writers(
-    run: BackupRun, name: str, survey: Survey, ahead: CopiesAhead | None, *, may_stage: bool
+    run: BackupRun,
+    name: str,
+    survey: Survey,
+    ahead: CopiesAhead[NotedCopies] | None,
+    *,
+    may_stage: bool,
 ) -> Writers:
     """Start what is written to, with a note for each that a crash leaves to the next run."""
     stage = None
     if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
         stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
     if stage is not None and run.store.can_rename:
-        return Writers(stage.writer, journal=stage.journal)
+        return Writers(NotedCopies(stage.writer), journal=stage.journal)
     try:
         stages = Stages(partial(_open_stage, run, name), stage) if stage else None
         if ahead is None:
@@ -171,7 +179,7 @@ def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
     return Stage(journal, writer)
 
 
-def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
+def _open_archive(run: BackupRun, name: str) -> NotedCopies:
     run.upload_note.announce(name, run.store.list_unfinished())
     try:
         writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
@@ -179,4 +187,4 @@ def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
         run.upload_note.clear()
         raise
     run.upload_note.write(writer.upload_id)
-    return writer
+    return NotedCopies(writer)

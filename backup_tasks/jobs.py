@@ -99,7 +99,7 @@ def run_backup_job(
         started_at = record.started_at
         run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
         run_backup(run, record)
-        if job.profile.retention.is_set:
+        if job.profile.retention.is_set and not record.unpruned:
             _prune_after_backup(job)
     return record
 

@@ -102,6 +102,13 @@ class RunRecord:
     evidence: list[str] = field(default_factory=list)
     notifications: list[Notification] = field(default_factory=list)
 
+    def leave_unpruned(self, reason: str) -> None:
+        """Note why nothing is deleted; the run ends with exit code 3 at best."""
+        if reason not in self.unpruned:
+            self.unpruned.append(reason)
+        if self.result == "success":
+            self.result, self.exit_code = "incomplete", 3
+
 
 def open_log(paths: Paths) -> logging.Logger:
     """The log of all runs, logs/backup.log: one line a message, for INFO and above.
@@ -140,8 +147,10 @@ def render_result(record: RunRecord) -> str:
         subject = f" {record.archive}" if record.archive else ""
         figures = f"{_render_figures(record)}, " if record.outcome else ""
         text = f"{what}:{subject} {record.outcome or 'done'} ({figures}{duration})"
-    if record.result == "incomplete":
+    if record.problems and record.result == "incomplete":
         text += "; " + _render_problems(record.problems)
+    for reason in record.unpruned:
+        text += f"; nothing was deleted: {reason}"
     for warning in record.warnings:
         text += f"; {warning}"
     return one_line(text)

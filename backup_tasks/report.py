@@ -71,8 +71,11 @@ def render_missing(record: RunRecord) -> str:
     more = len(record.problems) - len(shown)
     if more:
         shown.append(f"  and {more:,} more, in logs/runs.jsonl")
-    head = f"{record.archive} is done, but without {render_count(len(record.problems), 'file')}:"
-    return "\n".join([head, *shown])
+    if shown:
+        missing = render_count(len(record.problems), "file")
+        shown.insert(0, f"{record.archive} is done, but without {missing}:")
+    shown += [f"nothing was deleted: {reason}" for reason in record.unpruned]
+    return "\n".join(shown)
 
 
 def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from backup_tasks.errors import ReadRefused, StoreError
+from backup_tasks.errors import ObjectArchived, ReadRefused, StoreError
 from backup_tasks.naming import is_staging_name
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
 from backup_tasks.stores.s3_access import (
@@ -33,6 +33,7 @@ from backup_tasks.stores.s3_errors import (
     UnfitAnswer,
     explain,
     explained,
+    is_archived,
     is_refused,
     is_unknown_to_server,
     status_of,
@@ -175,7 +176,8 @@ class S3Store:
                     return self.read_range(source, start, length)
             doing = f"read {source.name} at byte {start:,}"
             if no_match or is_refused(error):
-                raise ReadRefused(str(explain(error, access.place, doing))) from error
+                kind = ObjectArchived if is_archived(error) else ReadRefused
+                raise kind(str(explain(error, access.place, doing))) from error
             raise explain(error, access.place, doing, source.name) from error
 
     def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
