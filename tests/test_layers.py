@@ -38,8 +38,9 @@ ROOMS = {
     "claim": "claim claim.claim_file claim.acceptance claim.clock",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
     "assembly backup_run after_commit backup restore_request restore findings entry_check "
-    "verified_before verify_report verify compare compare_sources drill_notes drill_place drill_command "
-    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
+    "verified_before verify_report verify compare compare_sources drill_notes drill_place "
+    "drill_command drill_report drill retention prune lifecycle_plan lifecycle_bucket "
+    "lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",
