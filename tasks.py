@@ -79,6 +79,7 @@ HELP = {
     "profile": "name of a file in profiles/, or a path to a .toml file (default: $BACKUP_PROFILE, "
     "else local)",
     "full": "read and send everything, whatever could be kept of the last archive",
+    "take_over": "make the store this profile's: on a new machine, or after the state was lost",
     "dry_run": "say what would be done, and do nothing",
     "json": "JSON alone on stdout",
     "date": "the last backup of that day, as 2025-06-12",
@@ -164,7 +165,12 @@ def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
 
 @task()
 def backup(
-    _: Context, profile: str = "", full: bool = False, dry_run: bool = False, json: bool = False
+    _: Context,
+    profile: str = "",
+    full: bool = False,
+    take_over: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
 ) -> None:
     """Back up the profile's sources as one new archive, then prune."""
     from backup_tasks import report
@@ -173,11 +179,13 @@ def backup(
 
     if dry_run:
         with job("backup", profile, recorded=False) as running:
-            plan = run_backup_plan_job(running, terminal_progress(), full=full)
+            plan = run_backup_plan_job(running, terminal_progress(), full=full, take_over=take_over)
             report.print_backup_plan(plan, as_json=json)
         return
     with operator_errors():
-        record = run_backup_job(profile, find_paths(), now, terminal_progress(), full=full)
+        record = run_backup_job(
+            profile, find_paths(), now, terminal_progress(), full=full, take_over=take_over
+        )
         report.print_backup(record, as_json=json)
     if record.exit_code:
         raise Exit(report.render_missing(record), code=record.exit_code)
@@ -362,19 +370,20 @@ def signing_key(_: Context, json: bool = False) -> None:
 def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
     from backup_tasks import report
-    from backup_tasks.newest_seen import NewestSeen
-    from backup_tasks.prune import PruneIncomplete, run_prune
+    from backup_tasks.jobs import run_prune_job
+    from backup_tasks.prune import PruneIncomplete
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
         try:
-            seen = NewestSeen(running.paths.state, running.profile, running.store)
-            done = run_prune(running.profile, running.store, now(), dry_run=dry_run, seen=seen)
+            done = run_prune_job(running, dry_run=dry_run)
         except PruneIncomplete as error:
             running.record.pruned = list(error.report.deleted)
             report.print_prune(error.report, as_json=json)
             raise
         running.record.pruned = list(done.deleted)
         report.print_prune(done, as_json=json)
+    if running.record.unpruned:
+        raise Exit(report.render_missing(running.record), code=running.record.exit_code)
 
 
 @task()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backup_tasks.errors import ObjectArchived, StoreError
-from backup_tasks.journal import RunRecord
+from backup_tasks.journal import RunRecord, hold_back
 from backup_tasks.read_back import Sent, read_back
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import one_line
@@ -22,7 +22,7 @@ def look_at_backup(store: Store, stored: StoredObject, sent: Sent, record: RunRe
     except ObjectArchived as error:
         record.warnings.append(f"{stored.name} was not read back: {_why(error, store)}")
     except StoreError as error:
-        record.leave_unpruned(f"{stored.name} was not read back: {_why(error, store)}")
+        hold_back(record, [f"{stored.name} was not read back: {_why(error, store)}"])
 
 
 def _why(error: StoreError, store: Store) -> str:

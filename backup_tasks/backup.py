@@ -27,10 +27,11 @@ from backup_tasks.errors import (
     ReadRefused,
     StoreError,
 )
-from backup_tasks.journal import Problem, RunRecord, open_log, warn
+from backup_tasks.journal import Problem, RunRecord, hold_back, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
 from backup_tasks.naming import choose_free_name
+from backup_tasks.neighbours import Neighbours
 from backup_tasks.read_back import Sent
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
 from backup_tasks.signing import SigningKey
@@ -88,10 +89,11 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     object and its journal, which the next run uses and removes. When the last archive vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ObjectExists; NotAsSent for one that was committed and is none
+    Raises: SourceError, StoreError, ClaimRefused; NotAsSent for one that was committed and is none
     when it is read back; BackupError for an unusable signing key.
     """
     key = open_key_of_run(run.profile, run.paths, record)
+    _open_claim(run, key, record)
     approach = _choose_approach(run, record)
     while (failed := _try(run, approach, key, record)) is not None:
         if approach.last is None and not approach.may_stage:
@@ -99,6 +101,18 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
         approach = _approach_after(run, approach, failed, record)
     if staged := run.staging.read():
         _discard(run, staged, run.store.list_unfinished(), record)
+    if run.keeper is not None:
+        hold_back(record, run.keeper.renew(key).unpruned)
+
+
+def _open_claim(run: BackupRun, key: SigningKey, record: RunRecord) -> None:
+    """Claim the store, or find out whose it is. Raises ClaimRefused."""
+    if run.keeper is None:
+        return
+    seen_profiles = run.keeper.seen_profiles
+    around = Neighbours(run.profile, run.store, run.paths, key, record.host, seen_profiles)
+    for note in run.keeper.open(key, around, take_over=run.take_over).notes:
+        open_log(run.paths).info("backup %s: %s", run.profile.name, note)
 
 
 def _try(

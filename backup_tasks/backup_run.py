@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
 from backup_tasks.identities import Keyring
@@ -40,6 +41,8 @@ class BackupRun:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
         full: read and send everything, whatever could be kept.
+        keeper: of the store's claim; None leaves claims alone.
+        take_over: the store is to be this profile's, whosever it was.
     """
 
     profile: Profile
@@ -49,6 +52,8 @@ class BackupRun:
     clock: Callable[[], datetime]
     progress: Progress
     full: bool = False
+    keeper: ClaimKeeper | None = None
+    take_over: bool = False
 
     @property
     def _key(self) -> str:

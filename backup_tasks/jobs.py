@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError
 from backup_tasks.identities import Keyring
-from backup_tasks.journal import RunRecord
+from backup_tasks.journal import RunRecord, hold_back
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
 from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, describe_profiles, load_profile
@@ -25,6 +25,8 @@ from backup_tasks.text import one_line, printable
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.claim.keeper import ClaimKeeper, Standing
+    from backup_tasks.prune import PruneReport
     from backup_tasks.survey import BackupPlan
 
 
@@ -80,9 +82,18 @@ def journaled(
 
 
 def run_backup_job(
-    profile_name: str, paths: Paths, clock: Clock, progress: Progress, *, full: bool = False
+    profile_name: str,
+    paths: Paths,
+    clock: Clock,
+    progress: Progress,
+    *,
+    full: bool = False,
+    take_over: bool = False,
 ) -> RunRecord:
     """Back up, then prune what retention no longer keeps; both or neither under one lock.
+
+    Args:
+        take_over: make the store this profile's, whosever it was.
 
     A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
     """
@@ -97,23 +108,67 @@ def run_backup_job(
         record = job.record
         refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
-        run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
+        keeper = open_keeper(job)
+        run = BackupRun(
+            job.profile, job.store, paths, started_at, clock, progress, full, keeper, take_over
+        )
         run_backup(run, record)
-        if job.profile.retention.is_set and not record.unpruned:
+        if job.profile.retention.is_set:
             _prune_after_backup(job)
     return record
 
 
-def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> BackupPlan:
-    """What `run_backup_job` would do now. Raises: BackupError."""
+def run_backup_plan_job(
+    job: Job, progress: Progress, *, full: bool = False, take_over: bool = False
+) -> BackupPlan:
+    """What `run_backup_job` would do now. Raises: BackupError, ClaimRefused as that does."""
     from backup_tasks.backup import run_backup_plan
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, why_unproven
 
+    _look_at_claim(job, take_over=take_over)
     started_at = job.record.started_at
     run = BackupRun(job.profile, job.store, job.paths, started_at, job.clock, progress, full)
     plan = run_backup_plan(run, job.record.host)
     return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
+
+
+def open_keeper(job: Job) -> ClaimKeeper:
+    """The keeper of the store's claim."""
+    from backup_tasks.claim.claim_file import Name
+    from backup_tasks.claim.keeper import ClaimKeeper
+    from backup_tasks.claim.machine import hash_machine
+
+    name = Name(job.profile.name, job.record.host)
+    return ClaimKeeper(job.store, job.paths.state, name, hash_machine(), job.record.started_at)
+
+
+def _look_at_claim(job: Job, *, take_over: bool = False) -> Standing:
+    """What may be done in the store; writes nothing. Raises ClaimRefused."""
+    from backup_tasks.neighbours import Neighbours
+    from backup_tasks.signing_key import read_own_key
+
+    keeper, key = open_keeper(job), read_own_key(job.paths.state)
+    seen_profiles, host = keeper.seen_profiles, job.record.host
+    around = Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
+    return keeper.open(key, around, take_over=take_over, writes=False)
+
+
+def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
+    """Delete what retention no longer keeps, if the store is this profile's; fills in the record.
+
+    While anything speaks against deleting, the record says what, and the report is that of a dry
+    run. Raises: as `run_prune`; ClaimRefused.
+    """
+    from backup_tasks.newest_seen import NewestSeen
+    from backup_tasks.prune import run_prune
+
+    profile, store, record = job.profile, job.store, job.record
+    hold_back(record, _look_at_claim(job).unpruned)
+    seen = NewestSeen(job.paths.state, profile, store)
+    return run_prune(
+        profile, store, job.clock(), dry_run=dry_run or bool(record.unpruned), seen=seen
+    )
 
 
 def _prune_after_backup(job: Job) -> None:
@@ -122,6 +177,8 @@ def _prune_after_backup(job: Job) -> None:
 
     seen = NewestSeen(job.paths.state, job.profile, job.store)
     record = job.record
+    if record.unpruned:
+        return
     sources = {printable(source) for source in job.profile.backup.sources}
     if missing := [problem.path for problem in record.problems if problem.path in sources]:
         # Perhaps a disk is not mounted: then only older backups hold what is on it.

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,8 +72,8 @@ class RunRecord:
         problems: every source file that was not stored whole.
         error: what the operator was told, or "".
         warnings: what went wrong beside the task itself, such as a prune after a good backup.
-        unpruned: why nothing was deleted although `[retention]` is set, one reason each; a run
-            that has any ends with exit code 3 at best.
+        unpruned: why nothing was deleted, or would have been, one reason each; a run that has
+            any ends with exit code 3 at best. Added by `hold_back`.
         outcome: what was done with the archive, such as "restored and compared"; "" means "done".
         evidence: lines of what a look at the archive found, fit to print.
     """
@@ -101,13 +101,6 @@ class RunRecord:
     outcome: str = ""
     evidence: list[str] = field(default_factory=list)
     notifications: list[Notification] = field(default_factory=list)
-
-    def leave_unpruned(self, reason: str) -> None:
-        """Note why nothing is deleted; the run ends with exit code 3 at best."""
-        if reason not in self.unpruned:
-            self.unpruned.append(reason)
-        if self.result == "success":
-            self.result, self.exit_code = "incomplete", 3
 
 
 def open_log(paths: Paths) -> logging.Logger:
@@ -147,10 +140,10 @@ def render_result(record: RunRecord) -> str:
         subject = f" {record.archive}" if record.archive else ""
         figures = f"{_render_figures(record)}, " if record.outcome else ""
         text = f"{what}:{subject} {record.outcome or 'done'} ({figures}{duration})"
-    if record.problems and record.result == "incomplete":
+    if record.result == "incomplete" and record.problems:
         text += "; " + _render_problems(record.problems)
     for reason in record.unpruned:
-        text += f"; nothing was deleted: {reason}"
+        text += f"; nothing is deleted: {reason}"
     for warning in record.warnings:
         text += f"; {warning}"
     return one_line(text)
@@ -158,6 +151,13 @@ def render_result(record: RunRecord) -> str:
 
 def _render_figures(record: RunRecord) -> str:
     return f"{render_count(record.files, 'file')}, {render_bytes(record.raw_bytes)}"
+
+
+def hold_back(record: RunRecord, reasons: Iterable[str]) -> None:
+    """Note why nothing may be deleted; the run then ends with exit code 3 at best."""
+    record.unpruned += [reason for reason in reasons if reason not in record.unpruned]
+    if record.unpruned and record.result == "success":
+        record.result, record.exit_code = "incomplete", 3
 
 
 def warn(record: RunRecord, message: str) -> None:

@@ -66,16 +66,18 @@ def print_backup(record: RunRecord, *, as_json: bool) -> None:
 
 
 def render_missing(record: RunRecord) -> str:
-    """What a backup that is done could not store, for stderr."""
+    """What a backup that is done could not store, and why nothing is deleted, for stderr."""
     shown = [f"  {p.path}: {p.reason}" for p in record.problems[:_SHOWN_PROBLEMS]]
     more = len(record.problems) - len(shown)
     if more:
         shown.append(f"  and {more:,} more, in logs/runs.jsonl")
+    lines = []
     if shown:
         missing = render_count(len(record.problems), "file")
-        shown.insert(0, f"{record.archive} is done, but without {missing}:")
-    shown += [f"nothing was deleted: {reason}" for reason in record.unpruned]
-    return "\n".join(shown)
+        lines = [f"{record.archive} is done, but without {missing}:", *shown]
+    if record.unpruned:
+        lines += ["nothing is deleted:", *(f"  {reason}" for reason in record.unpruned)]
+    return "\n".join(lines)
 
 
 def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
@@ -340,11 +342,18 @@ def print_profiles(found: Sequence[ProfileSummary], *, as_json: bool) -> None:
             summary.description,
             summary.store or ("for others to inherit" if summary.base_only else "-"),
             summary.schedule or "-",
-            summary.problem or "ok",
+            summary.problem or _sharing(summary) or "ok",
         )
         for summary in found
     ]
     print_table(("profile", "description", "store", "schedule", "state"), rows)
+
+
+def _sharing(summary: ProfileSummary) -> str:
+    if not summary.shares:
+        return ""
+    names = ", ".join(map(printable, summary.shares))
+    return f"shares its store with {names}: give each a prefix of its own"
 
 
 def _iso(moment: datetime) -> str:
