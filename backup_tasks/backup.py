@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from backup_tasks.after_commit import look_at_backup
+from backup_tasks.after_commit import settle_backup
 from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
 from backup_tasks.copy_check import check_copies
@@ -32,7 +32,6 @@ from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_arch
 from backup_tasks.leftovers import end_leftovers
 from backup_tasks.naming import choose_free_name
 from backup_tasks.neighbours import Neighbours
-from backup_tasks.read_back import Sent
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
 from backup_tasks.signing import SigningKey
 from backup_tasks.signing_key import open_key_of_run, private_files, read_own_key
@@ -66,6 +65,10 @@ _CANNOT_COPY = (
 # user may have any number of files vanish while the backup runs.
 _NAMED_PROBLEMS = 50_000
 _ONE_MORE = Problem("(one more file)", f"not named: there are more than {_NAMED_PROBLEMS:,}")
+
+
+# Of backups that are not noted, a run looks at so many: a lost state directory heals in some days.
+_LOOKED_AT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 
     Writes nothing.
     """
-    run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
+    run.newest_seen.refuse_nothing(run.store.list_objects(), may_be_gone=True)
     last, why_full = _choose_last(run, host)
     try:
         private = private_files(run.paths.state)
@@ -160,8 +163,10 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
     own_key = read_own_key(run.paths.state)
+    census = run.census(run.store.list_objects(), host)
+    census.look(_LOOKED_AT)
     return find_last_archive(
-        run.profile, run.store, run.cache, run.newest_seen, own_key, host, run.now, run.keys
+        run.profile, run.store, census, run.cache, run.newest_seen, own_key, host, run.now, run.keys
     )
 
 
@@ -270,7 +275,8 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
     there = store.list_objects()
-    before = run.newest_seen.backups_of(there, may_be_gone=True)
+    run.newest_seen.refuse_nothing(there, may_be_gone=True)
+    before = run.census(there, record.host)
     taken = {stored.name for stored in there} | store.names_in_the_way()
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
@@ -302,13 +308,12 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             if not store.copies_are_sure:
                 check_copies(store, stored, written.chunks)
             record.archive, record.archive_bytes = stored.name, stored.size
-            sent = Sent(written.footer, written.chunks, writers.archive.copied)
-            look_at_backup(store, stored, sent, record)
+            settle_backup(run, stored, written, writers.archive.copied, there, record)
             end.seek(0)
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    run.newest_seen.note_made(stored, utc_text(run.now), before, record)
+    run.newest_seen.note_made(stored, utc_text(run.now), before.newest_or_last(), record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
+from backup_tasks.accepted import Accepted, open_census, whose_count
 from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.census import Census
 from backup_tasks.claim.keeper import ClaimKeeper
+from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
 from backup_tasks.identities import Keyring
@@ -43,6 +46,8 @@ class BackupRun:
         full: read and send everything, whatever could be kept.
         keeper: of the store's claim; None leaves claims alone.
         take_over: the store is to be this profile's, whosever it was.
+        accepted: whose backups count; None: those of this machine's own key.
+        proofs: what is noted of the store's backups.
     """
 
     profile: Profile
@@ -54,6 +59,25 @@ class BackupRun:
     full: bool = False
     keeper: ClaimKeeper | None = None
     take_over: bool = False
+    accepted: Accepted | None = None
+    proofs: ProofNotes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Read once, and written once, though the store is listed several times in a run.
+        object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.url))
+
+    def census(self, listed: Iterable[StoredObject], host: str) -> Census:
+        """What the store listed, and which backups there count."""
+        accepted = self.accepted or whose_count(self.profile, self.paths.state, host)
+        return open_census(
+            self.profile,
+            self.store,
+            self.paths.state,
+            listed,
+            accepted,
+            keys=self.keys,
+            notes=self.proofs,
+        )
 
     @property
     def _key(self) -> str:

@@ -25,6 +25,7 @@ from backup_tasks.text import one_line, printable
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.backup_run import BackupRun
     from backup_tasks.claim.keeper import ClaimKeeper, Standing
     from backup_tasks.prune import PruneReport
     from backup_tasks.survey import BackupPlan
@@ -114,7 +115,7 @@ def run_backup_job(
         )
         run_backup(run, record)
         if job.profile.retention.is_set:
-            _prune_after_backup(job)
+            _prune_after_backup(job, run)
     return record
 
 
@@ -155,27 +156,34 @@ def _look_at_claim(job: Job, *, take_over: bool = False) -> Standing:
 
 
 def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
-    """Delete what retention no longer keeps, if the store is this profile's; fills in the record.
+    """Delete what retention no longer keeps, if the store is this profile's, after a look at every
+    backup that is not noted; fills in the record.
 
     While anything speaks against deleting, the record says what, and the report is that of a dry
-    run. Raises: as `run_prune`; ClaimRefused.
+    run.
+
+    Raises: ClaimRefused; StoreError when the store cannot be listed, or its list is not to be
+        believed; PruneIncomplete.
     """
+    from backup_tasks.accepted import census_for_reading
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
 
-    profile, store, record = job.profile, job.store, job.record
+    record = job.record
     hold_back(record, _look_at_claim(job).unpruned)
-    seen = NewestSeen(job.paths.state, profile, store)
-    return run_prune(
-        profile, store, job.clock(), dry_run=dry_run or bool(record.unpruned), seen=seen
+    seen = NewestSeen(job.paths.state, job.profile, job.store)
+    census = census_for_reading(
+        job.profile, job.store, job.paths.state, record.host, seen, job.keys()
     )
+    census.look_at_all()
+    census.save()
+    dry_run = dry_run or bool(record.unpruned)
+    return run_prune(job.profile, job.store, census, job.clock(), dry_run=dry_run)
 
 
-def _prune_after_backup(job: Job) -> None:
-    from backup_tasks.newest_seen import NewestSeen
+def _prune_after_backup(job: Job, run: BackupRun) -> None:
     from backup_tasks.prune import PruneIncomplete, run_prune
 
-    seen = NewestSeen(job.paths.state, job.profile, job.store)
     record = job.record
     if record.unpruned:
         return
@@ -186,7 +194,8 @@ def _prune_after_backup(job: Job) -> None:
         record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
         return
     try:
-        done = run_prune(job.profile, job.store, job.clock(), dry_run=False, seen=seen)
+        census = run.census(run.newest_seen.list_objects(), record.host)
+        done = run_prune(job.profile, job.store, census, job.clock(), dry_run=False)
         record.pruned = list(done.deleted)
     except BackupError as error:
         if isinstance(error, PruneIncomplete):
