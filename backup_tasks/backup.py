@@ -14,6 +14,7 @@ from datetime import datetime
 from backup_tasks.after_commit import settle_backup
 from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
+from backup_tasks.claim.clock import is_ahead
 from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
     ArchiveError,
@@ -174,7 +175,7 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
     """Look at what earlier runs left, finished or not, and remove what is of no use."""
     store, staged = run.store, run.staging.read()
     names = [one.staging.name for one in staged if one.staging]
-    end_leftovers(store, run.upload_note, run.now, names)
+    end_leftovers(store, run.upload_note, run.earliest_now, names)
     last, why_full = _choose_last(run, record.host)
     if last is not None and why_full:
         open_log(run.paths).info("backup %s: %s", run.profile.name, why_full)
@@ -205,6 +206,8 @@ def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> b
     if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False
     started_at = staged.staging.started_at
+    if is_ahead(datetime.fromisoformat(started_at), run.now):
+        return False
     if last is not None:
         return started_at > last.started_at
     return run.now - datetime.fromisoformat(started_at) < run.profile.backup.full_every

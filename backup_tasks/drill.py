@@ -184,7 +184,7 @@ def run_drill_job(
     Raises: as `choose_and_tell` and `run_drill`.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    census = census_for_reading(profile, store, state, record, seen, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     record.archive = chosen.stored.name
     record.archive_bytes = chosen.stored.size
@@ -202,7 +202,7 @@ def run_drill_job(
     if report.fault_at_end:
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
     if not report.failures:
-        seen.note_proven(report.header, report.proof)
+        seen.note_proven(report.header, report.proof, record.started_at)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes
     record.outcome = report.outcome
     record.evidence = list(render_drill(report))

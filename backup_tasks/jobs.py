@@ -26,6 +26,7 @@ from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
     from backup_tasks.backup_run import BackupRun
+    from backup_tasks.claim.clock import Clocks
     from backup_tasks.claim.keeper import ClaimKeeper, Standing
     from backup_tasks.prune import PruneReport
     from backup_tasks.survey import BackupPlan
@@ -100,6 +101,7 @@ def run_backup_job(
     """
     from backup_tasks.backup import run_backup
     from backup_tasks.backup_run import BackupRun
+    from backup_tasks.clocks import read_clocks
     from backup_tasks.key_check import ProvenKeys, refuse_unproven
 
     with (
@@ -110,12 +112,21 @@ def run_backup_job(
         refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
         keeper = open_keeper(job)
+        clocks = read_clocks(job.store, clock)
         run = BackupRun(
-            job.profile, job.store, paths, started_at, clock, progress, full, keeper, take_over
+            profile=job.profile,
+            store=job.store,
+            paths=paths,
+            now=started_at,
+            clock=clock,
+            progress=progress,
+            full=full,
+            keeper=keeper,
+            take_over=take_over,
+            clocks=clocks,
         )
         run_backup(run, record)
-        if job.profile.retention.is_set:
-            _prune_after_backup(job, run)
+        _prune_after_backup(job, run, clocks)
     return record
 
 
@@ -166,26 +177,34 @@ def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
         believed; PruneIncomplete.
     """
     from backup_tasks.accepted import census_for_reading
+    from backup_tasks.clocks import read_clocks, tell_clocks
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
 
     record = job.record
+    clocks = read_clocks(job.store, job.clock)
     hold_back(record, _look_at_claim(job).unpruned)
     seen = NewestSeen(job.paths.state, job.profile, job.store)
-    census = census_for_reading(
-        job.profile, job.store, job.paths.state, record.host, seen, job.keys()
-    )
+    census = census_for_reading(job.profile, job.store, job.paths.state, record, seen, job.keys())
     census.look_at_all()
     census.save()
+    tell_clocks(clocks, census, record, deletes=job.profile.retention.is_set)
     dry_run = dry_run or bool(record.unpruned)
     return run_prune(job.profile, job.store, census, job.clock(), dry_run=dry_run)
 
 
-def _prune_after_backup(job: Job, run: BackupRun) -> None:
+def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
+    from backup_tasks.clocks import tell_clocks
     from backup_tasks.prune import PruneIncomplete, run_prune
 
-    record = job.record
-    if record.unpruned:
+    record, deletes = job.record, job.profile.retention.is_set
+    try:
+        census = run.census(run.newest_seen.list_objects(), record.host)
+    except BackupError as error:
+        record.warnings.append(f"prune: {one_line(str(error))}")
+        return
+    tell_clocks(clocks, census, record, deletes=deletes)
+    if record.unpruned or not deletes:
         return
     sources = {printable(source) for source in job.profile.backup.sources}
     if missing := [problem.path for problem in record.problems if problem.path in sources]:
@@ -194,7 +213,6 @@ def _prune_after_backup(job: Job, run: BackupRun) -> None:
         record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
         return
     try:
-        census = run.census(run.newest_seen.list_objects(), record.host)
         done = run_prune(job.profile, job.store, census, job.clock(), dry_run=False)
         record.pruned = list(done.deleted)
     except BackupError as error:
