@@ -77,10 +77,11 @@ def journaled(
         profile = load_profile(meant, paths)
         watch.record.profile, watch.record.store = profile.name, profile.store.url
         watch.mail_for = profile if mailed else None
+        store = open_store(profile.store)
         if exclusive:
-            names = (f"profile {profile.name}", f"store {profile.store.url}")
+            names = (f"profile {profile.name}", f"store {store.place}")
             held.enter_context(hold_lock(names, paths, f"{task} {profile.name}"))
-        yield Job(profile, open_store(profile.store), paths, watch.record, clock)
+        yield Job(profile, store, paths, watch.record, clock)
 
 
 def run_backup_job(

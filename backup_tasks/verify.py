@@ -18,7 +18,7 @@ from pathlib import Path
 
 from backup_tasks.accepted import census_for_reading, choose_and_tell
 from backup_tasks.authenticity import weigh_proof
-from backup_tasks.catalog import Backup
+from backup_tasks.catalog import Backup, render_maker
 from backup_tasks.chunk_reader import ReadChunk, read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
@@ -299,6 +299,7 @@ def run_verify_job(
             report = run_verify(
                 store, backup, progress, sample, keys, profile.signing.public_key, before
             )
+            report.maker = render_maker(report.header, profile.name, record.host)
             reports.append(report)
             _add_to_record(record, report)
             if report.fetched_again:
