@@ -163,7 +163,8 @@ def test_a_copied_range_of_other_bytes_fails_the_run_and_the_next_does_without_i
     (either.source / "new").write_bytes(b"newer")
     either.now = either.now.replace(day=either.now.day + 1)
     third = either.backup()
-    assert (third.result, third.unpruned) == ("success", [])
+    assert (third.result, third.unpruned, third.copied_bytes) == ("success", [], 0)
+    assert "was not what was sent when read back" in either.log()
     assert len(list(either.store_folder.glob("*-backup.tar.gz*"))) == 3
     if not either.recipients:
         either.restore(tmp_path / "restored")
