@@ -85,6 +85,7 @@ HELP = {
     "date": "the last backup of that day, as 2025-06-12",
     "name": "that very backup, as 2025-06-12_0200",
     "path": "pattern of paths, as 'etc/nginx/**' (repeatable)",
+    "adopt": "have a backup count that nothing proves, as 2025-06-12_0200 (repeatable)",
     "to": "folder to restore into (default: restored/<backup name>/)",
     "in_place": "restore to where the files came from",
     "overwrite": "never, older or always: what to do with files that are there",
@@ -115,7 +116,7 @@ def task(
             auto_shortflags=False,
             # Unless told, an option without a default is positional, and swallows `--help`.
             positional=positional,
-            iterable=[option for option in options if option == "path"],
+            iterable=[option for option in options if option in ("path", "adopt")],
             help={option: HELP[option] for option in options if option in HELP},
         )
 
@@ -376,7 +377,13 @@ def signing_key(_: Context, json: bool = False) -> None:
 
 
 @task()
-def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
+def prune(
+    _: Context,
+    profile: str = "",
+    adopt: list[str] | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
     from backup_tasks import report
     from backup_tasks.jobs import run_prune_job
@@ -384,7 +391,7 @@ def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = Fal
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
         try:
-            done = run_prune_job(running, dry_run=dry_run)
+            done = run_prune_job(running, dry_run=dry_run, adopted=adopt or ())
         except PruneIncomplete as error:
             running.record.pruned = list(error.report.deleted)
             report.print_prune(error.report, as_json=json)

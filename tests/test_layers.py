@@ -41,9 +41,8 @@ ROOMS = {
     "jobs": "leftovers catalog census signing_key newest_seen neighbours accepted last_archive "
     "resume survey listing stages assembly backup_run clocks after_commit backup restore_request "
     "restore findings entry_check verified_before verify_report verify compare compare_sources "
-    "drill_notes drill_place drill_command drill_report drill retention prune lifecycle_plan "
-    "lifecycle_bucket "
-    "lifecycle keygen key_check",
+    "drill_notes drill_place drill_command drill_report drill retention prune adopt lifecycle_plan "
+    "lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",

@@ -23,7 +23,13 @@ from backup_tasks.claim.claim_file import (
     parse_claim,
     render_claim,
 )
-from backup_tasks.claim.ownership import Known, Ownership, Surroundings, plan_ownership
+from backup_tasks.claim.ownership import (
+    Known,
+    Ownership,
+    Surroundings,
+    counts_for,
+    plan_ownership,
+)
 from backup_tasks.errors import (
     ClaimRefused,
     ObjectChanged,
@@ -118,6 +124,13 @@ class ClaimKeeper:
         except UnfitClaim as error:
             self.trouble = f"{self._store.url}{CLAIM_NAME} says not whose the store is: {error}"
         return None
+
+    def read_believed(self, key: SigningKey | None, around: Surroundings) -> Claim | None:
+        """The store's claim where its word counts for who reads; else None, see `counts_for`."""
+        found = self.read()
+        if found is None or not counts_for(found, self.known(key), around):
+            return None
+        return found
 
     def open(
         self,
