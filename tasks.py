@@ -232,8 +232,8 @@ def files(
     with job("files", profile, recorded=False) as running:
         store, state = running.store, running.paths.state
         accepted, keys = accepted_for_reading(running), running.keys(identity)
-        seen = NewestSeen(state, running.profile, store)
-        census = list_census(running.profile, store, state, accepted, seen, keys)
+        seen, started_at = NewestSeen(state, running.profile, store), running.record.started_at
+        census = list_census(running.profile, store, state, accepted, seen, started_at, keys)
         chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
         entries = list_entries(store, chosen, path or (), keys, trust)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from backup_tasks.catalog import Backup, BackupDetails
@@ -63,12 +64,14 @@ def open_census(
     listed: Iterable[StoredObject],
     accepted: Accepted,
     *,
+    now: datetime,
     keys: Keyring = NO_KEYS,
     notes: ProofNotes | None = None,
 ) -> Census:
     """The backups of a profile's store, as it listed them.
 
     Args:
+        now: this machine's clock, aware.
         notes: those of the run, if it has read them already.
     """
     return Census(
@@ -77,6 +80,7 @@ def open_census(
         listed,
         notes or ProofNotes(state, store.place),
         accepted.acceptance,
+        now=now,
         is_sure=accepted.is_sure,
         keys=keys,
         made_here=NewestSeen(state, profile, store).made_here,
@@ -89,13 +93,17 @@ def list_census(
     state: Path,
     accepted: Accepted,
     seen: NewestSeen,
+    now: datetime,
     keys: Keyring = NO_KEYS,
 ) -> Census:
     """The backups that a profile's store lists now.
 
+    Args:
+        now: this machine's clock, aware.
+
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
-    return open_census(profile, store, state, seen.list_objects(), accepted, keys=keys)
+    return open_census(profile, store, state, seen.list_objects(), accepted, now=now, keys=keys)
 
 
 def choose_and_tell(
@@ -127,7 +135,7 @@ def list_and_tell(
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
     seen = NewestSeen(state, profile, store)
-    census = list_census(profile, store, state, accepted, seen, keys)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
     details = census.details()
     census.save()
     if details:

@@ -26,6 +26,7 @@ from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
+from backup_tasks.read_back import NotedCopies
 from backup_tasks.signing import SigningKey
 from backup_tasks.spool import LineSpool
 from backup_tasks.stages import Detour, Stages, Watched
@@ -54,13 +55,13 @@ class Writers:
     """Where an archive is written to.
 
     Attributes:
-        archive: takes the archive.
+        archive: takes the archive, and notes what of it is copied.
         ahead: of the kept chunks, what it was asked to copy already.
         journal: told of what is new in it, where its own writer leaves what can be salvaged.
         stages: take what is new first, where it does not.
     """
 
-    archive: ArchiveWriter
+    archive: NotedCopies
     ahead: Ahead = NOTHING_AHEAD
     journal: StagingJournal | None = None
     stages: Stages | None = None

@@ -11,9 +11,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from backup_tasks.after_commit import settle_backup
 from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
-from backup_tasks.claim.evidence import evidence_of
+from backup_tasks.claim.clock import is_ahead
 from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
     ArchiveError,
@@ -21,6 +22,7 @@ from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
     IdentityError,
+    NotAsSent,
     ObjectChanged,
     ObjectExists,
     ObjectMissing,
@@ -94,7 +96,8 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     object and its journal, which the next run uses and removes. When the last archive vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ClaimRefused; BackupError for an unusable signing key.
+    Raises: SourceError, StoreError, ClaimRefused; NotAsSent for one that was committed and is none
+    when it is read back; BackupError for an unusable signing key.
     """
     key = open_key_of_run(run.profile, run.paths, record)
     _open_claim(run, key, record)
@@ -137,6 +140,11 @@ def _try(
         _write_backup(run, approach, key, record)
     except (ObjectExists, *_CANNOT_COPY) as error:
         return error
+    except NotAsSent:
+        # What it was copied from may be at fault, so the next run begins anew.
+        with contextlib.suppress(StoreError):
+            _discard(run, run.staging.read(), run.store.list_unfinished(), record)
+        raise
     except StoreError:
         if run.store.can_rename:  # a disk, and perhaps a full one
             with contextlib.suppress(StoreError):
@@ -180,7 +188,7 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
     """Look at what earlier runs left, finished or not, and remove what is of no use."""
     store, staged = run.store, run.staging.read()
     names = [one.staging.name for one in staged if one.staging]
-    end_leftovers(store, run.upload_note, run.now, names)
+    end_leftovers(store, run.upload_note, run.earliest_now, names)
     last, why_full = _choose_last(run, record.host)
     if last is not None and why_full:
         open_log(run.paths).info("backup %s: %s", run.profile.name, why_full)
@@ -211,6 +219,8 @@ def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> b
     if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False
     started_at = staged.staging.started_at
+    if is_ahead(datetime.fromisoformat(started_at), run.now):
+        return False
     if last is not None:
         return started_at > last.started_at
     return run.now - datetime.fromisoformat(started_at) < run.profile.backup.full_every
@@ -313,12 +323,12 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             run.upload_note.clear()
             if not store.copies_are_sure:
                 check_copies(store, stored, written.chunks)
+            record.archive, record.archive_bytes = stored.name, stored.size
+            settle_backup(run, stored, written, writers.archive.copied, there, record)
             end.seek(0)
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    run.proofs.note_made(stored, evidence_of(written.footer, written.header))
-    run.proofs.save([*there, stored])
     run.newest_seen.note_made(stored, utc_text(run.now), before.newest_or_last(), record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
@@ -326,6 +336,5 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     if survey.marked:
         marked = render_count(survey.marked, "folder")
         open_log(run.paths).info("backup %s: %s left out by a marker", profile.name, marked)
-    record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3

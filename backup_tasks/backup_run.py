@@ -11,6 +11,7 @@ from functools import partial
 from backup_tasks.accepted import open_census, whose_count
 from backup_tasks.assembly import Writers, utc_text
 from backup_tasks.census import Census
+from backup_tasks.claim.clock import Clocks
 from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
@@ -24,10 +25,11 @@ from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
+from backup_tasks.read_back import NotedCopies
 from backup_tasks.stages import Stage, Stages
 from backup_tasks.staging import Staging, StagingFolder
 from backup_tasks.state import state_key
-from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject
+from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.survey import Survey
 from backup_tasks.upload import IN_FLIGHT_BYTES
 
@@ -45,6 +47,8 @@ class BackupRun:
         full: read and send everything, whatever could be kept.
         keeper: of the store's claim; None leaves claims alone.
         take_over: the store is to be this profile's, whosever it was.
+        clocks: this machine's and the store's, as they were when the run began; None: they go
+            together.
         proofs: what is noted of the store's backups.
     """
 
@@ -57,11 +61,17 @@ class BackupRun:
     full: bool = False
     keeper: ClaimKeeper | None = None
     take_over: bool = False
+    clocks: Clocks | None = None
     proofs: ProofNotes = field(init=False)
 
     def __post_init__(self) -> None:
         # Read once, and written once, though the store is listed several times in a run.
         object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.place))
+
+    @property
+    def earliest_now(self) -> datetime:
+        """What the earlier of the two clocks says: by it nothing is thought older than it is."""
+        return min(self.now, self.clocks.earliest) if self.clocks else self.now
 
     def census(self, listed: Iterable[StoredObject], host: str) -> Census:
         """What the store listed, and which backups there count."""
@@ -73,6 +83,7 @@ class BackupRun:
             self.paths.state,
             listed,
             accepted,
+            now=self.now,
             keys=self.keys,
             notes=self.proofs,
         )
@@ -135,7 +146,9 @@ def _give_up(writers: Writers) -> None:
             writers.archive.abort()
 
 
-def begin_ahead(run: BackupRun, name: str, last: LastArchive | None) -> CopiesAhead | None:
+def begin_ahead(
+    run: BackupRun, name: str, last: LastArchive | None
+) -> CopiesAhead[NotedCopies] | None:
     """Start the archive with copies of the last one, before the sources are looked at.
 
     None where copies are not made in the background, or are too few to matter.
@@ -157,14 +170,19 @@ def begin_ahead(run: BackupRun, name: str, last: LastArchive | None) -> CopiesAh
 
 
 def open_writers(
-    run: BackupRun, name: str, survey: Survey, ahead: CopiesAhead | None, *, may_stage: bool
+    run: BackupRun,
+    name: str,
+    survey: Survey,
+    ahead: CopiesAhead[NotedCopies] | None,
+    *,
+    may_stage: bool,
 ) -> Writers:
     """Start what is written to, with a note for each that a crash leaves to the next run."""
     stage = None
     if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
         stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
     if stage is not None and run.store.can_rename:
-        return Writers(stage.writer, journal=stage.journal)
+        return Writers(NotedCopies(stage.writer), journal=stage.journal)
     try:
         stages = Stages(partial(_open_stage, run, name), stage) if stage else None
         if ahead is None:
@@ -199,7 +217,7 @@ def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
     return Stage(journal, writer)
 
 
-def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
+def _open_archive(run: BackupRun, name: str) -> NotedCopies:
     others = run.store.list_unfinished()
     if any(other.name == name for other in others):
         raise ObjectExists(f"{run.store.url}: somebody else is writing {name} just now")
@@ -210,4 +228,4 @@ def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
         run.upload_note.clear()
         raise
     run.upload_note.write(writer.upload_id)
-    return writer
+    return NotedCopies(writer)

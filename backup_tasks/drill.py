@@ -187,7 +187,7 @@ def run_drill_job(
     """
     seen = NewestSeen(state, profile, store)
     accepted = accepted or whose_count(profile, state, record.host)
-    census = list_census(profile, store, state, accepted, seen, keys)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     record.archive = chosen.stored.name
     record.archive_bytes = chosen.stored.size
@@ -207,7 +207,7 @@ def run_drill_job(
     if maker := render_maker(report.header, profile.name, record.host):
         report.notes.append(f"the archive was {maker}")
     if not report.failures:
-        seen.note_proven(report.header, report.proof)
+        seen.note_proven(report.header, report.proof, record.started_at)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes
     record.outcome = report.outcome
     record.evidence = list(render_drill(report))

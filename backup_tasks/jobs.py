@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from backup_tasks.accepted import Accepted
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.claim.claim_file import Claim
+    from backup_tasks.claim.clock import Clocks
     from backup_tasks.claim.keeper import ClaimKeeper, Standing
     from backup_tasks.neighbours import Neighbours
     from backup_tasks.prune import PruneReport
@@ -119,6 +120,7 @@ def run_backup_job(
     """
     from backup_tasks.backup import run_backup
     from backup_tasks.backup_run import BackupRun
+    from backup_tasks.clocks import read_clocks
     from backup_tasks.key_check import ProvenKeys, refuse_unproven
 
     with (
@@ -129,13 +131,22 @@ def run_backup_job(
         refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
         keeper = open_keeper(job)
+        clocks = read_clocks(job.store, clock)
         run = BackupRun(
-            job.profile, job.store, paths, started_at, clock, progress, full, keeper, take_over
+            profile=job.profile,
+            store=job.store,
+            paths=paths,
+            now=started_at,
+            clock=clock,
+            progress=progress,
+            full=full,
+            keeper=keeper,
+            take_over=take_over,
+            clocks=clocks,
         )
         run_backup(run, record)
         note_place(job.profile, paths, job.store)
-        if job.profile.retention.is_set:
-            _prune_after_backup(job, run)
+        _prune_after_backup(job, run, clocks)
     return record
 
 
@@ -214,16 +225,18 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
     """
     from backup_tasks.accepted import list_census, whose_count
     from backup_tasks.adopt import adopt
+    from backup_tasks.clocks import read_clocks, tell_clocks
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
 
     profile, store, state, record = job.profile, job.store, job.paths.state, job.record
+    clocks = read_clocks(store, job.clock)
     keeper, key, around = _claim_parts(job)
     standing = keeper.open(key, around, writes=False)
     hold_back(record, standing.unpruned)
     accepted = whose_count(profile, state, record.host, standing.claim)
     seen = NewestSeen(state, profile, store)
-    census = list_census(profile, store, state, accepted, seen, job.keys())
+    census = list_census(profile, store, state, accepted, seen, record.started_at, job.keys())
     if adopted:
         claim = adopt(standing.claim, census, adopted)
         if key is not None and not dry_run:
@@ -231,6 +244,7 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
         census.acceptance = whose_count(profile, state, record.host, claim).acceptance
     census.look_at_all()
     census.save()
+    tell_clocks(clocks, census, record, deletes=profile.retention.is_set)
     dry_run = dry_run or bool(record.unpruned)
     return run_prune(profile, store, census, job.clock(), dry_run=dry_run)
 
@@ -242,11 +256,18 @@ def accepted_for_reading(job: Job) -> Accepted:
     return whose_count(job.profile, job.paths.state, job.record.host, read_claim(job))
 
 
-def _prune_after_backup(job: Job, run: BackupRun) -> None:
+def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
+    from backup_tasks.clocks import tell_clocks
     from backup_tasks.prune import PruneIncomplete, run_prune
 
-    record = job.record
-    if record.unpruned:
+    record, deletes = job.record, job.profile.retention.is_set
+    try:
+        census = run.census(run.newest_seen.list_objects(), record.host)
+    except BackupError as error:
+        record.warnings.append(f"prune: {one_line(str(error))}")
+        return
+    tell_clocks(clocks, census, record, deletes=deletes)
+    if record.unpruned or not deletes:
         return
     sources = {printable(source) for source in job.profile.backup.sources}
     if missing := [problem.path for problem in record.problems if problem.path in sources]:
@@ -255,7 +276,6 @@ def _prune_after_backup(job: Job, run: BackupRun) -> None:
         record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
         return
     try:
-        census = run.census(run.newest_seen.list_objects(), record.host)
         done = run_prune(job.profile, job.store, census, job.clock(), dry_run=False)
         record.pruned = list(done.deleted)
     except BackupError as error:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from backup_tasks.archive import Base
+from backup_tasks.catalog import Backup
 from backup_tasks.census import Census
+from backup_tasks.claim.clock import is_ahead
 from backup_tasks.errors import (
     ArchiveError,
     IdentityError,
@@ -112,6 +114,8 @@ def find_last_archive(
     """
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
+    if why := _why_begin_anew(census):
+        return None, why
     candidates, troubles = _newest_first(census, store, cache)
     most_troubles = len(troubles) + _TRIES
     locked = ""
@@ -145,6 +149,19 @@ def find_last_archive(
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
 
 
+def _why_begin_anew(census: Census) -> str:
+    """Why nothing is to be kept at all: what the newest backup was copied from may be at fault for
+    what was found when it was read back."""
+    made = [one for one in census.backups() if one.verdict.counts or _is_unread(one)]
+    if made and _is_unread(made[-1]):
+        return f"{made[-1].stored.name} is the newest, and was not what was sent when read back"
+    return ""
+
+
+def _is_unread(backup: Backup) -> bool:
+    return backup.verdict.state == "not read back"
+
+
 def _newest_first(
     census: Census, store: Store, cache: ManifestCache
 ) -> tuple[list[StoredObject], list[str]]:
@@ -155,7 +172,8 @@ def _newest_first(
     for backup in reversed(census.backups()):
         stored, verdict = backup.stored, backup.verdict
         if verdict.counts or (
-            verdict.state != "not read back" and cache.in_front_of(store, stored)[0] is not store
+            verdict.state not in ("not read back", "ahead")
+            and cache.in_front_of(store, stored)[0] is not store
         ):
             candidates.append(stored)
         elif not candidates and verdict.state not in _SILENT and len(troubles) < _TRIES:
@@ -240,6 +258,8 @@ def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> st
         full_at = datetime.fromisoformat(header.full_at)
     except ValueError:
         return "the last archive does not say when everything was last read"
+    if is_ahead(full_at, now):
+        return f"everything was last read on {full_at:%Y-%m-%d}, which is yet to come"
     if now - full_at < full_every:
         return ""
     return f"everything was last read on {full_at:%Y-%m-%d}, backup.full_every ago or more"
@@ -264,7 +284,7 @@ class CopyMemory:
         """Whether copying was refused not long ago."""
         try:
             since = datetime.fromisoformat(read_note(self._path)["since"])
-            return now - since < _ASK_AGAIN_AFTER
+            return now - since < _ASK_AGAIN_AFTER and not is_ahead(since, now)
         except (OSError, ValueError, KeyError, TypeError):  # also a time without its zone
             return False
 

@@ -264,7 +264,7 @@ def run_restore_job(
     """
     seen = NewestSeen(state, profile, store)
     accepted = accepted or whose_count(profile, state, record.host)
-    census = list_census(profile, store, state, accepted, seen, keys)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     request = parse_wish(wish, chosen, folder, profile.signing.public_key)
     record.archive = chosen.stored.name
@@ -274,7 +274,7 @@ def run_restore_job(
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
     for doubt in report.proof.doubts:
         warn(record, f"{chosen.stored.name}: {doubt}; restored all the same, as --unproven asks")
-    seen.note_proven(report.header, report.proof)
+    seen.note_proven(report.header, report.proof, record.started_at)
     if maker := render_maker(report.header, profile.name, record.host):
         report.extracted.notes.add(f"{chosen.stored.name} was {maker}")
     if profile.recipients and not is_encrypted_name(chosen.stored.name):

@@ -290,7 +290,7 @@ def run_verify_job(
     sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
     seen = NewestSeen(state, profile, store)
     accepted = accepted or whose_count(profile, state, record.host)
-    census = list_census(profile, store, state, accepted, seen, keys)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     backups = census.backups() if wish.all else [chosen]
     if not wish.all:
@@ -309,7 +309,7 @@ def run_verify_job(
                 again = render_fetched_again(report.fetched_again)
                 warn(record, f"{backup.stored.name}: {again}")
             if not report.is_damaged:
-                seen.note_proven(report.header, report.proof)
+                seen.note_proven(report.header, report.proof, record.started_at)
     subject = f"{render_count(len(reports), 'archive')} whole" if wish.all else "is whole"
     record.outcome = subject + (f" as far as {sample.percent:g}% show" if sample else "")
     record.evidence = list(render_verify(reports))

@@ -24,6 +24,7 @@ from backup_tasks.progress import SilentProgress
 from backup_tasks.prune import PruneReport
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
+from backup_tasks.stores.s3 import S3Store
 from tests.backups import paths_in
 from tests.cli import s3_store
 from tests.conftest import S3Bucket
@@ -62,6 +63,7 @@ class Machine:
     Attributes:
         host, machine: what the system would say; machine "" for one without an id.
         now: the clock, a day on after each backup.
+        store_ahead: how far the clock of a bucket is ahead of this one; None: what it truly says.
     """
 
     here: Path
@@ -69,6 +71,7 @@ class Machine:
     machine: str
     paths: Paths = field(init=False)
     now: datetime = START
+    store_ahead: timedelta | None = timedelta(0)
 
     def __post_init__(self) -> None:
         self.here.mkdir()
@@ -141,5 +144,7 @@ class Machine:
         """What asks for host name and machine id gets this machine's."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(platform, "node", lambda: self.host)
+            if (ahead := self.store_ahead) is not None:
+                patch.setattr(S3Store, "store_time", lambda _: self.now + ahead)
             patch.setattr(machine_module, "hash_machine", lambda: self.machine)
             yield

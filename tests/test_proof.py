@@ -31,6 +31,9 @@ from tests.histories import noise
 from tests.machines import Machine, Place
 from tests.proven import KEY_TEXT, proven_archive
 
+# Nothing here is dated ahead of this.
+LATER = datetime(2200, 1, 1, tzinfo=UTC)
+
 STOCKHOLM = find_zone("Europe/Stockholm")
 OURS = Acceptance(frozenset({KEY_TEXT}), frozenset({Name("prod", "web1")}))
 ATTACKER = make_signing_key()
@@ -83,7 +86,9 @@ class Shelf:
     ) -> Census:
         notes = ProofNotes(self.state, self.store.place)
         listed = self.store.list_objects()
-        return Census(self.store, zone, listed, notes, acceptance, is_sure=is_sure, keys=keys)
+        return Census(
+            self.store, zone, listed, notes, acceptance, now=LATER, is_sure=is_sure, keys=keys
+        )
 
 
 @pytest.fixture

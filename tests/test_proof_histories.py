@@ -26,6 +26,9 @@ from backup_tasks.signing import make_signing_key
 from backup_tasks.stores.directory import DirectoryStore
 from tests.proven import KEY_TEXT, proven_archive
 
+# Nothing here is dated ahead of this.
+LATER = datetime(2200, 1, 1, tzinfo=UTC)
+
 START = datetime(2025, 10, 25, 22, 0, tzinfo=UTC)  # some hours before summer time ends
 STRANGER = make_signing_key()
 SEALED_FOR = str(pyrage.x25519.Identity.generate().to_public())
@@ -79,7 +82,8 @@ class World:
     def census(self) -> Census:
         notes = ProofNotes(self.here / "state", self.store.place)
         listed = self.store.list_objects()
-        return Census(self.store, self.profile.tzinfo, listed, notes, self.acceptance)
+        zone = self.profile.tzinfo
+        return Census(self.store, zone, listed, notes, self.acceptance, now=LATER)
 
     def name_at(self, moment: datetime) -> str:
         taken = set(self.files())

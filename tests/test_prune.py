@@ -113,7 +113,7 @@ def prune(
     with tempfile.TemporaryDirectory(prefix="test-prune-") as state:
         notes = ProofNotes(Path(state), store.place)
         listed, zone = store.list_objects(), place.profile.tzinfo
-        census = Census(store, zone, listed, notes, acceptance, keys=keys)
+        census = Census(store, zone, listed, notes, acceptance, now=now, keys=keys)
         census.look_at_all()
         return run_prune(place.profile, store, census, now, dry_run=dry_run)
 

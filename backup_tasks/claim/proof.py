@@ -20,8 +20,10 @@ from backup_tasks.text import printable
 
 # "proven" alone counts. "likely": all but the hash of a large manifest was looked at. "unknown":
 # nothing was. "another's": it names another profile or host. "not read back": all of it is proven,
-# but reading it back after its commit failed.
-ProofState = Literal["proven", "likely", "unknown", "unproven", "another's", "not read back"]
+# but reading it back after its commit failed. "ahead": proven, but dated ahead of the clock.
+ProofState = Literal[
+    "proven", "likely", "unknown", "unproven", "another's", "not read back", "ahead"
+]
 
 
 _SOUND = ("proven", "likely", "not read back")
