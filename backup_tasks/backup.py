@@ -62,7 +62,6 @@ _CANNOT_COPY = (
 # So many problems are named, which is more than anybody is shown; others are only counted, for a
 # user may have any number of files vanish while the backup runs.
 _NAMED_PROBLEMS = 50_000
-_ONE_MORE = Problem("(one more file)", f"not named: there are more than {_NAMED_PROBLEMS:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +212,7 @@ def _approach_after(
     """What to do when copying failed: keep nothing, and if copying as such fails, stage nothing."""
     if isinstance(error, CopyUnsupported):
         run.copy_memory.remember(run.now)
-    record.problems.clear()
+    record.forget_problems()
     _discard(run, run.staging.read(), run.store.list_unfinished(), record)
     may_stage = approach.last is not None and not isinstance(error, CopyRefused)
     return _Approach(None, one_line(str(error)), may_stage)
@@ -239,8 +238,7 @@ def _begin(
 
 def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord) -> None:
     def report(path: str, reason: str) -> None:
-        is_named = len(record.problems) < _NAMED_PROBLEMS
-        record.problems.append(Problem(printable(path), reason) if is_named else _ONE_MORE)
+        record.add_problem(Problem(printable(path), reason), _NAMED_PROBLEMS)
 
     profile, store, last = run.profile, run.store, approach.last
     if last is None and approach.why_full != FIRST_ARCHIVE:

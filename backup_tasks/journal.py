@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from backup_tasks.errors import TrustError
 from backup_tasks.paths import Paths, make_private
@@ -37,12 +37,40 @@ _LOGGED_PROBLEMS = 5
 _RECORDED_PROBLEMS = 1000
 
 
+# What became of something that could not be stored as it is:
+#   missing     a source is not there (ENOENT, ENOTDIR)
+#   unreadable  it is there, and this backup holds nothing of it
+#   carried     it cannot be read, and the backup holds an earlier version instead
+#   torn        the backup holds it, but not as it was at any one moment, or padded with zeros
+#   vanished    it was deleted while the backup ran
+#   unstorable  no archive holds it, or not all of its attributes (docs/format.md, limits)
+ProblemKind = Literal["missing", "unreadable", "carried", "torn", "vanished", "unstorable"]
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One source file that was not stored whole: its path, fit to print, and the reason."""
+    """One file or folder that was not stored whole.
+
+    Attributes:
+        path: fit to print.
+        reason: in words; decide by `kind`, never by these.
+        kind: what became of it.
+        is_source: it is what the profile names in backup.sources, or a folder on the way to it.
+        files, bytes: how many files the backup lacks or has of an earlier day because of this,
+            and their content bytes as the backup before had them; of a folder, all below it.
+        carried_from: of what is carried, when the backup began that read it last
+            (`2025-06-12T00:00:03Z`); of a folder, the earliest of these.
+        last_whole: name of the newest backup that still holds what this one lacks, or "".
+    """
 
     path: str
     reason: str
+    kind: ProblemKind = "unreadable"
+    is_source: bool = False
+    files: int = 1
+    bytes: int = 0
+    carried_from: str = ""
+    last_whole: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +98,9 @@ class RunRecord:
         sockets: number of sockets met, which exist only while a program listens, and are
             not stored.
         problems: every source file that was not stored whole.
+        torn, carried, unreadable: of all problems of that kind ("missing" counts as unreadable),
+            the files; carried_bytes, unreadable_bytes: their content as the backup before had it.
+        needed_backups: names of backups that hold what this one could neither read nor carry over.
         error: what the operator was told, or "".
         warnings: what went wrong beside the task itself, such as a prune after a good backup.
         unpruned: why nothing was deleted although `[retention]` is set, one reason each; a run
@@ -94,6 +125,12 @@ class RunRecord:
     files: int = 0
     sockets: int = 0
     problems: list[Problem] = field(default_factory=list)
+    torn: int = 0
+    carried: int = 0
+    carried_bytes: int = 0
+    unreadable: int = 0
+    unreadable_bytes: int = 0
+    needed_backups: list[str] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
     error: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -101,6 +138,40 @@ class RunRecord:
     outcome: str = ""
     evidence: list[str] = field(default_factory=list)
     notifications: list[Notification] = field(default_factory=list)
+
+    def add_problem(self, problem: Problem, most: int = 0) -> None:
+        """Count a problem, and note it.
+
+        Args:
+            most: how many are noted as they are; of further ones, only that there is one more. 0:
+                all of them. What concerns a source is always noted.
+        """
+        if problem.kind == "torn":
+            self.torn += problem.files
+        elif problem.kind == "carried":
+            self.carried += problem.files
+            self.carried_bytes += problem.bytes
+        elif problem.kind in ("unreadable", "missing"):
+            self.unreadable += problem.files
+            self.unreadable_bytes += problem.bytes
+        if problem.last_whole and problem.last_whole not in self.needed_backups:
+            self.needed_backups.append(problem.last_whole)
+        is_noted = not most or len(self.problems) < most or problem.is_source
+        self.problems.append(problem if is_noted else _ONE_MORE[problem.kind])
+
+    def forget_problems(self) -> None:
+        """Begin anew, as a run does that has to send everything after all."""
+        self.problems.clear()
+        self.needed_backups.clear()
+        self.torn = self.carried = self.carried_bytes = 0
+        self.unreadable = self.unreadable_bytes = 0
+
+
+# One object for each kind, so that any number of them takes no memory.
+_ONE_MORE = {
+    kind: Problem("(one more file)", "not named: there are too many to name all", kind)
+    for kind in get_args(ProblemKind)
+}
 
 
 def open_log(paths: Paths) -> logging.Logger:
