@@ -79,6 +79,7 @@ HELP = {
     "profile": "name of a file in profiles/, or a path to a .toml file (default: $BACKUP_PROFILE, "
     "else local)",
     "full": "read and send everything, whatever could be kept of the last archive",
+    "accept_shrink": "what the sources lost is meant to be gone: end the hold, delete again",
     "dry_run": "say what would be done, and do nothing",
     "json": "JSON alone on stdout",
     "date": "the last backup of that day, as 2025-06-12",
@@ -164,7 +165,12 @@ def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
 
 @task()
 def backup(
-    _: Context, profile: str = "", full: bool = False, dry_run: bool = False, json: bool = False
+    _: Context,
+    profile: str = "",
+    full: bool = False,
+    accept_shrink: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
 ) -> None:
     """Back up the profile's sources as one new archive, then prune."""
     from backup_tasks import report
@@ -177,7 +183,14 @@ def backup(
             report.print_backup_plan(plan, as_json=json)
         return
     with operator_errors():
-        record = run_backup_job(profile, find_paths(), now, terminal_progress(), full=full)
+        record = run_backup_job(
+            profile,
+            find_paths(),
+            now,
+            terminal_progress(),
+            full=full,
+            accept_shrink=accept_shrink,
+        )
         report.print_backup(record, as_json=json)
     if record.exit_code:
         raise Exit(report.render_missing(record), code=record.exit_code)
@@ -188,6 +201,7 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.catalog import read_details
+    from backup_tasks.jobs import tell_hold_of
     from backup_tasks.newest_seen import NewestSeen, tell_vanished
 
     with job("list", profile, recorded=False) as running:
@@ -197,6 +211,8 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
         keys = running.keys(identity)
         if identity:
             keys.load()
+        if held := tell_hold_of(running):
+            print(f"nothing is deleted: {held}", file=sys.stderr)
         details = read_details(running.store, backups, keys)
         report.print_backups(details, now(), as_json=json)
 
@@ -362,19 +378,19 @@ def signing_key(_: Context, json: bool = False) -> None:
 def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
     from backup_tasks import report
-    from backup_tasks.newest_seen import NewestSeen
-    from backup_tasks.prune import PruneIncomplete, run_prune
+    from backup_tasks.jobs import run_prune_job
+    from backup_tasks.prune import PruneIncomplete
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
         try:
-            seen = NewestSeen(running.paths.state, running.profile, running.store)
-            done = run_prune(running.profile, running.store, now(), dry_run=dry_run, seen=seen)
+            done = run_prune_job(running, dry_run=dry_run)
         except PruneIncomplete as error:
             running.record.pruned = list(error.report.deleted)
             report.print_prune(error.report, as_json=json)
             raise
-        running.record.pruned = list(done.deleted)
         report.print_prune(done, as_json=json)
+    if running.record.exit_code:
+        raise Exit(code=running.record.exit_code)
 
 
 @task()

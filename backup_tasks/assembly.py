@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO
@@ -19,8 +19,8 @@ from backup_tasks.footer import END_CHUNK, FORMAT_VERSION
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
-from backup_tasks.limits import END_BYTES, SOURCES_BYTES
-from backup_tasks.manifest import Chunk, Header, encode_text, write_manifest
+from backup_tasks.limits import COUNTED_SOURCES, END_BYTES, MOUNTS_BYTES, SOURCES_BYTES
+from backup_tasks.manifest import Chunk, Header, SourceCount, encode_text, write_manifest
 from backup_tasks.manifest_lines import FOLDER_LINE, LATE_LINK_LINE, complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.private import NOTHING_PRIVATE, Private
@@ -67,6 +67,21 @@ class Writers:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcesSeen:
+    """What a header says of the sources, so that a later run notices what they lost.
+
+    Attributes:
+        counts: source -> what lies below it.
+        mounts, rules, alarms: as in a `Header`.
+    """
+
+    counts: Mapping[str, SourceCount]
+    mounts: Sequence[str] = ()
+    rules: str = ""
+    alarms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Assembly:
     """Writes one archive.
 
@@ -80,6 +95,7 @@ class Assembly:
         clock: reads the time, for the moment when the manifest is written.
         keys: open chunks of the last archive, should that be needed.
         private: what is left out.
+        seen: what the header says of the sources.
     """
 
     name: str
@@ -94,6 +110,7 @@ class Assembly:
     clock: Callable[[], datetime]
     keys: Keyring
     private: Private = NOTHING_PRIVATE
+    seen: SourcesSeen = SourcesSeen({})
 
     def write(self, writers: Writers, end: IO[bytes]) -> Sequence[Chunk]:
         """Write everything; `end` gets a copy of what follows the chunks, which are returned."""
@@ -206,6 +223,7 @@ class Assembly:
 
     def _header(self, builder: ArchiveBuilder, written: EntryWriter) -> Header:
         last, started_at = self.last, utc_text(self.record.started_at)
+        sources = _first_texts(self.profile.backup.sources, SOURCES_BYTES)
         return Header(
             format=FORMAT_VERSION,
             profile=self.profile.name,
@@ -213,7 +231,7 @@ class Assembly:
             started_at=started_at,
             written_at=utc_text(self.clock()),
             tool=f"backup-tasks {__version__}",
-            sources=_first_sources(self.profile.backup.sources),
+            sources=sources,
             entries=written.totals.entries,
             files=written.totals.files,
             raw_bytes=written.totals.raw_bytes,
@@ -225,6 +243,10 @@ class Assembly:
             full_at=last.full_at if last else started_at,
             name=self.name,
             recipients=self.profile.recipients,
+            source_counts=tuple(map(self.seen.counts.get, sources[:COUNTED_SOURCES])),
+            mounts=_first_texts(self.seen.mounts, MOUNTS_BYTES),
+            rules=self.seen.rules,
+            alarms=self.seen.alarms,
         )
 
     def _add_manifest(
@@ -250,14 +272,13 @@ def _refuse_too_many(sealer: Sealer | None) -> None:
         )
 
 
-def _first_sources(sources: Sequence[str]) -> tuple[str, ...]:
-    """All sources, or as many of the first ones as the manifest's first line has room for."""
-    room = SOURCES_BYTES
-    for number, source in enumerate(sources):
-        room -= len(encode_text(source))
+def _first_texts(texts: Sequence[str], room: int) -> tuple[str, ...]:
+    """All texts, or as many of the first ones as the manifest's first line has room for."""
+    for number, text in enumerate(texts):
+        room -= len(encode_text(text))
         if room < 0:
-            return tuple(sources[:number])
-    return tuple(sources)
+            return tuple(texts[:number])
+    return tuple(texts)
 
 
 def _collect(lines: LineSpool, written: Iterable[bytes], detour: Detour | None) -> None:

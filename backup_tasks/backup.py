@@ -25,6 +25,7 @@ from backup_tasks.errors import (
     ReadRefused,
     StoreError,
 )
+from backup_tasks.holding import Holding, NoClaim
 from backup_tasks.journal import Problem, RunRecord, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
@@ -121,11 +122,14 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 
     Writes nothing.
     """
-    run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
+    earlier = run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
+    holding = Holding(run, earlier, NoClaim())
     last, why_full = _choose_last(run, host)
     try:
         private = private_files(run.paths.state)
-        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress, private)
+        return plan_backup(
+            run.profile, last, why_full, run.store.limits, run.progress, private, holding
+        )
     finally:
         if last is not None:
             last.close()
@@ -219,14 +223,32 @@ def _approach_after(
 
 
 def _begin(
-    run: BackupRun, name: str, approach: _Approach, report: Report
+    run: BackupRun,
+    name: str,
+    approach: _Approach,
+    holding: Holding,
+    report: Report,
+    record: RunRecord,
 ) -> tuple[Survey, Writers]:
-    """Look at the sources and start what is written to; the store may copy meanwhile."""
+    """Look at the sources and start what is written to; the store may copy meanwhile.
+
+    What the sources lost is noted before anything could be committed.
+    """
     private, limits = private_files(run.paths.state), run.store.limits
     last, survey = approach.last, None
     ahead = begin_ahead(run, name, last)
     try:
-        survey = survey_sources(run.profile, last, limits, report, run.progress, private=private)
+        survey = survey_sources(
+            run.profile,
+            last,
+            limits,
+            report,
+            run.progress,
+            private=private,
+            watched=holding.watched,
+        )
+        holding.look(survey)
+        holding.raise_hold(record)
         return survey, open_writers(run, name, survey, ahead, may_stage=approach.may_stage)
     except BaseException:
         if survey is not None:
@@ -250,7 +272,8 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     taken = {stored.name for stored in there} | store.names_in_the_way()
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
-    survey, writers = _begin(run, name, approach, report)
+    holding = Holding(run, before, NoClaim())
+    survey, writers = _begin(run, name, approach, holding, report, record)
     record.sockets = survey.sockets
     for warning in ignored_marker_warnings(survey):
         if warning not in record.warnings:  # of a try before this one
@@ -270,6 +293,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 clock=run.clock,
                 keys=run.keys,
                 private=private_files(run.paths.state),
+                seen=holding.seen(),
             )
             chunks: list[Chunk] = []
             stored = fill(writers, name, lambda: chunks.extend(assembly.write(writers, end)))
@@ -281,6 +305,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     finally:
         survey.close()
     run.newest_seen.note_made(stored, utc_text(run.now), before, record)
+    holding.settle(stored.name, record, [one.stored.name for one in before])
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)

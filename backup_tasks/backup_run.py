@@ -39,6 +39,7 @@ class BackupRun:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
         full: read and send everything, whatever could be kept.
+        accept_shrink: what the sources lost is meant to be gone.
     """
 
     profile: Profile
@@ -48,14 +49,16 @@ class BackupRun:
     clock: Callable[[], datetime]
     progress: Progress
     full: bool = False
+    accept_shrink: bool = False
 
     @property
-    def _key(self) -> str:
+    def state_key(self) -> str:
+        """Names what belongs to this profile and store in the state directory."""
         return state_key(self.profile.name, self.store.url)
 
     @property
     def cache(self) -> ManifestCache:
-        return ManifestCache(self.paths.state, self._key)
+        return ManifestCache(self.paths.state, self.state_key)
 
     @property
     def keys(self) -> Keyring:
@@ -64,11 +67,11 @@ class BackupRun:
 
     @property
     def upload_note(self) -> UploadNote:
-        return UploadNote(self.paths.state, self._key)
+        return UploadNote(self.paths.state, self.state_key)
 
     @property
     def copy_memory(self) -> CopyMemory:
-        return CopyMemory(self.paths.state, self._key)
+        return CopyMemory(self.paths.state, self.state_key)
 
     @property
     def newest_seen(self) -> NewestSeen:
@@ -76,7 +79,7 @@ class BackupRun:
 
     @property
     def staging(self) -> StagingFolder:
-        return StagingFolder(self.paths.state, self._key)
+        return StagingFolder(self.paths.state, self.state_key)
 
 
 def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError
 from backup_tasks.identities import Keyring
-from backup_tasks.journal import RunRecord
+from backup_tasks.journal import RunRecord, hold_back
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
 from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, describe_profiles, load_profile
@@ -21,10 +21,11 @@ from backup_tasks.progress import Progress
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.terminal import ask_passphrase
-from backup_tasks.text import one_line, printable
+from backup_tasks.text import one_line
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.prune import PruneReport
     from backup_tasks.survey import BackupPlan
 
 
@@ -80,9 +81,18 @@ def journaled(
 
 
 def run_backup_job(
-    profile_name: str, paths: Paths, clock: Clock, progress: Progress, *, full: bool = False
+    profile_name: str,
+    paths: Paths,
+    clock: Clock,
+    progress: Progress,
+    *,
+    full: bool = False,
+    accept_shrink: bool = False,
 ) -> RunRecord:
     """Back up, then prune what retention no longer keeps; both or neither under one lock.
+
+    Args:
+        accept_shrink: what the sources lost is meant to be gone.
 
     A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
     """
@@ -97,7 +107,9 @@ def run_backup_job(
         record = job.record
         refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
-        run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
+        run = BackupRun(
+            job.profile, job.store, paths, started_at, clock, progress, full, accept_shrink
+        )
         run_backup(run, record)
         if job.profile.retention.is_set:
             _prune_after_backup(job)
@@ -116,21 +128,44 @@ def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> 
     return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
 
 
-def _prune_after_backup(job: Job) -> None:
+def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
+    """Delete what retention no longer keeps, unless something stands against it; the record says
+    what was deleted, and why nothing was. Raises: StoreError, PruneIncomplete."""
     from backup_tasks.newest_seen import NewestSeen
-    from backup_tasks.prune import PruneIncomplete, run_prune
+    from backup_tasks.prune import run_prune
+    from backup_tasks.prune_guard import find_guard
 
-    seen = NewestSeen(job.paths.state, job.profile, job.store)
+    profile, store, state = job.profile, job.store, job.paths.state
+    seen = NewestSeen(state, profile, store)
+    guard = find_guard(profile, store, state, seen.find_backups(), None)
+    done = run_prune(profile, store, job.clock(), dry_run=dry_run, seen=seen, guard=guard)
+    job.record.pruned = list(done.deleted)
+    if not dry_run:
+        hold_back(job.record, done.unpruned)
+    return done
+
+
+def tell_hold_of(job: Job) -> str:
+    """Why nothing is deleted, if a hold stands, in one line; else ""."""
+    from backup_tasks.claim.hold_note import SourcesMemory
+    from backup_tasks.prune_guard import tell_hold
+    from backup_tasks.state import state_key
+
+    key = state_key(job.profile.name, job.store.url)
+    return tell_hold(job.profile, SourcesMemory(job.paths.state, key).read(), None)
+
+
+def _prune_after_backup(job: Job) -> None:
+    from backup_tasks.prune import PruneIncomplete
+    from backup_tasks.prune_guard import why_nothing_is_pruned
+
     record = job.record
-    sources = {printable(source) for source in job.profile.backup.sources}
-    if missing := [problem.path for problem in record.problems if problem.path in sources]:
-        # Perhaps a disk is not mounted: then only older backups hold what is on it.
-        named = ", ".join(missing)
-        record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
+    if not record.unpruned:
+        hold_back(record, why_nothing_is_pruned(record.problems))
+    if record.unpruned:
         return
     try:
-        done = run_prune(job.profile, job.store, job.clock(), dry_run=False, seen=seen)
-        record.pruned = list(done.deleted)
+        run_prune_job(job, dry_run=False)
     except BackupError as error:
         if isinstance(error, PruneIncomplete):
             record.pruned = list(error.report.deleted)

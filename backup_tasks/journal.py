@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -211,8 +211,10 @@ def render_result(record: RunRecord) -> str:
         subject = f" {record.archive}" if record.archive else ""
         figures = f"{_render_figures(record)}, " if record.outcome else ""
         text = f"{what}:{subject} {record.outcome or 'done'} ({figures}{duration})"
-    if record.result == "incomplete":
+    if record.result == "incomplete" and record.problems:
         text += "; " + _render_problems(record.problems)
+    for reason in record.unpruned:
+        text += f"; nothing is deleted: {reason}"
     for warning in record.warnings:
         text += f"; {warning}"
     return one_line(text)
@@ -220,6 +222,13 @@ def render_result(record: RunRecord) -> str:
 
 def _render_figures(record: RunRecord) -> str:
     return f"{render_count(record.files, 'file')}, {render_bytes(record.raw_bytes)}"
+
+
+def hold_back(record: RunRecord, reasons: Iterable[str]) -> None:
+    """Note why nothing may be deleted; the run then ends with exit code 3 at best."""
+    record.unpruned += [reason for reason in reasons if reason not in record.unpruned]
+    if record.unpruned and record.result == "success":
+        record.result, record.exit_code = "incomplete", 3
 
 
 def warn(record: RunRecord, message: str) -> None:

@@ -112,8 +112,9 @@ def render_mail(
 
 def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -> MailView:
     outcome = _render_outcome(record)
-    if record.warnings:
-        outcome += f", {render_count(len(record.warnings), 'warning')}"
+    warnings = [*record.warnings, *(f"nothing is deleted: {why}" for why in record.unpruned)]
+    if warnings:
+        outcome += f", {render_count(len(warnings), 'warning')}"
     task = one_line(record.task)
     shown = record.problems[:SHOWN_PROBLEMS]
     option = _profile_option(profile, paths)
@@ -132,7 +133,7 @@ def _view(record: RunRecord, profile: Profile, paths: Paths, *, is_test: bool) -
         skipped_count=len(record.problems),
         skipped_more=len(record.problems) - len(shown),
         error_lines=tuple(one_line(line) for line in record.error.splitlines()),
-        warnings=tuple(one_line(warning) for warning in record.warnings),
+        warnings=tuple(one_line(warning) for warning in warnings),
         evidence=tuple(_keep_indent(line) for line in record.evidence[:SHOWN_EVIDENCE]),
         restore_command=one_line(restore) if is_good else "",
         plain_command=_plain_command(record.archive, profile) if is_good else "",
@@ -150,7 +151,7 @@ def _profile_option(profile: Profile, paths: Paths) -> str:
 def _render_outcome(record: RunRecord) -> str:
     if record.result == "failure":
         return "FAILED"
-    if record.result == "incomplete":
+    if record.result == "incomplete" and record.problems:
         return f"done, {render_count(len(record.problems), 'file')} missing"
     if record.task in _LOOKS:
         return f"passed, {render_count(record.files, 'file')} {_LOOKS[record.task]}"

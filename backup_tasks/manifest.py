@@ -22,6 +22,16 @@ USUAL_HEADER_BYTES = 1536
 EntryType = Literal["file", "dir", "symlink", "hardlink", "fifo", "char", "block"]
 
 
+class SourceCount(msgspec.Struct, frozen=True):
+    """What lay below one source: entries of any kind, and content bytes of its files.
+
+    The holes of files with many are not counted: they are no content, and anybody may make more.
+    """
+
+    entries: int
+    bytes: int
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """Line 1: whose archive this is, and its totals.
 
@@ -36,6 +46,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         full_at: start of the last run that read every file, as `started_at`.
         recipients: the public keys that the chunks are encrypted for, sorted; none if plain.
         name: the archive's own, or "" in one that is older than this key.
+        source_counts: what lay below the first sources, in their order; None below one that was
+            missing.
+        mounts: mount points at and below the sources whose content is here, as `mount_points`
+            writes them.
+        rules: a hash of what the profile left out; another one says that it was changed.
+        alarms: reasons why this backup is not to be compared with, as for what was lost since.
     """
 
     format: int
@@ -56,6 +72,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     full_at: str = ""
     recipients: tuple[str, ...] = ()
     name: str = ""
+    source_counts: tuple[SourceCount | None, ...] = ()
+    mounts: tuple[str, ...] = ()
+    rules: str = ""
+    alarms: int = 0
+    needed_backups: tuple[str, ...] = ()
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -66,13 +66,18 @@ def print_backup(record: RunRecord, *, as_json: bool) -> None:
 
 
 def render_missing(record: RunRecord) -> str:
-    """What a backup that is done could not store, for stderr."""
+    """What a backup that is done could not store, and why nothing is deleted, for stderr."""
     shown = [f"  {p.path}: {p.reason}" for p in record.problems[:_SHOWN_PROBLEMS]]
     more = len(record.problems) - len(shown)
     if more:
         shown.append(f"  and {more:,} more, in logs/runs.jsonl")
-    head = f"{record.archive} is done, but without {render_count(len(record.problems), 'file')}:"
-    return "\n".join([head, *shown])
+    lines = []
+    if shown:
+        missing = render_count(len(record.problems), "file")
+        lines = [f"{record.archive} is done, but without {missing}:", *shown]
+    if record.unpruned:
+        lines += ["nothing is deleted:", *(f"  {reason}" for reason in record.unpruned)]
+    return "\n".join(lines)
 
 
 def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
@@ -99,6 +104,8 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
         print(f"WARNING: {warning}", file=sys.stderr)
     if plan.refused:
         print(f"a backup would be refused: {plan.refused}", file=sys.stderr)
+    for alarm in plan.alarms:
+        print(f"nothing would be deleted: {alarm}", file=sys.stderr)
     for problem in plan.problems:
         print(f"missing: {problem.path}: {problem.reason}", file=sys.stderr)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Protocol
 
 from backup_tasks.units import render_seconds
@@ -52,6 +53,7 @@ def plan_prune(
     *,
     protected: Collection[str] = (),
     seen: str = "",
+    needed: Mapping[str, str] = MappingProxyType({}),
 ) -> PrunePlan:
     """Decide which backups to keep, and why.
 
@@ -65,6 +67,7 @@ def plan_prune(
         protected: names to keep whatever the rules say.
         seen: name of the newest backup that this machine made or proved to be its own: kept too, as
             whoever may write to the store can put any number of others beside it.
+        needed: name -> why it is kept whatever the rules say.
 
     Returns:
         A plan that names every backup once. The newest is always kept, and so is one that is
@@ -87,6 +90,9 @@ def plan_prune(
             reasons[name] = reasons[name] or ["stored last"]
     if seen in reasons:
         reasons[seen] = reasons[seen] or ["the newest of our own"]
+    for name, why in needed.items():
+        if name in reasons:
+            reasons[name] = reasons[name] or [why]
 
     return PrunePlan(
         keep={name: tuple(why) for name, why in reasons.items() if why},

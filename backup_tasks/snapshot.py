@@ -55,6 +55,7 @@ class WalkRules:
         exclude_if_present: names whose presence excludes the folder that holds them.
         one_file_system: stay on the file system of each source.
         skip: paths that are left out whole, such as the folder that the archives lie in.
+        watched: folders of which the walk notes whether it went into them; nothing is left out.
     """
 
     excludes: PathPatterns
@@ -62,6 +63,7 @@ class WalkRules:
     exclude_if_present: tuple[str, ...] = ()
     one_file_system: bool = False
     skip: frozenset[str] = frozenset({MANIFEST_PATH})
+    watched: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -96,6 +98,8 @@ class Walk:
         marked: folders that a marker leaves out: how many; `marked_first` names the first ones.
         ignored_markers: paths of markers in a source's own folder. Whoever may write there could
             otherwise leave out the whole source.
+        entered: those of the watched folders whose whole content belongs to the backup, and whose
+            names could be read.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class Walk:
         self.marked = 0
         self.marked_first: list[str] = []
         self.ignored_markers: list[str] = []
+        self.entered: set[str] = set()
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
@@ -286,6 +291,7 @@ class Walk:
         is_whole = (node.whole if node else False) if whole is None else whole
         statuses: dict[str, os.stat_result] = {}
         names: Iterable[str] = forced
+        marker = ""
         if is_whole:
             found = self._found(descriptor, path, statuses)
             names = list(islice(found, _LOOKED_AT))
@@ -308,6 +314,8 @@ class Walk:
         ordered = sorted_names(names)
         if not self._had_room(path):
             ordered, statuses = iter(()), {}
+        if is_whole and not marker and path in self._rules.watched:
+            self.entered.add(path)
         self._front = front
         return _Level(descriptor, len(front), node, is_whole, status.st_dev, ordered, statuses)
 

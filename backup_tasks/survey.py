@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.journal import Problem
@@ -21,6 +22,7 @@ from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.recheck import ContentCheck
 from backup_tasks.snapshot import Walk, WalkRules
+from backup_tasks.source_counts import SourceCounter, SourceTotals
 from backup_tasks.sources import plan_sources
 from backup_tasks.spool import Spool
 from backup_tasks.steps import Steps
@@ -33,14 +35,6 @@ Report = Callable[[str, str], None]
 
 
 @dataclass(slots=True)
-class SourceTotals:
-    """What lies below one source: entries of any kind, and content bytes of its files."""
-
-    entries: int = 0
-    bytes: int = 0
-
-
-@dataclass(slots=True)
 class Survey:
     """The sources as one walk saw them, compared with the last archive.
 
@@ -49,7 +43,8 @@ class Survey:
         late_links: entries of links that tar makes late, in the order of the walk, and before the
             first one of each folder that folder's.
         reuse: what is kept of the last archive.
-        totals: source -> what lies below it, if that was asked for.
+        totals: source -> what lies below it; missing: sources that are not there -> why.
+        entered: those of the watched folders that the walk went into.
         content_bytes: of all files; read_bytes: of those that must be read.
         hole_bytes: what of the former are holes, in files with many.
         rechecked_bytes: what was read only to see whether it had changed.
@@ -62,6 +57,8 @@ class Survey:
     late_links: Spool[Entry] = field(default_factory=lambda: Spool(Entry))
     reuse: Reuse = NO_REUSE
     totals: dict[str, SourceTotals] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    entered: set[str] = field(default_factory=set)
     content_bytes: int = 0
     hole_bytes: int = 0
     read_bytes: int = 0
@@ -91,7 +88,7 @@ def survey_sources(
     progress: Progress,
     *,
     private: Private,
-    by_source: bool = False,
+    watched: Collection[str] = (),
 ) -> Survey:
     """Walk the profile's sources and decide what to keep of the last archive.
 
@@ -100,7 +97,7 @@ def survey_sources(
         limits: of the store, for the shortest run that can be copied.
         report: called with (path, reason) for what cannot be looked at.
         private: what is left out: secrets of this program itself.
-        by_source: also count for each source what lies below it.
+        watched: paths of folders, relative to /; whether the walk goes into them is told.
 
     Raises SourceError when none of the sources is there.
     """
@@ -108,12 +105,12 @@ def survey_sources(
     tree, missing = plan_sources(rules.sources)
     for path, reason in missing.items():
         report(path, reason)
-    walk = Walk(tree, walk_rules(profile, private), report)
-    counted = [source for source in rules.sources if by_source and source not in missing]
-    survey = Survey(totals={source: SourceTotals() for source in counted})
+    walk = Walk(tree, walk_rules(profile, private, watched), report)
+    counter = SourceCounter(source for source in rules.sources if source not in missing)
+    survey = Survey(totals=counter.totals, missing=missing)
     progress.start("looking", 0, 0)
     try:
-        leaves = _sort_out(walk.entries(), survey, progress)
+        leaves = _sort_out(walk.entries(), survey, counter, progress)
         if last is None:
             for entry in leaves:
                 survey.steps.add(PlannedEntry(entry))
@@ -123,7 +120,7 @@ def survey_sources(
     except BaseException:
         survey.close()
         raise
-    survey.sockets = walk.sockets
+    survey.sockets, survey.entered = walk.sockets, walk.entered
     survey.marked, survey.marked_first = walk.marked, walk.marked_first
     survey.ignored_markers = walk.ignored_markers
     return survey
@@ -138,7 +135,7 @@ def ignored_marker_warnings(survey: Survey) -> list[str]:
     ]
 
 
-def walk_rules(profile: Profile, private: Private) -> WalkRules:
+def walk_rules(profile: Profile, private: Private, watched: Collection[str] = ()) -> WalkRules:
     """What a walk of the profile's sources leaves out, files whose paths are `private` among it."""
     rules = profile.backup
     return WalkRules(
@@ -147,6 +144,7 @@ def walk_rules(profile: Profile, private: Private) -> WalkRules:
         exclude_if_present=rules.exclude_if_present,
         one_file_system=rules.one_file_system,
         skip=frozenset({MANIFEST_PATH, *map(_in_walk, [*_own_folder(profile), *private.paths])}),
+        watched=frozenset(watched),
     )
 
 
@@ -161,22 +159,22 @@ def _own_folder(profile: Profile) -> list[Path]:
     return [profile.store.directory]
 
 
-def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> Iterator[Entry]:
+def _sort_out(
+    entries: Iterator[Entry], survey: Survey, counter: SourceCounter, progress: Progress
+) -> Iterator[Entry]:
     """Count every entry, put folders and late links aside, and pass the others on.
 
     A batch at a time: a processor goes through the code of the walk and that of the comparison
     faster when it does not change between them with every entry.
     """
-    below = _TotalsBelow(survey.totals) if survey.totals else None
     late, surroundings = LateLinks(), Surroundings()
     while batch := list(itertools.islice(entries, _BATCH)):
         progress.advance(0, len(batch))
+        content_bytes, hole_bytes = survey.content_bytes, survey.hole_bytes
         for entry in batch:
             survey.content_bytes += entry.size
             if entry.span:
                 survey.hole_bytes += entry.size - entry.read_size
-            if below is not None:
-                below.count(entry)
             if entry.type == "dir":
                 surroundings.enter(entry)
                 survey.folders.append(entry)
@@ -188,21 +186,7 @@ def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> I
                 survey.steps.add_last(LATE_LINK_LINE)
             else:
                 yield entry
-
-
-class _TotalsBelow:
-    """Counts entries for the sources that they lie below."""
-
-    def __init__(self, totals: dict[str, SourceTotals]) -> None:
-        self._tops = [(os.path.realpath(source).lstrip("/"), t) for source, t in totals.items()]
-
-    def count(self, entry: Entry) -> None:
-        """Count one entry for every source that holds it."""
-        name = entry.path or entry.name
-        for top, totals in self._tops:
-            if name.startswith(top) and (not top or name[len(top) : len(top) + 1] in ("", "/")):
-                totals.entries += 1
-                totals.bytes += entry.size
+        counter.count(batch, survey.content_bytes - content_bytes, survey.hole_bytes - hole_bytes)
 
 
 def _compare(
@@ -259,6 +243,7 @@ class BackupPlan:
         sockets: sockets met, which are not stored.
         marked: folders whose content a marker leaves out, how many; marked_first: the first ones.
         warnings: what a backup would warn of.
+        alarms: what the sources lost, so that nothing would be deleted.
         refused: why `backup` would refuse to run, or "".
     """
 
@@ -278,7 +263,19 @@ class BackupPlan:
     marked: int = 0
     marked_first: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
     refused: str = ""
+
+
+class Lookout(Protocol):
+    """Compares a survey with what earlier backups held."""
+
+    @property
+    def watched(self) -> Collection[str]:
+        """As `survey_sources` takes it."""
+
+    def look(self, survey: Survey) -> list[str]:
+        """What the sources lost, a line each."""
 
 
 def plan_backup(
@@ -288,8 +285,13 @@ def plan_backup(
     limits: PartLimits,
     progress: Progress,
     private: Private,
+    lookout: Lookout | None = None,
 ) -> BackupPlan:
-    """What a backup would read, copy and send now, and why; without what is `private`."""
+    """What a backup would read, copy and send now, and why; without what is `private`.
+
+    Args:
+        lookout: says what the sources lost.
+    """
     problems: list[Problem] = []
 
     def report(path: str, reason: str) -> None:
@@ -297,9 +299,16 @@ def plan_backup(
 
     with progress:
         survey = survey_sources(
-            profile, last, limits, report, progress, private=private, by_source=True
+            profile,
+            last,
+            limits,
+            report,
+            progress,
+            private=private,
+            watched=lookout.watched if lookout is not None else (),
         )
     survey.close()
+    alarms = lookout.look(survey) if lookout is not None else []
     reuse = survey.reuse
     return BackupPlan(
         totals=survey.totals,
@@ -318,4 +327,5 @@ def plan_backup(
         marked=survey.marked,
         marked_first=[printable(f"/{path}") for path in survey.marked_first],
         warnings=ignored_marker_warnings(survey),
+        alarms=alarms,
     )

@@ -22,8 +22,8 @@ ROOMS = {
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
     "stores.s3_answers stores.s3_bounds stores.s3_body stores.s3_access stores.s3_salvage "
     "stores.s3_upload stores.s3_writer stores.s3 stores manifest_cache",
-    "sources": "private sources xattrs stat_entry folder_names path_spool snapshot segments "
-    "content",
+    "sources": "private mount_points source_counts sources xattrs stat_entry folder_names "
+    "path_spool snapshot segments content",
     "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool "
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "
     "entry_writer cut_off chunk_reader copy_check chunk_process reader authenticity foreign "
@@ -35,11 +35,12 @@ ROOMS = {
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
-    "claim": "claim claim.claim_file claim.acceptance",
+    "claim": "claim claim.claim_file claim.acceptance claim.hold claim.hold_note",
     "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
-    "assembly backup_run backup restore_request restore findings entry_check verified_before "
-    "verify_report verify compare compare_sources drill_notes drill_place drill_command "
-    "drill_report drill retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
+    "assembly backup_run holding backup restore_request restore findings entry_check "
+    "verified_before verify_report verify compare compare_sources drill_notes drill_place "
+    "drill_command drill_report drill retention prune_guard prune lifecycle_plan lifecycle_bucket "
+    "lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",

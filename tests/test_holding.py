@@ -1,0 +1,289 @@
+"""Promises when sources lose something: it is told, and the backups that still have it stay."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backup_tasks.paths import Paths
+from backup_tasks.reader import read_header
+from tests.conftest import S3Bucket
+from tests.keys import make_key
+from tests.nights import Nights, fill
+
+
+@pytest.fixture(params=["folder", "S3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    from tests.cli import s3_store
+
+    if request.param == "S3":
+        bucket: S3Bucket = request.getfixturevalue("s3_bucket")
+        return s3_store(bucket)
+    (tmp_path / "store").mkdir()
+    return f'url = "file://{tmp_path}/store/"'
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def nights(request: pytest.FixtureRequest, tmp_path: Path, paths: Paths, store: str) -> Nights:
+    """A server with two sources; encrypted, it has no private key."""
+    encrypted = request.param == "encrypted"
+    recipients = (make_key(tmp_path).recipient,) if encrypted else ()
+    nights = Nights(tmp_path, paths, store, [tmp_path / "etc", tmp_path / "srv"])
+    nights.recipients = recipients
+    fill(tmp_path / "etc")
+    fill(tmp_path / "srv")
+    return nights
+
+
+@pytest.fixture
+def plain(tmp_path: Path, paths: Paths) -> Nights:
+    """The same with a plain store in a folder."""
+    (tmp_path / "store").mkdir()
+    fill(tmp_path / "etc")
+    fill(tmp_path / "srv")
+    sources = [tmp_path / "etc", tmp_path / "srv"]
+    return Nights(tmp_path, paths, f'url = "file://{tmp_path}/store/"', sources)
+
+
+def empty(folder: Path) -> None:
+    """Delete all that is in it."""
+    for place in folder.iterdir():
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+
+def test_the_last_good_backup_outlives_any_number_of_nights_with_an_emptied_source(
+    nights: Nights,
+) -> None:
+    assert [nights.pass_night().exit_code for _ in range(2)] == [0, 0]
+    *_, good = nights.names()
+    empty(nights.folder / "srv")
+    for _ in range(4):
+        record = nights.pass_night()
+        assert (record.result, record.exit_code, record.pruned) == ("incomplete", 3, [])
+        [reason] = record.unpruned
+        assert reason.startswith("held since 2100-06-14 02:00 UTC: ")
+        assert f"{nights.folder}/srv shrank from 31 entries and 3.0kB to 1 entry and 0B" in reason
+        assert "invoke backup --profile prod --accept-shrink" in reason
+    assert good in nights.names()
+    assert len(nights.names()) == 6
+
+
+def test_it_is_told_in_log_and_record(plain: Nights) -> None:
+    plain.pass_night()
+    empty(plain.folder / "srv")
+    record = plain.pass_night()
+    log = (plain.paths.logs / "backup.log").read_text()
+    assert f"{plain.folder}/srv shrank from" in log
+    assert f"nothing is deleted: {record.unpruned[0]}" in log
+    assert record.unpruned[0] in (plain.paths.logs / "runs.jsonl").read_text()
+
+
+def test_the_hold_ends_by_itself_when_the_source_is_whole_again(nights: Nights) -> None:
+    nights.pass_night()
+    srv = nights.folder / "srv"
+    srv.rename(nights.folder / "elsewhere")
+    srv.mkdir()
+    for _ in range(3):
+        assert nights.pass_night().exit_code == 3
+    assert len(nights.names()) == 4
+    srv.rmdir()
+    (nights.folder / "elsewhere").rename(srv)
+    record = nights.pass_night()
+    assert (record.exit_code, record.unpruned) == (0, [])
+    assert nights.note().hold is None
+    assert len(nights.names()) == nights.keep
+
+
+def test_what_is_meant_is_accepted_and_is_the_measure_from_then_on(nights: Nights) -> None:
+    nights.pass_night()
+    empty(nights.folder / "srv")
+    assert nights.pass_night().exit_code == 3
+    record = nights.pass_night(accept_shrink=True)
+    assert (record.exit_code, record.unpruned) == (0, [])
+    assert len(record.pruned) == 1
+    assert nights.pass_night().exit_code == 0
+    empty(nights.folder / "etc")
+    assert nights.pass_night().exit_code == 3
+
+
+def test_prune_by_hand_obeys_the_hold_and_says_so(nights: Nights) -> None:
+    for _ in range(2):
+        nights.pass_night()
+    empty(nights.folder / "srv")
+    nights.pass_night()
+    nights.keep = 1
+    for dry_run in (True, False):
+        report, record = nights.prune(dry_run=dry_run)
+        assert report.deleted == ()
+        assert report.plan.delete
+        assert report.unpruned[0].startswith("held since ")
+    assert record.exit_code == 3
+    assert len(nights.names()) == 3
+
+
+def test_a_moved_source_is_missing_and_holds(nights: Nights) -> None:
+    nights.pass_night()
+    nights.pass_night()
+    (nights.folder / "srv").rename(nights.folder / "elsewhere")
+    for _ in range(3):
+        record = nights.pass_night()
+        assert record.exit_code == 3
+        assert f"{nights.folder}/srv is missing (No such file or directory)" in record.unpruned[0]
+    assert len(nights.names()) == 5
+    # Also by hand, when the run is long over.
+    assert nights.prune()[0].deleted == ()
+    (nights.folder / "elsewhere").rename(nights.folder / "srv")
+    assert nights.pass_night().exit_code == 0
+    assert len(nights.names()) == nights.keep
+
+
+def test_a_source_that_is_removed_from_the_profile_holds_nothing(nights: Nights) -> None:
+    nights.pass_night()
+    nights.sources = [nights.folder / "etc"]
+    shutil.rmtree(nights.folder / "srv")
+    assert [nights.pass_night().exit_code for _ in range(3)] == [0, 0, 0]
+    assert len(nights.names()) == nights.keep
+
+
+def test_a_hold_ends_when_its_source_is_removed_from_the_profile(plain: Nights) -> None:
+    plain.pass_night()
+    (plain.folder / "srv").rename(plain.folder / "elsewhere")
+    assert plain.pass_night().exit_code == 3
+    plain.sources = [plain.folder / "etc"]
+    assert plain.pass_night().exit_code == 0
+
+
+def test_a_new_source_that_is_missing_is_no_loss_but_that_run_deletes_nothing(
+    plain: Nights,
+) -> None:
+    for _ in range(2):
+        plain.pass_night()
+    plain.sources = [*plain.sources, plain.folder / "tpyo"]
+    plain.keep = 1
+    record = plain.pass_night()
+    assert (record.exit_code, record.pruned) == (3, [])
+    assert str(plain.folder / "tpyo") in record.unpruned[0]
+    assert plain.note().hold is None
+    assert len(plain.prune()[0].deleted) == 2
+
+
+def test_nested_sources_are_counted_each(plain: Nights) -> None:
+    inner = plain.folder / "srv" / "www"
+    fill(inner, 15)
+    plain.sources = [plain.folder / "srv", inner, plain.folder / "etc"]
+    plain.pass_night()
+    counts = plain.note().baseline
+    assert counts is not None
+    assert [count.entries for count in counts.counts.values()] == [47, 16, 31]
+    empty(inner)
+    record = plain.pass_night()
+    # Of the outer one not half is lost.
+    assert record.unpruned[0].count("shrank") == 1
+    assert f"{inner} shrank" in record.unpruned[0]
+
+
+def test_a_source_behind_a_link_is_counted_where_it_leads(plain: Nights) -> None:
+    link = plain.folder / "link"
+    link.symlink_to(plain.folder / "srv")
+    plain.sources = [link, plain.folder / "etc"]
+    plain.pass_night()
+    link.unlink()
+    (plain.folder / "nothing").mkdir()
+    link.symlink_to(plain.folder / "nothing")
+    assert f"{link} shrank" in plain.pass_night().unpruned[0]
+
+
+def test_new_excludes_raise_no_hold_but_end_none_either(plain: Nights) -> None:
+    plain.pass_night()
+    plain.more = 'exclude = ["file0*"]'
+    assert plain.pass_night().exit_code == 0
+    fill(plain.folder / "srv" / "www")
+    plain.more = ""
+    plain.pass_night()
+    empty(plain.folder / "srv")
+    assert plain.pass_night().exit_code == 3
+    plain.more = 'exclude = ["*.tmp"]'
+    assert plain.pass_night().exit_code == 3
+
+
+def test_a_folder_that_halves_every_week_needs_a_wider_limit(plain: Nights) -> None:
+    log = plain.folder / "srv"
+    plain.more = 'shrink_limit = "90%"'
+    for week in range(3):
+        fill(log, 40)
+        assert plain.pass_night().exit_code == 0
+        for place in list(log.iterdir())[:30]:
+            place.unlink()
+        assert plain.pass_night().exit_code == 0, week
+    plain.more = ""
+    fill(log, 40)
+    plain.pass_night()
+    for place in list(log.iterdir())[:30]:
+        place.unlink()
+    assert plain.pass_night().exit_code == 3
+
+
+def test_a_dry_run_shows_what_would_hold_and_changes_nothing(plain: Nights) -> None:
+    plain.pass_night()
+    assert plain.plan().alarms == []
+    empty(plain.folder / "srv")
+    [alarm] = plain.plan().alarms
+    assert alarm.startswith(f"{plain.folder}/srv shrank")
+    assert plain.note().hold is None
+
+
+def test_without_its_memory_a_plain_profile_compares_with_the_newest_good_backup(
+    plain: Nights,
+) -> None:
+    plain.pass_night()
+    empty(plain.folder / "srv")
+    assert plain.pass_night().exit_code == 3
+    plain.lose_memory()
+    # The newest one is hollow, and says so itself.
+    newest = plain.backups()[-1].stored
+    header = read_header(plain.open_store(), newest)
+    assert header is not None
+    assert header.alarms == 1
+    record = plain.pass_night()
+    assert record.exit_code == 3
+    assert f"{plain.folder}/srv shrank from 31 entries" in record.unpruned[0]
+
+
+def test_a_file_as_a_source_may_change_and_may_not_be_emptied(plain: Nights) -> None:
+    file = plain.folder / "hostname"
+    file.write_text("web1.example.com\n")
+    plain.sources = [plain.folder / "etc", file]
+    plain.pass_night()
+    file.write_text("w\n")
+    assert plain.pass_night().exit_code == 0
+    file.write_text("")
+    assert plain.pass_night().exit_code == 3
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backup_tasks.survey._BATCH", 3)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_counts_do_not_depend_on_how_the_walk_is_cut(plain: Nights) -> None:
+    (plain.folder / "srv" / "www").mkdir()
+    fill(plain.folder / "srv" / "www" / "a", 5)
+    # Names that sort around a folder's end.
+    fill(plain.folder / "srv-old", 7)
+    fill(plain.folder / "srv" / "www!", 2)
+    names = ["srv", "srv/www", "srv/www/a", "srv-old", "srv/www!", "srv/file001"]
+    plain.sources = [plain.folder / name for name in names]
+    plain.pass_night()
+    baseline = plain.note().baseline
+    assert baseline is not None
+    expected = {}
+    for name in names:
+        top = plain.folder / name
+        inside = list(top.rglob("*")) if top.is_dir() else []
+        files = [place for place in (top, *inside) if place.is_file()]
+        expected[str(top)] = (1 + len(inside), sum(place.stat().st_size for place in files))
+    found = {source: (one.entries, one.bytes) for source, one in baseline.counts.items()}
+    assert found == expected
