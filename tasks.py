@@ -80,6 +80,7 @@ HELP = {
     "else local)",
     "full": "read and send everything, whatever could be kept of the last archive",
     "accept_shrink": "what the sources lost is meant to be gone: end the hold, delete again",
+    "take_over": "make the store this profile's: on a new machine, or after the state was lost",
     "dry_run": "say what would be done, and do nothing",
     "json": "JSON alone on stdout",
     "date": "the last backup of that day, as 2025-06-12",
@@ -169,6 +170,7 @@ def backup(
     profile: str = "",
     full: bool = False,
     accept_shrink: bool = False,
+    take_over: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -179,7 +181,7 @@ def backup(
 
     if dry_run:
         with job("backup", profile, recorded=False) as running:
-            plan = run_backup_plan_job(running, terminal_progress(), full=full)
+            plan = run_backup_plan_job(running, terminal_progress(), full=full, take_over=take_over)
             report.print_backup_plan(plan, as_json=json)
         return
     with operator_errors():
@@ -190,6 +192,7 @@ def backup(
             terminal_progress(),
             full=full,
             accept_shrink=accept_shrink,
+            take_over=take_over,
         )
         report.print_backup(record, as_json=json)
     if record.exit_code:
@@ -389,8 +392,8 @@ def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = Fal
             report.print_prune(error.report, as_json=json)
             raise
         report.print_prune(done, as_json=json)
-    if running.record.exit_code:
-        raise Exit(code=running.record.exit_code)
+    if running.record.unpruned:
+        raise Exit(report.render_missing(running.record), code=running.record.exit_code)
 
 
 @task()

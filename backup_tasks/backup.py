@@ -25,12 +25,13 @@ from backup_tasks.errors import (
     ReadRefused,
     StoreError,
 )
-from backup_tasks.holding import Holding, NoClaim
-from backup_tasks.journal import Problem, RunRecord, open_log, warn
+from backup_tasks.holding import Holding, hold_place
+from backup_tasks.journal import Problem, RunRecord, hold_back, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
 from backup_tasks.manifest import Chunk
 from backup_tasks.naming import choose_free_name
+from backup_tasks.neighbours import Neighbours
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
 from backup_tasks.signing import SigningKey
 from backup_tasks.signing_key import open_key_of_run, private_files, read_own_key
@@ -86,9 +87,10 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     object and its journal, which the next run uses and removes. When the last archive vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ObjectExists; BackupError for an unusable signing key.
+    Raises: SourceError, StoreError, ClaimRefused; BackupError for an unusable signing key.
     """
     key = open_key_of_run(run.profile, run.paths, record)
+    _open_claim(run, key, record)
     approach = _choose_approach(run, record)
     while (failed := _try(run, approach, key, record)) is not None:
         if approach.last is None and not approach.may_stage:
@@ -96,6 +98,18 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
         approach = _approach_after(run, approach, failed, record)
     if staged := run.staging.read():
         _discard(run, staged, run.store.list_unfinished(), record)
+    if run.keeper is not None:
+        hold_back(record, run.keeper.renew(key).unpruned)
+
+
+def _open_claim(run: BackupRun, key: SigningKey, record: RunRecord) -> None:
+    """Claim the store, or find out whose it is. Raises ClaimRefused."""
+    if run.keeper is None:
+        return
+    seen_profiles = run.keeper.seen_profiles
+    around = Neighbours(run.profile, run.store, run.paths, key, record.host, seen_profiles)
+    for note in run.keeper.open(key, around, take_over=run.take_over).notes:
+        open_log(run.paths).info("backup %s: %s", run.profile.name, note)
 
 
 def _try(
@@ -123,7 +137,7 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
     Writes nothing.
     """
     earlier = run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
-    holding = Holding(run, earlier, NoClaim())
+    holding = Holding(run, earlier, hold_place(run, None))
     last, why_full = _choose_last(run, host)
     try:
         private = private_files(run.paths.state)
@@ -272,7 +286,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     taken = {stored.name for stored in there} | store.names_in_the_way()
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
-    holding = Holding(run, before, NoClaim())
+    holding = Holding(run, before, hold_place(run, key))
     survey, writers = _begin(run, name, approach, holding, report, record)
     record.sockets = survey.sockets
     for warning in ignored_marker_warnings(survey):

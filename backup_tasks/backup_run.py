@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 
 from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
 from backup_tasks.identities import Keyring
@@ -40,6 +41,8 @@ class BackupRun:
         clock: reads the time, for the moment when the manifest is written.
         full: read and send everything, whatever could be kept.
         accept_shrink: what the sources lost is meant to be gone.
+        keeper: of the store's claim; None leaves claims alone.
+        take_over: the store is to be this profile's, whosever it was.
     """
 
     profile: Profile
@@ -50,6 +53,8 @@ class BackupRun:
     progress: Progress
     full: bool = False
     accept_shrink: bool = False
+    keeper: ClaimKeeper | None = None
+    take_over: bool = False
 
     @property
     def state_key(self) -> str:

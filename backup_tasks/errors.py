@@ -4,6 +4,7 @@
     +-- ProfileError         2   the profile breaks a rule
     |   +-- TrustError       2   others may change what is to be obeyed
     +-- UsageError           2   the command line asks for something impossible
+    +-- ClaimRefused         1   the store belongs to somebody else
     +-- SourceError          1   nothing that the profile names can be read
     +-- StoreError           1   the store refused, failed or cannot be reached
     |   +-- ObjectMissing    1   no such object
@@ -62,6 +63,10 @@ class UsageError(BackupError):
     """The command line asks for something that cannot be."""
 
     exit_code = 2
+
+
+class ClaimRefused(BackupError):
+    """The store belongs to another profile or machine; nothing was written to it."""
 
 
 class SourceError(BackupError):

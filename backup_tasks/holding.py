@@ -32,6 +32,7 @@ from backup_tasks.claim.hold import (
     standing_hold,
 )
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
+from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.errors import ArchiveError, BackupError, IdentityError, StoreError
 from backup_tasks.journal import RunRecord, hold_back, open_log
 from backup_tasks.mount_points import (
@@ -45,6 +46,7 @@ from backup_tasks.mount_points import (
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header
+from backup_tasks.signing import SigningKey
 from backup_tasks.source_counts import top_of
 from backup_tasks.survey import Survey
 from backup_tasks.text import one_line
@@ -65,6 +67,25 @@ class HoldPlace(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimedHold:
+    """The hold in a claim that is ours to write."""
+
+    keeper: ClaimKeeper
+    key: SigningKey
+
+    @property
+    def hold(self) -> Hold | None:
+        """What the claim says."""
+        return self.keeper.found_hold
+
+    def write(self, hold: Hold | None) -> None:
+        """Write the claim anew with this hold. Raises StoreError."""
+        claim = self.keeper.standing.claim
+        if claim is not None:
+            self.keeper.write(msgspec.structs.replace(claim, hold=hold), self.key)
+
+
+@dataclass(frozen=True, slots=True)
 class NoClaim:
     """A store whose claim is not to be written: the hold is kept in the state directory alone."""
 
@@ -72,6 +93,15 @@ class NoClaim:
 
     def write(self, hold: Hold | None) -> None:
         """Nothing is written."""
+
+
+def hold_place(run: BackupRun, key: SigningKey | None) -> HoldPlace:
+    """Where a run finds the hold, and writes it if the claim is its own."""
+    if run.keeper is None:
+        return NoClaim()
+    if key is None or not run.keeper.standing.is_owner:
+        return NoClaim(run.keeper.found_hold)
+    return ClaimedHold(run.keeper, key)
 
 
 class Holding:
@@ -122,7 +152,7 @@ class Holding:
             self._sight.counts,
             sorted(self._sight.mounts),
             self._sight.rules,
-            len(self._alarms),
+            0 if self._is_good else max(1, len(self._alarms)),
         )
 
     def raise_hold(self, record: RunRecord) -> None:
@@ -135,10 +165,7 @@ class Holding:
         now = utc_text(self._run.now)
         hold = plan_hold(self._standing, self._alarms, self._before, now)
         assert hold is not None
-        is_blind = self._note.is_blind or (
-            self._standing is not None
-            and not may_lift(self._before, self._note.hold, is_blind=self._note.is_blind)
-        )
+        is_blind = self._standing is not None and not self._is_known
         is_encrypted = bool(self._run.profile.recipients)
         note = msgspec.structs.replace(
             self._memory.read(), baseline=self._before, hold=hold, is_blind=is_blind
@@ -170,10 +197,7 @@ class Holding:
         """
         self._memory.note_made(name, len(record.problems), record.needed_backups, there)
         assert self._sight is not None
-        knows = self._standing is None or may_lift(
-            self._before, self._note.hold, is_blind=self._note.is_blind
-        )
-        if not self._alarms and (knows or self._run.accept_shrink):
+        if self._is_good:
             baseline = self._sight.as_baseline(name)
             note = msgspec.structs.replace(
                 self._memory.read(), baseline=baseline, hold=None, is_blind=False
@@ -187,11 +211,19 @@ class Holding:
                 )
             return
         assert self._standing is not None
-        hold_back(record, [self._in_words(self._standing)])
+        command = accept_command(self._run.profile.name)
+        hold_back(record, [render_hold(self._standing, command, is_known=self._is_known)])
 
-    def _in_words(self, hold: Hold) -> str:
-        knows = may_lift(self._before, self._note.hold, is_blind=self._note.is_blind)
-        return render_hold(hold, accept_command(self._run.profile.name), is_known=knows)
+    @property
+    def _is_known(self) -> bool:
+        return may_lift(self._before, self._note.hold, is_blind=self._note.is_blind)
+
+    @property
+    def _is_good(self) -> bool:
+        """Whether later runs may be compared with what the sources hold now."""
+        if self._run.accept_shrink:
+            return True
+        return not self._alarms and (self._standing is None or self._is_known)
 
     def _tops(self) -> list[str]:
         return [top_of(source) for source in self._run.profile.backup.sources]

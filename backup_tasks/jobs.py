@@ -25,6 +25,7 @@ from backup_tasks.text import one_line
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.claim.keeper import ClaimKeeper
     from backup_tasks.prune import PruneReport
     from backup_tasks.survey import BackupPlan
 
@@ -88,11 +89,13 @@ def run_backup_job(
     *,
     full: bool = False,
     accept_shrink: bool = False,
+    take_over: bool = False,
 ) -> RunRecord:
     """Back up, then prune what retention no longer keeps; both or neither under one lock.
 
     Args:
         accept_shrink: what the sources lost is meant to be gone.
+        take_over: make the store this profile's, whosever it was.
 
     A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
     """
@@ -107,8 +110,18 @@ def run_backup_job(
         record = job.record
         refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
+        keeper = open_keeper(job)
         run = BackupRun(
-            job.profile, job.store, paths, started_at, clock, progress, full, accept_shrink
+            profile=job.profile,
+            store=job.store,
+            paths=paths,
+            now=started_at,
+            clock=clock,
+            progress=progress,
+            full=full,
+            accept_shrink=accept_shrink,
+            keeper=keeper,
+            take_over=take_over,
         )
         run_backup(run, record)
         if job.profile.retention.is_set:
@@ -116,32 +129,66 @@ def run_backup_job(
     return record
 
 
-def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> BackupPlan:
-    """What `run_backup_job` would do now. Raises: BackupError."""
+def run_backup_plan_job(
+    job: Job, progress: Progress, *, full: bool = False, take_over: bool = False
+) -> BackupPlan:
+    """What `run_backup_job` would do now. Raises: BackupError, ClaimRefused as that does."""
     from backup_tasks.backup import run_backup_plan
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, why_unproven
 
+    keeper = _look_at_claim(job, take_over=take_over)
     started_at = job.record.started_at
-    run = BackupRun(job.profile, job.store, job.paths, started_at, job.clock, progress, full)
+    run = BackupRun(
+        job.profile, job.store, job.paths, started_at, job.clock, progress, full, keeper=keeper
+    )
     plan = run_backup_plan(run, job.record.host)
     return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
 
 
+def open_keeper(job: Job) -> ClaimKeeper:
+    """The keeper of the store's claim."""
+    from backup_tasks.claim.claim_file import Name
+    from backup_tasks.claim.keeper import ClaimKeeper
+    from backup_tasks.claim.machine import hash_machine
+
+    name = Name(job.profile.name, job.record.host)
+    return ClaimKeeper(job.store, job.paths.state, name, hash_machine(), job.record.started_at)
+
+
+def _look_at_claim(job: Job, *, take_over: bool = False) -> ClaimKeeper:
+    """What may be done in the store; writes nothing. Raises ClaimRefused."""
+    from backup_tasks.neighbours import Neighbours
+    from backup_tasks.signing_key import read_own_key
+
+    keeper, key = open_keeper(job), read_own_key(job.paths.state)
+    seen_profiles, host = keeper.seen_profiles, job.record.host
+    around = Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
+    keeper.open(key, around, take_over=take_over, writes=False)
+    return keeper
+
+
 def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
-    """Delete what retention no longer keeps, unless something stands against it; the record says
-    what was deleted, and why nothing was. Raises: StoreError, PruneIncomplete."""
+    """Delete what retention no longer keeps, if the store is this profile's; fills in the record.
+
+    While anything speaks against deleting, the record says what, and the report is that of a dry
+    run. Raises: as `run_prune`; ClaimRefused.
+    """
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
     from backup_tasks.prune_guard import find_guard
 
-    profile, store, state = job.profile, job.store, job.paths.state
+    profile, store, record, state = job.profile, job.store, job.record, job.paths.state
+    keeper = _look_at_claim(job)
+    hold_back(record, keeper.standing.unpruned)
     seen = NewestSeen(state, profile, store)
-    guard = find_guard(profile, store, state, seen.find_backups(), None)
-    done = run_prune(profile, store, job.clock(), dry_run=dry_run, seen=seen, guard=guard)
-    job.record.pruned = list(done.deleted)
-    if not dry_run:
-        hold_back(job.record, done.unpruned)
+    guard = find_guard(profile, store, state, seen.find_backups(), keeper.found_hold)
+    hold_back(record, guard.unpruned)
+    is_held = bool(record.unpruned)
+    done = run_prune(
+        profile, store, job.clock(), dry_run=dry_run or is_held, seen=seen, keep=guard.keep
+    )
+    record.pruned = list(done.deleted)
     return done
 
 
@@ -152,7 +199,10 @@ def tell_hold_of(job: Job) -> str:
     from backup_tasks.state import state_key
 
     key = state_key(job.profile.name, job.store.url)
-    return tell_hold(job.profile, SourcesMemory(job.paths.state, key).read(), None)
+    keeper = open_keeper(job)
+    keeper.read()
+    note = SourcesMemory(job.paths.state, key).read()
+    return tell_hold(job.profile, note, keeper.found_hold)
 
 
 def _prune_after_backup(job: Job) -> None:

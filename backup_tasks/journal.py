@@ -103,8 +103,8 @@ class RunRecord:
         needed_backups: names of backups that hold what this one could neither read nor carry over.
         error: what the operator was told, or "".
         warnings: what went wrong beside the task itself, such as a prune after a good backup.
-        unpruned: why nothing was deleted although `[retention]` is set, one reason each; a run
-            that has any ends with exit code 3 at best.
+        unpruned: why nothing was deleted, or would have been, one reason each; a run that has
+            any ends with exit code 3 at best. Added by `hold_back`.
         outcome: what was done with the archive, such as "restored and compared"; "" means "done".
         evidence: lines of what a look at the archive found, fit to print.
     """

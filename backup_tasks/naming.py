@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 PLAIN_SUFFIX = "-backup.tar.gz"
 ENCRYPTED_SUFFIX = "-backup.tar.gz.age.tar"
+# Says whose the store is; it lies beside the backups, and no list of the store's objects holds it.
+CLAIM_NAME = "backup-tasks.json"
 _NAME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}_[0-9]{4})(-backup\.tar\.gz(?:\.age\.tar)?)")
 _STAGING = re.compile(r"(.+)\.[0-9a-f]{8}\.partial")
 _FORMAT = "%Y-%m-%d_%H%M"

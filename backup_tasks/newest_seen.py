@@ -111,6 +111,12 @@ class NewestSeen:
         seen, _ = self._read()
         return seen.name if seen is not None else ""
 
+    @property
+    def made(self) -> dict[str, str]:
+        """Name -> ETag of the last backups that this machine made for the profile."""
+        seen, _ = self._read()
+        return dict(seen.made) if seen is not None else {}
+
     def is_as_made(self, stored: StoredObject) -> bool:
         """Whether it may be the very object that this machine made, as far as is remembered.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from backup_tasks.profile_template import render_new_profile
 from backup_tasks.profile_trust import find_untrusted
 from backup_tasks.profile_types import PROFILE_NAME
 from backup_tasks.secret import Placed
+from backup_tasks.stores.base import bucket_place, folder_place
 from backup_tasks.text import one_line
 from backup_tasks.toml_places import KeyPath
 
@@ -56,6 +57,8 @@ class ProfileSummary:
         schedule: the cron expression, or "".
         problem: the first problem, one line, or "".
         base_only: there is no [store]: others inherit from it, nothing runs with it.
+        place: what tells the store from others, its server included.
+        shares: the other profiles that have the same store.
     """
 
     name: str
@@ -65,6 +68,8 @@ class ProfileSummary:
     schedule: str = ""
     problem: str = ""
     base_only: bool = False
+    place: str = ""
+    shares: tuple[str, ...] = ()
 
 
 def load_profile(name: str, paths: Paths, *, environ: Mapping[str, str] | None = None) -> Profile:
@@ -103,7 +108,16 @@ def list_profiles(paths: Paths) -> list[str]:
 
 def describe_profiles(paths: Paths) -> list[ProfileSummary]:
     """What each profile does, also of those that are broken; none of them raises."""
-    return [_describe(name, paths) for name in list_profiles(paths)]
+    found = [_describe(name, paths) for name in list_profiles(paths)]
+    users: dict[str, list[str]] = {}
+    for summary in found:
+        users.setdefault(summary.place, []).append(summary.name)
+    return [
+        replace(one, shares=tuple(name for name in users[one.place] if name != one.name))
+        if one.place
+        else one
+        for one in found
+    ]
 
 
 def write_new_profile(name: str, paths: Paths) -> Path:
@@ -211,7 +225,19 @@ def _describe(name: str, paths: Paths) -> ProfileSummary:
         profile.store.url,
         profile.schedule.cron if profile.schedule else "",
         problem,
+        place=_place(profile),
     )
+
+
+def _place(profile: Profile) -> str:
+    """As `Store.place`, without opening the store; "" where nothing tells it."""
+    store = profile.store
+    if store.kind == "directory":
+        return folder_place(store.directory)
+    try:
+        return bucket_place(store.endpoint_url, store.url)
+    except ProfileError:  # its environment variable is not set here
+        return ""
 
 
 def _summary_of_values(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import StoreError
@@ -15,7 +17,6 @@ from backup_tasks.units import render_bytes, render_count
 if TYPE_CHECKING:
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.profile_model import Profile
-    from backup_tasks.prune_guard import PruneGuard
     from backup_tasks.stores.base import Store, StoredObject
 
 
@@ -29,7 +30,6 @@ class PruneReport:
         deleted: the backups that are gone now, oldest first; empty with `dry_run`.
         failed: backup name -> why the store did not delete it, on one line.
         foreign: how many other objects lie beside the backups; they are never touched.
-        unpruned: why nothing of the plan was carried out, or would be.
     """
 
     profile: str
@@ -40,7 +40,6 @@ class PruneReport:
     deleted: tuple[str, ...]
     failed: dict[str, str]
     foreign: int
-    unpruned: tuple[str, ...] = ()
 
 
 class PruneIncomplete(StoreError):
@@ -63,7 +62,7 @@ def run_prune(
     *,
     dry_run: bool,
     seen: NewestSeen | None = None,
-    guard: PruneGuard | None = None,
+    keep: Mapping[str, str] = MappingProxyType({}),
 ) -> PruneReport:
     """Delete what the profile's retention does not keep, oldest first.
 
@@ -76,7 +75,7 @@ def run_prune(
         now: aware.
         dry_run: decide and report, delete nothing.
         seen: tells a list that cannot be true, and which backup is surely our own.
-        guard: what stands against deleting, anything or some backups.
+        keep: name -> why it stays whatever the rules say.
 
     Raises:
         StoreError: the store cannot be listed, or its list is not to be believed.
@@ -93,7 +92,7 @@ def run_prune(
         now,
         protected=_stored_last(backups),
         seen=seen.newest_name if seen is not None else "",
-        needed=guard.keep if guard is not None else {},
+        needed=keep,
     )
     report = PruneReport(
         profile=profile.name,
@@ -104,17 +103,15 @@ def run_prune(
         deleted=(),
         failed={},
         foreign=len(listed) - len(backups),
-        unpruned=guard.unpruned if guard is not None else (),
     )
-    return report if dry_run or report.unpruned else _delete(store, report)
+    return report if dry_run else _delete(store, report)
 
 
 def render_prune(report: PruneReport) -> str:
     """The report as lines for people: a summary, then each backup, oldest first."""
-    is_planned = report.dry_run or report.unpruned
-    gone = report.plan.delete if is_planned else report.deleted
+    gone = report.plan.delete if report.dry_run else report.deleted
     freed = render_bytes(sum(report.sizes[name] for name in gone))
-    verb = "would be deleted" if is_planned else "deleted"
+    verb = "would be deleted" if report.dry_run else "deleted"
     lines = [
         f"{report.profile}: {render_count(len(report.sizes), 'backup')} in {report.store}: "
         f"{len(report.sizes) - len(gone)} kept, {len(gone)} {verb} ({freed})"
@@ -125,7 +122,6 @@ def render_prune(report: PruneReport) -> str:
         lines.append(_render_row("FAILED" if why else "delete", name, width, report, why or ""))
     for name, reasons in reversed(list(report.plan.keep.items())):
         lines.append(_render_row("keep", name, width, report, ", ".join(reasons)))
-    lines += [f"  nothing is deleted: {reason}" for reason in report.unpruned]
     if report.foreign:
         lines.append(f"  {render_count(report.foreign, 'other object')} left alone")
     return "\n".join(lines)

@@ -344,11 +344,18 @@ def print_profiles(found: Sequence[ProfileSummary], *, as_json: bool) -> None:
             summary.description,
             summary.store or ("for others to inherit" if summary.base_only else "-"),
             summary.schedule or "-",
-            summary.problem or "ok",
+            summary.problem or _sharing(summary) or "ok",
         )
         for summary in found
     ]
     print_table(("profile", "description", "store", "schedule", "state"), rows)
+
+
+def _sharing(summary: ProfileSummary) -> str:
+    if not summary.shares:
+        return ""
+    names = ", ".join(map(printable, summary.shares))
+    return f"shares its store with {names}: give each a prefix of its own"
 
 
 def _iso(moment: datetime) -> str:

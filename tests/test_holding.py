@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from backup_tasks.claim.claim_file import CLAIM_BYTES, parse_claim
+from backup_tasks.errors import StoreError
+from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.paths import Paths
 from backup_tasks.reader import read_header
 from tests.conftest import S3Bucket
@@ -118,8 +121,8 @@ def test_prune_by_hand_obeys_the_hold_and_says_so(nights: Nights) -> None:
         report, record = nights.prune(dry_run=dry_run)
         assert report.deleted == ()
         assert report.plan.delete
-        assert report.unpruned[0].startswith("held since ")
-    assert record.exit_code == 3
+        assert record.unpruned[0].startswith("held since ")
+        assert record.exit_code == 3
     assert len(nights.names()) == 3
 
 
@@ -251,6 +254,138 @@ def test_without_its_memory_a_plain_profile_compares_with_the_newest_good_backup
     record = plain.pass_night()
     assert record.exit_code == 3
     assert f"{plain.folder}/srv shrank from 31 entries" in record.unpruned[0]
+
+
+def test_without_its_memory_the_hold_of_the_claim_is_obeyed(nights: Nights) -> None:
+    for _ in range(2):
+        nights.pass_night()
+    empty(nights.folder / "srv")
+    nights.pass_night()
+    nights.lose_memory()
+    nights.keep = 1
+    report, record = nights.prune()
+    assert (report.deleted, record.exit_code) == ((), 3)
+    [reason] = record.unpruned
+    assert reason.startswith("held since 2100-06-14 02:00 UTC: ")
+    if nights.recipients:
+        assert "a source shrank; what the sources held is no longer known here" in reason
+        assert str(nights.folder) not in reason
+    assert nights.pass_night().exit_code == 3
+    assert len(nights.names()) == 4
+
+
+def test_a_hold_that_only_the_claim_of_an_encrypted_profile_knows_is_lifted_by_hand(
+    tmp_path: Path, plain: Nights
+) -> None:
+    plain.recipients = (make_key(tmp_path).recipient,)
+    plain.pass_night()
+    (tmp_path / "srv").rename(tmp_path / "elsewhere")
+    (tmp_path / "srv").mkdir()
+    plain.pass_night()
+    plain.lose_memory()
+    # Nothing here tells what the source held, whatever it holds now; nor when another is lost.
+    assert plain.pass_night().exit_code == 3
+    (tmp_path / "etc").rename(tmp_path / "other")
+    assert plain.pass_night().exit_code == 3
+    (tmp_path / "other").rename(tmp_path / "etc")
+    record = plain.pass_night()
+    assert record.exit_code == 3
+    assert "look whether they are whole" in record.unpruned[0]
+    assert len(plain.names()) == 5
+    assert plain.pass_night(accept_shrink=True).exit_code == 0
+    assert plain.pass_night().exit_code == 0
+    assert len(plain.names()) == plain.keep
+
+
+def test_a_plain_profile_without_its_memory_lifts_the_hold_when_all_is_there_again(
+    plain: Nights,
+) -> None:
+    plain.pass_night()
+    srv = plain.folder / "srv"
+    srv.rename(plain.folder / "elsewhere")
+    srv.mkdir()
+    plain.pass_night()
+    plain.lose_memory()
+    assert plain.pass_night().exit_code == 3
+    plain.lose_memory()
+    srv.rmdir()
+    (plain.folder / "elsewhere").rename(srv)
+    assert plain.pass_night().exit_code == 0
+
+
+def claim_of(nights: Nights) -> bytes:
+    content, _ = nights.open_store().read_small(CLAIM_NAME, CLAIM_BYTES)
+    return content
+
+
+def test_an_older_claim_that_is_put_back_lifts_no_hold(nights: Nights) -> None:
+    for _ in range(2):
+        nights.pass_night()
+    before = claim_of(nights)
+    empty(nights.folder / "srv")
+    nights.pass_night()
+    assert parse_claim(claim_of(nights)).hold is not None
+    store = nights.open_store()
+    _, found = store.read_small(CLAIM_NAME, CLAIM_BYTES)
+    store.put_small(CLAIM_NAME, before, replaces=found)
+    nights.keep = 1
+    assert nights.prune()[0].deleted == ()
+    assert nights.pass_night().exit_code == 3
+    assert parse_claim(claim_of(nights)).hold is not None
+
+
+def test_the_claim_of_an_encrypted_profile_says_no_path(nights: Nights) -> None:
+    nights.pass_night()
+    empty(nights.folder / "srv")
+    nights.pass_night()
+    content = claim_of(nights)
+    hold = parse_claim(content).hold
+    assert hold is not None
+    if nights.recipients:
+        assert hold.reasons == ("a source shrank",)
+        assert hold.before is None
+        assert str(nights.folder).encode() not in content
+    else:
+        assert hold.before is not None
+        assert hold.before.counts[f"{nights.folder}/srv"].entries == 31
+
+
+def test_the_hold_is_in_the_claim_before_the_hollow_backup_is_there(
+    plain: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain.pass_night()
+    empty(plain.folder / "srv")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("backup_tasks.backup.fill", die)
+    with pytest.raises(KeyboardInterrupt):
+        plain.pass_night()
+    monkeypatch.undo()
+    assert len(plain.names()) == 1
+    assert parse_claim(claim_of(plain)).hold is not None
+    assert plain.note().hold is not None
+
+
+def test_a_store_that_takes_no_claim_gets_its_backup_and_the_hold_stays_here(
+    plain: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        plain.pass_night()
+    empty(plain.folder / "srv")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("no room")
+
+    monkeypatch.setattr("backup_tasks.claim.keeper.ClaimKeeper.write", refuse)
+    record = plain.pass_night()
+    assert record.exit_code == 3
+    assert record.warnings == ["the hold is not in the store's claim: no room"]
+    assert len(plain.names()) == 3
+    monkeypatch.undo()
+    assert plain.pass_night().exit_code == 3
+    assert parse_claim(claim_of(plain)).hold is not None
 
 
 def test_a_file_as_a_source_may_change_and_may_not_be_emptied(plain: Nights) -> None:

@@ -19,9 +19,10 @@ ROOMS = {
     "local_zone state limits memory workers inode_table",
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
     "posix_acl tarstream tar_fields tarread outer_tar sealed_footer",
-    "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
-    "stores.s3_answers stores.s3_bounds stores.s3_body stores.s3_access stores.s3_salvage "
-    "stores.s3_upload stores.s3_writer stores.s3 stores manifest_cache",
+    "stores": "stores.base stores.directory stores.directory_writer stores.directory_small "
+    "stores.s3_errors stores.s3_answers stores.s3_bounds stores.s3_body stores.s3_access "
+    "stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3_small stores.s3 stores "
+    "manifest_cache",
     "sources": "private mount_points source_counts sources xattrs stat_entry folder_names "
     "path_spool snapshot segments content",
     "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool "
@@ -35,12 +36,13 @@ ROOMS = {
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
-    "claim": "claim claim.claim_file claim.acceptance claim.hold claim.hold_note",
-    "jobs": "leftovers catalog signing_key newest_seen last_archive resume survey listing stages "
-    "assembly backup_run holding backup restore_request restore findings entry_check "
-    "verified_before verify_report verify compare compare_sources drill_notes drill_place "
-    "drill_command drill_report drill retention prune_guard prune lifecycle_plan lifecycle_bucket "
-    "lifecycle keygen key_check",
+    "claim": "claim claim.claim_file claim.acceptance claim.machine claim.ownership claim.keeper "
+    "claim.hold claim.hold_note",
+    "jobs": "leftovers catalog signing_key newest_seen neighbours last_archive resume survey "
+    "listing stages assembly backup_run holding backup restore_request restore findings "
+    "entry_check verified_before verify_report verify compare compare_sources drill_notes "
+    "drill_place drill_command drill_report drill retention prune_guard prune lifecycle_plan "
+    "lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",
@@ -52,6 +54,7 @@ ORDER = [module for modules in ROOMS.values() for module in modules.split()]
 UPWARD = {
     ("secret", "secret_schema"): "only when a schema is written, and then late",
     ("stores.directory", "stores.directory_writer"): "the writer is a part of this store; late",
+    ("stores.directory", "stores.directory_small"): "as its writer",
     ("stores.s3", "stores"): "the type of the settings only",
 }
 

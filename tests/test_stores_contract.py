@@ -6,12 +6,14 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreError
+from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.stores.base import ArchiveWriter, PartBody, Store, StoredObject, Unfinished
 from backup_tasks.stores.directory import DirectoryStore, partial_path
 from backup_tasks.stores.s3 import S3Store
@@ -438,3 +440,75 @@ def test_no_descriptor_is_left_open(store: Store) -> None:
         store.write(f"m{i}", in_flight_bytes=MIB).abort()
     # The client of S3 keeps a few connections open for the next request.
     assert len(os.listdir("/proc/self/fd")) <= before + 4
+
+
+# --- small objects
+
+
+SMALL = "note.json"
+
+
+def test_a_small_object_comes_back_with_what_it_is(store: Store) -> None:
+    with pytest.raises(ObjectMissing, match=SMALL):
+        store.read_small(SMALL, 100)
+    before = datetime.now(UTC) - timedelta(seconds=5)
+    written = store.put_small(SMALL, b"first", replaces=None)
+    content, found = store.read_small(SMALL, 5)
+    assert (content, found.name, found.size, found.etag) == (b"first", SMALL, 5, written.etag)
+    assert before < written.modified_at < datetime.now(UTC) + timedelta(seconds=5)
+    with pytest.raises(StoreError, match="larger than 4 bytes"):
+        store.read_small(SMALL, 4)
+
+
+def test_a_small_object_is_made_only_where_there_is_none(store: Store) -> None:
+    store.put_small(SMALL, b"first", replaces=None)
+    with pytest.raises(ObjectExists, match=SMALL):
+        store.put_small(SMALL, b"second", replaces=None)
+    assert store.read_small(SMALL, 100)[0] == b"first"
+
+
+def test_a_small_object_replaces_only_the_one_that_was_meant(store: Store) -> None:
+    first = store.put_small(SMALL, b"first", replaces=None)
+    second = store.put_small(SMALL, b"2nd", replaces=first)
+    assert store.read_small(SMALL, 100) == (b"2nd", store.stat(SMALL))
+    with pytest.raises(ObjectChanged, match=SMALL):
+        store.put_small(SMALL, b"third", replaces=first)
+    third = store.put_small(SMALL, b"third", replaces=store.stat(SMALL))
+    assert len({first.etag, second.etag, third.etag}) == 3
+    store.delete(SMALL)
+    with pytest.raises(ObjectChanged, match=SMALL):
+        store.put_small(SMALL, b"fourth", replaces=third)
+    with pytest.raises(ObjectMissing):
+        store.stat(SMALL)
+
+
+def test_of_many_who_put_a_small_object_at_once_one_succeeds(open_at: Opener) -> None:
+    stores = [open_at("backups/") for _ in range(6)]
+    stores[0].put_small("warm", b"up", replaces=None)  # the clients are made one by one
+
+    def put_all(replaces: StoredObject | None, word: bytes) -> list[StoredObject]:
+        def one(number: int) -> StoredObject | None:
+            try:
+                return stores[number].put_small(SMALL, b"%s %d" % (word, number), replaces=replaces)
+            except (ObjectExists, ObjectChanged):
+                return None
+
+        with ThreadPoolExecutor(len(stores)) as pool:
+            return [done for done in pool.map(one, range(len(stores))) if done]
+
+    (made,) = put_all(None, b"made")
+    (replaced,) = put_all(made, b"replaced")
+    assert stores[0].stat(SMALL).etag == replaced.etag
+
+
+def test_the_claim_is_in_no_list_of_objects(store: Store) -> None:
+    store.put_small(CLAIM_NAME, b"{}", replaces=None)
+    put(store, NAME, b"hello")
+    assert [one.name for one in store.list_objects()] == [NAME]
+    assert store.list_unfinished() == []
+    assert store.stat(CLAIM_NAME).size == 2
+
+
+def test_places_tell_stores_apart_and_not_ways_to_write_them(open_at: Opener) -> None:
+    assert open_at("a/").place == open_at("a/").place
+    assert len({open_at(prefix).place for prefix in ("a/", "a/b/", "b/")}) == 3

@@ -25,7 +25,6 @@ from backup_tasks.signing import (
     render_public_key,
 )
 
-CLAIM_NAME = "backup-tasks.json"
 CLAIM_VERSION = 1
 # More is no claim of ours: names, keys and reasons are few, and each has its limit below.
 CLAIM_BYTES = 2**18

@@ -7,10 +7,13 @@ Names are always relative to the store's prefix and hold no slash, for example
 from __future__ import annotations
 
 import mmap
+import os
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,21 @@ class StoredObject:
     size: int
     modified_at: datetime
     etag: str
+
+
+def bucket_place(endpoint_url: str, url: str) -> str:
+    """What tells a bucket's prefix from every other; holds no secret.
+
+    Args:
+        endpoint_url: "" for AWS.
+    """
+    server = urlsplit(endpoint_url).netloc.rpartition("@")[2].lower() or "Amazon S3"
+    return f"{url} at {server}"
+
+
+def folder_place(folder: Path) -> str:
+    """What tells a folder from every other, whatever links lead there."""
+    return f"file://{os.path.realpath(folder)}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +150,8 @@ class Store(Protocol):
     """A place where archives lie.
 
     Attributes:
+        url: as shown to people.
+        place: what tells this store from every other, its server included.
         can_copy: whether writers copy ranges on the store's side, as far as is known.
         can_rename: whether an object gets its name only when it is committed.
         salvage_is_sure: whether what `salvage` finds has arrived for certain; otherwise a
@@ -147,13 +167,16 @@ class Store(Protocol):
     salvage_is_sure: bool
 
     @property
+    def place(self) -> str: ...
+
+    @property
     def copies_are_sure(self) -> bool: ...
 
     def after_fork(self) -> None:
         """To be called first in a forked process: what is open remains the parent's alone."""
 
     def list_objects(self) -> list[StoredObject]:
-        """Every object directly under the prefix, sorted by name."""
+        """Every object directly under the prefix but for the claim, sorted by name."""
 
     def names_in_the_way(self) -> set[str]:
         """Names that no object can get although none has them: of links, folders and pipes.
@@ -174,6 +197,27 @@ class Store(Protocol):
         """Start an object under that name, keeping at most about `in_flight_bytes` of
         sent parts in memory, those of the store's other writers included. Raises
         ObjectExists if the name is already taken.
+        """
+
+    def read_small(self, name: str, most_bytes: int) -> tuple[bytes, StoredObject]:
+        """All of a small object, and which one it was.
+
+        Raises: ObjectMissing; ReadRefused, also for one that is larger or no file; StoreError.
+        """
+
+    def put_small(self, name: str, body: bytes, *, replaces: StoredObject | None) -> StoredObject:
+        """Write a small object, whole or not at all: the only way to replace one.
+
+        No two bodies that are put under one name may be equal: by that a writer whose answer was
+        lost knows its own.
+
+        Args:
+            replaces: the very object that this one takes the place of; None: there is none yet.
+
+        Raises:
+            ObjectExists: there is one, and `replaces` is None.
+            ObjectChanged: `replaces` is not there any more.
+            StoreError: it may or may not have been written.
         """
 
     def delete(self, name: str) -> None:

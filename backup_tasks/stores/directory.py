@@ -20,8 +20,14 @@ from backup_tasks.errors import (
     ReadRefused,
     StoreError,
 )
-from backup_tasks.naming import is_backup_name
-from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
+from backup_tasks.naming import CLAIM_NAME, is_backup_name
+from backup_tasks.stores.base import (
+    ArchiveWriter,
+    PartLimits,
+    StoredObject,
+    Unfinished,
+    folder_place,
+)
 from backup_tasks.units import moment_of
 
 LIMITS = PartLimits(smallest=1, largest=2**62, count=2**31)
@@ -59,11 +65,19 @@ class DirectoryStore:
         self.folder = folder
         self.url = url or f"file://{folder}/"
 
+    @property
+    def place(self) -> str:
+        return folder_place(self.folder)
+
     def after_fork(self) -> None:
         """Nothing stays open between two calls."""
 
     def list_objects(self) -> list[StoredObject]:
-        found = [stored_object(name, status) for name, status in self._files() if name[0] != "."]
+        found = [
+            stored_object(name, status)
+            for name, status in self._files()
+            if name[0] != "." and name != CLAIM_NAME
+        ]
         return sorted(found, key=lambda one: one.name)
 
     def names_in_the_way(self) -> set[str]:
@@ -107,6 +121,19 @@ class DirectoryStore:
         if os.path.lexists(self.folder / name):
             raise taken(self.url, name)
         return DirectoryWriter(self.folder, name, secrets.token_hex(8), self.url)
+
+    def read_small(self, name: str, most_bytes: int) -> tuple[bytes, StoredObject]:
+        from backup_tasks.stores.directory_small import read_small
+
+        with explained(self.url, f"read {name}", name):
+            return read_small(self.folder, name, most_bytes, self.url)
+
+    def put_small(self, name: str, body: bytes, *, replaces: StoredObject | None) -> StoredObject:
+        from backup_tasks.stores.directory_small import put_small
+
+        self._make_folder()
+        with explained(self.url, f"write {name}"):
+            return put_small(self.folder, name, body, replaces, self.url)
 
     def delete(self, name: str) -> None:
         with explained(self.url, f"delete {name}"):

@@ -155,7 +155,7 @@ def give_name(descriptor: int, partial: Path, final: Path, url: str) -> os.stat_
             raise
         _rename(partial, final, url)
     partial.unlink(missing_ok=True)
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
     return status
 
 
@@ -171,7 +171,8 @@ def _rename(partial: Path, final: Path, url: str) -> None:
         os.close(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring the folder's names to the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from backup_tasks.errors import ReadRefused, StoreError
-from backup_tasks.naming import is_staging_name
-from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject, Unfinished
+from backup_tasks.naming import CLAIM_NAME, is_staging_name
+from backup_tasks.stores.base import (
+    ArchiveWriter,
+    PartLimits,
+    StoredObject,
+    Unfinished,
+    bucket_place,
+)
 from backup_tasks.stores.s3_access import (
     RUN_KEY,
     InFlight,
@@ -98,6 +104,10 @@ class S3Store:
         return access
 
     @property
+    def place(self) -> str:
+        return bucket_place(self._settings.endpoint_url or "", self.url)
+
+    @property
     def copies_are_sure(self) -> bool:
         return "_access" not in self.__dict__ or self._access.pins.copies
 
@@ -121,7 +131,8 @@ class S3Store:
                 raise UnfitAnswer(trouble="the list holds the same name twice")
         # The empty name is a marker that some consoles create for a "folder".
         return sorted(
-            (one for one in found if one.name and "/" not in one.name), key=lambda one: one.name
+            (one for one in found if one.name not in ("", CLAIM_NAME) and "/" not in one.name),
+            key=lambda one: one.name,
         )
 
     def names_in_the_way(self) -> set[str]:
@@ -188,6 +199,16 @@ class S3Store:
             )
         upload_id = answer["UploadId"]
         return S3Writer(access, name, upload_id, run_id, self._in_flight, in_flight_bytes)
+
+    def read_small(self, name: str, most_bytes: int) -> tuple[bytes, StoredObject]:
+        from backup_tasks.stores.s3_small import read_small
+
+        return read_small(self.access, name, most_bytes)
+
+    def put_small(self, name: str, body: bytes, *, replaces: StoredObject | None) -> StoredObject:
+        from backup_tasks.stores.s3_small import put_small
+
+        return put_small(self.access, name, body, replaces)
 
     def delete(self, name: str) -> None:
         access = self.access

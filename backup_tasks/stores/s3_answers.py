@@ -178,6 +178,7 @@ _CHECKS: Final[dict[str, Callable[[Answer, Request], None]]] = {
     "abort_multipart_upload": _check_removed,
     "list_multipart_uploads": _check_uploads,
     "list_parts": _check_parts,
+    "put_object": _check_part,
     "delete_object": _check_removed,
     "get_bucket_lifecycle_configuration": _check_nothing,
     "put_bucket_lifecycle_configuration": _check_nothing,

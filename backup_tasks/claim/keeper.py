@@ -1,0 +1,265 @@
+"""Reads, makes and renews a store's claim, and remembers in the state directory what it wrote.
+
+What is about to be written is noted first, beside what was there before: whichever of the two a
+crash leaves in the store, the next run knows it for its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from backup_tasks.claim.claim_file import (
+    CLAIM_BYTES,
+    Claim,
+    Hold,
+    Name,
+    UnfitClaim,
+    owner_of,
+    parse_claim,
+    render_claim,
+)
+from backup_tasks.claim.ownership import Known, Ownership, Surroundings, plan_ownership
+from backup_tasks.errors import (
+    ClaimRefused,
+    ObjectChanged,
+    ObjectExists,
+    ObjectMissing,
+    StoreError,
+)
+from backup_tasks.naming import CLAIM_NAME
+from backup_tasks.signing import SigningKey
+from backup_tasks.state import read_note, state_key, write_note
+from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.text import one_line
+
+# Longer than a week, as clones may be backed up weekly.
+_DISPUTED_FOR = timedelta(days=8)
+# A name of this many profiles is remembered; the rest would be no store of anybody's.
+_MOST_PROFILES = 100
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What this run may do in the store.
+
+    Attributes:
+        claim: the store's, if it is ours to write; else None. `ClaimKeeper.write` takes a changed
+            one.
+        unpruned: why nothing may be deleted; none if it may.
+        notes: what is worth a line in the log.
+    """
+
+    claim: Claim | None = None
+    unpruned: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether the claim is ours to write."""
+        return self.claim is not None
+
+
+class _Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What the state directory remembers of a store.
+
+    Attributes:
+        claims: written by this machine, the last one last; of that nobody knows whether it arrived.
+        profiles: those of this machine that have been seen there.
+        disputed_at: when another writer with our key was noticed last, ISO 8601, or "".
+    """
+
+    claims: tuple[Claim, ...] = ()
+    profiles: tuple[str, ...] = ()
+    disputed_at: str = ""
+
+
+class ClaimKeeper:
+    """The claim of one store, as one run has to do with it.
+
+    Args:
+        state: the state directory.
+        name: this profile and host.
+        machine: of `hash_machine`.
+        now: aware.
+
+    Attributes:
+        standing: what `open` found; it follows what is written.
+        trouble: why what `read` found is no claim, or cannot be read, or "".
+    """
+
+    def __init__(self, store: Store, state: Path, name: Name, machine: str, now: datetime) -> None:
+        self.standing = Standing()
+        self.trouble = ""
+        self.name = name
+        self._store = store
+        self._path = state / "claims" / f"{state_key('', store.place)}.json"
+        self._machine = machine
+        self._now = now
+        self._found: StoredObject | None = None
+        self._last: Claim | None = None
+        self._read: Claim | None = None
+
+    def read(self) -> Claim | None:
+        """The store's claim, whoever owns it; None without one that its owner signed, and
+        `trouble` says why if anything is there."""
+        self._found, self._read, self.trouble = None, None, ""
+        try:
+            content, self._found = self._store.read_small(CLAIM_NAME, CLAIM_BYTES)
+            self._read = parse_claim(content)
+            return self._read
+        except ObjectMissing:
+            return None
+        except StoreError as error:
+            self.trouble = f"the store's claim cannot be read: {one_line(str(error))}"
+        except UnfitClaim as error:
+            self.trouble = f"{self._store.url}{CLAIM_NAME} says not whose the store is: {error}"
+        return None
+
+    @property
+    def found_hold(self) -> Hold | None:
+        """The hold of the claim: of that which is ours, or else of what `read` found."""
+        claim = self.standing.claim or self._read
+        return claim.hold if claim is not None else None
+
+    def open(
+        self,
+        key: SigningKey | None,
+        around: Surroundings,
+        *,
+        take_over: bool = False,
+        writes: bool = True,
+    ) -> Standing:
+        """Find out what this run may do, and claim the store if that is due.
+
+        Of several that claim it at once one succeeds, and the others act by what that wrote.
+
+        Args:
+            key: this machine's; None if it has none.
+            writes: False for who only looks.
+
+        Raises ClaimRefused: the store is somebody else's.
+        """
+        for attempt in range(1, _TRIES + 1):
+            found = self.read()
+            plan = plan_ownership(found, self.trouble, self.known(key, take_over), around)
+            if plan.refusal:
+                raise ClaimRefused(f"{self._store.url}: {plan.refusal}")
+            self._last = found
+            self.standing = Standing(plan.claim, plan.unpruned, plan.notes)
+            if not writes or key is None:
+                break
+            try:
+                self._carry_out(plan, key, take_over)
+                break
+            except (ObjectExists, ObjectChanged) as error:
+                if attempt == _TRIES:
+                    self._stand_unwritten(error)
+            except StoreError as error:
+                self._stand_unwritten(error)
+                break
+        return self.standing
+
+    def known(self, key: SigningKey | None, take_over: bool = False) -> Known:
+        """What this machine knows by itself."""
+        note = self._read_note()
+        return Known(
+            own_key=owner_of(key) if key is not None else "",
+            name=self.name,
+            machine=self._machine,
+            remembered=note.claims,
+            is_disputed=self._is_recent(note.disputed_at),
+            take_over=take_over,
+        )
+
+    def seen_profiles(self) -> tuple[str, ...]:
+        """Profiles of this machine that have made backups in this store, or tried to."""
+        return self._read_note().profiles
+
+    def write(self, claim: Claim, key: SigningKey) -> Claim:
+        """Write the claim anew, in the place of the one that was read or written last.
+
+        Returns:
+            It, with its new serial.
+
+        Raises StoreError; ObjectExists or ObjectChanged when somebody else was faster.
+        """
+        moment = self._now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        new = msgspec.structs.replace(
+            claim,
+            serial=secrets.token_hex(16),
+            claimed_at=claim.claimed_at or moment,
+            renewed_at=moment,
+        )
+        # Another's, that was taken over, must not pass for our own if somebody puts it back.
+        former = tuple(
+            last
+            for last in (self._last,)
+            if last is not None and (last.owner == new.owner or last in self._read_note().claims)
+        )
+        self._note(claims=(*former, new))
+        self._found = self._store.put_small(
+            CLAIM_NAME, render_claim(new, key), replaces=self._found
+        )
+        if any(claim.owner != new.owner for claim in former):
+            self._note(claims=(new,))
+        self._last = new
+        self.standing = replace(self.standing, claim=new)
+        return new
+
+    def renew(self, key: SigningKey) -> Standing:
+        """Write the claim once more at the end of a backup, if it is ours to write.
+
+        What prevents it is a reason to delete nothing.
+        """
+        if self.standing.claim is not None:
+            try:
+                self.write(self.standing.claim, key)
+            except StoreError as error:
+                self._stand_unwritten(error)
+        return self.standing
+
+    def _carry_out(self, plan: Ownership, key: SigningKey, take_over: bool) -> None:
+        profiles = dict.fromkeys((*self.seen_profiles(), self.name.profile))
+        disputed: dict[str, Any] = {}
+        if plan.is_new_dispute:
+            disputed = {"disputed_at": self._now.isoformat()}
+        elif take_over:
+            disputed = {"disputed_at": ""}
+        self._note(profiles=tuple(profiles)[-_MOST_PROFILES:], **disputed)
+        if plan.claim is not None and plan.writes_now:
+            self.write(plan.claim, key)
+
+    def _stand_unwritten(self, error: StoreError) -> None:
+        told = f"the store's claim cannot be written: {one_line(str(error))}"
+        unpruned = tuple(dict.fromkeys((*self.standing.unpruned, told)))
+        self.standing = replace(self.standing, unpruned=unpruned)
+
+    def _is_recent(self, moment: str) -> bool:
+        try:
+            return bool(moment) and self._now - datetime.fromisoformat(moment) < _DISPUTED_FOR
+        except (ValueError, TypeError):
+            return True
+
+    def _read_note(self) -> _Note:
+        try:
+            return msgspec.convert(read_note(self._path), _Note)
+        except (OSError, ValueError, msgspec.MsgspecError):
+            return _Note()
+
+    def _note(self, **changes: Any) -> None:
+        """Change what is remembered. Raises StoreError: without that, nothing may be written."""
+        before = self._read_note()
+        note = msgspec.structs.replace(before, **changes)
+        if note == before:
+            return
+        try:
+            write_note(self._path, msgspec.to_builtins(note))
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be written: {error.strerror}") from error

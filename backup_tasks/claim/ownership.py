@@ -1,0 +1,269 @@
+"""Whose a store is, and what a backup may do there: the table of docs/safekeeping.md. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from msgspec.structs import replace
+
+from backup_tasks.claim.claim_file import Claim, Hold, Name
+from backup_tasks.text import printable
+
+_T = TypeVar("_T")
+_TAKE_OVER = "`invoke backup --take-over` makes it this profile's"
+_TWO_WRITERS = (
+    "the store's claim is not the one that this machine wrote last: a clone of it has the same "
+    "signing key, the state directory was set back, or somebody put an older claim there; "
+    "nothing is deleted for eight days; `invoke backup --take-over` ends that at once"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What this machine knows by itself.
+
+    Attributes:
+        own_key: this machine's public key as text, "" if it has none.
+        name: this profile and host.
+        machine: of `hash_machine`.
+        remembered: the claims that this machine wrote to the store last, as far as the state
+            directory says: the one before, and the last, which a crash may have kept from
+            arriving.
+        is_disputed: whether another writer with our key was noticed not long ago.
+        take_over: the operator says that the store is this profile's.
+    """
+
+    own_key: str
+    name: Name
+    machine: str
+    remembered: tuple[Claim, ...] = ()
+    is_disputed: bool = False
+    take_over: bool = False
+
+
+class Surroundings(Protocol):
+    """What has to be looked for, in the store and among profiles, and only where it matters."""
+
+    def newest_is_ours(self) -> bool:
+        """Whether this profile made the newest backup in the store; True if there is none."""
+
+    def has_backups(self) -> bool:
+        """Whether this profile has made backups there before, as far as anything tells."""
+
+    def sharers(self, *, all_profiles: bool) -> tuple[str, ...]:
+        """Other profiles of this machine that use this store; also such as cannot be read.
+
+        Args:
+            all_profiles: look at each of them, not only at those that have been seen there.
+        """
+
+    def shares_with(self, profile: str) -> bool:
+        """Whether another profile of this machine, of that name, uses this store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """What a run may do.
+
+    Attributes:
+        claim: what the store's claim is to say from now on, its serial and times left open;
+            None: it is not for us to write one.
+        writes_now: the claim is new, and is written before anything else.
+        refusal: why nothing may be written at all, or "".
+        unpruned: why nothing may be deleted.
+        notes: what is worth a line in the log.
+        is_new_dispute: another writer with our key was noticed.
+    """
+
+    claim: Claim | None = None
+    writes_now: bool = False
+    refusal: str = ""
+    unpruned: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    is_new_dispute: bool = False
+
+
+def plan_ownership(
+    found: Claim | None, trouble: str, known: Known, around: Surroundings
+) -> Ownership:
+    """Decide what a backup, or a prune, may do in a store.
+
+    Args:
+        found: the claim that lies there.
+        trouble: why what lies there is none, or cannot be read; "" if nothing does.
+    """
+    if known.take_over:
+        return _take_over(found, known, around)
+    if found is None and trouble:
+        return Ownership(unpruned=(f"{trouble}; {_TAKE_OVER}",))
+    if found is None:
+        return _plan_unclaimed(known, around)
+    if found.owner == known.own_key:
+        return _plan_own(found, known, around)
+    return _plan_anothers(found, known, around)
+
+
+def _take_over(found: Claim | None, known: Known, around: Surroundings) -> Ownership:
+    notes: tuple[str, ...] = ()
+    if found is not None and not _is_same(found, known):
+        notes = (f"the store was taken over from {whose(found)}",)
+    last = found or _last(known)
+    claim = _succeed(last, known, hold=_any_hold(found, known))
+    return Ownership(
+        claim, writes_now=True, notes=notes, unpruned=_shared(around, all_profiles=True)
+    )
+
+
+def _plan_unclaimed(known: Known, around: Surroundings) -> Ownership:
+    if not around.newest_is_ours():
+        return Ownership(
+            unpruned=(f"the newest backup in the store is not this profile's; {_TAKE_OVER}",)
+        )
+    last = _last(known)
+    notes = ("the claim was gone from the store, and is written anew",) if last else ()
+    unpruned = _shared(around, all_profiles=True)
+    return Ownership(_succeed(last, known), writes_now=True, notes=notes, unpruned=unpruned)
+
+
+def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
+    if _is_elsewhere(found, known):
+        return Ownership(
+            refusal=f"the store belongs to {whose(found)}, which has the same signing key: this "
+            "machine is a clone of that one; give it a store.url and a signing key of its own, "
+            "or, if it replaces that machine, say `invoke backup --take-over`"
+        )
+    if found.profile != known.name.profile:
+        is_former = known.name in found.names
+        if around.shares_with(found.profile) or (not is_former and around.has_backups()):
+            return _plan_shared(found, around)
+    written = {claim.serial for claim in known.remembered if claim.owner == known.own_key}
+    is_new_dispute = bool(written) and found.serial not in written
+    hold = _any_hold(found, known) if is_new_dispute else found.hold
+    disputed = (_TWO_WRITERS,) if is_new_dispute or known.is_disputed else ()
+    return Ownership(
+        _succeed(found, known, hold=hold),
+        unpruned=(*disputed, *_shared(around, all_profiles=False)),
+        notes=tuple(_renamings(found, known)),
+        is_new_dispute=is_new_dispute,
+    )
+
+
+def _plan_shared(found: Claim, around: Surroundings) -> Ownership:
+    told = f"the store belongs to profile {printable(found.profile)} of this machine"
+    remedy = "give this profile a prefix of its own in store.url"
+    if not around.has_backups():
+        return Ownership(refusal=f"{told}; {remedy}")
+    return Ownership(unpruned=(f"{told}, and both have backups there; {remedy}",))
+
+
+def _plan_anothers(found: Claim, known: Known, around: Surroundings) -> Ownership:
+    is_ours = any(
+        (claim.owner, claim.serial) == (found.owner, found.serial) for claim in known.remembered
+    )
+    if is_ours and not _is_elsewhere(found, known):
+        return Ownership(
+            _succeed(found, known, hold=_any_hold(found, known)),
+            writes_now=True,
+            notes=("the signing key was replaced, and owns the store from now on",),
+            unpruned=_shared(around, all_profiles=False),
+        )
+    told = f"the store belongs to {whose(found)}, by another signing key"
+    if _is_same(found, known):
+        return Ownership(
+            unpruned=(
+                f"{told}: the state directory of this machine was lost or exchanged; {_TAKE_OVER}",
+            )
+        )
+    if around.has_backups():
+        return Ownership(unpruned=(f"{told}, and both have backups there; {_TAKE_OVER}",))
+    return Ownership(
+        refusal=f"{told}; give this profile a prefix of its own in store.url, or, if this machine "
+        "replaces that one, say `invoke backup --take-over`"
+    )
+
+
+def counts_for(found: Claim, known: Known, around: Surroundings) -> bool:
+    """Whether a claim tells a reader which backups are this profile's.
+
+    It does on a new machine, which has nothing else to go by. Where this profile has made backups
+    under its own key or name, beside those of the owner, these are its own.
+    """
+    if found.owner == known.own_key:
+        return found.profile == known.name.profile or not around.shares_with(found.profile)
+    return _is_same(found, known) or not (known.own_key and around.has_backups())
+
+
+def whose(claim: Claim) -> str:
+    """The owner in words, fit to print."""
+    return f"profile {printable(claim.profile)} on host {printable(claim.host)}"
+
+
+def _is_same(found: Claim, known: Known) -> bool:
+    here = (known.name.profile, known.name.host, known.machine)
+    return (found.profile, found.host, found.machine) == here
+
+
+def _is_elsewhere(found: Claim, known: Known) -> bool:
+    """Whether the claim is another machine's: host and machine id both differ."""
+    has_ids = bool(found.machine and known.machine)
+    return has_ids and found.machine != known.machine and found.host != known.name.host
+
+
+def _last(known: Known) -> Claim | None:
+    return known.remembered[-1] if known.remembered else None
+
+
+def _any_hold(found: Claim | None, known: Known) -> Hold | None:
+    """A hold that either of them knows: nobody lifts one by putting back an older claim."""
+    last = _last(known)
+    return (found.hold if found else None) or (last.hold if last else None)
+
+
+def _shared(around: Surroundings, *, all_profiles: bool) -> tuple[str, ...]:
+    if not (names := around.sharers(all_profiles=all_profiles)):
+        return ()
+    told = ", ".join(map(printable, names))
+    return (
+        f"the store is also that of profile {told}; give each profile a prefix of its own in "
+        "store.url",
+    )
+
+
+def _renamings(found: Claim, known: Known) -> Iterable[str]:
+    if (found.profile, found.host) != (known.name.profile, known.name.host):
+        now = f"profile {printable(known.name.profile)} on host {printable(known.name.host)}"
+        yield f"the store was that of {whose(found)}, and is now that of {now}"
+
+
+def _succeed(last: Claim | None, known: Known, *, hold: Hold | None = None) -> Claim:
+    """What this machine's claim says after the last one, whoever wrote that.
+
+    Args:
+        hold: beside what the last one says.
+    """
+    fresh = Claim(
+        owner=known.own_key,
+        profile=known.name.profile,
+        host=known.name.host,
+        machine=known.machine,
+        serial="",
+        claimed_at="",
+        renewed_at="",
+        names=(known.name,),
+    )
+    if last is None:
+        return replace(fresh, hold=hold)
+    return replace(
+        fresh,
+        claimed_at=last.claimed_at if last.owner == known.own_key else "",
+        also=_once(key for key in (last.owner, *last.also) if key != known.own_key),
+        names=_once((known.name, *last.names)),
+        adopted=last.adopted,
+        hold=last.hold or hold,
+    )
+
+
+def _once(items: Iterable[_T]) -> tuple[_T, ...]:
+    return tuple(dict.fromkeys(items))
