@@ -203,20 +203,18 @@ def backup(
 def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
-    from backup_tasks.catalog import read_details
+    from backup_tasks.accepted import list_and_tell
     from backup_tasks.jobs import tell_hold_of
-    from backup_tasks.newest_seen import NewestSeen, tell_vanished
 
     with job("list", profile, recorded=False) as running:
-        seen = NewestSeen(running.paths.state, running.profile, running.store)
-        backups = seen.find_backups()
-        tell_vanished(seen, backups, running.record)
         keys = running.keys(identity)
         if identity:
             keys.load()
         if held := tell_hold_of(running):
             print(f"nothing is deleted: {held}", file=sys.stderr)
-        details = read_details(running.store, backups, keys)
+        details = list_and_tell(
+            running.profile, running.store, running.paths.state, running.record, keys
+        )
         report.print_backups(details, now(), as_json=json)
 
 
@@ -233,17 +231,18 @@ def files(
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
     from backup_tasks import report
+    from backup_tasks.accepted import census_for_reading, choose_and_tell
     from backup_tasks.authenticity import Trust
-    from backup_tasks.catalog import choose_backup
     from backup_tasks.listing import list_entries
     from backup_tasks.newest_seen import NewestSeen
 
     with job("files", profile, recorded=False) as running:
-        seen = NewestSeen(running.paths.state, running.profile, running.store)
-        backups = seen.find_backups()
-        chosen = choose_backup(backups, name=name, day=date)
+        state, host, keys = running.paths.state, running.record.host, running.keys(identity)
+        seen = NewestSeen(state, running.profile, running.store)
+        census = census_for_reading(running.profile, running.store, state, host, seen, keys)
+        chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
-        entries = list_entries(running.store, chosen, path or (), running.keys(identity), trust)
+        entries = list_entries(running.store, chosen, path or (), keys, trust)
         report.print_entries(entries, as_json=json)
 
 

@@ -260,8 +260,8 @@ class ArchiveBuilder:
         self._parts.end_run()
         self._parts, self._begins_at, self._delivered = self._main, 0, None
 
-    def add_manifest(self, lines: IO[bytes], size: int, key: SigningKey, copy: IO[bytes]) -> None:
-        """Append the manifest, the end mark, the signature and the footer.
+    def add_manifest(self, lines: IO[bytes], size: int, key: SigningKey, copy: IO[bytes]) -> Footer:
+        """Append the manifest, the end mark, the signature and the footer, which is returned.
 
         Args:
             lines: the manifest, read from its front.
@@ -281,7 +281,7 @@ class ArchiveBuilder:
             for member in compress_bounded(whole, self._level, WRITTEN_RATIO):
                 end.append(member)
             raw = following
-        end.close()
+        return end.close()
 
     def close(self) -> None:
         """End the threads."""
@@ -311,18 +311,20 @@ class _ArchiveEnd:
     def _stored(self, member: bytes) -> bytes:
         return member if self._sealer is None else self._sealer.seal(member)
 
-    def close(self) -> None:
-        """The end mark, the signature, the footer, and the last part."""
+    def close(self) -> Footer:
+        """The end mark, the signature, the footer, which is returned, and the last part."""
         offset, length = self._offset, self._parts.offset - self._offset
         footer = Footer(offset, length, self._digest.digest())
         signature = self._key.sign(footer.statement)
+        footer = replace(footer, signature=signature)
         if self._sealer is None:
             end = END_CHUNK + encode_signature(signature) + encode_footer(footer)
             self._parts.add(end)
             self._copy.write(end)
         else:
             self._parts.add(self._stored(END_CHUNK))
-            self._parts.add(encode_sealed_footer(replace(footer, signature=signature)))
+            self._parts.add(encode_sealed_footer(footer))
             plain = Footer(offset, self._copy_length, self._copy_digest.digest())
             self._copy.write(END_CHUNK + encode_footer(plain))
         self._parts.flush()
+        return footer

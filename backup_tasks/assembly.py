@@ -15,7 +15,7 @@ from backup_tasks.encrypt import Sealer
 from backup_tasks.entry_writer import EntryWriter
 from backup_tasks.errors import ProfileError
 from backup_tasks.folders import OPEN_FOLDER
-from backup_tasks.footer import END_CHUNK, FORMAT_VERSION
+from backup_tasks.footer import END_CHUNK, FORMAT_VERSION, Footer
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
@@ -26,6 +26,7 @@ from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
+from backup_tasks.read_back import NotedCopies
 from backup_tasks.signing import SigningKey
 from backup_tasks.spool import LineSpool
 from backup_tasks.stages import Detour, Stages, Watched
@@ -54,13 +55,13 @@ class Writers:
     """Where an archive is written to.
 
     Attributes:
-        archive: takes the archive.
+        archive: takes the archive, and notes what of it is copied.
         ahead: of the kept chunks, what it was asked to copy already.
         journal: told of what is new in it, where its own writer leaves what can be salvaged.
         stages: take what is new first, where it does not.
     """
 
-    archive: ArchiveWriter
+    archive: NotedCopies
     ahead: Ahead = NOTHING_AHEAD
     journal: StagingJournal | None = None
     stages: Stages | None = None
@@ -79,6 +80,15 @@ class SourcesSeen:
     mounts: Sequence[str] = ()
     rules: str = ""
     alarms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An archive as it was written: its chunks, the manifest's header, and the footer, signed."""
+
+    chunks: Sequence[Chunk]
+    header: Header
+    footer: Footer
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +122,8 @@ class Assembly:
     private: Private = NOTHING_PRIVATE
     seen: SourcesSeen = SourcesSeen({})
 
-    def write(self, writers: Writers, end: IO[bytes]) -> Sequence[Chunk]:
-        """Write everything; `end` gets a copy of what follows the chunks, which are returned."""
+    def write(self, writers: Writers, end: IO[bytes]) -> Written:
+        """Write everything; `end` gets a copy of what follows the chunks."""
         survey, last = self.survey, self.last
         parts = self._assembler(writers.archive, survey.reuse, writers.ahead)
         recipients = self.profile.recipients
@@ -165,13 +175,13 @@ class Assembly:
                     FOLDER_LINE: reversed(folder_lines),
                 }
                 entry_lines = complete_lines(lines, awaited, kept)
-                self._add_manifest(builder, header, entry_lines, end)
+                footer = self._add_manifest(builder, header, entry_lines, end)
         finally:
             os.close(root)
             builder.close()
         self._note_figures(entries, parts, detour)
         self._tell_left_out(entries.left_out)
-        return builder.chunks
+        return Written(builder.chunks, header, footer)
 
     def _tell_left_out(self, paths: Sequence[str]) -> None:
         if paths:
@@ -255,12 +265,12 @@ class Assembly:
         header: Header,
         entry_lines: Iterable[bytes],
         end: IO[bytes],
-    ) -> None:
+    ) -> Footer:
         with temporary_file() as lines:
             write_manifest(lines, header, builder.chunks, entry_lines)
             size = lines.tell()
             lines.seek(0)
-            builder.add_manifest(lines, size, self.key, end)
+            return builder.add_manifest(lines, size, self.key, end)
 
 
 def _refuse_too_many(sealer: Sealer | None) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from backup_tasks.assembly import Assembly, Writers, utc_text
+from backup_tasks.after_commit import settle_backup
+from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
 from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
@@ -20,6 +21,7 @@ from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
     IdentityError,
+    NotAsSent,
     ObjectChanged,
     ObjectMissing,
     ReadRefused,
@@ -29,7 +31,6 @@ from backup_tasks.holding import Holding, hold_place
 from backup_tasks.journal import Problem, RunRecord, hold_back, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
-from backup_tasks.manifest import Chunk
 from backup_tasks.naming import choose_free_name
 from backup_tasks.neighbours import Neighbours
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
@@ -66,6 +67,10 @@ _CANNOT_COPY = (
 _NAMED_PROBLEMS = 50_000
 
 
+# Of backups that are not noted, a run looks at so many: a lost state directory heals in some days.
+_LOOKED_AT = 4
+
+
 @dataclass(frozen=True, slots=True)
 class _Approach:
     """How an archive is to be made.
@@ -87,7 +92,8 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     object and its journal, which the next run uses and removes. When the last archive vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ClaimRefused; BackupError for an unusable signing key.
+    Raises: SourceError, StoreError, ClaimRefused; NotAsSent for one that was committed and is none
+    when it is read back; BackupError for an unusable signing key.
     """
     key = open_key_of_run(run.profile, run.paths, record)
     _open_claim(run, key, record)
@@ -120,6 +126,11 @@ def _try(
         _write_backup(run, approach, key, record)
     except _CANNOT_COPY as error:
         return error
+    except NotAsSent:
+        # What it was copied from may be at fault, so the next run begins anew.
+        with contextlib.suppress(StoreError):
+            _discard(run, run.staging.read(), run.store.list_unfinished(), record)
+        raise
     except StoreError:
         if run.store.can_rename:  # a disk, and perhaps a full one
             with contextlib.suppress(StoreError):
@@ -136,8 +147,9 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 
     Writes nothing.
     """
-    earlier = run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
-    holding = Holding(run, earlier, hold_place(run, None))
+    listed = run.store.list_objects()
+    run.newest_seen.refuse_nothing(listed, may_be_gone=True)
+    holding = Holding(run, run.census(listed, host), hold_place(run, None))
     last, why_full = _choose_last(run, host)
     try:
         private = private_files(run.paths.state)
@@ -155,8 +167,10 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
     if run.copy_memory.refused(run.now):
         return None, "the store refused to copy on its own side"
     own_key = read_own_key(run.paths.state)
+    census = run.census(run.store.list_objects(), host)
+    census.look(_LOOKED_AT)
     return find_last_archive(
-        run.profile, run.store, run.cache, run.newest_seen, own_key, host, run.now, run.keys
+        run.profile, run.store, census, run.cache, run.newest_seen, own_key, host, run.now, run.keys
     )
 
 
@@ -282,7 +296,8 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
     there = store.list_objects()
-    before = run.newest_seen.backups_of(there, may_be_gone=True)
+    run.newest_seen.refuse_nothing(there, may_be_gone=True)
+    before = run.census(there, record.host)
     taken = {stored.name for stored in there} | store.names_in_the_way()
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
@@ -309,23 +324,25 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 private=private_files(run.paths.state),
                 seen=holding.seen(),
             )
-            chunks: list[Chunk] = []
-            stored = fill(writers, name, lambda: chunks.extend(assembly.write(writers, end)))
+            done: list[Written] = []
+            stored = fill(writers, name, lambda: done.append(assembly.write(writers, end)))
+            (written,) = done
             run.upload_note.clear()
             if not store.copies_are_sure:
-                check_copies(store, stored, chunks)
+                check_copies(store, stored, written.chunks)
+            record.archive, record.archive_bytes = stored.name, stored.size
+            settle_backup(run, stored, written, writers.archive.copied, there, record)
             end.seek(0)
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    run.newest_seen.note_made(stored, utc_text(run.now), before, record)
-    holding.settle(stored.name, record, [one.stored.name for one in before])
+    run.newest_seen.note_made(stored, utc_text(run.now), before.newest_or_last(), record)
+    holding.settle(stored.name, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)
     if survey.marked:
         marked = render_count(survey.marked, "folder")
         open_log(run.paths).info("backup %s: %s left out by a marker", profile.name, marked)
-    record.archive, record.archive_bytes = stored.name, stored.size
     if record.problems:
         record.result, record.exit_code = "incomplete", 3

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
+from backup_tasks.accepted import Accepted, open_census, whose_count
 from backup_tasks.assembly import Writers, utc_text
+from backup_tasks.census import Census
 from backup_tasks.claim.keeper import ClaimKeeper
+from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
 from backup_tasks.errors import ObjectExists
 from backup_tasks.identities import Keyring
@@ -21,10 +24,11 @@ from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
+from backup_tasks.read_back import NotedCopies
 from backup_tasks.stages import Stage, Stages
 from backup_tasks.staging import Staging, StagingFolder
 from backup_tasks.state import state_key
-from backup_tasks.stores.base import ArchiveWriter, Store, StoredObject
+from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.survey import Survey
 from backup_tasks.upload import IN_FLIGHT_BYTES
 
@@ -43,6 +47,8 @@ class BackupRun:
         accept_shrink: what the sources lost is meant to be gone.
         keeper: of the store's claim; None leaves claims alone.
         take_over: the store is to be this profile's, whosever it was.
+        accepted: whose backups count; None: those of this machine's own key.
+        proofs: what is noted of the store's backups.
     """
 
     profile: Profile
@@ -55,6 +61,25 @@ class BackupRun:
     accept_shrink: bool = False
     keeper: ClaimKeeper | None = None
     take_over: bool = False
+    accepted: Accepted | None = None
+    proofs: ProofNotes = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Read once, and written once, though the store is listed several times in a run.
+        object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.url))
+
+    def census(self, listed: Iterable[StoredObject], host: str) -> Census:
+        """What the store listed, and which backups there count."""
+        accepted = self.accepted or whose_count(self.profile, self.paths.state, host)
+        return open_census(
+            self.profile,
+            self.store,
+            self.paths.state,
+            listed,
+            accepted,
+            keys=self.keys,
+            notes=self.proofs,
+        )
 
     @property
     def state_key(self) -> str:
@@ -115,7 +140,9 @@ def _give_up(writers: Writers) -> None:
             writers.archive.abort()
 
 
-def begin_ahead(run: BackupRun, name: str, last: LastArchive | None) -> CopiesAhead | None:
+def begin_ahead(
+    run: BackupRun, name: str, last: LastArchive | None
+) -> CopiesAhead[NotedCopies] | None:
     """Start the archive with copies of the last one, before the sources are looked at.
 
     None where copies are not made in the background, or are too few to matter.
@@ -137,14 +164,19 @@ def begin_ahead(run: BackupRun, name: str, last: LastArchive | None) -> CopiesAh
 
 
 def open_writers(
-    run: BackupRun, name: str, survey: Survey, ahead: CopiesAhead | None, *, may_stage: bool
+    run: BackupRun,
+    name: str,
+    survey: Survey,
+    ahead: CopiesAhead[NotedCopies] | None,
+    *,
+    may_stage: bool,
 ) -> Writers:
     """Start what is written to, with a note for each that a crash leaves to the next run."""
     stage = None
     if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
         stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
     if stage is not None and run.store.can_rename:
-        return Writers(stage.writer, journal=stage.journal)
+        return Writers(NotedCopies(stage.writer), journal=stage.journal)
     try:
         stages = Stages(partial(_open_stage, run, name), stage) if stage else None
         if ahead is None:
@@ -179,7 +211,7 @@ def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
     return Stage(journal, writer)
 
 
-def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
+def _open_archive(run: BackupRun, name: str) -> NotedCopies:
     run.upload_note.announce(name, run.store.list_unfinished())
     try:
         writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
@@ -187,4 +219,4 @@ def _open_archive(run: BackupRun, name: str) -> ArchiveWriter:
         run.upload_note.clear()
         raise
     run.upload_note.write(writer.upload_id)
-    return writer
+    return NotedCopies(writer)

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 
-from backup_tasks.errors import ArchiveError, IdentityError, StoreError, UsageError
+from backup_tasks.claim.evidence import Evidence, read_evidence
+from backup_tasks.claim.proof import UNKNOWN, Verdict
+from backup_tasks.errors import IdentityError, StoreError, UsageError
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Header
 from backup_tasks.naming import is_encrypted_name, parse_backup_name, render_backup_id
-from backup_tasks.reader import read_header
 from backup_tasks.stores.base import Store, StoredObject
 
 _REQUESTS_AT_ONCE = 8
@@ -24,12 +25,15 @@ class Backup:
 
     Attributes:
         id: what `--name` takes, `2025-06-12_0200`.
-        taken_at: by its name, aware, in the profile's time zone.
+        taken_at: aware, in the profile's time zone: when it was begun, as its manifest says it;
+            by its name where nothing is proven.
+        verdict: whether it counts.
     """
 
     id: str
     taken_at: datetime
     stored: StoredObject
+    verdict: Verdict = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class BackupDetails:
 
 
 def find_backups(store: Store, zone: tzinfo) -> list[Backup]:
-    """Every backup in the store, oldest first; other objects are passed over."""
+    """Every backup in the store, by name; other objects are passed over."""
     return backups_among(store.list_objects(), zone)
 
 
@@ -67,28 +71,50 @@ def read_details(
     store: Store, backups: Sequence[Backup], keys: Keyring = NO_KEYS
 ) -> list[BackupDetails]:
     """What each backup's manifest says, read side by side; trouble is told, not raised."""
-    if any(is_encrypted_name(backup.stored.name) for backup in backups):
+    found = look_at(store, [backup.stored for backup in backups], keys, whole=False)
+    return [details_of(backup, found[backup.stored.name]) for backup in backups]
+
+
+def details_of(backup: Backup, found: Evidence | StoreError) -> BackupDetails:
+    """A backup with what it was found to show, or why the store does not give it."""
+    if isinstance(found, StoreError):
+        trouble = str(found).removeprefix(f"{backup.stored.name}: ")
+        return BackupDetails(backup, None, trouble)
+    return BackupDetails(backup, found.header, found.trouble, is_locked=found.is_locked)
+
+
+def look_at(
+    store: Store, objects: Sequence[StoredObject], keys: Keyring, *, whole: bool
+) -> dict[str, Evidence | StoreError]:
+    """Name -> what each object shows, read side by side, or why the store does not give it.
+
+    Args:
+        whole: as `read_evidence` takes it.
+    """
+    if any(is_encrypted_name(stored.name) for stored in objects):
         with contextlib.suppress(IdentityError):  # told for each backup
             keys.load()  # here, as a thread is no place to ask for a passphrase
 
-    def read(backup: Backup) -> BackupDetails:
-        if not backup.stored.size:
-            return BackupDetails(backup, None, "it is empty")
+    def read(stored: StoredObject) -> Evidence | StoreError:
         try:
-            return BackupDetails(backup, read_header(store, backup.stored, keys))
-        except IdentityError as error:
-            trouble = str(error).removeprefix(f"{backup.stored.name}: ")
-            return BackupDetails(backup, None, trouble, is_locked=True)
-        except (ArchiveError, StoreError) as error:
-            trouble = str(error).removeprefix(f"{backup.stored.name}: ")
-            return BackupDetails(backup, None, trouble)
+            return read_evidence(store, stored, keys, whole=whole)
+        except StoreError as error:
+            return error
 
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        return list(pool.map(read, backups))
+        return dict(zip((one.name for one in objects), pool.map(read, objects), strict=True))
+
+
+def in_order(backups: Iterable[Backup]) -> list[Backup]:
+    """Oldest first. Two of one zone are compared in UTC, for a wall clock runs backwards once a
+    year."""
+    return sorted(backups, key=lambda one: (one.taken_at.astimezone(UTC), one.stored.name))
 
 
 def choose_backup(backups: Sequence[Backup], *, name: str = "", day: str = "") -> Backup:
     """The backup that is meant: by name, the last of a day, or the newest.
+
+    Of a day, and as the newest, those that count come first; only where there are none, others.
 
     Args:
         backups: oldest first.
@@ -102,20 +128,25 @@ def choose_backup(backups: Sequence[Backup], *, name: str = "", day: str = "") -
         raise UsageError("the store holds no backup yet; `invoke backup` makes one")
     if name:
         wanted = render_backup_id(name)
-        for backup in reversed(backups):
-            if backup.id == wanted:
-                return backup
+        fits = [one for one in backups if one.stored.name == name]
+        if fits := fits or [one for one in backups if one.id == wanted]:
+            return _last_that_counts(fits)
         raise UsageError(f"there is no backup {wanted}; {_nearest(backups, name[:10])}")
     if day:
-        asked = _parse_day(day)
-        for backup in reversed(backups):
-            if backup.taken_at.date() == asked:
-                return backup
-        raise UsageError(f"there is no backup of {day}; {_nearest(backups, day)}")
-    return backups[-1]
+        asked = parse_day(day)
+        fits = [backup for backup in backups if backup.taken_at.date() == asked]
+        if not fits:
+            raise UsageError(f"there is no backup of {day}; {_nearest(backups, day)}")
+        return _last_that_counts(fits)
+    return _last_that_counts(backups)
 
 
-def _parse_day(day: str) -> date:
+def _last_that_counts(backups: Sequence[Backup]) -> Backup:
+    return next((one for one in reversed(backups) if one.verdict.counts), backups[-1])
+
+
+def parse_day(day: str) -> date:
+    """Raises UsageError."""
     try:
         return date.fromisoformat(day)
     except ValueError as error:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from backup_tasks.manifest import Chunk
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject
 from backup_tasks.upload import NOTHING_AHEAD, Ahead, copy_bytes
+
+_Writer = TypeVar("_Writer", bound=ArchiveWriter)
 
 
 def plan_ahead(chunks: Sequence[Chunk], limits: PartLimits) -> list[range]:
@@ -33,7 +36,7 @@ def plan_ahead(chunks: Sequence[Chunk], limits: PartLimits) -> list[range]:
 
 
 @dataclass(frozen=True, slots=True)
-class CopiesAhead:
+class CopiesAhead(Generic[_Writer]):
     """An archive of which only copies exist so far.
 
     Args:
@@ -41,7 +44,7 @@ class CopiesAhead:
         ranges: of chunk numbers, one after the other.
     """
 
-    writer: ArchiveWriter
+    writer: _Writer
     source: StoredObject
     chunks: Sequence[Chunk]
     ranges: Sequence[range]

@@ -10,8 +10,9 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from backup_tasks.accepted import census_for_reading, choose_and_tell
 from backup_tasks.authenticity import Trust, demand_signature
-from backup_tasks.catalog import Backup, choose_backup
+from backup_tasks.catalog import Backup
 from backup_tasks.compare import TreeComparer, TreeComparison
 from backup_tasks.compare_sources import SourceComparer, SourceComparison
 from backup_tasks.drill_command import run_command
@@ -23,7 +24,7 @@ from backup_tasks.folders import OPEN_FOLDER
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest_reader import Manifest
-from backup_tasks.newest_seen import NewestSeen, tell_vanished
+from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.profile_settings import Settings
@@ -180,13 +181,11 @@ def run_drill_job(
     Args:
         state: the state directory.
 
-    Raises: as `choose_backup` and `run_drill`.
+    Raises: as `choose_and_tell` and `run_drill`.
     """
     seen = NewestSeen(state, profile, store)
-    backups = seen.find_backups()
-    if not wish.name and not wish.day:
-        tell_vanished(seen, backups, record)
-    chosen = choose_backup(backups, name=wish.name, day=wish.day)
+    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     record.archive = chosen.stored.name
     record.archive_bytes = chosen.stored.size
     with progress:

@@ -11,10 +11,12 @@
     |   +-- ObjectExists     1   the name is taken; nothing was overwritten
     |   +-- ObjectChanged    1   the object is no longer the one that was pinned
     |   +-- ReadRefused      1   the object is there, and the store does not give it
+    |   |   +-- ObjectArchived   it lies in a storage class that cannot be read at once
     |   +-- CopyRefused      1   the store does not copy this range on its own side
     |       +-- CopyUnsupported  it never copies ranges
     +-- ArchiveError         1   an archive is damaged, or not one of ours
     |   +-- UnprovenError    1   nothing proves that it is the archive that it should be
+    +-- NotAsSent            1   a backup, read back, is not what was sent
     +-- RestoreError         1   the target cannot take what was asked for
     +-- DrillError           1   a drill did not give back what it should
     +-- NotifyError          1   a notification could not be delivered
@@ -93,6 +95,10 @@ class ReadRefused(StoreError):
     """The object is there, but cannot be read: archived, no permission, or a bad disk."""
 
 
+class ObjectArchived(ReadRefused):
+    """The object lies in a storage class that gives nothing before it was restored from there."""
+
+
 class CopyRefused(StoreError):
     """The store cannot copy this range on its own side; the bytes must be sent."""
 
@@ -107,6 +113,10 @@ class ArchiveError(BackupError):
 
 class UnprovenError(ArchiveError):
     """Nothing proves that an archive is the one that it should be: signature or name differ."""
+
+
+class NotAsSent(BackupError):
+    """A backup that was committed is, when it is read back, not what was sent."""
 
 
 class RestoreError(BackupError):

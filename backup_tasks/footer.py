@@ -21,6 +21,7 @@ same zeros: only a comparison tells whether they are still those that were writt
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass
 
@@ -55,6 +56,12 @@ class Footer:
     def statement(self) -> bytes:
         """What a signature of this archive signs."""
         return render_statement(self.version, self.offset, self.length, self.sha256)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, hex, of the footer as a plain archive ends with it: no two backups share it,
+        and no other signature beside it makes another of one."""
+        return hashlib.sha256(encode_footer(self)).hexdigest()
 
     @property
     def is_truly_signed(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import msgspec
 
 from backup_tasks.assembly import SourcesSeen, utc_text
 from backup_tasks.backup_run import BackupRun
-from backup_tasks.catalog import Backup
+from backup_tasks.census import Census
 from backup_tasks.claim.claim_file import Baseline, Hold
 from backup_tasks.claim.hold import (
     Alarm,
@@ -33,7 +33,7 @@ from backup_tasks.claim.hold import (
 )
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
 from backup_tasks.claim.keeper import ClaimKeeper
-from backup_tasks.errors import ArchiveError, BackupError, IdentityError, StoreError
+from backup_tasks.errors import BackupError
 from backup_tasks.journal import RunRecord, hold_back, open_log
 from backup_tasks.mount_points import (
     at_or_below,
@@ -43,16 +43,11 @@ from backup_tasks.mount_points import (
     mount_text,
     read_mountinfo,
 )
-from backup_tasks.naming import is_encrypted_name
 from backup_tasks.profile_model import Profile
-from backup_tasks.reader import read_header
 from backup_tasks.signing import SigningKey
 from backup_tasks.source_counts import top_of
 from backup_tasks.survey import Survey
 from backup_tasks.text import one_line
-
-# So many backups are looked at for one that tells what the sources held.
-_LOOK_BACK = 4
 
 
 class HoldPlace(Protocol):
@@ -108,11 +103,11 @@ class Holding:
     """What one run needs to notice that a source shrank.
 
     Args:
-        earlier: the backups that count, oldest first.
+        earlier: the backups that are there.
         place: the claim's hold.
     """
 
-    def __init__(self, run: BackupRun, earlier: Sequence[Backup], place: HoldPlace) -> None:
+    def __init__(self, run: BackupRun, earlier: Census, place: HoldPlace) -> None:
         self._run = run
         self._earlier = earlier
         self._place = place
@@ -139,7 +134,7 @@ class Holding:
             self._before,
             self._sight,
             self._run.profile.backup.shrink_share,
-            has_earlier=bool(self._earlier),
+            has_earlier=bool(self._earlier.backups()),
             is_held=self._standing is not None,
         )
         self._alarms = [] if self._run.accept_shrink else alarms
@@ -189,15 +184,15 @@ class Holding:
         except OSError as error:
             yield f"the hold is not in the state directory: {error.strerror}"
 
-    def settle(self, name: str, record: RunRecord, there: Collection[str]) -> None:
-        """After the backup is committed and was read back: lift the hold, if all is there again.
+    def settle(self, name: str, record: RunRecord) -> None:
+        """After the commit of the backup of this name: lift the hold, if all is there again.
 
-        Args:
-            name: of the backup; there: names of all backups in the store.
+        While something else speaks against deleting, such as that it could not be read back, a
+        hold stays; nobody misses it.
         """
-        self._memory.note_made(name, len(record.problems), record.needed_backups, there)
         assert self._sight is not None
-        if self._is_good:
+        is_clear = self._standing is None or not record.unpruned or self._run.accept_shrink
+        if self._is_good and is_clear:
             baseline = self._sight.as_baseline(name)
             note = msgspec.structs.replace(
                 self._memory.read(), baseline=baseline, hold=None, is_blind=False
@@ -234,14 +229,8 @@ class Holding:
             return self._note.baseline
         if self._standing is not None and self._standing.before is not None:
             return self._standing.before
-        for backup in reversed(self._earlier[-_LOOK_BACK:]):
-            reader, readable = self._run.cache.in_front_of(self._run.store, backup.stored)
-            try:
-                if is_encrypted_name(readable.name):
-                    self._run.keys.load()
-                header = read_header(reader, readable, self._run.keys)
-            except (ArchiveError, IdentityError, StoreError):
-                continue
+        for backup in reversed(self._earlier.proven()):
+            header = self._earlier.header(backup.stored.name)
             if header is not None and (found := baseline_of(header)) is not None:
                 return found
         return None

@@ -25,6 +25,7 @@ from backup_tasks.text import one_line
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.backup_run import BackupRun
     from backup_tasks.claim.keeper import ClaimKeeper
     from backup_tasks.prune import PruneReport
     from backup_tasks.survey import BackupPlan
@@ -125,7 +126,7 @@ def run_backup_job(
         )
         run_backup(run, record)
         if job.profile.retention.is_set:
-            _prune_after_backup(job)
+            _prune_after_backup(job, run)
     return record
 
 
@@ -169,11 +170,16 @@ def _look_at_claim(job: Job, *, take_over: bool = False) -> ClaimKeeper:
 
 
 def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
-    """Delete what retention no longer keeps, if the store is this profile's; fills in the record.
+    """Delete what retention no longer keeps, if the store is this profile's, after a look at every
+    backup that is not noted; fills in the record.
 
     While anything speaks against deleting, the record says what, and the report is that of a dry
-    run. Raises: as `run_prune`; ClaimRefused.
+    run.
+
+    Raises: ClaimRefused; StoreError when the store cannot be listed, or its list is not to be
+        believed; PruneIncomplete.
     """
+    from backup_tasks.accepted import census_for_reading
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
     from backup_tasks.prune_guard import find_guard
@@ -182,12 +188,13 @@ def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
     keeper = _look_at_claim(job)
     hold_back(record, keeper.standing.unpruned)
     seen = NewestSeen(state, profile, store)
-    guard = find_guard(profile, store, state, seen.find_backups(), keeper.found_hold)
+    census = census_for_reading(profile, store, state, record.host, seen, job.keys())
+    census.look_at_all()
+    census.save()
+    guard = find_guard(profile, store, state, census, keeper.found_hold)
     hold_back(record, guard.unpruned)
-    is_held = bool(record.unpruned)
-    done = run_prune(
-        profile, store, job.clock(), dry_run=dry_run or is_held, seen=seen, keep=guard.keep
-    )
+    dry_run = dry_run or bool(record.unpruned)
+    done = run_prune(profile, store, census, job.clock(), dry_run=dry_run, protected=guard.keep)
     record.pruned = list(done.deleted)
     return done
 
@@ -205,9 +212,9 @@ def tell_hold_of(job: Job) -> str:
     return tell_hold(job.profile, note, keeper.found_hold)
 
 
-def _prune_after_backup(job: Job) -> None:
-    from backup_tasks.prune import PruneIncomplete
-    from backup_tasks.prune_guard import why_nothing_is_pruned
+def _prune_after_backup(job: Job, run: BackupRun) -> None:
+    from backup_tasks.prune import PruneIncomplete, run_prune
+    from backup_tasks.prune_guard import find_guard, why_nothing_is_pruned
 
     record = job.record
     if not record.unpruned:
@@ -215,7 +222,16 @@ def _prune_after_backup(job: Job) -> None:
     if record.unpruned:
         return
     try:
-        run_prune_job(job, dry_run=False)
+        census = run.census(run.newest_seen.list_objects(), record.host)
+        of_claim = run.keeper.found_hold if run.keeper is not None else None
+        guard = find_guard(job.profile, job.store, job.paths.state, census, of_claim)
+        hold_back(record, guard.unpruned)
+        if record.unpruned:
+            return
+        done = run_prune(
+            job.profile, job.store, census, job.clock(), dry_run=False, protected=guard.keep
+        )
+        record.pruned = list(done.deleted)
     except BackupError as error:
         if isinstance(error, PruneIncomplete):
             record.pruned = list(error.report.deleted)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backup_tasks.archive import Base
-from backup_tasks.catalog import find_backups
+from backup_tasks.census import Census
 from backup_tasks.errors import (
     ArchiveError,
     IdentityError,
@@ -84,6 +84,7 @@ def settled_before_ns(started_at: str) -> int:
 def find_last_archive(
     profile: Profile,
     store: Store,
+    census: Census,
     cache: ManifestCache,
     seen: NewestSeen,
     own_key: SigningKey | None,
@@ -94,9 +95,10 @@ def find_last_archive(
     """The newest archive of this profile and host that chunks can be kept of.
 
     What is built on is signed again, so it must surely be ours: its manifest is either kept in
-    the cache, or signed by `own_key`, and it is the object that was made here.
+    the cache, or it is proven and signed by `own_key`; and it is the object that was made here.
 
     Args:
+        census: what the store holds, looked at as far as it is worth.
         keys: open encrypted archives whose manifest is not kept here; a backup has them seldom.
 
     Returns:
@@ -108,10 +110,10 @@ def find_last_archive(
     """
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
-    troubles: list[str] = []
+    candidates, troubles = _newest_first(census, store, cache)
+    most_troubles = len(troubles) + _TRIES
     locked = ""
-    for backup in reversed(find_backups(store, profile.tzinfo)[-_LOOK_BACK:]):
-        stored = backup.stored
+    for stored in candidates:
         try:
             manifest = _read_ours(store, cache, stored, profile.name, host, own_key, keys)
         except IdentityError as error:
@@ -120,7 +122,7 @@ def find_last_archive(
             continue
         except (ArchiveError, ObjectChanged, ObjectMissing, ReadRefused) as error:
             troubles.append(f"nothing of {stored.name} can be kept: {one_line(str(error))}")
-            if len(troubles) == _TRIES:
+            if len(troubles) == most_troubles:
                 break
             continue
         if manifest is None:
@@ -129,7 +131,7 @@ def find_last_archive(
             manifest.close()
             why = "it is not the object that was made here: it was moved, or replaced"
             troubles.append(f"nothing of {stored.name} can be kept: {why}")
-            if len(troubles) == _TRIES:
+            if len(troubles) == most_troubles:
                 break
             continue
         header = manifest.header
@@ -139,6 +141,24 @@ def find_last_archive(
             return None, why
         return _to_build_on(stored, manifest), "; ".join(troubles)
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
+
+
+def _newest_first(
+    census: Census, store: Store, cache: ManifestCache
+) -> tuple[list[StoredObject], list[str]]:
+    """What may be built on: backups that count, and what is not proven if its manifest is kept
+    here; and in words why some that are newer may not."""
+    candidates: list[StoredObject] = []
+    troubles: list[str] = []
+    for backup in reversed(census.backups()):
+        stored, verdict = backup.stored, backup.verdict
+        if verdict.counts or (
+            verdict.state != "not read back" and cache.in_front_of(store, stored)[0] is not store
+        ):
+            candidates.append(stored)
+        elif not candidates and verdict.state != "unknown" and len(troubles) < _TRIES:
+            troubles.append(f"nothing of {stored.name} can be kept: {verdict.why}")
+    return candidates[:_LOOK_BACK], troubles
 
 
 def _to_build_on(stored: StoredObject, manifest: Manifest) -> LastArchive:

@@ -7,7 +7,7 @@ or hide objects could pass off last month's backup as the latest one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -59,34 +59,27 @@ class NewestSeen:
         self._store = store
         self._path = state / "newest" / f"{state_key(profile.name, store.url)}.json"
         self._zone = profile.tzinfo
+        self._made_here: dict[str, str] | None = None
 
-    def find_backups(self) -> list[Backup]:
-        """Every backup in the store, oldest first; other objects are passed over.
+    def list_objects(self) -> list[StoredObject]:
+        """What the store lists.
+
+        A list without a backup is believed only where none was ever seen: it is what is left of
+        one that was damaged on its way, and would pass for a store that is yet to be used.
 
         Raises StoreError when the store fails, or lists none although one was seen there.
         """
-        return self.backups_of(self._store.list_objects())
-
-    def backups_of(
-        self, listed: Iterable[StoredObject], *, may_be_gone: bool = False
-    ) -> list[Backup]:
-        """As `find_backups`, of what the store listed.
-
-        A list of nothing is believed only where nothing was ever seen: it is what is left of one
-        that was damaged on its way, and would pass for a store that is yet to be used.
-
-        Args:
-            may_be_gone: believe it also if the backup that was seen is truly not there, as
-                whoever makes a new one must.
-        """
-        from backup_tasks.catalog import backups_among
-
-        found = list(listed)
-        self.refuse_nothing(found, may_be_gone=may_be_gone)
-        return backups_among(found, self._zone)
+        listed = self._store.list_objects()
+        self.refuse_nothing(listed)
+        return listed
 
     def refuse_nothing(self, listed: Iterable[StoredObject], *, may_be_gone: bool = False) -> None:
-        """Raises StoreError as `backups_of` does; for who needs no more than that."""
+        """Raises StoreError as `list_objects` does.
+
+        Args:
+            may_be_gone: believe such a list also if the backup that was seen is truly not there,
+                as whoever makes a new one must.
+        """
         seen, _ = self._read()
         if seen is None or any(parse_backup_name(one.name, self._zone) for one in listed):
             return
@@ -125,6 +118,17 @@ class NewestSeen:
         seen, _ = self._read()
         return seen is None or not seen.made or seen.made.get(stored.name) == stored.etag
 
+    def made_here(self, stored: StoredObject) -> bool:
+        """Whether it is one of the last objects that are remembered as made here."""
+        made = self._made()
+        return bool(made) and made.get(stored.name) == stored.etag
+
+    def _made(self) -> dict[str, str]:
+        if self._made_here is None:
+            seen, _ = self._read()
+            self._made_here = seen.made if seen else {}
+        return self._made_here
+
     def note(self, name: str, started_at: str, etag: str = "") -> None:
         """Remember this backup, whatever was seen before. Failing to is no error.
 
@@ -139,14 +143,14 @@ class NewestSeen:
             write_note(self._path, note)
 
     def note_made(
-        self, stored: StoredObject, started_at: str, before: Sequence[Backup], record: RunRecord
+        self, stored: StoredObject, started_at: str, newest: Backup | None, record: RunRecord
     ) -> None:
         """Remember a backup that was just made; but first say in `record` if others vanished.
 
         Args:
-            before: the backups that were there when it was begun.
+            newest: as `what_vanished` takes it, of those that were there when it was begun.
         """
-        if vanished := self.what_vanished(before):
+        if vanished := self.what_vanished(newest):
             record.warnings.append(vanished)
         self.note(stored.name, started_at, stored.etag)
 
@@ -159,18 +163,32 @@ class NewestSeen:
             if seen is None or datetime.fromisoformat(header.started_at) > seen.started:
                 self.note(header.name, header.started_at)
 
-    def what_vanished(self, backups: Sequence[Backup]) -> str:
-        """In words, if the newest of these is older than one that was seen, or else ""."""
+    def what_vanished(self, newest: Backup | None) -> str:
+        """In words, if a newer backup was seen than is there now, or else "".
+
+        Args:
+            newest: the latest of those that count, or by name where none does.
+        """
         seen, trouble = self._read()
-        if seen is None or any(backup.stored.name == seen.name for backup in backups):
+        if seen is None or (newest is not None and newest.taken_at >= seen.started):
             return trouble
-        if backups and backups[-1].taken_at >= _taken_at(seen, self._zone):
+        if self._is_there(seen):
             return trouble
-        left = f"the newest is {backups[-1].id}" if backups else "no backup is left"
+        left = f"the newest is {newest.id}" if newest else "no backup is left"
         return (
             f"{seen.name} of {seen.started:%Y-%m-%d %H:%M} UTC was seen in the store, but now "
             f"{left}: newer backups have vanished. Somebody has deleted or hidden them"
         )
+
+    def _is_there(self, seen: _Seen) -> bool:
+        """Whether that backup is there, although it is not the newest that counts."""
+        try:
+            stored = self._store.stat(seen.name)
+        except ObjectMissing:
+            return False
+        except StoreError:  # nobody knows
+            return True
+        return seen.made.get(seen.name, stored.etag) == stored.etag
 
     def _read(self) -> tuple[_Seen | None, str]:
         """What was seen; and what is wrong with the note, if anything."""
@@ -196,7 +214,7 @@ def _taken_at(seen: _Seen, zone: tzinfo) -> datetime:
     return taken_at
 
 
-def tell_vanished(seen: NewestSeen, backups: Sequence[Backup], record: RunRecord) -> None:
-    """Warn, on stderr and in the record, if newer backups than these have vanished."""
-    if vanished := seen.what_vanished(backups):
+def tell_vanished(seen: NewestSeen, newest: Backup | None, record: RunRecord) -> None:
+    """Warn, on stderr and in the record, if a newer backup than this has vanished."""
+    if vanished := seen.what_vanished(newest):
         warn(record, vanished)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, tzinfo
-from types import MappingProxyType
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import StoreError
-from backup_tasks.naming import parse_backup_name
+from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.retention import PrunePlan, plan_prune
 from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count
 
 if TYPE_CHECKING:
-    from backup_tasks.newest_seen import NewestSeen
+    from backup_tasks.catalog import Backup
+    from backup_tasks.census import Census
     from backup_tasks.profile_model import Profile
-    from backup_tasks.stores.base import Store, StoredObject
+    from backup_tasks.stores.base import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class PruneReport:
         sizes: backup name -> bytes, as the store listed them.
         deleted: the backups that are gone now, oldest first; empty with `dry_run`.
         failed: backup name -> why the store did not delete it, on one line.
+        left_alone: name -> why it does not count, of what is named like a backup: it is neither
+            counted nor deleted.
         foreign: how many other objects lie beside the backups; they are never touched.
     """
 
@@ -39,6 +41,7 @@ class PruneReport:
     sizes: dict[str, int]
     deleted: tuple[str, ...]
     failed: dict[str, str]
+    left_alone: dict[str, str]
     foreign: int
 
 
@@ -58,51 +61,46 @@ class PruneIncomplete(StoreError):
 def run_prune(
     profile: Profile,
     store: Store,
+    census: Census,
     now: datetime,
     *,
     dry_run: bool,
-    seen: NewestSeen | None = None,
-    keep: Mapping[str, str] = MappingProxyType({}),
+    protected: Mapping[str, str] | None = None,
 ) -> PruneReport:
     """Delete what the profile's retention does not keep, oldest first.
 
-    Decides from the store's own list, never from a memory of it. Only objects that are named
-    as backups are counted or touched, and of those no empty one, which cannot be a backup.
-    Neither the newest by name, nor the one stored last, nor the newest seen is ever deleted. A
-    crash in the middle leaves the younger backups; running again finishes the work.
+    Only backups that are proven are counted, and only they are deleted: what else is named like
+    one is listed, and left alone. Neither the newest that counts nor the one of them that was
+    stored last is ever deleted. A crash in the middle leaves the younger backups; running again
+    finishes the work.
 
     Args:
+        census: of the store's own list, taken just now; never of a memory of it.
         now: aware.
         dry_run: decide and report, delete nothing.
-        seen: tells a list that cannot be true, and which backup is surely our own.
-        keep: name -> why it stays whatever the rules say.
+        protected: names to keep whatever the rules say, each with the reason.
 
-    Raises:
-        StoreError: the store cannot be listed, or its list is not to be believed.
-        PruneIncomplete: it refused to delete some; tried after all others.
+    Raises PruneIncomplete when the store refused to delete some; tried after all others.
     """
-    listed = store.list_objects()
-    if seen is not None:
-        seen.refuse_nothing(listed)
-    taken_at = _find_backups(listed, profile.tzinfo)
-    backups = [stored for stored in listed if stored.name in taken_at]
-    plan = plan_prune(
-        taken_at,
-        profile.retention,
-        now,
-        protected=_stored_last(backups),
-        seen=seen.newest_name if seen is not None else "",
-        needed=keep,
-    )
+    backups = census.backups()
+    # Without a key there is nobody whose backups these could be known to be.
+    counting = [one for one in backups if one.verdict.counts and census.acceptance.keys]
+    taken_at = {one.stored.name: one.taken_at for one in counting}
+    kept = {**_stored_last(counting), **_by_name_only(counting), **(protected or {})}
     report = PruneReport(
         profile=profile.name,
         store=profile.store.url,
         dry_run=dry_run,
-        plan=plan,
-        sizes={stored.name: stored.size for stored in backups},
+        plan=plan_prune(taken_at, profile.retention, now, protected=kept),
+        sizes={one.stored.name: one.stored.size for one in backups},
         deleted=(),
         failed={},
-        foreign=len(listed) - len(backups),
+        left_alone={
+            one.stored.name: one.verdict.why or "this machine has no signing key yet"
+            for one in backups
+            if one.stored.name not in taken_at
+        },
+        foreign=len([one for one in census.listed if one.name != CLAIM_NAME]) - len(backups),
     )
     return report if dry_run else _delete(store, report)
 
@@ -110,40 +108,50 @@ def run_prune(
 def render_prune(report: PruneReport) -> str:
     """The report as lines for people: a summary, then each backup, oldest first."""
     gone = report.plan.delete if report.dry_run else report.deleted
-    freed = render_bytes(sum(report.sizes[name] for name in gone))
     verb = "would be deleted" if report.dry_run else "deleted"
+    count = len(report.plan.keep) + len(report.plan.delete)
     lines = [
-        f"{report.profile}: {render_count(len(report.sizes), 'backup')} in {report.store}: "
-        f"{len(report.sizes) - len(gone)} kept, {len(gone)} {verb} ({freed})"
+        f"{report.profile}: {render_count(count, 'backup')} in {report.store}: "
+        f"{count - len(gone)} kept, {len(gone)} {verb} ({_size_of(report, gone)})"
     ]
+    if report.left_alone:
+        lines[0] += f"; {len(report.left_alone)} left alone ({_size_of(report, report.left_alone)})"
     width = max(map(len, report.sizes), default=0)
     for name in report.plan.delete:
         why = report.failed.get(name)
         lines.append(_render_row("FAILED" if why else "delete", name, width, report, why or ""))
     for name, reasons in reversed(list(report.plan.keep.items())):
         lines.append(_render_row("keep", name, width, report, ", ".join(reasons)))
+    for name, why in report.left_alone.items():
+        lines.append(_render_row("left", name, width, report, why))
     if report.foreign:
         lines.append(f"  {render_count(report.foreign, 'other object')} left alone")
     return "\n".join(lines)
 
 
-def _find_backups(listed: list[StoredObject], zone: tzinfo) -> dict[str, datetime]:
-    """Backup name -> when it was taken."""
-    return {
-        stored.name: moment
-        for stored in listed
-        if stored.size and (moment := parse_backup_name(stored.name, zone)) is not None
-    }
+def _size_of(report: PruneReport, names: Iterable[str]) -> str:
+    return render_bytes(sum(report.sizes[name] for name in names))
 
 
-def _stored_last(backups: list[StoredObject]) -> tuple[str, ...]:
-    """The backup that the store took last, if any.
+def _stored_last(counting: Sequence[Backup]) -> dict[str, str]:
+    """The backup that the store took last, if any, with the reason to keep it.
 
-    By name another one can look newer: taken before summer time ended, or before the profile's
-    time zone was changed.
+    Another one is newer as its manifest says it where a clock was wrong for one run.
     """
-    newest = max(backups, key=lambda stored: (stored.modified_at, stored.name), default=None)
-    return (newest.name,) if newest else ()
+    newest = max(counting, key=lambda one: (one.stored.modified_at, one.stored.name), default=None)
+    return {newest.stored.name: "stored last"} if newest else {}
+
+
+def _by_name_only(counting: Sequence[Backup]) -> dict[str, str]:
+    """Backups that nothing newer counts beside but what has its time from its name alone, as they
+    have it: a copy of what was deleted long ago may have got a new name."""
+    sure = [one.taken_at.astimezone(UTC) for one in counting if not one.verdict.by_name]
+    reason = "dated by its name alone, and nothing newer is dated by more"
+    return {
+        one.stored.name: reason
+        for one in counting
+        if one.verdict.by_name and not (sure and one.taken_at.astimezone(UTC) < max(sure))
+    }
 
 
 def _delete(store: Store, report: PruneReport) -> PruneReport:

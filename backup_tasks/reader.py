@@ -95,13 +95,16 @@ def read_header(store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEY
     if footer is None:
         return None
     try:
-        return _read_header(store, stored, footer, keys)
+        return read_header_at(store, stored, footer, keys)
     except ArchiveError:  # a byte may have been flipped on the way, also of the footer
         footer = read_footer(store, stored)
-        return _read_header(store, stored, footer, keys) if footer else None
+        return read_header_at(store, stored, footer, keys) if footer else None
 
 
-def _read_header(store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring) -> Header:
+def read_header_at(
+    store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring
+) -> Header:
+    """As `read_header`, of an archive whose footer was read; nothing is fetched a second time."""
     front = store.read_range(stored, footer.offset, min(footer.length, HEADER_PROBE_BYTES))
     if is_encrypted_name(stored.name):
         front = _open_first_member(store, stored, footer, front, keys)

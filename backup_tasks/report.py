@@ -148,20 +148,27 @@ def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
         trouble = found.trouble.removeprefix(f"{found.backup.stored.name}: ")
         result = f"unreadable: {trouble}" if trouble else "plain .tar.gz"
         if found.is_locked:
-            result = "encrypted"
+            result = _not_counted(found) or "encrypted"
         return (found.backup.id, age, size, "-", "-", "-", result)
     result = f"{render_count(header.problems, 'file')} missing" if header.problems else "complete"
     if header.name not in ("", found.backup.stored.name):
         result = f"another backup's bytes: those of {printable(header.name)}"
+    result = _not_counted(found) or result
     new = render_bytes(found.backup.stored.size - header.copied_bytes)
     duration = render_seconds(_seconds_between(header.started_at, header.written_at))
     return (found.backup.id, age, size, new, f"{header.files:,}", duration, result)
 
 
+def _not_counted(found: BackupDetails) -> str:
+    """Why a backup is neither the latest nor counted for retention, or ""."""
+    verdict = found.backup.verdict
+    return f"not counted: {verdict.why}" if verdict.state in ("unproven", "not read back") else ""
+
+
 def _backup_to_json(found: BackupDetails) -> dict[str, Any]:
     import msgspec
 
-    stored = found.backup.stored
+    stored, verdict = found.backup.stored, found.backup.verdict
     return {
         "name": found.backup.id,
         "object": stored.name,
@@ -170,6 +177,7 @@ def _backup_to_json(found: BackupDetails) -> dict[str, Any]:
         "manifest": msgspec.to_builtins(found.header) if found.header else None,
         "trouble": found.trouble,
         "is_locked": found.is_locked,
+        "proof": {"state": verdict.state, "why": verdict.why},
     }
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from backup_tasks.accepted import census_for_reading, choose_and_tell
 from backup_tasks.authenticity import Proof, demand_proof, demand_signature
-from backup_tasks.catalog import Backup, choose_backup
+from backup_tasks.catalog import Backup
 from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
 from backup_tasks.errors import ArchiveError
 from backup_tasks.extract import Extractor
@@ -24,7 +25,7 @@ from backup_tasks.manifest import Entry
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.members import MemberStream, render_fetched_again
 from backup_tasks.naming import is_encrypted_name
-from backup_tasks.newest_seen import NewestSeen, tell_vanished
+from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import find_fault_at_end, read_manifest
@@ -257,13 +258,11 @@ def run_restore_job(
     Args:
         folder: where relative paths start; state: the state directory.
 
-    Raises: as `parse_wish`, `choose_backup` and `run_restore`.
+    Raises: as `parse_wish`, `choose_and_tell` and `run_restore`.
     """
     seen = NewestSeen(state, profile, store)
-    backups = seen.find_backups()
-    if not wish.name and not wish.day:
-        tell_vanished(seen, backups, record)
-    chosen = choose_backup(backups, name=wish.name, day=wish.day)
+    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     request = parse_wish(wish, chosen, folder, profile.signing.public_key)
     record.archive = chosen.stored.name
     with progress:

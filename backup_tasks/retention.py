@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Protocol
 
 from backup_tasks.units import render_seconds
@@ -51,9 +50,7 @@ def plan_prune(
     rules: RetentionRules,
     now: datetime,
     *,
-    protected: Collection[str] = (),
-    seen: str = "",
-    needed: Mapping[str, str] = MappingProxyType({}),
+    protected: Mapping[str, str] | None = None,
 ) -> PrunePlan:
     """Decide which backups to keep, and why.
 
@@ -61,13 +58,10 @@ def plan_prune(
     periods that have one; a period is that of the backup's own time zone.
 
     Args:
-        taken_at: backup name -> when it was taken, aware.
+        taken_at: name -> when it was begun, aware, of the backups that count.
         rules: how many of each to keep.
         now: aware; `keep_within` counts back from it.
-        protected: names to keep whatever the rules say.
-        seen: name of the newest backup that this machine made or proved to be its own: kept too, as
-            whoever may write to the store can put any number of others beside it.
-        needed: name -> why it is kept whatever the rules say.
+        protected: names to keep whatever the rules say, each with the reason.
 
     Returns:
         A plan that names every backup once. The newest is always kept, and so is one that is
@@ -85,14 +79,9 @@ def plan_prune(
         reasons[name].append("dated in the future")
     for name in counted[:1]:
         reasons[name] = reasons[name] or ["the newest"]
-    for name in protected:
+    for name, reason in (protected or {}).items():
         if name in reasons:
-            reasons[name] = reasons[name] or ["stored last"]
-    if seen in reasons:
-        reasons[seen] = reasons[seen] or ["the newest of our own"]
-    for name, why in needed.items():
-        if name in reasons:
-            reasons[name] = reasons[name] or [why]
+            reasons[name] = reasons[name] or [reason]
 
     return PrunePlan(
         keep={name: tuple(why) for name, why in reasons.items() if why},

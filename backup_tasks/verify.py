@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
+from backup_tasks.accepted import census_for_reading, choose_and_tell
 from backup_tasks.authenticity import weigh_proof
-from backup_tasks.catalog import Backup, choose_backup
+from backup_tasks.catalog import Backup
 from backup_tasks.chunk_reader import ReadChunk, read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
@@ -27,7 +28,7 @@ from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest import Chunk, Entry, Header, PlacedEntry
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.members import render_fetched_again
-from backup_tasks.newest_seen import NewestSeen, tell_vanished
+from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import find_fault_at_end, read_manifest
@@ -286,15 +287,15 @@ def run_verify_job(
         raise UsageError("give --all, or one backup with --name or --date")
     sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
     seen = NewestSeen(state, profile, store)
-    backups = seen.find_backups()
-    tell_vanished(seen, backups, record)
-    newest = choose_backup(backups, name=wish.name, day=wish.day)
+    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
+    backups = census.backups() if wish.all else [chosen]
     if not wish.all:
-        record.archive = newest.stored.name
+        record.archive = chosen.stored.name
     reports = []
     before = VerifiedBefore() if wish.all and len(backups) > 1 else None
     with progress:
-        for backup in backups if wish.all else [newest]:
+        for backup in backups:
             report = run_verify(
                 store, backup, progress, sample, keys, profile.signing.public_key, before
             )

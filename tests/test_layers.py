@@ -27,8 +27,8 @@ ROOMS = {
     "path_spool snapshot segments content",
     "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool "
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "
-    "entry_writer cut_off chunk_reader copy_check chunk_process reader authenticity foreign "
-    "selection members",
+    "entry_writer cut_off chunk_reader copy_check chunk_process reader read_back authenticity "
+    "foreign selection members",
     "tree": "folder_trust private_folder labels making_folders new_files metadata "
     "target member_spool finish_folders extract_policy extract extract_in_order target_path "
     "restore_target",
@@ -36,13 +36,13 @@ ROOMS = {
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
-    "claim": "claim claim.claim_file claim.acceptance claim.machine claim.ownership claim.keeper "
-    "claim.hold claim.hold_note",
-    "jobs": "leftovers catalog signing_key newest_seen neighbours last_archive resume survey "
-    "listing stages assembly backup_run holding backup restore_request restore findings "
-    "entry_check verified_before verify_report verify compare compare_sources drill_notes "
-    "drill_place drill_command drill_report drill retention prune_guard prune lifecycle_plan "
-    "lifecycle_bucket lifecycle keygen key_check",
+    "claim": "claim claim.claim_file claim.acceptance claim.clock claim.machine claim.ownership "
+    "claim.keeper claim.evidence claim.proof claim.proof_notes claim.hold claim.hold_note",
+    "jobs": "leftovers catalog census signing_key newest_seen accepted neighbours last_archive "
+    "resume survey listing stages assembly backup_run after_commit holding backup restore_request "
+    "restore findings entry_check verified_before verify_report verify compare compare_sources "
+    "drill_notes drill_place drill_command drill_report drill retention prune_guard prune "
+    "lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",

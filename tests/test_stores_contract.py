@@ -442,6 +442,16 @@ def test_no_descriptor_is_left_open(store: Store) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 4
 
 
+def test_a_store_on_another_machine_tells_the_time_by_its_own_clock(store: Store) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    told = store.store_time()
+    if isinstance(store, DirectoryStore):
+        assert told is None
+    else:
+        assert told is not None
+        assert before <= told <= datetime.now(UTC)
+
+
 # --- small objects
 
 

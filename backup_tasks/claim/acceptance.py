@@ -17,12 +17,15 @@ class Acceptance:
             any true signature does (a reader on a new machine).
         names: profile and host that a manifest may name; None: any, for the store belongs to
             one owner and the keys tell.
-        adopted: footers (SHA-256, hex) that count whatever signed them.
+        adopted: footers (`Footer.fingerprint`) that count whatever signed them.
+        trusts_locked: a true signature does for encrypted backups that nobody here can open: the
+            store has one owner, as its claim says.
     """
 
     keys: frozenset[str]
     names: frozenset[Name] | None
     adopted: frozenset[str] = frozenset()
+    trusts_locked: bool = False
 
 
 def plan_acceptance(
@@ -49,4 +52,6 @@ def plan_acceptance(
         keys = frozenset({own_key} - {""})
     if claim is None:
         return Acceptance(keys, frozenset({name}))
-    return Acceptance(keys, frozenset({name, *claim.names}), frozenset(claim.adopted))
+    return Acceptance(
+        keys, frozenset({name, *claim.names}), frozenset(claim.adopted), trusts_locked=True
+    )

@@ -6,8 +6,6 @@ numbers; and a claim that somebody set back lifts no hold that stands here.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,8 +14,6 @@ from backup_tasks.claim.claim_file import Baseline, Hold
 from backup_tasks.state import read_kept, write_note
 
 _NOTE_BYTES = 2**23
-# Of so many backups that were made here is remembered whether they were whole.
-_MOST_BACKUPS = 5000
 
 
 class SourcesNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,15 +22,11 @@ class SourcesNote(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         baseline: what the last good backup held.
         hold: why nothing is deleted; is_blind: nobody here knows what was lost when it began.
-        problems: backup -> how many of its files were not whole.
-        needed: backups that hold what the newest one could neither read nor carry over.
     """
 
     baseline: Baseline | None = None
     hold: Hold | None = None
     is_blind: bool = False
-    problems: dict[str, int] = {}
-    needed: tuple[str, ...] = ()
 
 
 class SourcesMemory:
@@ -58,18 +50,3 @@ class SourcesMemory:
     def write(self, note: SourcesNote) -> None:
         """Remember this instead. Raises OSError."""
         write_note(self._path, msgspec.to_builtins(note))
-
-    def note_made(
-        self, name: str, problems: int, needed: Sequence[str], there: Collection[str]
-    ) -> None:
-        """Remember how whole a backup is that was just made. Failing to is no error.
-
-        Args:
-            there: the backups that the store holds; others are forgotten.
-        """
-        note = self.read()
-        known = {one: number for one, number in note.problems.items() if one in there}
-        known[name] = problems
-        kept = dict(list(known.items())[-_MOST_BACKUPS:])
-        with contextlib.suppress(OSError):
-            self.write(msgspec.structs.replace(note, problems=kept, needed=tuple(needed)))

@@ -184,6 +184,12 @@ class Store(Protocol):
         Only what is called like a backup, and so might be in the way of one.
         """
 
+    def store_time(self) -> datetime | None:
+        """What the store's own clock says now, aware; None where it has none, or tells nothing.
+
+        Raises StoreError when the store cannot be reached.
+        """
+
     def stat(self, name: str) -> StoredObject:
         """The object of that name. Raises ObjectMissing."""
 

@@ -87,6 +87,9 @@ class DirectoryStore:
             if is_backup_name(name) and not stat.S_ISREG(status.st_mode)
         }
 
+    def store_time(self) -> None:
+        """A folder has no clock: times of files are this machine's, or told by nobody."""
+
     def stat(self, name: str) -> StoredObject:
         with explained(self.url, f"look at {name}", name):
             status = os.lstat(self.folder / name)

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from backup_tasks.errors import ReadRefused, StoreError
+from backup_tasks.errors import ObjectArchived, ReadRefused, StoreError
 from backup_tasks.naming import CLAIM_NAME, is_staging_name
 from backup_tasks.stores.base import (
     ArchiveWriter,
@@ -30,7 +30,7 @@ from backup_tasks.stores.s3_access import (
     refuse_taken_name,
     repeated,
 )
-from backup_tasks.stores.s3_answers import checked, pages
+from backup_tasks.stores.s3_answers import checked, pages, time_of_answer
 from backup_tasks.stores.s3_bounds import bounded
 from backup_tasks.stores.s3_errors import (
     BODY_FAILURES,
@@ -39,12 +39,15 @@ from backup_tasks.stores.s3_errors import (
     UnfitAnswer,
     explain,
     explained,
+    is_archived,
     is_refused,
     is_unknown_to_server,
     status_of,
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from mypy_boto3_s3 import S3Client
 
     from backup_tasks.stores import StoreSettings
@@ -155,6 +158,11 @@ class S3Store:
         for page in pages(ask, {"ContinuationToken": "NextContinuationToken"}):
             yield from page.get("Contents", [])
 
+    def store_time(self) -> datetime | None:
+        access = self.access
+        with explained(access.place, "ask for the time"):
+            return time_of_answer(access.ask_for_reason())
+
     def stat(self, name: str) -> StoredObject:
         return self.access.head(name)[0]
 
@@ -179,7 +187,8 @@ class S3Store:
                     return self.read_range(source, start, length)
             doing = f"read {source.name} at byte {start:,}"
             if no_match or is_refused(error):
-                raise ReadRefused(str(explain(error, access.place, doing))) from error
+                kind = ObjectArchived if is_archived(error) else ReadRefused
+                raise kind(str(explain(error, access.place, doing))) from error
             raise explain(error, access.place, doing, source.name) from error
 
     def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:

@@ -86,9 +86,9 @@ class S3Access:
         )
         return found, answer.get("Metadata", {})
 
-    def ask_for_reason(self) -> None:
+    def ask_for_reason(self) -> Mapping[str, Any]:
         """Ask for a list of one: its errors have a text, while those of HEAD are a bare status."""
-        self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+        return self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
 
     def is_as_it_was(self, source: StoredObject) -> bool:
         """Whether an object is still the one that was looked at. Raises ObjectMissing, StoreError.

@@ -7,8 +7,9 @@ answer that has everything that its caller needs, or raises one of `s3_errors.FA
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote_plus
@@ -48,6 +49,27 @@ def pages(ask: Callable[..., Any], tokens: Mapping[str, str]) -> Iterator[Any]:
         if tuple(place.values()) in been:
             raise UnfitAnswer(trouble="a list goes round in circles")
         been.add(tuple(place.values()))
+
+
+# IMF-fixdate (RFC 9110, 5.6.7), the only form that a server may send. The weekday is not looked at.
+_HTTP_DATE: Final = re.compile(
+    r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII
+)
+_MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+def time_of_answer(answer: Answer) -> datetime | None:
+    """When the server says that it answered, in UTC; None if it does not, or some cache did."""
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    match = _HTTP_DATE.fullmatch(headers.get("date", ""))
+    if match is None or "age" in headers:
+        return None
+    day, year, hour, minute, second = map(int, match.group(1, 3, 4, 5, 6))
+    try:
+        month = 1 + _MONTHS.index(match[2]) // 3  # starts with a capital, so between no two
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 class _CheckedClient:

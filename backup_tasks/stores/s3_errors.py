@@ -173,6 +173,11 @@ def is_refused(error: BaseException) -> bool:
     return code_of(error) in _REFUSED
 
 
+def is_archived(error: BaseException) -> bool:
+    """The object is there, and lies in an archive class."""
+    return code_of(error) == "InvalidObjectState"
+
+
 def is_unknown_to_server(error: BaseException) -> bool:
     """The server does not know this request or one of its headers."""
     return code_of(error) == "NotImplemented" or status_of(error) == 501

@@ -1,0 +1,132 @@
+"""Whose backups count for a profile here and now: signing key, profile and claim put together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backup_tasks.catalog import Backup, BackupDetails
+from backup_tasks.census import Census
+from backup_tasks.claim.acceptance import Acceptance, plan_acceptance
+from backup_tasks.claim.claim_file import Claim, Name
+from backup_tasks.claim.proof_notes import ProofNotes
+from backup_tasks.errors import BackupError
+from backup_tasks.identities import NO_KEYS, Keyring
+from backup_tasks.journal import RunRecord, warn
+from backup_tasks.newest_seen import NewestSeen, tell_vanished
+from backup_tasks.profile_model import Profile
+from backup_tasks.signing import render_public_key
+from backup_tasks.signing_key import read_own_key
+from backup_tasks.stores.base import Store, StoredObject
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Whose backups count.
+
+    Attributes:
+        is_sure: profile or claim say so; else nothing but this machine's own key does.
+    """
+
+    acceptance: Acceptance
+    is_sure: bool
+
+
+def whose_count(profile: Profile, state: Path, host: str, claim: Claim | None = None) -> Accepted:
+    """Whose backups count for this profile.
+
+    Args:
+        state: the state directory.
+        host: this machine's name, as manifests have it.
+        claim: the store's, if it has one whose word counts here.
+    """
+    own_key = ""
+    with contextlib.suppress(BackupError):  # an unusable one is told by who needs it
+        if (key := read_own_key(state)) is not None:
+            own_key = render_public_key(key.public_key)
+    signers = profile.signing.public_key
+    name = Name(profile.name, host)
+    acceptance = plan_acceptance(claim, own_key=own_key, signers=signers, name=name)
+    if not acceptance.keys:  # a new machine that reads: nothing tells whose the backups should be
+        acceptance = replace(acceptance, names=None, trusts_locked=True)
+    return Accepted(acceptance, bool(signers) or claim is not None)
+
+
+def open_census(
+    profile: Profile,
+    store: Store,
+    state: Path,
+    listed: Iterable[StoredObject],
+    accepted: Accepted,
+    *,
+    keys: Keyring = NO_KEYS,
+    notes: ProofNotes | None = None,
+) -> Census:
+    """The backups of a profile's store, as it listed them.
+
+    Args:
+        notes: those of the run, if it has read them already.
+    """
+    return Census(
+        store,
+        profile.tzinfo,
+        listed,
+        notes or ProofNotes(state, store.url),
+        accepted.acceptance,
+        is_sure=accepted.is_sure,
+        keys=keys,
+        made_here=NewestSeen(state, profile, store).made_here,
+    )
+
+
+def census_for_reading(
+    profile: Profile,
+    store: Store,
+    state: Path,
+    host: str,
+    seen: NewestSeen,
+    keys: Keyring = NO_KEYS,
+) -> Census:
+    """The backups of a profile's store, for a task that changes nothing there.
+
+    Args:
+        host: this machine's name, as manifests have it.
+
+    Raises StoreError when the store fails, or lists no backup although one was seen there.
+    """
+    listed = seen.list_objects()
+    return open_census(profile, store, state, listed, whose_count(profile, state, host), keys=keys)
+
+
+def choose_and_tell(
+    census: Census, seen: NewestSeen, record: RunRecord, *, name: str = "", day: str = ""
+) -> Backup:
+    """The backup that is meant; warns of newer ones that do not count, or have vanished.
+
+    Raises: UsageError; StoreError when the store does not give one that may be meant.
+    """
+    choice = census.choose(name=name, day=day)
+    census.save()
+    for warning in choice.warnings:
+        warn(record, warning)
+    if not name and not day:
+        tell_vanished(seen, choice.backup, record)
+    return choice.backup
+
+
+def list_and_tell(
+    profile: Profile, store: Store, state: Path, record: RunRecord, keys: Keyring
+) -> list[BackupDetails]:
+    """All backups, oldest first, with what their manifests say; warns of vanished ones.
+
+    Raises StoreError when the store fails, or lists no backup although one was seen there.
+    """
+    seen = NewestSeen(state, profile, store)
+    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    details = census.details()
+    census.save()
+    if details:
+        tell_vanished(seen, census.choose().backup, record)
+    return details

@@ -1,0 +1,319 @@
+"""Which backups of a store count, and the latest of them: as few are looked at as will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta, tzinfo
+
+from backup_tasks.catalog import (
+    Backup,
+    BackupDetails,
+    backups_among,
+    choose_backup,
+    details_of,
+    in_order,
+    look_at,
+    parse_day,
+)
+from backup_tasks.claim.acceptance import Acceptance
+from backup_tasks.claim.evidence import Evidence, why_none
+from backup_tasks.claim.proof import Known, Verdict, judge
+from backup_tasks.claim.proof_notes import ProofNotes
+from backup_tasks.errors import (
+    IdentityError,
+    ObjectChanged,
+    ObjectMissing,
+    ReadRefused,
+    StoreError,
+)
+from backup_tasks.identities import NO_KEYS, Keyring
+from backup_tasks.manifest import Header
+from backup_tasks.naming import render_backup_id
+from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.text import one_line
+
+# A backup may have been begun so much later than its name says: the name is of its minute, or of
+# a later one, in some time zone, and is read in another.
+_NAME_SPREAD = timedelta(hours=26)
+# Where nobody says which keys are accepted, so many are looked at for one of our own.
+_LOOK_BACK = 64
+# So many are looked at together while the latest is looked for.
+_AT_ONCE = 8
+_OF_ONE_OBJECT = (ObjectMissing, ObjectChanged, ReadRefused)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backup that is meant, and what is to be told with it.
+
+    Attributes:
+        warnings: one line each, fit to print.
+    """
+
+    backup: Backup
+    warnings: tuple[str, ...] = ()
+
+
+class Census:
+    """The backups that a store listed, and which of them count.
+
+    Args:
+        listed: all of the store's objects.
+        notes: what was found before.
+        acceptance: whose backups count.
+        is_sure: whether profile or claim say whose; else what is signed by others is taken for
+            the latest where nothing else is there.
+        keys: open encrypted ones that are not noted.
+        made_here: whether an object is known as one that was made here, besides the notes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        zone: tzinfo,
+        listed: Iterable[StoredObject],
+        notes: ProofNotes,
+        acceptance: Acceptance,
+        *,
+        is_sure: bool = False,
+        keys: Keyring = NO_KEYS,
+        made_here: Callable[[StoredObject], bool] = lambda _: False,
+    ) -> None:
+        self._store, self._zone, self._notes, self._keys = store, zone, notes, keys
+        self.listed = list(listed)
+        self.acceptance = acceptance
+        self._is_sure = is_sure
+        self._by_name = backups_among(self.listed, zone)
+        self._objects = [backup.stored for backup in self._by_name]
+        self._known = dict(notes.known(self._objects))
+        for stored in self._objects:
+            if trouble := why_none(stored):
+                self._known[stored.name] = Known(Evidence(trouble=trouble))
+            elif made_here(stored):
+                known = self._known.get(stored.name, Known())
+                self._known[stored.name] = replace(known, is_made_here=True)
+        self._failed: dict[str, StoreError] = {}
+        self._looked: set[str] = set()
+        self._key_trouble: str | None = None
+
+    def backups(self) -> list[Backup]:
+        """All of them, oldest first, each with its verdict as far as was looked."""
+        return in_order(self._judged(self.acceptance))
+
+    def proven(self) -> list[Backup]:
+        """Those that count, oldest first."""
+        return [backup for backup in self.backups() if backup.verdict.counts]
+
+    def look(self, most: int) -> None:
+        """Look at some that are not noted: the newest by name, the one that was stored last, then
+        the oldest. What is found is noted; trouble is not raised."""
+        waiting = self._waiting()
+        if not waiting:
+            return
+        last = max(waiting, key=lambda one: (one.stored.modified_at, one.stored.name))
+        wanted = list(dict.fromkeys([waiting[-1], last, *waiting]))[:most]
+        self._look_wholly(wanted)
+
+    def look_at_all(self) -> None:
+        """Look at all that are not noted, and again at those that were not whole."""
+        broken = [one for one in self._by_name if self._is_broken(one)]
+        self._look_wholly([*self._waiting(), *broken])
+
+    def save(self) -> None:
+        """Write what was found to the notes. Failing to is no error."""
+        self._notes.save(self.listed)
+
+    def details(self) -> list[BackupDetails]:
+        """All backups, oldest first, with what their manifests say; looks at those not noted."""
+        self._look_lightly(self._waiting())
+        return [self._details_of(backup) for backup in self.backups()]
+
+    def _details_of(self, backup: Backup) -> BackupDetails:
+        known = self._known.get(backup.stored.name, Known())
+        found = self._failed.get(backup.stored.name) or known.evidence or Evidence()
+        details = details_of(backup, found)
+        if details.is_locked and not details.trouble and not self._opens():
+            return replace(details, trouble=self._key_trouble or "")
+        return details
+
+    def header(self, name: str) -> Header | None:
+        """What a backup's manifest says, as far as was looked; None also of a locked one."""
+        evidence = self._known.get(name, Known()).evidence
+        return evidence.header if evidence is not None else None
+
+    def newest_or_last(self) -> Backup | None:
+        """The newest that counts, as far as was looked; or the last by name where none does."""
+        backups = self.backups()
+        counting = [one for one in backups if one.verdict.counts]
+        found = counting or backups
+        return found[-1] if found else None
+
+    def choose(self, *, name: str = "", day: str = "") -> Choice:
+        """The backup that is meant, as `choose_backup`; looks at as few as tell.
+
+        Raises: UsageError; StoreError when the store does not give one that may be meant.
+        """
+        if name or not self._by_name or (name and day):
+            return Choice(self._named(name, day))
+        asked = parse_day(day) if day else None
+        for acceptance, word in self._ways():
+            found = self._latest(acceptance, asked)
+            if found is not None:
+                return Choice(found, (*word, *self._newer(found, acceptance, asked)))
+        sound = [one for one in self._by_name if not why_none(one.stored)]
+        chosen = choose_backup(in_order(sound or self._by_name), day=day)
+        why = self._judged_one(chosen).verdict.why
+        return Choice(chosen, (f"{chosen.id} is the latest by its name alone: {why}",))
+
+    def _ways(self) -> Iterable[tuple[Acceptance, tuple[str, ...]]]:
+        """What is accepted, and, where nothing of it is there, what else; each with its word."""
+        yield self.acceptance, ()
+        relaxed = replace(self.acceptance, names=None, trusts_locked=True)
+        if self._is_sure:
+            word = "no backup here names this profile and host, or one that the store's claim knows"
+            yield relaxed, (word,)
+        elif self.acceptance.keys:
+            word = "no backup here is proven to be this machine's; others are signed by another key"
+            yield replace(relaxed, keys=frozenset()), (word,)
+
+    def _named(self, name: str, day: str) -> Backup:
+        wanted = render_backup_id(name)
+        same = [one for one in self._by_name if one.id == wanted]
+        if len(same) > 1:
+            self._look_lightly([one for one in same if self._is_waiting(one)])
+        return choose_backup(self.backups(), name=name, day=day)
+
+    def _latest(self, acceptance: Acceptance, asked: date | None) -> Backup | None:
+        """The newest, or the last of a day, that is proven under `acceptance`."""
+        room = len(self._by_name) if self._is_sure else _LOOK_BACK
+        while True:
+            fits = [
+                one
+                for one in in_order(self._judged(acceptance))
+                if one.verdict.state in ("proven", "likely")
+                and one.stored.name not in self._failed
+                and (asked is None or one.taken_at.date() == asked)
+            ]
+            best = fits[-1] if fits else None
+            waiting = [one for one in self._waiting() if _may_be(one, asked, best)]
+            if waiting and room > 0:
+                count = min(room, _AT_ONCE if best or len(waiting) == 1 else 2)
+                self._look_lightly(waiting[-count:])
+                room -= count
+            elif best is not None and best.verdict.state == "likely":
+                self._look_wholly([best])
+            else:
+                self._raise_failures(best, asked)
+                return best
+
+    def _raise_failures(self, best: Backup | None, asked: date | None) -> None:
+        """A store that fails must not pass off an older backup as the latest."""
+        for backup in self._by_name:
+            error = self._failed.get(backup.stored.name)
+            if error is None or isinstance(error, _OF_ONE_OBJECT):
+                continue
+            if _may_be(backup, asked, best):
+                raise error
+
+    def _newer(self, chosen: Backup, acceptance: Acceptance, asked: date | None) -> tuple[str, ...]:
+        """What to tell of others that are newer by their name, and are not proven."""
+        newer = [
+            one
+            for one in in_order(self._judged(acceptance))
+            if not one.verdict.counts
+            and _utc(one.taken_at) > _utc(chosen.taken_at)
+            and (asked is None or one.taken_at.date() == asked)
+        ]
+        if not newer:
+            return ()
+        last = newer[-1]
+        more = f" and {len(newer) - 1:,} more" if len(newer) > 1 else ""
+        verb = "are" if more else "is"
+        return (
+            f"{last.id}{more} {verb} newer by name, but nothing proves it: {last.verdict.why}; "
+            f"{chosen.id} is the latest that counts; choose another by --name",
+        )
+
+    def _judged(self, acceptance: Acceptance) -> list[Backup]:
+        verdicts = judge(self._objects, self._known, acceptance, self._notes.owners())
+        return [self._with(backup, verdicts[backup.stored.name]) for backup in self._by_name]
+
+    def _judged_one(self, backup: Backup) -> Backup:
+        judged = self._judged(self.acceptance)
+        return next(one for one in judged if one.stored == backup.stored)
+
+    def _with(self, backup: Backup, verdict: Verdict) -> Backup:
+        failed = self._failed.get(backup.stored.name)
+        if failed is not None and verdict.state == "unknown":
+            verdict = replace(verdict, why=one_line(str(failed)))
+        if verdict.started_at is None or verdict.state == "unproven":
+            return replace(backup, verdict=verdict)
+        try:
+            return replace(
+                backup, taken_at=verdict.started_at.astimezone(self._zone), verdict=verdict
+            )
+        except OverflowError:  # in the year 1 or 9999
+            return replace(backup, verdict=verdict)
+
+    def _waiting(self) -> list[Backup]:
+        """Those that nothing is known of, by name."""
+        return [one for one in self._by_name if self._is_waiting(one)]
+
+    def _is_waiting(self, backup: Backup) -> bool:
+        name = backup.stored.name
+        if name in self._looked:
+            return False
+        evidence = self._known.get(name, Known()).evidence
+        return evidence is None or (evidence.is_locked and self._opens())
+
+    def _is_broken(self, backup: Backup) -> bool:
+        evidence = self._known.get(backup.stored.name, Known()).evidence
+        return evidence is not None and not evidence.is_whole and not why_none(backup.stored)
+
+    def _opens(self) -> bool:
+        """Whether there are keys that may open what is locked."""
+        if self._key_trouble is None:
+            try:
+                self._keys.load()
+                self._key_trouble = ""
+            except IdentityError as error:
+                self._key_trouble = str(error)
+        return not self._key_trouble
+
+    def _look_lightly(self, wanted: Sequence[Backup]) -> None:
+        """Look, but not for the hash of a large manifest."""
+        self._look(wanted, whole=False)
+
+    def _look_wholly(self, wanted: Sequence[Backup]) -> None:
+        self._look(wanted, whole=True)
+
+    def _look(self, wanted: Sequence[Backup], *, whole: bool) -> None:
+        """Look, and note what is known for certain then."""
+        found = look_at(self._store, [one.stored for one in wanted], self._keys, whole=whole)
+        for backup in wanted:
+            name, evidence = backup.stored.name, found[backup.stored.name]
+            self._looked.add(name)
+            if isinstance(evidence, StoreError):
+                self._failed[name] = evidence
+                continue
+            self._known[name] = replace(self._known.get(name, Known()), evidence=evidence)
+            if evidence.is_whole or evidence.trouble or not evidence.footer:
+                self._notes.note(backup.stored, evidence)
+
+
+def _may_be(backup: Backup, asked: date | None, best: Backup | None) -> bool:
+    """Whether a backup that is not looked at may be meant, going by its name.
+
+    Args:
+        best: of those that were looked at.
+    """
+    if best is not None and _utc(backup.taken_at) + _NAME_SPREAD < _utc(best.taken_at):
+        return False
+    if asked is None:
+        return True
+    return abs(backup.taken_at.date() - asked) <= timedelta(days=2)
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)

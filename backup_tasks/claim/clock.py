@@ -1,0 +1,147 @@
+"""Whether the server's clock can be believed, and which backups are dated ahead of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+from backup_tasks.units import render_count
+
+# Two clocks that are set by NTP differ by less than a second. A wrong time zone, which is the
+# smallest mistake that people make, is an hour or more.
+APART = timedelta(hours=1)
+# NTP, and a host that wakes its guests, set a clock back by so much without anybody's fault.
+_STEP_BACK = timedelta(minutes=2)
+# No backup for so long is news, unless it was so before.
+_JUMP = timedelta(days=40)
+# So many backups on the far side of such a gap make it believed.
+_BELIEVED_AFTER = 3
+# So many gaps before it tell how long they usually are.
+_GAPS_BEFORE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """What this machine's clock and the store's said at about the same moment; all aware.
+
+    Attributes:
+        before, after: this machine's, before the store was asked and when it had answered.
+        store: the store's, or None if it has none.
+    """
+
+    before: datetime
+    after: datetime
+    store: datetime | None = None
+
+    @property
+    def ahead(self) -> timedelta:
+        """How far the store's clock is ahead of this machine's at the least; negative: behind."""
+        if self.store is None or self.before <= self.store <= self.after:
+            return timedelta(0)
+        return self.store - (self.after if self.store > self.after else self.before)
+
+    @property
+    def are_apart(self) -> bool:
+        """Whether one of the two must be wrong."""
+        return abs(self.ahead) > APART
+
+    @property
+    def latest(self) -> datetime:
+        """What the later one says: nothing honest is dated after it."""
+        return max(self.after, self.store or self.after)
+
+    @property
+    def earliest(self) -> datetime:
+        """What the earlier one says: nothing is older than it makes it."""
+        return min(self.before, self.store or self.before)
+
+
+def is_ahead(started_at: datetime, now: datetime) -> bool:
+    """Whether a backup that says that it was begun then is dated ahead; both aware.
+
+    Such a one is chosen by name alone: it is never the latest, is not built upon, and does not
+    count for retention.
+
+    Args:
+        now: `Clocks.latest`, or this machine's clock where there is no other.
+    """
+    return started_at - now > APART
+
+
+def judge_clock(clocks: Clocks, proven: Collection[datetime]) -> tuple[str, ...]:
+    """Why nothing may be deleted by what the clock says: it, or the store's, looks wrong.
+
+    Args:
+        proven: when each proven backup was begun, aware; also the one that was just made.
+    """
+    believed = [at for at in proven if not is_ahead(at, clocks.latest)]
+    return tuple(
+        reason
+        for reason in (
+            _apart(clocks, believed),
+            _behind(clocks, believed if clocks.store is not None else proven),
+            _jumped(clocks.before, believed),
+        )
+        if reason
+    )
+
+
+def _apart(clocks: Clocks, proven: Collection[datetime]) -> str:
+    if not clocks.are_apart:
+        return ""
+    assert clocks.store is not None
+    wrong = list(_wrong(clocks.before, clocks.store, proven))
+    which = f"{wrong[0]} looks wrong" if len(wrong) == 1 else "one of them is wrong"
+    return (
+        f"this server's clock says {_shown(clocks.before)}, the store's {_shown(clocks.store)}: "
+        f"{which}; set it"
+    )
+
+
+def _wrong(own: datetime, store: datetime, proven: Collection[datetime]) -> Iterator[str]:
+    """The clocks that do not go with the backups: before the newest, or far after it."""
+    if not proven:
+        return
+    newest = max(proven)
+    for whose, now in (("this server's", own), ("the store's", store)):
+        if now + APART < newest or now - newest > _JUMP:
+            yield whose
+
+
+def _behind(clocks: Clocks, proven: Collection[datetime]) -> str:
+    newest = max(proven, default=clocks.after)
+    if newest - clocks.after <= _STEP_BACK:
+        return ""
+    return (
+        f"this server's clock says {_shown(clocks.after)}, but the newest backup says that it was "
+        f"begun at {_shown(newest)}: this clock is behind, or was ahead then; set it, or, if it "
+        "is right, delete that backup"
+    )
+
+
+def _jumped(now: datetime, proven: Collection[datetime]) -> str:
+    """A gap that is much longer than those just before it, with few backups after it.
+
+    Gaps of long ago tell nothing: retention itself made them.
+    """
+    newest = max(proven, default=now)
+    times = sorted({*proven, max(now, newest)})
+    gaps = [end - begin for begin, end in pairwise(times)]
+    for place, gap in enumerate(gaps):
+        begin, end = times[place : place + 2]
+        usual = max(gaps[max(0, place - _GAPS_BEFORE) : place], default=timedelta(0))
+        since = sum(at > begin for at in proven)
+        if begin in proven and gap > _JUMP and usual < gap / 2 and since < _BELIEVED_AFTER:
+            return (
+                f"this server's clock says {_shown(now)}, and no backup was begun between "
+                f"{_shown(begin)} and {_shown(end)}, which never was so before; set the clock, or, "
+                f"if it is right, do nothing: {render_count(_BELIEVED_AFTER, 'backup')} after such "
+                "a gap make it believed"
+            )
+    return ""
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,143 @@
+"""What an object in a store shows of itself: footer, signature and manifest.
+
+Whose it should be is not asked here: what is read is noted, and judged anew whenever other keys
+or names are accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from backup_tasks.chunk_reader import read_ahead
+from backup_tasks.errors import ArchiveError, IdentityError
+from backup_tasks.footer import Footer
+from backup_tasks.identities import NO_KEYS, Keyring
+from backup_tasks.limits import HEADER_PROBE_BYTES
+from backup_tasks.manifest import Header
+from backup_tasks.reader import footer_length, read_footer, read_header_at
+from backup_tasks.signing import render_public_key
+from backup_tasks.stores.base import RangeReader, StoredObject
+from backup_tasks.text import one_line
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one object shows.
+
+    Attributes:
+        footer: the footer's `fingerprint`, or "" for what is no archive of ours; an ordinary
+            .tar.gz has no trouble either.
+        key: the public key, as text, that truly signed it; "" for an unsigned one.
+        is_whole: the manifest has the hash that the footer says.
+        is_locked: it is encrypted, and no key was at hand, so that there is no header; `trouble`
+            says which key is wanted.
+        header: the manifest's first line.
+        trouble: what is wrong with it, fit to print, or "".
+    """
+
+    footer: str = ""
+    key: str = ""
+    is_whole: bool = False
+    is_locked: bool = False
+    header: Header | None = None
+    trouble: str = ""
+
+
+def evidence_of(footer: Footer, header: Header) -> Evidence:
+    """As `read_evidence` finds it, of an archive that was written here just now."""
+    return Evidence(
+        footer=footer.fingerprint, key=_true_signer(footer), is_whole=True, header=header
+    )
+
+
+def read_evidence(
+    store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS, *, whole: bool = True
+) -> Evidence:
+    """Look at an object.
+
+    Args:
+        keys: open its header if it is encrypted.
+        whole: read all of the manifest for its hash; else a large one's is left open, and
+            `is_whole` is False although nothing is wrong.
+
+    Raises StoreError when the store does not give it.
+    """
+    found = _read_once(store, stored, keys, whole=whole)
+    if found.trouble and not found.is_locked and not why_none(stored):
+        return _read_once(store, stored, keys, whole=whole)  # a byte may have come wrong
+    return found
+
+
+def _read_once(store: RangeReader, stored: StoredObject, keys: Keyring, *, whole: bool) -> Evidence:
+    if trouble := why_none(stored):
+        return Evidence(trouble=trouble)
+    try:
+        footer = read_footer(store, stored)
+    except ArchiveError as error:
+        return Evidence(trouble=_told(stored, error))
+    if footer is None:
+        return Evidence()
+    found = Evidence(footer=footer.fingerprint, key=_true_signer(footer))
+    if footer.signature and not found.key:
+        named = render_public_key(footer.signature.public_key)
+        wrong = f"its signature is wrong: it is not by {named}, which it names"
+        return msgspec.structs.replace(found, trouble=wrong)
+    front = store.read_range(stored, footer.offset, min(footer.length, HEADER_PROBE_BYTES))
+    if whole or len(front) == footer.length:
+        if not _has_hash(store, stored, footer, front):
+            damaged = "the manifest is damaged: its hash is wrong"
+            return msgspec.structs.replace(found, trouble=damaged)
+        found = msgspec.structs.replace(found, is_whole=True)
+    return _with_header(_Remembering(store, footer.offset, front), stored, footer, keys, found)
+
+
+def why_none(stored: StoredObject) -> str:
+    """Why an object cannot be an archive of ours, by its size alone, or ""."""
+    if not stored.size:
+        return "it is empty"
+    return "" if stored.size > footer_length(stored) else "it is too short to be a backup"
+
+
+def _with_header(
+    store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring, found: Evidence
+) -> Evidence:
+    try:
+        header = read_header_at(store, stored, footer, keys)
+    except IdentityError as error:
+        return msgspec.structs.replace(found, is_locked=True, trouble=_told(stored, error))
+    except ArchiveError as error:
+        return msgspec.structs.replace(found, trouble=_told(stored, error))
+    return msgspec.structs.replace(found, header=header)
+
+
+def _true_signer(footer: Footer) -> str:
+    signature = footer.signature
+    return render_public_key(signature.public_key) if signature and footer.is_truly_signed else ""
+
+
+def _told(stored: StoredObject, error: Exception) -> str:
+    return one_line(str(error)).removeprefix(f"{stored.name}: ")
+
+
+def _has_hash(store: RangeReader, stored: StoredObject, footer: Footer, front: bytes) -> bool:
+    """Whether the manifest has the hash that the footer says; `front` is what is at hand of it."""
+    digest = hashlib.sha256(front)
+    if left := footer.length - len(front):
+        for piece in read_ahead(store, stored, footer.offset + len(front), left):
+            digest.update(piece)
+    return digest.digest() == footer.sha256
+
+
+class _Remembering:
+    """Reads one range from memory, and all else from the store."""
+
+    def __init__(self, store: RangeReader, start: int, content: bytes) -> None:
+        self._store, self._start, self._content = store, start, content
+
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        """As `Store.read_range`."""
+        offset = start - self._start
+        if offset >= 0 and offset + length <= len(self._content):
+            return self._content[offset : offset + length]
+        return self._store.read_range(source, start, length)

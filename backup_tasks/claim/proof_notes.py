@@ -1,0 +1,192 @@
+"""What the objects of a store were found to show, kept in the state directory.
+
+The file has a line of JSON for each backup. Losing it costs reading. It is kept for a store, and
+not for a profile: another profile of this machine that writes there leaves word of what is its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from backup_tasks.claim.evidence import Evidence
+from backup_tasks.claim.proof import Known
+from backup_tasks.naming import is_encrypted_name
+from backup_tasks.paths import make_private
+from backup_tasks.state import read_kept, state_key
+from backup_tasks.stores.base import StoredObject
+from backup_tasks.temporary import writes_to
+from backup_tasks.text import one_line, printable
+
+# A line takes about 1 KB, and at most some 30, with all of a profile's sources in it.
+_NOTE_BYTES = 64 * 2**20
+# Of so many encrypted backups that are gone is remembered whose footer was whose.
+_MOST_GONE = 4000
+
+
+class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line of the file.
+
+    Attributes:
+        is_gone: there is no such backup any more; only whose the footer was is remembered.
+        made: it was made here; unread: as `Known.unread`.
+    """
+
+    name: str
+    etag: str = ""
+    size: int = 0
+    evidence: Evidence = Evidence()
+    made: bool = False
+    unread: str = ""
+    is_gone: bool = False
+
+    def is_of(self, stored: StoredObject) -> bool:
+        return not self.is_gone and (self.etag, self.size) == (stored.etag, stored.size)
+
+
+class ProofNotes:
+    """The notes of one store; read once, when they are first needed.
+
+    Args:
+        state: the state directory.
+        store_url: whose notes these are.
+    """
+
+    def __init__(self, state: Path, store_url: str) -> None:
+        self._file = state / "proofs" / f"{state_key('', store_url)}.jsonl"
+        self._lines: dict[str, _Line] | None = None
+        self._changed: set[str] = set()
+        self._gone: list[_Line] = []
+
+    def known(self, objects: Iterable[StoredObject]) -> dict[str, Known]:
+        """Name -> what is noted of this very object; of others nothing."""
+        lines, found = self._read(), {}
+        for stored in objects:
+            line = lines.get(stored.name)
+            if line is not None and line.is_of(stored):
+                found[stored.name] = Known(line.evidence, line.made, line.unread)
+        return found
+
+    def owners(self) -> Mapping[str, str]:
+        """Footer -> name of the backup that it belongs to, of those that were made here, and of
+        encrypted ones that are gone."""
+        return {
+            line.evidence.footer: line.name
+            for line in (*self._read().values(), *self._gone)
+            if line.evidence.footer and (line.made or line.is_gone)
+        }
+
+    def note(self, stored: StoredObject, evidence: Evidence) -> None:
+        """Remember what an object shows; `save` writes it."""
+        before = self._read().get(stored.name)
+        if evidence.is_locked:  # what was wanted to open it is of no use later
+            evidence = msgspec.structs.replace(evidence, trouble="")
+        self._put(stored, evidence, before.made if before and before.is_of(stored) else False)
+
+    def note_made(self, stored: StoredObject, evidence: Evidence) -> None:
+        """Remember a backup that was just made here; `save` writes it."""
+        self._put(stored, evidence, made=True)
+
+    def note_unread(self, name: str, why: str) -> None:
+        """Remember that a backup that is noted could not be read back, or with "" that it could.
+
+        It stays listed, and is never the latest. `save` writes it.
+        """
+        line = self._read().get(name)
+        if line is not None:
+            line.unread = printable(one_line(why))
+            self._changed.add(name)
+
+    def save(self, listed: Iterable[StoredObject]) -> None:
+        """Write what changed. Failing to is no error.
+
+        Args:
+            listed: what is in the store now: notes of others go.
+        """
+        there = {stored.name: stored for stored in listed}
+        kept = self._merged(there)
+        if not self._changed:
+            return
+        with contextlib.suppress(OSError):
+            _write(self._file, [*self._gone[-_MOST_GONE:], *kept])
+            self._changed.clear()
+
+    def _put(self, stored: StoredObject, evidence: Evidence, made: bool) -> None:
+        self._read()[stored.name] = _Line(
+            name=stored.name, etag=stored.etag, size=stored.size, evidence=evidence, made=made
+        )
+        self._changed.add(stored.name)
+
+    def _merged(self, there: Mapping[str, StoredObject]) -> list[_Line]:
+        """Our lines of what is there, and those that another run has written meanwhile."""
+        ours = self._read()
+        if self._changed and self._file.exists():
+            meanwhile, self._gone = _load(self._file)
+            for name, line in meanwhile.items():
+                if name not in self._changed:
+                    ours[name] = line
+        for name in [name for name in ours if name not in there]:
+            line = ours.pop(name)
+            self._changed.add(name)
+            if line.evidence.footer and is_encrypted_name(name):
+                self._gone.append(_Line(name=name, evidence=_footer_of(line), is_gone=True))
+        return [ours[name] for name in sorted(ours)]
+
+    def _read(self) -> dict[str, _Line]:
+        if self._lines is None:
+            self._lines, self._gone = _load(self._file)
+        return self._lines
+
+
+def _footer_of(line: _Line) -> Evidence:
+    return Evidence(footer=line.evidence.footer)
+
+
+def _load(file: Path) -> tuple[dict[str, _Line], list[_Line]]:
+    """Lines by name, and those of what is gone; none that cannot be read."""
+    try:
+        content = read_kept(file, _NOTE_BYTES)
+    except OSError:
+        return {}, []
+    lines = _decode(content)
+    return (
+        {line.name: line for line in lines if not line.is_gone},
+        [line for line in lines if line.is_gone],
+    )
+
+
+_decoder = msgspec.json.Decoder(_Line)
+_BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def _decode(content: bytes) -> list[_Line]:
+    try:
+        return _decoder.decode_lines(content)
+    except _BAD:
+        pass
+    found = []
+    for line in content.splitlines():
+        with contextlib.suppress(*_BAD):
+            found.append(_decoder.decode(line))
+    return found
+
+
+def _write(file: Path, lines: Iterable[_Line]) -> None:
+    """A crash leaves the old file or the new one. Raises OSError."""
+    make_private(file.parent)
+    temporary = file.with_name(f".{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with writes_to(file), open(descriptor, "wb") as opened:
+            opened.write(msgspec.json.Encoder().encode_lines(list(lines)))
+            opened.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,170 @@
+"""Whose clock is believed: nothing is deleted by one that looks wrong. The pure part."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup_tasks.claim.clock import Clocks, is_ahead, judge_clock
+from backup_tasks.stores.s3_answers import time_of_answer
+
+NOW = datetime(2025, 6, 12, 2, 0, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+DAILY = [NOW - DAY * days for days in range(1, 8)]
+
+
+def clocks(now: datetime = NOW, store: datetime | None = None) -> Clocks:
+    return Clocks(now, now, store)
+
+
+# --- two clocks
+
+
+@pytest.mark.parametrize("store", [None, NOW, NOW + HOUR, NOW - HOUR])
+def test_clocks_that_go_together_are_believed(store: datetime | None) -> None:
+    assert judge_clock(clocks(store=store), DAILY) == ()
+    assert judge_clock(clocks(store=store), []) == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "store", "wrong"),
+    [
+        (NOW + 365 * DAY, NOW, "this server's looks wrong"),
+        (NOW - 3 * DAY, NOW, "this server's looks wrong"),
+        (NOW, NOW + 365 * DAY, "the store's looks wrong"),
+        (NOW, NOW - 3 * DAY, "the store's looks wrong"),
+        (NOW + timedelta(hours=2), NOW, "one of them is wrong"),
+    ],
+)
+def test_clocks_more_than_an_hour_apart_hold_and_the_wrong_one_is_named(
+    own: datetime, store: datetime, wrong: str
+) -> None:
+    reason = judge_clock(clocks(own, store), DAILY)[0]
+    assert wrong in reason
+    assert f"this server's clock says {own:%Y-%m-%d %H:%M} UTC" in reason
+    assert f"the store's {store:%Y-%m-%d %H:%M} UTC" in reason
+
+
+def test_a_request_that_takes_long_puts_no_clocks_apart() -> None:
+    slow = Clocks(NOW - 3 * HOUR, NOW, NOW - timedelta(hours=1, minutes=30))
+    assert slow.ahead == timedelta(0)
+    assert not slow.are_apart
+    assert judge_clock(slow, DAILY) == ()
+    assert Clocks(NOW - 3 * HOUR, NOW, NOW + 2 * HOUR).ahead == 2 * HOUR
+    assert Clocks(NOW, NOW + 3 * HOUR, NOW - 2 * HOUR).ahead == -2 * HOUR
+
+
+# --- one clock and the backups
+
+
+@pytest.mark.parametrize("behind", [3 * timedelta(minutes=1), HOUR, DAY, 3000 * DAY])
+def test_a_clock_before_the_newest_proven_backup_holds(behind: timedelta) -> None:
+    [reason] = judge_clock(clocks(), [*DAILY, NOW + behind])
+    assert "this clock is behind, or was ahead then" in reason
+    assert f"{NOW + behind:%Y-%m-%d %H:%M} UTC" in reason
+
+
+def test_a_clock_that_was_set_back_a_little_holds_nothing() -> None:
+    assert judge_clock(clocks(), [*DAILY, NOW + timedelta(minutes=2)]) == ()
+
+
+def test_a_backup_dated_ahead_holds_nothing_where_the_store_bears_the_clock_out() -> None:
+    assert judge_clock(clocks(store=NOW + timedelta(minutes=5)), [*DAILY, NOW + 3650 * DAY]) == ()
+
+
+def test_a_clock_far_after_the_newest_backup_holds_for_two_runs() -> None:
+    """Each run's own backup is among the proven ones."""
+    later = NOW + 365 * DAY
+    held = []
+    for run in range(4):
+        own = [later + DAY * night for night in range(run + 1)]
+        reasons = judge_clock(clocks(own[-1]), [*DAILY, *own])
+        held.append(len(reasons))
+        for reason in reasons:
+            assert f"between {DAILY[0]:%Y-%m-%d %H:%M} UTC and {later:%Y-%m-%d %H:%M}" in reason
+    assert held == [1, 1, 0, 0]
+
+
+def test_a_prune_without_a_backup_holds_too() -> None:
+    [reason] = judge_clock(clocks(NOW + 365 * DAY), DAILY)
+    assert "this server's clock says 2026-06-12 02:00 UTC" in reason
+    assert judge_clock(clocks(NOW + 40 * DAY), [NOW]) == ()
+
+
+def test_gaps_of_about_this_length_are_no_news() -> None:
+    yearly = [NOW - 365 * DAY * years for years in range(6)]
+    assert judge_clock(clocks(NOW + 700 * DAY), yearly) == ()
+    assert judge_clock(clocks(NOW + 800 * DAY), yearly) != ()
+
+
+def test_gaps_that_retention_made_do_not_make_one_of_today_usual() -> None:
+    kept = [*DAILY, *(NOW - 365 * DAY * years for years in range(1, 10))]
+    assert judge_clock(clocks(NOW + 365 * DAY), kept) != ()
+
+
+# --- dated ahead
+
+
+@pytest.mark.parametrize(
+    ("started_at", "ahead"),
+    [
+        (NOW - 3650 * DAY, False),
+        (NOW + HOUR, False),
+        (NOW + HOUR + timedelta(seconds=1), True),
+        (datetime.max.replace(tzinfo=timezone(-14 * HOUR)), True),
+        (datetime.min.replace(tzinfo=timezone(14 * HOUR)), False),
+    ],
+)
+def test_more_than_an_hour_is_ahead(started_at: datetime, ahead: bool) -> None:
+    assert is_ahead(started_at, NOW) is ahead
+
+
+@given(
+    st.datetimes(timezones=st.just(UTC)),
+    st.none() | st.datetimes(timezones=st.just(UTC)),
+    st.lists(st.datetimes(timezones=st.just(UTC)), max_size=6),
+)
+def test_no_times_whatever_break_the_judgement(
+    now: datetime, store: datetime | None, proven: list[datetime]
+) -> None:
+    reasons = judge_clock(Clocks(now, now, store), proven)
+    assert all(reason and "\n" not in reason for reason in reasons)
+
+
+# --- what a server says
+
+
+def told(date: str, **headers: str) -> datetime | None:
+    return time_of_answer({"ResponseMetadata": {"HTTPHeaders": {"date": date, **headers}}})
+
+
+def test_the_date_of_an_answer_is_read() -> None:
+    expected = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)
+    assert told("Sun, 06 Nov 1994 08:49:37 GMT") == expected
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "",
+        "Sun, 06 Nov 1994 08:49:37",
+        "Sun, 06 Nov 1994 08:49:37 +0000",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+        "Sun, 31 Feb 1994 08:49:37 GMT",
+        "Sun, 06 Nov 0000 08:49:37 GMT",
+        "Sun, 06 Nov 1994 08:49:61 GMT",
+        "Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sun, 06 Nov 19940 08:49:37 GMT",
+    ],
+)
+def test_anything_else_is_no_time(date: str) -> None:
+    assert told(date) is None
+
+
+def test_the_date_of_an_answer_out_of_a_cache_is_no_time() -> None:
+    assert told("Sun, 06 Nov 1994 08:49:37 GMT", age="30") is None
+    assert time_of_answer({}) is None
