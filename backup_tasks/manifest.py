@@ -46,6 +46,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         full_at: start of the last run that read every file, as `started_at`.
         recipients: the public keys that the chunks are encrypted for, sorted; none if plain.
         name: the archive's own, or "" in one that is older than this key.
+        needed_backups: names of archives that hold what this one lacks.
         source_counts: what lay below the first sources, in their order; None below one that was
             missing.
         mounts: mount points at and below the sources whose content is here, as `mount_points`
@@ -72,11 +73,11 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     full_at: str = ""
     recipients: tuple[str, ...] = ()
     name: str = ""
+    needed_backups: tuple[str, ...] = ()
     source_counts: tuple[SourceCount | None, ...] = ()
     mounts: tuple[str, ...] = ()
     rules: str = ""
     alarms: int = 0
-    needed_backups: tuple[str, ...] = ()
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
