@@ -237,9 +237,11 @@ def files(
     from backup_tasks.newest_seen import NewestSeen
 
     with job("files", profile, recorded=False) as running:
-        state, host, keys = running.paths.state, running.record.host, running.keys(identity)
+        state, keys = running.paths.state, running.keys(identity)
         seen = NewestSeen(state, running.profile, running.store)
-        census = census_for_reading(running.profile, running.store, state, host, seen, keys)
+        census = census_for_reading(
+            running.profile, running.store, state, running.record, seen, keys
+        )
         chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
         entries = list_entries(running.store, chosen, path or (), keys, trust)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from backup_tasks.catalog import Backup, BackupDetails
@@ -61,12 +62,14 @@ def open_census(
     listed: Iterable[StoredObject],
     accepted: Accepted,
     *,
+    now: datetime,
     keys: Keyring = NO_KEYS,
     notes: ProofNotes | None = None,
 ) -> Census:
     """The backups of a profile's store, as it listed them.
 
     Args:
+        now: this machine's clock, aware.
         notes: those of the run, if it has read them already.
     """
     return Census(
@@ -75,6 +78,7 @@ def open_census(
         listed,
         notes or ProofNotes(state, store.url),
         accepted.acceptance,
+        now=now,
         is_sure=accepted.is_sure,
         keys=keys,
         made_here=NewestSeen(state, profile, store).made_here,
@@ -85,19 +89,20 @@ def census_for_reading(
     profile: Profile,
     store: Store,
     state: Path,
-    host: str,
+    record: RunRecord,
     seen: NewestSeen,
     keys: Keyring = NO_KEYS,
 ) -> Census:
     """The backups of a profile's store, for a task that changes nothing there.
 
     Args:
-        host: this machine's name, as manifests have it.
+        record: of the task; names this machine, and tells when it was begun.
 
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
-    listed = seen.list_objects()
-    return open_census(profile, store, state, listed, whose_count(profile, state, host), keys=keys)
+    listed, accepted = seen.list_objects(), whose_count(profile, state, record.host)
+    now = record.started_at
+    return open_census(profile, store, state, listed, accepted, now=now, keys=keys)
 
 
 def choose_and_tell(
@@ -124,7 +129,7 @@ def list_and_tell(
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    census = census_for_reading(profile, store, state, record, seen, keys)
     details = census.details()
     census.save()
     if details:

@@ -14,6 +14,7 @@ from datetime import datetime
 from backup_tasks.after_commit import settle_backup
 from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
+from backup_tasks.claim.clock import is_ahead
 from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
     ArchiveError,
@@ -23,6 +24,7 @@ from backup_tasks.errors import (
     IdentityError,
     NotAsSent,
     ObjectChanged,
+    ObjectExists,
     ObjectMissing,
     ReadRefused,
     StoreError,
@@ -31,7 +33,7 @@ from backup_tasks.holding import Holding, hold_place
 from backup_tasks.journal import Problem, RunRecord, hold_back, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
 from backup_tasks.leftovers import end_leftovers
-from backup_tasks.naming import choose_free_name
+from backup_tasks.naming import choose_free_name, is_backup_name
 from backup_tasks.neighbours import Neighbours
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
 from backup_tasks.signing import SigningKey
@@ -60,8 +62,8 @@ _CANNOT_COPY = (
     ArchiveError,
     IdentityError,
 )
-
-
+# Of so many runs that begin in one minute each gets a name.
+_MOST_LOST_NAMES = 50
 # So many problems are named, which is more than anybody is shown; others are only counted, for a
 # user may have any number of files vanish while the backup runs.
 _NAMED_PROBLEMS = 50_000
@@ -98,7 +100,16 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     key = open_key_of_run(run.profile, run.paths, record)
     _open_claim(run, key, record)
     approach = _choose_approach(run, record)
+    lost_names = 0
     while (failed := _try(run, approach, key, record)) is not None:
+        if isinstance(failed, ObjectExists):
+            # Another profile or host was faster; what was staged serves under the next name.
+            lost_names += 1
+            if lost_names == _MOST_LOST_NAMES:
+                raise failed
+            record.problems.clear()
+            approach = _choose_approach(run, record)
+            continue
         if approach.last is None and not approach.may_stage:
             raise failed
         approach = _approach_after(run, approach, failed, record)
@@ -121,10 +132,10 @@ def _open_claim(run: BackupRun, key: SigningKey, record: RunRecord) -> None:
 def _try(
     run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord
 ) -> BackupError | None:
-    """Make the archive. Returns what went wrong with what it is built on, if that was all."""
+    """Make the archive. Returns what went wrong, if that was what it is built on, or its name."""
     try:
         _write_backup(run, approach, key, record)
-    except _CANNOT_COPY as error:
+    except (ObjectExists, *_CANNOT_COPY) as error:
         return error
     except NotAsSent:
         # What it was copied from may be at fault, so the next run begins anew.
@@ -178,7 +189,7 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
     """Look at what earlier runs left, finished or not, and remove what is of no use."""
     store, staged = run.store, run.staging.read()
     names = [one.staging.name for one in staged if one.staging]
-    end_leftovers(store, run.upload_note, run.now, names)
+    end_leftovers(store, run.upload_note, run.earliest_now, names)
     last, why_full = _choose_last(run, record.host)
     if last is not None and why_full:
         open_log(run.paths).info("backup %s: %s", run.profile.name, why_full)
@@ -209,6 +220,8 @@ def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> b
     if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False
     started_at = staged.staging.started_at
+    if is_ahead(datetime.fromisoformat(started_at), run.now):
+        return False
     if last is not None:
         return started_at > last.started_at
     return run.now - datetime.fromisoformat(started_at) < run.profile.backup.full_every
@@ -298,7 +311,8 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     there = store.list_objects()
     run.newest_seen.refuse_nothing(there, may_be_gone=True)
     before = run.census(there, record.host)
-    taken = {stored.name for stored in there} | store.names_in_the_way()
+    under_way = {one.name for one in store.list_unfinished() if is_backup_name(one.name)}
+    taken = {stored.name for stored in there} | store.names_in_the_way() | under_way
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
     holding = Holding(run, before, hold_place(run, key))

@@ -11,6 +11,7 @@ from functools import partial
 from backup_tasks.accepted import Accepted, open_census, whose_count
 from backup_tasks.assembly import Writers, utc_text
 from backup_tasks.census import Census
+from backup_tasks.claim.clock import Clocks
 from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.copies_ahead import CopiesAhead, plan_ahead
@@ -47,6 +48,8 @@ class BackupRun:
         accept_shrink: what the sources lost is meant to be gone.
         keeper: of the store's claim; None leaves claims alone.
         take_over: the store is to be this profile's, whosever it was.
+        clocks: this machine's and the store's, as they were when the run began; None: they go
+            together.
         accepted: whose backups count; None: those of this machine's own key.
         proofs: what is noted of the store's backups.
     """
@@ -61,12 +64,18 @@ class BackupRun:
     accept_shrink: bool = False
     keeper: ClaimKeeper | None = None
     take_over: bool = False
+    clocks: Clocks | None = None
     accepted: Accepted | None = None
     proofs: ProofNotes = field(init=False)
 
     def __post_init__(self) -> None:
         # Read once, and written once, though the store is listed several times in a run.
         object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.url))
+
+    @property
+    def earliest_now(self) -> datetime:
+        """What the earlier of the two clocks says: by it nothing is thought older than it is."""
+        return min(self.now, self.clocks.earliest) if self.clocks else self.now
 
     def census(self, listed: Iterable[StoredObject], host: str) -> Census:
         """What the store listed, and which backups there count."""
@@ -77,6 +86,7 @@ class BackupRun:
             self.paths.state,
             listed,
             accepted,
+            now=self.now,
             keys=self.keys,
             notes=self.proofs,
         )

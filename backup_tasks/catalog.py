@@ -15,6 +15,7 @@ from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Header
 from backup_tasks.naming import is_encrypted_name, parse_backup_name, render_backup_id
 from backup_tasks.stores.base import Store, StoredObject
+from backup_tasks.text import printable
 
 _REQUESTS_AT_ONCE = 8
 
@@ -143,6 +144,13 @@ def choose_backup(backups: Sequence[Backup], *, name: str = "", day: str = "") -
 
 def _last_that_counts(backups: Sequence[Backup]) -> Backup:
     return next((one for one in reversed(backups) if one.verdict.counts), backups[-1])
+
+
+def render_maker(header: Header | None, profile: str, host: str) -> str:
+    """In words, whose a backup is that another profile or host has made; "" for one of ours."""
+    if header is None or (header.profile, header.host) == (profile, host):
+        return ""
+    return f"made by profile {printable(header.profile)} on host {printable(header.host)}"
 
 
 def parse_day(day: str) -> date:

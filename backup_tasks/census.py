@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -17,6 +18,7 @@ from backup_tasks.catalog import (
     parse_day,
 )
 from backup_tasks.claim.acceptance import Acceptance
+from backup_tasks.claim.clock import NAME_SPREAD, is_ahead
 from backup_tasks.claim.evidence import Evidence, why_none
 from backup_tasks.claim.proof import Known, Verdict, judge
 from backup_tasks.claim.proof_notes import ProofNotes
@@ -33,9 +35,6 @@ from backup_tasks.naming import render_backup_id
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import one_line
 
-# A backup may have been begun so much later than its name says: the name is of its minute, or of
-# a later one, in some time zone, and is read in another.
-_NAME_SPREAD = timedelta(hours=26)
 # Where nobody says which keys are accepted, so many are looked at for one of our own.
 _LOOK_BACK = 64
 # So many are looked at together while the latest is looked for.
@@ -66,6 +65,7 @@ class Census:
             the latest where nothing else is there.
         keys: open encrypted ones that are not noted.
         made_here: whether an object is known as one that was made here, besides the notes.
+        now: aware; what is dated ahead of it, and of the store's clock, does not count.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Census:
         notes: ProofNotes,
         acceptance: Acceptance,
         *,
+        now: datetime,
         is_sure: bool = False,
         keys: Keyring = NO_KEYS,
         made_here: Callable[[StoredObject], bool] = lambda _: False,
@@ -83,6 +84,7 @@ class Census:
         self._store, self._zone, self._notes, self._keys = store, zone, notes, keys
         self.listed = list(listed)
         self.acceptance = acceptance
+        self._now, self._has_asked_store = now.astimezone(UTC), False
         self._is_sure = is_sure
         self._by_name = backups_among(self.listed, zone)
         self._objects = [backup.stored for backup in self._by_name]
@@ -104,6 +106,19 @@ class Census:
     def proven(self) -> list[Backup]:
         """Those that count, oldest first."""
         return [backup for backup in self.backups() if backup.verdict.counts]
+
+    def ahead(self) -> list[Backup]:
+        """Those that would count if they were not dated ahead, oldest first."""
+        return [backup for backup in self.backups() if backup.verdict.state == "ahead"]
+
+    def begun(self) -> list[datetime]:
+        """When those that count, and those that are dated ahead, were begun; of those that are
+        dated by their name alone, at the latest so early."""
+        return [
+            _utc(one.taken_at) - (NAME_SPREAD if one.verdict.by_name else timedelta(0))
+            for one in self.backups()
+            if one.verdict.counts or one.verdict.state == "ahead"
+        ]
 
     def look(self, most: int) -> None:
         """Look at some that are not noted: the newest by name, the one that was stored last, then
@@ -146,7 +161,7 @@ class Census:
         """The newest that counts, as far as was looked; or the last by name where none does."""
         backups = self.backups()
         counting = [one for one in backups if one.verdict.counts]
-        found = counting or backups
+        found = counting or self._not_ahead(backups)
         return found[-1] if found else None
 
     def choose(self, *, name: str = "", day: str = "") -> Choice:
@@ -161,10 +176,30 @@ class Census:
             found = self._latest(acceptance, asked)
             if found is not None:
                 return Choice(found, (*word, *self._newer(found, acceptance, asked)))
+            if (choice := self._all_ahead(acceptance, asked)) is not None:
+                return Choice(choice.backup, (*word, *choice.warnings))
         sound = [one for one in self._by_name if not why_none(one.stored)]
-        chosen = choose_backup(in_order(sound or self._by_name), day=day)
+        chosen = choose_backup(self._not_ahead(in_order(sound or self._by_name)), day=day)
         why = self._judged_one(chosen).verdict.why
         return Choice(chosen, (f"{chosen.id} is the latest by its name alone: {why}",))
+
+    def _all_ahead(self, acceptance: Acceptance, asked: date | None) -> Choice | None:
+        """The newest of those that are dated ahead, where all are that else would count: then this
+        machine's clock is probably the one that is wrong."""
+        judged = in_order(self._judged(acceptance))
+        found = [
+            one
+            for one in judged
+            if one.verdict.state == "ahead" and (asked is None or one.taken_at.date() == asked)
+        ]
+        if not found or any(one.verdict.state in ("proven", "likely") for one in judged):
+            return None
+        clock = f"{self._now:%Y-%m-%d %H:%M} UTC"
+        told = (
+            f"every backup is dated ahead of this machine's clock, which says {clock}; set it; "
+            f"{found[-1].id} is taken for the latest"
+        )
+        return Choice(found[-1], (told,))
 
     def _ways(self) -> Iterable[tuple[Acceptance, tuple[str, ...]]]:
         """What is accepted, and, where nothing of it is there, what else; each with its word."""
@@ -247,14 +282,33 @@ class Census:
         failed = self._failed.get(backup.stored.name)
         if failed is not None and verdict.state == "unknown":
             verdict = replace(verdict, why=one_line(str(failed)))
-        if verdict.started_at is None or verdict.state == "unproven":
-            return replace(backup, verdict=verdict)
-        try:
-            return replace(
-                backup, taken_at=verdict.started_at.astimezone(self._zone), verdict=verdict
-            )
-        except OverflowError:  # in the year 1 or 9999
-            return replace(backup, verdict=verdict)
+        taken_at = backup.taken_at
+        if verdict.started_at is not None and verdict.state != "unproven":
+            with contextlib.suppress(OverflowError):  # in the year 1 or 9999
+                taken_at = verdict.started_at.astimezone(self._zone)
+        if verdict.state in ("proven", "likely") and self._is_ahead(
+            verdict.started_at or taken_at, verdict.by_name
+        ):
+            why = f"it is dated ahead: {_utc(taken_at):%Y-%m-%d %H:%M} UTC is yet to come"
+            verdict = replace(verdict, state="ahead", why=why)
+        return replace(backup, taken_at=taken_at, verdict=verdict)
+
+    def _not_ahead(self, backups: Sequence[Backup]) -> Sequence[Backup]:
+        """Those that are not dated ahead by their names, or all if all are."""
+        return [one for one in backups if not self._is_ahead(one.taken_at, True)] or backups
+
+    def _is_ahead(self, moment: datetime, by_name: bool) -> bool:
+        """Whether a backup is dated ahead of this machine's clock, and of the store's.
+
+        The store is asked only where it matters.
+        """
+        if not is_ahead(moment, self._now, by_name=by_name):
+            return False
+        if not self._has_asked_store:
+            self._has_asked_store = True
+            with contextlib.suppress(StoreError):
+                self._now = max(self._now, self._store.store_time() or self._now)
+        return is_ahead(moment, self._now, by_name=by_name)
 
     def _waiting(self) -> list[Backup]:
         """Those that nothing is known of, by name."""
@@ -308,7 +362,7 @@ def _may_be(backup: Backup, asked: date | None, best: Backup | None) -> bool:
     Args:
         best: of those that were looked at.
     """
-    if best is not None and _utc(backup.taken_at) + _NAME_SPREAD < _utc(best.taken_at):
+    if best is not None and _utc(backup.taken_at) + NAME_SPREAD < _utc(best.taken_at):
         return False
     if asked is None:
         return True

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backup_tasks.accepted import census_for_reading, choose_and_tell
 from backup_tasks.authenticity import Trust, demand_signature
-from backup_tasks.catalog import Backup
+from backup_tasks.catalog import Backup, render_maker
 from backup_tasks.compare import TreeComparer, TreeComparison
 from backup_tasks.compare_sources import SourceComparer, SourceComparison
 from backup_tasks.drill_command import run_command
@@ -184,7 +184,7 @@ def run_drill_job(
     Raises: as `choose_and_tell` and `run_drill`.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    census = census_for_reading(profile, store, state, record, seen, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     record.archive = chosen.stored.name
     record.archive_bytes = chosen.stored.size
@@ -201,8 +201,10 @@ def run_drill_job(
         )
     if report.fault_at_end:
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
+    if maker := render_maker(report.header, profile.name, record.host):
+        report.notes.append(f"the archive was {maker}")
     if not report.failures:
-        seen.note_proven(report.header, report.proof)
+        seen.note_proven(report.header, report.proof, record.started_at)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes
     record.outcome = report.outcome
     record.evidence = list(render_drill(report))

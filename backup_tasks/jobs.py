@@ -26,6 +26,7 @@ from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
     from backup_tasks.backup_run import BackupRun
+    from backup_tasks.claim.clock import Clocks
     from backup_tasks.claim.keeper import ClaimKeeper
     from backup_tasks.prune import PruneReport
     from backup_tasks.survey import BackupPlan
@@ -76,10 +77,11 @@ def journaled(
         profile = load_profile(meant, paths)
         watch.record.profile, watch.record.store = profile.name, profile.store.url
         watch.mail_for = profile if mailed else None
+        store = open_store(profile.store)
         if exclusive:
-            names = (f"profile {profile.name}", f"store {profile.store.url}")
+            names = (f"profile {profile.name}", f"store {store.place}")
             held.enter_context(hold_lock(names, paths, f"{task} {profile.name}"))
-        yield Job(profile, open_store(profile.store), paths, watch.record, clock)
+        yield Job(profile, store, paths, watch.record, clock)
 
 
 def run_backup_job(
@@ -102,6 +104,7 @@ def run_backup_job(
     """
     from backup_tasks.backup import run_backup
     from backup_tasks.backup_run import BackupRun
+    from backup_tasks.clocks import read_clocks
     from backup_tasks.key_check import ProvenKeys, refuse_unproven
 
     with (
@@ -112,6 +115,7 @@ def run_backup_job(
         refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
         keeper = open_keeper(job)
+        clocks = read_clocks(job.store, clock)
         run = BackupRun(
             profile=job.profile,
             store=job.store,
@@ -123,10 +127,10 @@ def run_backup_job(
             accept_shrink=accept_shrink,
             keeper=keeper,
             take_over=take_over,
+            clocks=clocks,
         )
         run_backup(run, record)
-        if job.profile.retention.is_set:
-            _prune_after_backup(job, run)
+        _prune_after_backup(job, run, clocks)
     return record
 
 
@@ -180,17 +184,20 @@ def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
         believed; PruneIncomplete.
     """
     from backup_tasks.accepted import census_for_reading
+    from backup_tasks.clocks import read_clocks, tell_clocks
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
     from backup_tasks.prune_guard import find_guard
 
     profile, store, record, state = job.profile, job.store, job.record, job.paths.state
+    clocks = read_clocks(store, job.clock)
     keeper = _look_at_claim(job)
     hold_back(record, keeper.standing.unpruned)
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record.host, seen, job.keys())
+    census = census_for_reading(profile, store, state, record, seen, job.keys())
     census.look_at_all()
     census.save()
+    tell_clocks(clocks, census, record, deletes=profile.retention.is_set)
     guard = find_guard(profile, store, state, census, keeper.found_hold)
     hold_back(record, guard.unpruned)
     dry_run = dry_run or bool(record.unpruned)
@@ -212,22 +219,29 @@ def tell_hold_of(job: Job) -> str:
     return tell_hold(job.profile, note, keeper.found_hold)
 
 
-def _prune_after_backup(job: Job, run: BackupRun) -> None:
+def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
+    from backup_tasks.clocks import tell_clocks
     from backup_tasks.prune import PruneIncomplete, run_prune
     from backup_tasks.prune_guard import find_guard, why_nothing_is_pruned
 
-    record = job.record
+    record, deletes = job.record, job.profile.retention.is_set
+    try:
+        census = run.census(run.newest_seen.list_objects(), record.host)
+    except BackupError as error:
+        record.warnings.append(f"prune: {one_line(str(error))}")
+        return
+    tell_clocks(clocks, census, record, deletes=deletes)
+    if not deletes:
+        return
     if not record.unpruned:
         hold_back(record, why_nothing_is_pruned(record.problems))
+    of_claim = run.keeper.found_hold if run.keeper is not None else None
+    guard = find_guard(job.profile, job.store, job.paths.state, census, of_claim)
+    if not record.unpruned:
+        hold_back(record, guard.unpruned)
     if record.unpruned:
         return
     try:
-        census = run.census(run.newest_seen.list_objects(), record.host)
-        of_claim = run.keeper.found_hold if run.keeper is not None else None
-        guard = find_guard(job.profile, job.store, job.paths.state, census, of_claim)
-        hold_back(record, guard.unpruned)
-        if record.unpruned:
-            return
         done = run_prune(
             job.profile, job.store, census, job.clock(), dry_run=False, protected=guard.keep
         )

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from backup_tasks.archive import Base
 from backup_tasks.census import Census
+from backup_tasks.claim.clock import is_ahead
 from backup_tasks.errors import (
     ArchiveError,
     IdentityError,
@@ -153,7 +154,8 @@ def _newest_first(
     for backup in reversed(census.backups()):
         stored, verdict = backup.stored, backup.verdict
         if verdict.counts or (
-            verdict.state != "not read back" and cache.in_front_of(store, stored)[0] is not store
+            verdict.state not in ("not read back", "ahead")
+            and cache.in_front_of(store, stored)[0] is not store
         ):
             candidates.append(stored)
         elif not candidates and verdict.state != "unknown" and len(troubles) < _TRIES:
@@ -238,6 +240,8 @@ def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> st
         full_at = datetime.fromisoformat(header.full_at)
     except ValueError:
         return "the last archive does not say when everything was last read"
+    if is_ahead(full_at, now):
+        return f"everything was last read on {full_at:%Y-%m-%d}, which is yet to come"
     if now - full_at < full_every:
         return ""
     return f"everything was last read on {full_at:%Y-%m-%d}, backup.full_every ago or more"
@@ -262,7 +266,7 @@ class CopyMemory:
         """Whether copying was refused not long ago."""
         try:
             since = datetime.fromisoformat(read_note(self._path)["since"])
-            return now - since < _ASK_AGAIN_AFTER
+            return now - since < _ASK_AGAIN_AFTER and not is_ahead(since, now)
         except (OSError, ValueError, KeyError, TypeError):  # also a time without its zone
             return False
 

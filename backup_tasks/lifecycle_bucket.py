@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from backup_tasks.errors import StoreError
 from backup_tasks.lifecycle_plan import LifecyclePlan, Rule, comparable
-from backup_tasks.naming import is_backup_name, is_staging_name
+from backup_tasks.naming import CLAIM_NAME, is_backup_name, is_staging_name
 from backup_tasks.text import printable
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def find_stranger(store: S3Store) -> str | None:
     """
     for key in store.keys_below():
         name = key.removeprefix(store.prefix)
-        if name and not is_backup_name(name) and not is_staging_name(name):
+        is_ours = name == CLAIM_NAME or is_backup_name(name) or is_staging_name(name)
+        if name and not is_ours:
             return f"s3://{store.bucket}/{printable(key)}"
     return None
 

@@ -13,6 +13,7 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backup_tasks.claim.clock import is_ahead
 from backup_tasks.errors import ObjectMissing, StoreError
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.naming import parse_backup_name
@@ -150,27 +151,41 @@ class NewestSeen:
         Args:
             newest: as `what_vanished` takes it, of those that were there when it was begun.
         """
-        if vanished := self.what_vanished(newest):
+        if vanished := self.what_vanished(newest, record.started_at):
             record.warnings.append(vanished)
         self.note(stored.name, started_at, stored.etag)
 
-    def note_proven(self, header: Header | None, proof: Proof) -> None:
-        """Remember this backup if it is newer than what was seen, and surely ours."""
+    def note_proven(self, header: Header | None, proof: Proof, now: datetime) -> None:
+        """Remember this backup if it is newer than what was seen, surely ours, and not dated ahead.
+
+        Args:
+            now: aware.
+        """
         if header is None or proof.state != "trusted" or proof.doubts or not header.name:
             return
         seen, _ = self._read()
         with contextlib.suppress(ValueError, TypeError):  # its time is none
-            if seen is None or datetime.fromisoformat(header.started_at) > seen.started:
+            started = datetime.fromisoformat(header.started_at)
+            if is_ahead(started, now):
+                return
+            if seen is None or started > seen.started or is_ahead(seen.started, now):
                 self.note(header.name, header.started_at)
 
-    def what_vanished(self, newest: Backup | None) -> str:
+    def what_vanished(self, newest: Backup | None, now: datetime) -> str:
         """In words, if a newer backup was seen than is there now, or else "".
+
+        One that is dated ahead is to be deleted by hand, and nobody misses it then.
 
         Args:
             newest: the latest of those that count, or by name where none does.
+            now: aware.
         """
         seen, trouble = self._read()
-        if seen is None or (newest is not None and newest.taken_at >= seen.started):
+        if (
+            seen is None
+            or is_ahead(seen.started, now)
+            or (newest is not None and newest.taken_at >= seen.started)
+        ):
             return trouble
         if self._is_there(seen):
             return trouble
@@ -216,5 +231,5 @@ def _taken_at(seen: _Seen, zone: tzinfo) -> datetime:
 
 def tell_vanished(seen: NewestSeen, newest: Backup | None, record: RunRecord) -> None:
     """Warn, on stderr and in the record, if a newer backup than this has vanished."""
-    if vanished := seen.what_vanished(newest):
+    if vanished := seen.what_vanished(newest, record.started_at):
         warn(record, vanished)

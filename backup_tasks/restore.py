@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backup_tasks.accepted import census_for_reading, choose_and_tell
 from backup_tasks.authenticity import Proof, demand_proof, demand_signature
-from backup_tasks.catalog import Backup
+from backup_tasks.catalog import Backup, render_maker
 from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
 from backup_tasks.errors import ArchiveError
 from backup_tasks.extract import Extractor
@@ -261,7 +261,7 @@ def run_restore_job(
     Raises: as `parse_wish`, `choose_and_tell` and `run_restore`.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    census = census_for_reading(profile, store, state, record, seen, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     request = parse_wish(wish, chosen, folder, profile.signing.public_key)
     record.archive = chosen.stored.name
@@ -271,7 +271,9 @@ def run_restore_job(
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
     for doubt in report.proof.doubts:
         warn(record, f"{chosen.stored.name}: {doubt}; restored all the same, as --unproven asks")
-    seen.note_proven(report.header, report.proof)
+    seen.note_proven(report.header, report.proof, record.started_at)
+    if maker := render_maker(report.header, profile.name, record.host):
+        report.extracted.notes.add(f"{chosen.stored.name} was {maker}")
     if profile.recipients and not is_encrypted_name(chosen.stored.name):
         report.extracted.notes.add(
             f"{chosen.stored.name} is not encrypted, although backups of this profile are"

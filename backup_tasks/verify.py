@@ -18,7 +18,7 @@ from pathlib import Path
 
 from backup_tasks.accepted import census_for_reading, choose_and_tell
 from backup_tasks.authenticity import weigh_proof
-from backup_tasks.catalog import Backup
+from backup_tasks.catalog import Backup, render_maker
 from backup_tasks.chunk_reader import ReadChunk, read_chunks
 from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
@@ -287,7 +287,7 @@ def run_verify_job(
         raise UsageError("give --all, or one backup with --name or --date")
     sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record.host, seen, keys)
+    census = census_for_reading(profile, store, state, record, seen, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     backups = census.backups() if wish.all else [chosen]
     if not wish.all:
@@ -299,13 +299,14 @@ def run_verify_job(
             report = run_verify(
                 store, backup, progress, sample, keys, profile.signing.public_key, before
             )
+            report.maker = render_maker(report.header, profile.name, record.host)
             reports.append(report)
             _add_to_record(record, report)
             if report.fetched_again:
                 again = render_fetched_again(report.fetched_again)
                 warn(record, f"{backup.stored.name}: {again}")
             if not report.is_damaged:
-                seen.note_proven(report.header, report.proof)
+                seen.note_proven(report.header, report.proof, record.started_at)
     subject = f"{render_count(len(reports), 'archive')} whole" if wish.all else "is whole"
     record.outcome = subject + (f" as far as {sample.percent:g}% show" if sample else "")
     record.evidence = list(render_verify(reports))

@@ -33,6 +33,7 @@ class VerifyReport:
         limit: why not everything could be checked, or "".
         proof: whose archive it is; what is doubtful about that stands in `faults` as well.
         header: of its manifest; None without one of ours.
+        maker: whose it is, in words, if another profile or host has made it.
     """
 
     backup: Backup
@@ -49,6 +50,7 @@ class VerifyReport:
     limit: str = ""
     proof: Proof = NO_PROOF
     header: Header | None = None
+    maker: str = ""
 
     @property
     def is_damaged(self) -> bool:
@@ -85,7 +87,8 @@ def render_verify(reports: Sequence[VerifyReport]) -> Iterator[str]:
             yield from report.lost.render()
         else:
             state = "nothing wrong is found" if report.limit else "whole"
-            yield f"{report.backup.id}: {state} ({_render_figures(report)}); {report.proof}"
+            maker = f"; {report.maker}" if report.maker else ""
+            yield f"{report.backup.id}: {state} ({_render_figures(report)}); {report.proof}{maker}"
 
 
 def _render_figures(report: VerifyReport) -> str:

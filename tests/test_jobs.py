@@ -20,6 +20,7 @@ from backup_tasks.errors import BackupError, Interrupted, LockedError, SourceErr
 from backup_tasks.jobs import journaled, run_backup_job
 from backup_tasks.journal import RunRecord, read_records
 from backup_tasks.locks import hold_lock
+from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.stores.directory import DirectoryStore
@@ -55,7 +56,8 @@ def back_up(paths: Paths, progress: SilentProgress | None = None) -> RunRecord:
 
 
 def names(store: Path) -> list[str]:
-    return sorted(os.listdir(store))
+    """What lies in the store, but for the claim."""
+    return sorted(set(os.listdir(store)) - {CLAIM_NAME})
 
 
 # --- a backup and its name

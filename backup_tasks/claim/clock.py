@@ -12,6 +12,9 @@ from backup_tasks.units import render_count
 # Two clocks that are set by NTP differ by less than a second. A wrong time zone, which is the
 # smallest mistake that people make, is an hour or more.
 APART = timedelta(hours=1)
+# A backup may have been begun so much earlier or later than its name says: the name is of its
+# minute, or of a later one, in some time zone, and is read in another.
+NAME_SPREAD = timedelta(hours=26)
 # NTP, and a host that wakes its guests, set a clock back by so much without anybody's fault.
 _STEP_BACK = timedelta(minutes=2)
 # No backup for so long is news, unless it was so before.
@@ -58,7 +61,7 @@ class Clocks:
         return min(self.before, self.store or self.before)
 
 
-def is_ahead(started_at: datetime, now: datetime) -> bool:
+def is_ahead(started_at: datetime, now: datetime, *, by_name: bool = False) -> bool:
     """Whether a backup that says that it was begun then is dated ahead; both aware.
 
     Such a one is chosen by name alone: it is never the latest, is not built upon, and does not
@@ -66,8 +69,10 @@ def is_ahead(started_at: datetime, now: datetime) -> bool:
 
     Args:
         now: `Clocks.latest`, or this machine's clock where there is no other.
+        by_name: nothing but its name says so, which is a time in some time zone, and perhaps a
+            minute or an hour later.
     """
-    return started_at - now > APART
+    return started_at - now > (NAME_SPREAD if by_name else APART)
 
 
 def judge_clock(clocks: Clocks, proven: Collection[datetime]) -> tuple[str, ...]:

@@ -119,7 +119,10 @@ def _take_over(found: Claim | None, known: Known, around: Surroundings) -> Owner
 def _plan_unclaimed(known: Known, around: Surroundings) -> Ownership:
     if not around.newest_is_ours():
         return Ownership(
-            unpruned=(f"the newest backup in the store is not this profile's; {_TAKE_OVER}",)
+            unpruned=(
+                f"the newest backup in the store is not this profile's; {_TAKE_OVER}",
+                *_shared(around, all_profiles=True),
+            )
         )
     last = _last(known)
     notes = ("the claim was gone from the store, and is written anew",) if last else ()

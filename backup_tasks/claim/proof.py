@@ -19,8 +19,9 @@ from backup_tasks.stores.base import StoredObject
 from backup_tasks.text import printable
 
 # "proven" alone counts. "likely": all but the hash of a large manifest was looked at. "unknown":
-# nothing was. "not read back": proven, but reading it back found it damaged.
-ProofState = Literal["proven", "likely", "unknown", "unproven", "not read back"]
+# nothing was. "not read back": proven, but reading it back found it damaged. "ahead": proven, but
+# dated ahead of the clock.
+ProofState = Literal["proven", "likely", "unknown", "unproven", "not read back", "ahead"]
 
 
 @dataclass(frozen=True, slots=True)

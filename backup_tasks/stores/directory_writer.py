@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backup_tasks.errors import StoreError
+from backup_tasks.errors import ObjectExists, StoreError
 from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
 from backup_tasks.stores.directory import (
     explained,
@@ -102,6 +102,8 @@ class DirectoryWriter:
         try:
             with explained(self._url, doing):
                 yield
+        except ObjectExists:
+            raise  # all is written, and may serve under another name
         except StoreError:
             self.abort()
             raise
@@ -146,6 +148,11 @@ def give_name(descriptor: int, partial: Path, final: Path, url: str) -> os.stat_
     status = os.fstat(descriptor)
     try:
         os.link(partial, final, follow_symlinks=False)
+    except FileNotFoundError:
+        # Whose name is taken already, another host may have ended: nothing could come of it.
+        if os.path.lexists(final):
+            raise taken(url, final.name) from None
+        raise
     except FileExistsError:
         # A network file system whose answer was lost is asked again: the link is ours.
         if not os.path.samestat(os.lstat(final), status):

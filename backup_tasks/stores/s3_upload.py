@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
+    ObjectExists,
     ObjectMissing,
     StoreError,
 )
@@ -211,16 +212,15 @@ class S3Upload:
             found, metadata = self.access.head(self.name)
             if metadata.get(RUN_KEY) == self.run_id:
                 return found
-            if status_of(error) == 412:
+            if status_of(error) in (409, 412) or code_of(error) == "NoSuchUpload":
                 raise taken(self.access.place.url, self.name) from error
         doing = f"complete {self.name}"
         if has_copies and code_of(error) == "InvalidPart":
             # Cloudflare R2 wants all parts but the last equal, which copies cannot be.
             raise CopyUnsupported(str(explain(error, self.access.place, doing))) from error
         if status_of(error) == 409:
-            raise StoreError(
-                f"{self.access.place.url}: somebody else wrote {self.name} at the same moment; "
-                "run the backup again"
+            raise ObjectExists(
+                f"{self.access.place.url}: somebody else wrote {self.name} at the same moment"
             ) from error
         raise explain(error, self.access.place, doing) from error
 
