@@ -1,4 +1,4 @@
-"""Night after night: a whole backup job with its prune, in this process, and days that pass."""
+"""Night after night: a whole backup job with its prune, in this process, and time that passes."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Nights:
         sources: what is backed up; more: further lines of [backup].
         recipients: public keys that the backups are encrypted for; no private key is here.
         keep: what `keep_last` says.
+        now: what the clock shows. A night takes a minute, for the store has a clock too.
+        starts: when each night began.
     """
 
     folder: Path
@@ -42,7 +44,8 @@ class Nights:
     more: str = ""
     recipients: tuple[str, ...] = ()
     keep: int = 2
-    now: datetime = field(default=datetime(2100, 6, 12, 2, 0, tzinfo=UTC))
+    now: datetime = field(default_factory=lambda: _some_minutes_ago())
+    starts: list[datetime] = field(default_factory=list)
 
     def write_profile(self) -> None:
         """The profile as a file."""
@@ -59,8 +62,9 @@ class Nights:
         file.chmod(0o600)
 
     def pass_night(self, *, accept_shrink: bool = False, full: bool = False) -> RunRecord:
-        """Back up and prune, as cron does it; then a day passes."""
+        """Back up and prune, as cron does it; then a minute passes."""
         self.write_profile()
+        self.starts.append(self.now)
         if self.recipients:
             ProvenKeys(self.paths.state).add(self.recipients, "skipped", self.now)
         try:
@@ -73,7 +77,7 @@ class Nights:
                 accept_shrink=accept_shrink,
             )
         finally:
-            self.now += timedelta(days=1)
+            self.now += timedelta(minutes=1)
 
     def plan(self) -> BackupPlan:
         """What a backup would do."""
@@ -119,6 +123,10 @@ class Nights:
         for place in self.paths.state.iterdir():
             if place.is_dir():
                 shutil.rmtree(place)
+
+
+def _some_minutes_ago() -> datetime:
+    return datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=20)
 
 
 def fill(folder: Path, files: int = 30, size: int = 100) -> None:

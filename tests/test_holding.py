@@ -9,45 +9,47 @@ import pytest
 
 from backup_tasks.claim.claim_file import CLAIM_BYTES, parse_claim
 from backup_tasks.errors import StoreError
+from backup_tasks.holding import Holding
+from backup_tasks.journal import Problem, ProblemKind, RunRecord
 from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.paths import Paths
 from backup_tasks.reader import read_header
-from tests.conftest import S3Bucket
+from tests.cli import s3_store
 from tests.keys import make_key
 from tests.nights import Nights, fill
 
 
-@pytest.fixture(params=["folder", "S3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    from tests.cli import s3_store
-
-    if request.param == "S3":
-        bucket: S3Bucket = request.getfixturevalue("s3_bucket")
-        return s3_store(bucket)
-    (tmp_path / "store").mkdir()
-    return f'url = "file://{tmp_path}/store/"'
-
-
-@pytest.fixture(params=["plain", "encrypted"])
-def nights(request: pytest.FixtureRequest, tmp_path: Path, paths: Paths, store: str) -> Nights:
+def server(
+    request: pytest.FixtureRequest, folder: Path, *, is_encrypted: bool, on_s3: bool
+) -> Nights:
     """A server with two sources; encrypted, it has no private key."""
-    encrypted = request.param == "encrypted"
-    recipients = (make_key(tmp_path).recipient,) if encrypted else ()
-    nights = Nights(tmp_path, paths, store, [tmp_path / "etc", tmp_path / "srv"])
-    nights.recipients = recipients
-    fill(tmp_path / "etc")
-    fill(tmp_path / "srv")
+    paths: Paths = request.getfixturevalue("paths")
+    (folder / "store").mkdir()
+    store = f'url = "file://{folder}/store/"'
+    if on_s3:
+        store = s3_store(request.getfixturevalue("s3_bucket"))
+    nights = Nights(folder, paths, store, [folder / "etc", folder / "srv"])
+    nights.recipients = (make_key(folder).recipient,) if is_encrypted else ()
+    fill(folder / "etc")
+    fill(folder / "srv")
     return nights
 
 
+@pytest.fixture(params=["plain folder", "encrypted folder", "plain S3", "encrypted S3"])
+def everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Nights:
+    is_encrypted, on_s3 = "encrypted" in request.param, "S3" in request.param
+    return server(request, tmp_path, is_encrypted=is_encrypted, on_s3=on_s3)
+
+
+@pytest.fixture(params=["plain folder", "encrypted S3"])
+def nights(request: pytest.FixtureRequest, tmp_path: Path) -> Nights:
+    is_encrypted, on_s3 = "encrypted" in request.param, "S3" in request.param
+    return server(request, tmp_path, is_encrypted=is_encrypted, on_s3=on_s3)
+
+
 @pytest.fixture
-def plain(tmp_path: Path, paths: Paths) -> Nights:
-    """The same with a plain store in a folder."""
-    (tmp_path / "store").mkdir()
-    fill(tmp_path / "etc")
-    fill(tmp_path / "srv")
-    sources = [tmp_path / "etc", tmp_path / "srv"]
-    return Nights(tmp_path, paths, f'url = "file://{tmp_path}/store/"', sources)
+def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Nights:
+    return server(request, tmp_path, is_encrypted=False, on_s3=False)
 
 
 def empty(folder: Path) -> None:
@@ -57,16 +59,18 @@ def empty(folder: Path) -> None:
 
 
 def test_the_last_good_backup_outlives_any_number_of_nights_with_an_emptied_source(
-    nights: Nights,
+    everywhere: Nights,
 ) -> None:
+    nights = everywhere
     assert [nights.pass_night().exit_code for _ in range(2)] == [0, 0]
     *_, good = nights.names()
     empty(nights.folder / "srv")
+    since = nights.now
     for _ in range(4):
         record = nights.pass_night()
         assert (record.result, record.exit_code, record.pruned) == ("incomplete", 3, [])
         [reason] = record.unpruned
-        assert reason.startswith("held since 2100-06-14 02:00 UTC: ")
+        assert reason.startswith(f"held since {since:%Y-%m-%d %H:%M} UTC: ")
         assert f"{nights.folder}/srv shrank from 31 entries and 3.0kB to 1 entry and 0B" in reason
         assert "invoke backup --profile prod --accept-shrink" in reason
     assert good in nights.names()
@@ -266,7 +270,7 @@ def test_without_its_memory_the_hold_of_the_claim_is_obeyed(nights: Nights) -> N
     report, record = nights.prune()
     assert (report.deleted, record.exit_code) == ((), 3)
     [reason] = record.unpruned
-    assert reason.startswith("held since 2100-06-14 02:00 UTC: ")
+    assert reason.startswith(f"held since {nights.starts[-1]:%Y-%m-%d %H:%M} UTC: ")
     if nights.recipients:
         assert "a source shrank; what the sources held is no longer known here" in reason
         assert str(nights.folder) not in reason
@@ -312,6 +316,47 @@ def test_a_plain_profile_without_its_memory_lifts_the_hold_when_all_is_there_aga
     srv.rmdir()
     (plain.folder / "elsewhere").rename(srv)
     assert plain.pass_night().exit_code == 0
+
+
+def test_a_backup_with_torn_files_deletes_but_the_newest_whole_one_stays(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        nights.pass_night()
+    *_, whole = nights.names()
+    nights.keep = 1
+
+    def torn(holding: Holding, record: RunRecord) -> None:
+        record.add_problem(Problem("etc/log", "changed while it was read", "torn"))
+
+    monkeypatch.setattr("backup_tasks.holding.Holding.raise_hold", torn)
+    for _ in range(3):
+        record = nights.pass_night()
+        assert (record.exit_code, record.unpruned) == (3, [])
+    assert nights.names() == [whole, record.archive]
+    report, _ = nights.prune(dry_run=True)
+    assert report.plan.keep[whole] == ("the newest without problems",)
+    monkeypatch.undo()
+    assert nights.pass_night().exit_code == 0
+    assert len(nights.names()) == 1
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "missing"])
+def test_a_run_that_lacks_more_than_torn_files_deletes_nothing(
+    plain: Nights, monkeypatch: pytest.MonkeyPatch, kind: ProblemKind
+) -> None:
+    for _ in range(2):
+        plain.pass_night()
+    plain.keep = 1
+
+    def lack(holding: Holding, record: RunRecord) -> None:
+        record.add_problem(Problem("etc/shadow", "Input/output error", kind))
+
+    monkeypatch.setattr("backup_tasks.holding.Holding.raise_hold", lack)
+    record = plain.pass_night()
+    assert (record.exit_code, record.pruned) == (3, [])
+    assert record.unpruned[0].endswith(": etc/shadow")
+    assert len(plain.names()) == 3
 
 
 def claim_of(nights: Nights) -> bytes:
