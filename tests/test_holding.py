@@ -14,9 +14,11 @@ from backup_tasks.journal import Problem, ProblemKind, RunRecord
 from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.paths import Paths
 from backup_tasks.reader import read_header
-from tests.cli import s3_store
+from tests.cli import Cli, cli, s3_store
 from tests.keys import make_key
 from tests.nights import Nights, fill
+
+__all__ = ["cli"]
 
 
 def server(
@@ -470,3 +472,30 @@ def test_counts_do_not_depend_on_how_the_walk_is_cut(plain: Nights) -> None:
         expected[str(top)] = (1 + len(inside), sum(place.stat().st_size for place in files))
     found = {source: (one.entries, one.bytes) for source, one in baseline.counts.items()}
     assert found == expected
+
+
+def test_an_operator_is_told_what_holds_and_what_to_do(cli: Cli) -> None:
+    cli.write_profile(more="[retention]\nkeep_last = 1\n")
+    cli.back_up()
+    cli.back_up()
+    empty(cli.source)
+    held = f"{cli.source} shrank from 6 entries and 46B to 1 entry and 0B"
+    dry = cli.run("backup", "--profile", "test", "--dry-run")
+    assert (dry.code, dry.err) == (0, f"nothing would be deleted: {held}\n")
+    done = cli.run("backup", "--profile", "test")
+    assert done.code == 3
+    first, told = done.err.splitlines()
+    assert first == "nothing is deleted:"
+    assert held in told
+    assert told.endswith("if it is meant to be so: invoke backup --profile test --accept-shrink")
+    listed = cli.run("list", "--profile", "test")
+    assert (listed.code, listed.err.count(held)) == (0, 1)
+    for arguments in (["--dry-run"], []):
+        pruned = cli.run("prune", "--profile", "test", *arguments)
+        assert pruned.code == 3
+        assert held in pruned.err
+        assert "1 would be deleted" in pruned.out
+    assert len(cli.archives()) == 2
+    assert cli.run("backup", "--profile", "test", "--accept-shrink").code == 0
+    assert len(cli.archives()) == 1
+    assert cli.run("list", "--profile", "test").err == ""

@@ -184,3 +184,43 @@ def test_a_disk_that_is_missing_is_noticed_without_the_state_directory(cli: Cli)
     cli.run("backup", "--profile", "test")
     [told] = cli.records()[-1]["unpruned"]
     assert f"{cli.source}/disk is not mounted any more" in told
+
+
+# /mnt is a folder that a user reaches, and that is theirs; /dev/fuse and fusermount are for all.
+USERS_FOLDER = (
+    "chown 65534:65534 home; mount --bind home /mnt; mknod -m 666 fuse c 10 229\n"
+    "mount --bind fuse /dev/fuse; echo user_allow_other > conf\n"
+    "mount --bind conf /etc/fuse.conf\n"
+)
+AS_USER = "setpriv --reuid 65534 --regid 65534 --clear-groups"
+
+
+@IS_ROOT
+def test_a_source_that_a_user_hides_from_root_holds(cli: Cli) -> None:
+    # FUSE without allow_other refuses even root. Nobody can say what is in it now.
+    fill(cli.source / "much", 20)
+    fill(cli.here / "home", 20)
+    cli.write_profile(sources=[cli.source, "/mnt"], more=RETENTION)
+    run_alone(
+        cli,
+        f"{USERS_FOLDER} BACKUP; cd /mnt; {AS_USER} bindfs . .; cd /; BACKUP; umount /mnt; BACKUP",
+    )
+    good, hidden, whole = reasons(cli)
+    assert (good, whole) == ([], [])
+    assert hidden[0].startswith("held since ")
+    assert "/mnt " in hidden[0]
+
+
+@IS_ROOT
+def test_no_user_raises_a_hold_by_ending_a_mount_of_their_own(cli: Cli) -> None:
+    fill(cli.here / "home" / "much", 60)
+    fill(cli.here / "home" / "remote", 0)
+    os.chown(cli.here / "home" / "remote", 65534, 65534)
+    cli.write_profile(sources=["/mnt"], more=RETENTION)
+    mount = f"cd /mnt/remote; {AS_USER} bindfs -o allow_other /usr/share/doc/bash .; cd /\n"
+    run_alone(
+        cli,
+        f"{USERS_FOLDER} {mount} ls /mnt/remote | grep -q .; BACKUP; umount /mnt/remote; BACKUP",
+    )
+    assert reasons(cli) == [[], []]
+    assert cli.records()[0]["files"] > cli.records()[1]["files"]
