@@ -204,16 +204,18 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.accepted import list_and_tell
-    from backup_tasks.jobs import tell_hold_of
+    from backup_tasks.jobs import accepted_for_reading, open_keeper, tell_hold_of
 
     with job("list", profile, recorded=False) as running:
         keys = running.keys(identity)
         if identity:
             keys.load()
-        if held := tell_hold_of(running):
+        keeper = open_keeper(running)
+        state, accepted = running.paths.state, accepted_for_reading(running, keeper)
+        if held := tell_hold_of(running, keeper):
             print(f"nothing is deleted: {held}", file=sys.stderr)
         details = list_and_tell(
-            running.profile, running.store, running.paths.state, running.record, keys
+            running.profile, running.store, state, running.record, accepted, keys
         )
         report.print_backups(details, now(), as_json=json)
 
@@ -231,20 +233,20 @@ def files(
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
     from backup_tasks import report
-    from backup_tasks.accepted import census_for_reading, choose_and_tell
+    from backup_tasks.accepted import choose_and_tell, list_census
     from backup_tasks.authenticity import Trust
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.listing import list_entries
     from backup_tasks.newest_seen import NewestSeen
 
     with job("files", profile, recorded=False) as running:
-        state, keys = running.paths.state, running.keys(identity)
-        seen = NewestSeen(state, running.profile, running.store)
-        census = census_for_reading(
-            running.profile, running.store, state, running.record, seen, keys
-        )
+        store, state = running.store, running.paths.state
+        accepted, keys = accepted_for_reading(running), running.keys(identity)
+        seen, started_at = NewestSeen(state, running.profile, store), running.record.started_at
+        census = list_census(running.profile, store, state, accepted, seen, started_at, keys)
         chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
-        entries = list_entries(running.store, chosen, path or (), keys, trust)
+        entries = list_entries(store, chosen, path or (), keys, trust)
         report.print_entries(entries, as_json=json)
 
 
@@ -267,6 +269,7 @@ def restore(
 ) -> None:
     """Restore the latest backup, or the one that --date or --name chooses."""
     from backup_tasks import report
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.restore import run_restore_job
     from backup_tasks.restore_request import RestoreWish
     from backup_tasks.terminal import terminal_progress
@@ -293,6 +296,7 @@ def restore(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_restore(done, as_json=json)
         if done.extracted.lost:
@@ -312,6 +316,7 @@ def verify(
 ) -> None:
     """Check every byte of the newest backup, or of the one that --date or --name chooses."""
     from backup_tasks import report
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.terminal import terminal_progress
     from backup_tasks.verify import VerifyWish, run_verify_job
     from backup_tasks.verify_report import damage_error
@@ -327,6 +332,7 @@ def verify(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_verify(found, as_json=json)
         if any(one.is_damaged for one in found):
@@ -347,6 +353,7 @@ def drill(
     from backup_tasks import report
     from backup_tasks.drill import DrillWish, run_drill_job
     from backup_tasks.drill_report import drill_error
+    from backup_tasks.jobs import accepted_for_reading
     from backup_tasks.terminal import terminal_progress
 
     wish = DrillWish(name, date, against_sources)
@@ -359,6 +366,7 @@ def drill(
             running.record,
             terminal_progress(),
             running.keys(identity),
+            accepted_for_reading(running),
         )
         report.print_drill(done, as_json=json)
         if done.failures:

@@ -50,6 +50,8 @@ def whose_count(profile: Profile, state: Path, host: str, claim: Claim | None = 
     signers = profile.signing.public_key
     name = Name(profile.name, host)
     acceptance = plan_acceptance(claim, own_key=own_key, signers=signers, name=name)
+    if own_key:  # also in a store whose claim is still that of a key that was lost
+        acceptance = replace(acceptance, keys=acceptance.keys | {own_key})
     if not acceptance.keys:  # a new machine that reads: nothing tells whose the backups should be
         acceptance = replace(acceptance, names=None, trusts_locked=True)
     return Accepted(acceptance, bool(signers) or claim is not None)
@@ -76,7 +78,7 @@ def open_census(
         store,
         profile.tzinfo,
         listed,
-        notes or ProofNotes(state, store.url),
+        notes or ProofNotes(state, store.place),
         accepted.acceptance,
         now=now,
         is_sure=accepted.is_sure,
@@ -85,24 +87,23 @@ def open_census(
     )
 
 
-def census_for_reading(
+def list_census(
     profile: Profile,
     store: Store,
     state: Path,
-    record: RunRecord,
+    accepted: Accepted,
     seen: NewestSeen,
+    now: datetime,
     keys: Keyring = NO_KEYS,
 ) -> Census:
-    """The backups of a profile's store, for a task that changes nothing there.
+    """The backups that a profile's store lists now.
 
     Args:
-        record: of the task; names this machine, and tells when it was begun.
+        now: this machine's clock, aware.
 
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
-    listed, accepted = seen.list_objects(), whose_count(profile, state, record.host)
-    now = record.started_at
-    return open_census(profile, store, state, listed, accepted, now=now, keys=keys)
+    return open_census(profile, store, state, seen.list_objects(), accepted, now=now, keys=keys)
 
 
 def choose_and_tell(
@@ -122,14 +123,19 @@ def choose_and_tell(
 
 
 def list_and_tell(
-    profile: Profile, store: Store, state: Path, record: RunRecord, keys: Keyring
+    profile: Profile,
+    store: Store,
+    state: Path,
+    record: RunRecord,
+    accepted: Accepted,
+    keys: Keyring,
 ) -> list[BackupDetails]:
     """All backups, oldest first, with what their manifests say; warns of vanished ones.
 
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record, seen, keys)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
     details = census.details()
     census.save()
     if details:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
-from backup_tasks.accepted import Accepted, open_census, whose_count
+from backup_tasks.accepted import open_census, whose_count
 from backup_tasks.assembly import Writers, utc_text
 from backup_tasks.census import Census
 from backup_tasks.claim.clock import Clocks
@@ -50,7 +50,6 @@ class BackupRun:
         take_over: the store is to be this profile's, whosever it was.
         clocks: this machine's and the store's, as they were when the run began; None: they go
             together.
-        accepted: whose backups count; None: those of this machine's own key.
         proofs: what is noted of the store's backups.
     """
 
@@ -65,12 +64,11 @@ class BackupRun:
     keeper: ClaimKeeper | None = None
     take_over: bool = False
     clocks: Clocks | None = None
-    accepted: Accepted | None = None
     proofs: ProofNotes = field(init=False)
 
     def __post_init__(self) -> None:
         # Read once, and written once, though the store is listed several times in a run.
-        object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.url))
+        object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.place))
 
     @property
     def earliest_now(self) -> datetime:
@@ -79,7 +77,8 @@ class BackupRun:
 
     def census(self, listed: Iterable[StoredObject], host: str) -> Census:
         """What the store listed, and which backups there count."""
-        accepted = self.accepted or whose_count(self.profile, self.paths.state, host)
+        claim = self.keeper.standing.claim if self.keeper is not None else None
+        accepted = whose_count(self.profile, self.paths.state, host, claim)
         return open_census(
             self.profile,
             self.store,

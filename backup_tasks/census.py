@@ -283,7 +283,7 @@ class Census:
         if failed is not None and verdict.state == "unknown":
             verdict = replace(verdict, why=one_line(str(failed)))
         taken_at = backup.taken_at
-        if verdict.started_at is not None and verdict.state != "unproven":
+        if verdict.started_at is not None:
             with contextlib.suppress(OverflowError):  # in the year 1 or 9999
                 taken_at = verdict.started_at.astimezone(self._zone)
         if verdict.state in ("proven", "likely") and self._is_ahead(

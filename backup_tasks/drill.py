@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from backup_tasks.accepted import census_for_reading, choose_and_tell
+from backup_tasks.accepted import Accepted, choose_and_tell, list_census, whose_count
 from backup_tasks.authenticity import Trust, demand_signature
 from backup_tasks.catalog import Backup, render_maker
 from backup_tasks.compare import TreeComparer, TreeComparison
@@ -175,16 +175,19 @@ def run_drill_job(
     record: RunRecord,
     progress: Progress,
     keys: Keyring = NO_KEYS,
+    accepted: Accepted | None = None,
 ) -> DrillReport:
     """Choose the backup that is meant and drill it; fills in `record`.
 
     Args:
         state: the state directory.
+        accepted: whose backups count; None: as far as this machine knows without a claim.
 
     Raises: as `choose_and_tell` and `run_drill`.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record, seen, keys)
+    accepted = accepted or whose_count(profile, state, record.host)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     record.archive = chosen.stored.name
     record.archive_bytes = chosen.stored.size

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError
 from backup_tasks.identities import Keyring
-from backup_tasks.journal import RunRecord, hold_back
+from backup_tasks.journal import RunRecord, hold_back, warn
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
 from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, describe_profiles, load_profile
@@ -25,10 +25,13 @@ from backup_tasks.text import one_line
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
+    from backup_tasks.accepted import Accepted
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.claim.clock import Clocks
     from backup_tasks.claim.keeper import ClaimKeeper
+    from backup_tasks.neighbours import Neighbours
     from backup_tasks.prune import PruneReport
+    from backup_tasks.signing import SigningKey
     from backup_tasks.survey import BackupPlan
 
 
@@ -163,14 +166,20 @@ def open_keeper(job: Job) -> ClaimKeeper:
 
 def _look_at_claim(job: Job, *, take_over: bool = False) -> ClaimKeeper:
     """What may be done in the store; writes nothing. Raises ClaimRefused."""
-    from backup_tasks.neighbours import Neighbours
     from backup_tasks.signing_key import read_own_key
 
     keeper, key = open_keeper(job), read_own_key(job.paths.state)
-    seen_profiles, host = keeper.seen_profiles, job.record.host
-    around = Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
+    around = _neighbours(job, keeper, key)
     keeper.open(key, around, take_over=take_over, writes=False)
     return keeper
+
+
+def _neighbours(job: Job, keeper: ClaimKeeper, key: SigningKey | None) -> Neighbours:
+    """What may be looked for around a claim."""
+    from backup_tasks.neighbours import Neighbours
+
+    seen_profiles, host = keeper.seen_profiles, job.record.host
+    return Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
 
 
 def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
@@ -183,18 +192,19 @@ def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
     Raises: ClaimRefused; StoreError when the store cannot be listed, or its list is not to be
         believed; PruneIncomplete.
     """
-    from backup_tasks.accepted import census_for_reading
+    from backup_tasks.accepted import list_census, whose_count
     from backup_tasks.clocks import read_clocks, tell_clocks
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
     from backup_tasks.prune_guard import find_guard
 
-    profile, store, record, state = job.profile, job.store, job.record, job.paths.state
+    profile, store, state, record = job.profile, job.store, job.paths.state, job.record
     clocks = read_clocks(store, job.clock)
     keeper = _look_at_claim(job)
     hold_back(record, keeper.standing.unpruned)
+    accepted = whose_count(profile, state, record.host, keeper.standing.claim)
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record, seen, job.keys())
+    census = list_census(profile, store, state, accepted, seen, record.started_at, job.keys())
     census.look_at_all()
     census.save()
     tell_clocks(clocks, census, record, deletes=profile.retention.is_set)
@@ -206,17 +216,45 @@ def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
     return done
 
 
-def tell_hold_of(job: Job) -> str:
-    """Why nothing is deleted, if a hold stands, in one line; else ""."""
+def tell_hold_of(job: Job, keeper: ClaimKeeper) -> str:
+    """Why nothing is deleted, if a hold stands, in one line; else "".
+
+    Args:
+        keeper: has read the claim.
+    """
     from backup_tasks.claim.hold_note import SourcesMemory
     from backup_tasks.prune_guard import tell_hold
     from backup_tasks.state import state_key
 
     key = state_key(job.profile.name, job.store.url)
-    keeper = open_keeper(job)
-    keeper.read()
     note = SourcesMemory(job.paths.state, key).read()
     return tell_hold(job.profile, note, keeper.found_hold)
+
+
+def accepted_for_reading(job: Job, keeper: ClaimKeeper | None = None) -> Accepted:
+    """Whose backups count for a task that only reads: the claim says it, if its word counts here.
+
+    Warns of a claim that is none.
+
+    Args:
+        keeper: of the store's claim, for who wants to know more of it; it is read here.
+    """
+    from backup_tasks.accepted import whose_count
+    from backup_tasks.claim.ownership import counts_for
+    from backup_tasks.signing_key import read_own_key
+
+    keeper = keeper or open_keeper(job)
+    claim = keeper.read()
+    if keeper.trouble:
+        warn(job.record, keeper.trouble)
+    key = None
+    with contextlib.suppress(BackupError):  # an unusable one is told by who needs it
+        key = read_own_key(job.paths.state)
+    if claim is not None and not counts_for(
+        claim, keeper.known(key), _neighbours(job, keeper, key)
+    ):
+        claim = None
+    return whose_count(job.profile, job.paths.state, job.record.host, claim)
 
 
 def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:

@@ -38,6 +38,8 @@ from backup_tasks.text import one_line, printable
 # those of others, before everything is read anew.
 _TRIES = 3
 _LOOK_BACK = 64
+# What is another's, or was not looked at, is no news.
+_SILENT = ("unknown", "another's")
 FIRST_ARCHIVE = "there is no earlier archive of this profile and host to build on"
 
 
@@ -158,7 +160,7 @@ def _newest_first(
             and cache.in_front_of(store, stored)[0] is not store
         ):
             candidates.append(stored)
-        elif not candidates and verdict.state != "unknown" and len(troubles) < _TRIES:
+        elif not candidates and verdict.state not in _SILENT and len(troubles) < _TRIES:
             troubles.append(f"nothing of {stored.name} can be kept: {verdict.why}")
     return candidates[:_LOOK_BACK], troubles
 

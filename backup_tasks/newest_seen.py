@@ -126,8 +126,7 @@ class NewestSeen:
 
     def _made(self) -> dict[str, str]:
         if self._made_here is None:
-            seen, _ = self._read()
-            self._made_here = seen.made if seen else {}
+            self._made_here = self.made
         return self._made_here
 
     def note(self, name: str, started_at: str, etag: str = "") -> None:

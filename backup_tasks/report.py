@@ -162,7 +162,9 @@ def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
 def _not_counted(found: BackupDetails) -> str:
     """Why a backup is neither the latest nor counted for retention, or ""."""
     verdict = found.backup.verdict
-    return f"not counted: {verdict.why}" if verdict.state in ("unproven", "not read back") else ""
+    if verdict.state in ("proven", "likely", "unknown"):
+        return ""
+    return f"not counted: {verdict.why}"
 
 
 def _backup_to_json(found: BackupDetails) -> dict[str, Any]:

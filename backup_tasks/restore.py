@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from backup_tasks.accepted import census_for_reading, choose_and_tell
+from backup_tasks.accepted import Accepted, choose_and_tell, list_census, whose_count
 from backup_tasks.authenticity import Proof, demand_proof, demand_signature
 from backup_tasks.catalog import Backup, render_maker
 from backup_tasks.chunk_process import ReadChunks, read_chunks_apart
@@ -252,16 +252,19 @@ def run_restore_job(
     record: RunRecord,
     progress: Progress,
     keys: Keyring = NO_KEYS,
+    accepted: Accepted | None = None,
 ) -> RestoreReport:
     """Choose the backup that is meant and restore it; fills in `record`.
 
     Args:
         folder: where relative paths start; state: the state directory.
+        accepted: whose backups count; None: as far as this machine knows without a claim.
 
     Raises: as `parse_wish`, `choose_and_tell` and `run_restore`.
     """
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record, seen, keys)
+    accepted = accepted or whose_count(profile, state, record.host)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     request = parse_wish(wish, chosen, folder, profile.signing.public_key)
     record.archive = chosen.stored.name

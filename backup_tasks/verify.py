@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
-from backup_tasks.accepted import census_for_reading, choose_and_tell
+from backup_tasks.accepted import Accepted, choose_and_tell, list_census, whose_count
 from backup_tasks.authenticity import weigh_proof
 from backup_tasks.catalog import Backup, render_maker
 from backup_tasks.chunk_reader import ReadChunk, read_chunks
@@ -275,11 +275,13 @@ def run_verify_job(
     record: RunRecord,
     progress: Progress,
     keys: Keyring = NO_KEYS,
+    accepted: Accepted | None = None,
 ) -> list[VerifyReport]:
     """Verify the backups that are meant, oldest first; fills in `record`.
 
     Args:
         state: the state directory.
+        accepted: whose backups count; None: as far as this machine knows without a claim.
 
     Raises: UsageError when the words do not go together or there is no such backup; StoreError.
     """
@@ -287,7 +289,8 @@ def run_verify_job(
         raise UsageError("give --all, or one backup with --name or --date")
     sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
     seen = NewestSeen(state, profile, store)
-    census = census_for_reading(profile, store, state, record, seen, keys)
+    accepted = accepted or whose_count(profile, state, record.host)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
     chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
     backups = census.backups() if wish.all else [chosen]
     if not wish.all:

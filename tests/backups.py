@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from backup_tasks.accepted import open_census, whose_count
 from backup_tasks.backup import run_backup, run_backup_plan
 from backup_tasks.backup_run import BackupRun
 from backup_tasks.catalog import find_backups
@@ -21,6 +22,7 @@ from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.profile import load_profile
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
+from backup_tasks.prune import PruneReport, run_prune
 from backup_tasks.restore import run_restore
 from backup_tasks.restore_request import RestoreReport, RestoreRequest
 from backup_tasks.signing import render_public_key
@@ -108,6 +110,17 @@ class Backups:
     def plan(self) -> BackupPlan:
         """What a backup would do now."""
         return run_backup_plan(self._run(self.profile(), full=False), self.host)
+
+    def prune(
+        self, profile: Profile | None = None, *, now: datetime | None = None, dry_run: bool = False
+    ) -> PruneReport:
+        """What `invoke prune` does."""
+        profile, store = profile or self.profile(), self.open_store()
+        accepted = whose_count(profile, self.paths.state, self.host)
+        census = open_census(profile, store, self.paths.state, store.list_objects(), accepted)
+        census.look_at_all()
+        census.save()
+        return run_prune(profile, store, census, now or self.now, dry_run=dry_run)
 
     def _run(self, profile: Profile, *, full: bool) -> BackupRun:
         return BackupRun(

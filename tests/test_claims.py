@@ -246,7 +246,7 @@ def share(machine: Machine, name: str) -> None:
     """Make a backup of this profile as the version before claims did."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("backup_tasks.jobs.open_keeper", lambda job: None)
-        patch.setattr("backup_tasks.jobs._prune_after_backup", lambda job: None)
+        patch.setattr("backup_tasks.jobs._prune_after_backup", lambda *_: None)
         machine.back_up(name)
 
 

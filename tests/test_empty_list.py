@@ -11,7 +11,6 @@ import pytest
 from backup_tasks.errors import StoreError
 from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
-from backup_tasks.prune import run_prune
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
 from tests.backups import Backups
@@ -47,9 +46,9 @@ def test_a_list_of_nothing_is_not_believed_while_the_newest_backup_is_there(
     seen = seen_in(backups, store)
     for may_be_gone in (False, True):
         with pytest.raises(StoreError, match=f"lists no backup, but {made} is there"):
-            seen.backups_of(store.list_objects(), may_be_gone=may_be_gone)
+            seen.refuse_nothing(store.list_objects(), may_be_gone=may_be_gone)
     with pytest.raises(StoreError, match="not to be believed"):
-        run_prune(backups.profile(), store, backups.now, dry_run=False, seen=seen)
+        seen.list_objects()
 
 
 def test_a_list_of_nothing_is_believed_by_who_makes_a_new_backup_where_all_are_gone(
@@ -59,12 +58,12 @@ def test_a_list_of_nothing_is_believed_by_who_makes_a_new_backup_where_all_are_g
     (backups.store_folder / made).unlink()
     seen = seen_in(backups, DirectoryStore(backups.store_folder))
     with pytest.raises(StoreError, match=f"lists no backup, and {made}, .* is gone"):
-        seen.find_backups()
-    assert seen.backups_of([], may_be_gone=True) == []
+        seen.list_objects()
+    seen.refuse_nothing([], may_be_gone=True)
     record = backups.backup()
     assert record.result == "success"
     assert any("no backup is left" in warning for warning in record.warnings)
-    assert [one.stored.name for one in seen.find_backups()] == [record.archive]
+    assert record.archive in [one.name for one in seen.list_objects()]
 
 
 def test_a_backup_that_is_told_of_an_empty_store_by_mistake_is_not_made(
@@ -80,7 +79,7 @@ def test_a_backup_that_is_told_of_an_empty_store_by_mistake_is_not_made(
 
 def test_a_store_that_was_never_used_lists_nothing(backups: Backups) -> None:
     store = DirectoryStore(backups.store_folder)
-    assert seen_in(backups, store).backups_of([]) == []
+    seen_in(backups, store).refuse_nothing([])
 
 
 def test_a_prune_keeps_the_newest_of_our_own_whatever_others_put_beside_it(
@@ -92,11 +91,10 @@ def test_a_prune_keeps_the_newest_of_our_own_whatever_others_put_beside_it(
         fake.write_bytes(b"not ours")
     backups.extra = "[retention]\nkeep_last = 1\n"
     now = backups.now + timedelta(days=1)
-    store = DirectoryStore(backups.store_folder)
-    report = run_prune(backups.profile(), store, now, dry_run=False, seen=seen_in(backups, store))
-    assert report.plan.keep[made] == ("the newest of our own",)
+    report = backups.prune(now=now)
+    assert report.plan.keep[made] == ("last 1 of 1",)
     assert made in os.listdir(backups.store_folder)
-    assert len(report.deleted) == 2
+    assert (report.deleted, len(report.left_alone)) == ((), 3)
 
 
 def test_every_command_says_that_the_backups_are_gone(cli: Cli) -> None:

@@ -170,7 +170,7 @@ def test_an_archive_that_vanishes_before_its_manifest_is_read_is_passed_over(
     backups: Generations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backups.backup()
-    find = last_archive.find_backups
+    find = last_archive._newest_first
 
     def find_then_lose(*arguments: object) -> object:
         found = find(*arguments)  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def test_an_archive_that_vanishes_before_its_manifest_is_read_is_passed_over(
     for cached in (backups.paths.state / "manifests").rglob("*"):
         if cached.is_file():
             cached.unlink()
-    monkeypatch.setattr(last_archive, "find_backups", find_then_lose)
+    monkeypatch.setattr(last_archive, "_newest_first", find_then_lose)
     assert backups.backup().result == "success"
     (reason,) = full_reasons(backups)
     assert "there is no 2100-01-01_0200" in reason

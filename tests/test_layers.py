@@ -38,11 +38,11 @@ ROOMS = {
     "profile_template profile profile_schema",
     "claim": "claim claim.claim_file claim.acceptance claim.clock claim.machine claim.ownership "
     "claim.keeper claim.evidence claim.proof claim.proof_notes claim.hold claim.hold_note",
-    "jobs": "leftovers catalog census signing_key newest_seen accepted neighbours "
-    "last_archive resume survey listing stages assembly backup_run clocks "
-    "after_commit holding backup restore_request restore findings entry_check verified_before "
-    "verify_report verify compare compare_sources drill_notes drill_place "
-    "drill_command drill_report drill retention prune_guard prune lifecycle_plan lifecycle_bucket "
+    "jobs": "leftovers catalog census signing_key newest_seen neighbours accepted last_archive "
+    "resume survey listing stages assembly backup_run clocks after_commit holding backup "
+    "restore_request restore findings entry_check verified_before verify_report verify compare "
+    "compare_sources drill_notes drill_place drill_command drill_report drill retention "
+    "prune_guard prune lifecycle_plan lifecycle_bucket "
     "lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",

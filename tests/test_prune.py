@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backup_tasks.census import Census
+from backup_tasks.claim.acceptance import Acceptance
+from backup_tasks.claim.claim_file import Name
+from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.errors import StoreError
 from backup_tasks.profile_model import Profile
-from backup_tasks.prune import PruneIncomplete, render_prune, run_prune
+from backup_tasks.prune import PruneIncomplete, PruneReport, render_prune, run_prune
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
+from backup_tasks.units import render_bytes
 from tests.conftest import S3Bucket
+from tests.keys import make_key
+from tests.proven import KEY_TEXT, proven_archive
 
 NOW = datetime(2025, 6, 12, 12, 0, tzinfo=UTC)
 FOREIGN = [
@@ -34,6 +42,10 @@ class Place:
     profile: Profile
     store: Store
     put: Callable[[str, bytes], None]
+
+    def put_backup(self, name: str, started_at: datetime | None = None, **how: Any) -> None:
+        """A small one that proves itself; its manifest says the time of its name, or another."""
+        self.put(name, proven_archive(name, started_at, zone=self.profile.tzinfo, **how))
 
     def names(self) -> list[str]:
         return [stored.name for stored in self.store.list_objects()]
@@ -86,14 +98,30 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return s3_place(request.getfixturevalue("s3_bucket"), monkeypatch)
 
 
+def prune(
+    place: Place, now: datetime, *, dry_run: bool, store: Store | None = None, **accepted: Any
+) -> PruneReport:
+    """Prune with nothing noted, for a machine that has `KEY` as its own."""
+    acceptance = Acceptance(frozenset({KEY_TEXT}), frozenset({Name("prod", "web1")}))
+    store = store or place.store
+    with tempfile.TemporaryDirectory(prefix="test-prune-") as state:
+        notes = ProofNotes(Path(state), store.place)
+        chosen = replace(acceptance, **accepted)
+        census = Census(store, place.profile.tzinfo, store.list_objects(), notes, chosen)
+        census.look_at_all()
+        return run_prune(place.profile, store, census, now, dry_run=dry_run)
+
+
 def backup(day: int, clock: str = "0200") -> str:
     return f"2025-06-{day:02d}_{clock}-backup.tar.gz"
 
 
 def test_run_prune_deletes_what_the_rules_do_not_keep_and_nothing_else(place: Place) -> None:
-    for name in [*FOREIGN, *(backup(day) for day in (9, 10, 11, 12))]:
+    for name in FOREIGN:
         place.put(name, b"content")
-    report = run_prune(place.profile, place.store, NOW, dry_run=False)
+    for day in (9, 10, 11, 12):
+        place.put_backup(backup(day))
+    report = prune(place, NOW, dry_run=False)
     assert report.deleted == (backup(9), backup(10))
     assert report.foreign == len(FOREIGN)
     assert place.names() == sorted([*FOREIGN, backup(11), backup(12)])
@@ -107,75 +135,82 @@ def test_backups_beside_and_below_the_prefix_belong_to_others(
     for key in others:
         s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=key, Body=b"content")
     for day in (10, 11, 12):
-        place.put(backup(day), b"content")
-    assert run_prune(place.profile, place.store, NOW, dry_run=False).deleted == (backup(10),)
+        place.put_backup(backup(day))
+    assert prune(place, NOW, dry_run=False).deleted == (backup(10),)
     ours = [f"backups/{backup(day)}" for day in (11, 12)]
     assert s3_bucket.keys() == sorted([*others, *ours])
 
 
 def test_a_dry_run_deletes_nothing_and_plans_the_same(place: Place) -> None:
     for day in (9, 10, 11, 12):
-        place.put(backup(day), b"content")
-    planned = run_prune(place.profile, place.store, NOW, dry_run=True)
+        place.put_backup(backup(day))
+    planned = prune(place, NOW, dry_run=True)
     assert planned.deleted == ()
     assert len(place.names()) == 4
-    assert run_prune(place.profile, place.store, NOW, dry_run=False).plan == planned.plan
+    assert prune(place, NOW, dry_run=False).plan == planned.plan
 
 
 def test_pruning_twice_deletes_nothing_more(place: Place) -> None:
     for day in (9, 10, 11, 12):
-        place.put(backup(day), b"content")
-    run_prune(place.profile, place.store, NOW, dry_run=False)
-    assert run_prune(place.profile, place.store, NOW, dry_run=False).deleted == ()
+        place.put_backup(backup(day))
+    prune(place, NOW, dry_run=False)
+    assert prune(place, NOW, dry_run=False).deleted == ()
     assert place.names() == [backup(11), backup(12)]
 
 
 def test_an_empty_store_is_nothing_to_complain_about(place: Place) -> None:
-    report = run_prune(place.profile, place.store, NOW, dry_run=False)
+    report = prune(place, NOW, dry_run=False)
     assert render_prune(report).endswith(": 0 kept, 0 deleted (0B)")
 
 
 def test_an_empty_object_never_takes_a_backups_place(place: Place) -> None:
     """Named like the newest backup, it could push the last good one out."""
     for day in (9, 10):
-        place.put(backup(day), b"content")
+        place.put_backup(backup(day))
     for day in (11, 12):
         place.put(backup(day), b"")
-    report = run_prune(place.profile, place.store, NOW, dry_run=False)
-    assert (report.deleted, report.foreign) == ((), 2)
+    report = prune(place, NOW, dry_run=False)
+    assert (report.deleted, report.foreign) == ((), 0)
+    assert set(report.left_alone) == {backup(11), backup(12)}
     assert len(place.names()) == 4
 
 
 def test_encrypted_and_plain_backups_are_counted_together(tmp_path: Path) -> None:
     place = directory_place(tmp_path)
     sealed = "2025-06-12_0300-backup.tar.gz.age.tar"
+    pair = make_key(tmp_path)
     for name in (backup(10), backup(12), sealed):
-        place.put(name, b"content")
-    assert run_prune(place.profile, place.store, NOW, dry_run=False).deleted == (backup(10),)
+        place.put_backup(name, recipients=[pair.recipient])
+    assert prune(place, NOW, dry_run=False, trusts_locked=True).deleted == (backup(10),)
 
 
 def test_names_are_read_in_the_profiles_time_zone(tmp_path: Path) -> None:
     """01:00 in Stockholm is 13 hours before NOW; 01:00 in UTC would be 11."""
     place = directory_place(tmp_path, keep_last=0, keep_within="12h")
     for name in (backup(12, "0100"), backup(12, "0300")):
-        place.put(name, b"content")
-    report = run_prune(place.profile, place.store, NOW, dry_run=False)
+        place.put_backup(name)
+    report = prune(place, NOW, dry_run=False)
     assert report.deleted == (backup(12, "0100"),)
 
 
-def test_the_backup_stored_last_survives_although_its_name_is_not_the_newest(
-    tmp_path: Path,
-) -> None:
-    """When summer time ends, 02:10 comes after 02:50."""
+def test_the_backup_stored_last_survives_although_a_clock_was_behind(tmp_path: Path) -> None:
     place = directory_place(tmp_path, keep_last=1)
-    for age, clock in ((60, "0200"), (40, "0250"), (0, "0210")):
-        name = f"2025-10-26_{clock}-backup.tar.gz"
-        place.put(name, b"content")
-        os.utime(tmp_path / name, (1_000_000_000 - age * 60,) * 2)
-    now = datetime(2025, 10, 26, 1, 11, tzinfo=UTC)
-    report = run_prune(place.profile, place.store, now, dry_run=False)
-    assert report.deleted == ("2025-10-26_0200-backup.tar.gz",)
-    assert report.plan.keep["2025-10-26_0210-backup.tar.gz"] == ("stored last",)
+    for age, day in ((60, 9), (40, 12), (0, 10)):
+        place.put_backup(backup(day))
+        os.utime(tmp_path / backup(day), (1_000_000_000 - age * 60,) * 2)
+    report = prune(place, NOW, dry_run=False)
+    assert report.deleted == (backup(9),)
+    assert report.plan.keep[backup(10)] == ("stored last",)
+
+
+def test_what_does_not_count_is_never_the_one_stored_last(tmp_path: Path) -> None:
+    place = directory_place(tmp_path, keep_last=1)
+    for age, day in ((60, 9), (40, 12), (20, 10)):
+        place.put_backup(backup(day))
+        os.utime(tmp_path / backup(day), (1_000_000_000 - age * 60,) * 2)
+    place.put(backup(11), b"junk")
+    report = prune(place, NOW, dry_run=False)
+    assert report.plan.keep[backup(10)] == ("stored last",)
 
 
 class Stubborn:
@@ -199,10 +234,10 @@ class Stubborn:
 def test_one_that_cannot_be_deleted_does_not_spare_the_others(tmp_path: Path) -> None:
     place = directory_place(tmp_path)
     for day in (8, 9, 10, 11, 12):
-        place.put(backup(day), b"content")
+        place.put_backup(backup(day))
     stubborn: Any = Stubborn(place.store, (backup(8),))
     with pytest.raises(StoreError) as caught:
-        run_prune(place.profile, stubborn, NOW, dry_run=False)
+        prune(place, NOW, dry_run=False, store=stubborn)
     assert stubborn.asked == [backup(8), backup(9), backup(10)]
     assert place.names() == [backup(8), backup(11), backup(12)]
     assert str(caught.value) == (
@@ -223,22 +258,38 @@ def test_a_store_that_cannot_be_listed_loses_nothing(tmp_path: Path) -> None:
     broken: Any = Stubborn(place.store, ())
     broken.list_objects = refuse
     with pytest.raises(StoreError, match="cannot be listed"):
-        run_prune(place.profile, broken, NOW, dry_run=False)
+        prune(place, NOW, dry_run=False, store=broken)
     assert broken.asked == []
 
 
 def test_render_prune_tells_what_goes_what_stays_and_why(tmp_path: Path) -> None:
     place = directory_place(tmp_path, keep_daily=2)
     for day in (10, 11, 12):
-        place.put(backup(day), b"x" * 1234)
+        place.put_backup(backup(day))
     place.put("notes.txt", b"x")
-    report = run_prune(place.profile, place.store, NOW, dry_run=True)
+    report = prune(place, NOW, dry_run=True)
+    gone, older, newest = (render_bytes(report.sizes[backup(day)]) for day in (10, 11, 12))
     assert render_prune(report).splitlines() == [
-        f"prod: 3 backups in file://{tmp_path}/: 2 kept, 1 would be deleted (1.2kB)",
-        "  delete  2025-06-10_0200-backup.tar.gz   1.2kB",
-        "  keep    2025-06-11_0200-backup.tar.gz   1.2kB  last 2 of 2, daily 2025-06-11",
-        "  keep    2025-06-12_0200-backup.tar.gz   1.2kB  last 1 of 2, daily 2025-06-12",
+        f"prod: 3 backups in file://{tmp_path}/: 2 kept, 1 would be deleted ({gone})",
+        f"  delete  2025-06-10_0200-backup.tar.gz  {gone:>6}",
+        f"  keep    2025-06-11_0200-backup.tar.gz  {older:>6}  last 2 of 2, daily 2025-06-11",
+        f"  keep    2025-06-12_0200-backup.tar.gz  {newest:>6}  last 1 of 2, daily 2025-06-12",
         "  1 other object left alone",
     ]
-    done = render_prune(run_prune(place.profile, place.store, NOW, dry_run=False))
-    assert "2 kept, 1 deleted (1.2kB)" in done
+    done = render_prune(prune(place, NOW, dry_run=False))
+    assert f"2 kept, 1 deleted ({gone})" in done
+
+
+def test_render_prune_tells_what_does_not_count_with_its_size(tmp_path: Path) -> None:
+    place = directory_place(tmp_path)
+    place.put_backup(backup(11))
+    place.put(backup(12), b"x")
+    report = prune(place, NOW, dry_run=True)
+    first, *rows = render_prune(report).splitlines()
+    assert first.endswith("1 kept, 0 would be deleted (0B); 1 left alone (1B)")
+    assert rows[-1].split(maxsplit=3) == [
+        "left",
+        backup(12),
+        "1B",
+        "it is too short to be a backup",
+    ]

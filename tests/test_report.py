@@ -89,6 +89,7 @@ def test_backups_as_json(capsys: pytest.CaptureFixture[str]) -> None:
             "manifest": None,
             "trouble": "damaged",
             "is_locked": False,
+            "proof": {"state": "unknown", "why": "it was not looked at yet"},
         }
     ]
 

@@ -19,9 +19,14 @@ from backup_tasks.stores.base import StoredObject
 from backup_tasks.text import printable
 
 # "proven" alone counts. "likely": all but the hash of a large manifest was looked at. "unknown":
-# nothing was. "not read back": proven, but reading it back found it damaged. "ahead": proven, but
-# dated ahead of the clock.
-ProofState = Literal["proven", "likely", "unknown", "unproven", "not read back", "ahead"]
+# nothing was. "another's": it names another profile or host. "not read back": all of it is proven,
+# but reading it back after its commit failed. "ahead": proven, but dated ahead of the clock.
+ProofState = Literal[
+    "proven", "likely", "unknown", "unproven", "another's", "not read back", "ahead"
+]
+
+
+_SOUND = ("proven", "likely", "not read back")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +100,12 @@ def _judge_alone(
     evidence = known.evidence
     if evidence is None:
         return UNKNOWN
-    if why := _why_not_accepted(stored, evidence, acceptance):
-        return Verdict("unproven", why)
     header = evidence.header
+    is_adopted = evidence.footer in acceptance.adopted
+    if header is not None and not is_adopted and (why := _why_anothers(header, acceptance)):
+        return Verdict("another's", why)
+    if why := _why_not_accepted(stored, evidence, acceptance, is_adopted):
+        return Verdict("unproven", why)
     if header is None:
         owner = owners.get(evidence.footer, stored.name)
         if owner != stored.name:
@@ -121,31 +129,31 @@ def _passed(known: Known, evidence: Evidence, started_at: datetime | None) -> Ve
     return Verdict("proven", "", started_at, by_name)
 
 
-def _why_not_accepted(stored: StoredObject, evidence: Evidence, acceptance: Acceptance) -> str:
+def _why_not_accepted(
+    stored: StoredObject, evidence: Evidence, acceptance: Acceptance, is_adopted: bool
+) -> str:
+    header = evidence.header
     if not evidence.footer or (evidence.trouble and not evidence.is_locked):
         return evidence.trouble or "it is an ordinary .tar.gz, without a manifest of this program"
-    header = evidence.header
-    is_adopted = evidence.footer in acceptance.adopted
-    if header is not None and (why := _why_not_of(header, stored.name, acceptance, is_adopted)):
-        return why
-    if not is_adopted:
-        if not evidence.key:
-            return "it is unsigned"
-        if acceptance.keys and evidence.key not in acceptance.keys:
-            return f"it is signed by {evidence.key}, which is not accepted here"
-    if header is None and not is_adopted and not acceptance.trusts_locked:
+    if header is not None and header.name != stored.name and not (is_adopted and not header.name):
+        named = printable(header.name) if header.name else "one that it does not name"
+        return f"it holds another backup's bytes: those of {named}"
+    if is_adopted:
+        return ""
+    if not evidence.key:
+        return "it is unsigned"
+    if acceptance.keys and evidence.key not in acceptance.keys:
+        return f"it is signed by {evidence.key}, which is not accepted here"
+    if header is None and not acceptance.trusts_locked:
         return "it is encrypted, and nothing tells whose it is"
     return ""
 
 
-def _why_not_of(header: Header, name: str, acceptance: Acceptance, is_adopted: bool) -> str:
-    if header.name != name and not (is_adopted and not header.name):
-        named = printable(header.name) if header.name else "one that it does not name"
-        return f"it holds another backup's bytes: those of {named}"
+def _why_anothers(header: Header, acceptance: Acceptance) -> str:
     whose = Name(header.profile, header.host)
-    if not is_adopted and acceptance.names is not None and whose not in acceptance.names:
-        return f"it is of profile {printable(header.profile)} on {printable(header.host)}"
-    return ""
+    if acceptance.names is None or whose in acceptance.names:
+        return ""
+    return f"it is of profile {printable(header.profile)} on {printable(header.host)}"
 
 
 def _copies(
@@ -159,7 +167,7 @@ def _copies(
     groups: dict[str, list[StoredObject]] = {}
     for stored in objects:
         evidence = known.get(stored.name, Known()).evidence
-        if evidence is not None and verdicts[stored.name].state not in ("unknown", "unproven"):
+        if evidence is not None and verdicts[stored.name].state in _SOUND:
             groups.setdefault(evidence.footer, []).append(stored)
     for group in groups.values():
         if len(group) > 1:

@@ -54,11 +54,11 @@ class ProofNotes:
 
     Args:
         state: the state directory.
-        store_url: whose notes these are.
+        place: the store's, as `Store.place` tells it.
     """
 
-    def __init__(self, state: Path, store_url: str) -> None:
-        self._file = state / "proofs" / f"{state_key('', store_url)}.jsonl"
+    def __init__(self, state: Path, place: str) -> None:
+        self._file = state / "proofs" / f"{state_key('', place)}.jsonl"
         self._lines: dict[str, _Line] | None = None
         self._changed: set[str] = set()
         self._gone: list[_Line] = []

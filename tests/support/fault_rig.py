@@ -24,11 +24,9 @@ from typing import Any, Final
 from unittest import mock
 
 from backup_tasks.errors import BackupError
-from backup_tasks.jobs import journaled, run_backup_job
-from backup_tasks.newest_seen import NewestSeen
+from backup_tasks.jobs import journaled, run_backup_job, run_prune_job
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
-from backup_tasks.prune import run_prune
 from backup_tasks.restore import run_restore_job
 from backup_tasks.restore_request import RestoreWish
 from backup_tasks.stores import s3
@@ -215,8 +213,7 @@ class Rig:
 
     def prune(self) -> Outcome:
         def work(job: Any) -> None:
-            seen = NewestSeen(self.paths.state, job.profile, job.store)
-            run_prune(job.profile, job.store, self.clock(), dry_run=False, seen=seen)
+            run_prune_job(job, dry_run=False)
 
         return self._job("prune", work)
 
