@@ -195,6 +195,7 @@ def test_a_record_holds_everything_and_comes_back(paths: Paths) -> None:
             "pruned": ["2025-05-01_0200-backup.tar.gz"],
             "error": "",
             "warnings": [],
+            "unpruned": [],
             "outcome": "",
             "evidence": [],
             "notifications": [{"channel": "email", "to": "admin@example.com", "error": "refused"}],
