@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backup_tasks.archive import Base
+from backup_tasks.catalog import Backup
 from backup_tasks.census import Census
 from backup_tasks.claim.clock import is_ahead
 from backup_tasks.errors import (
@@ -113,6 +114,8 @@ def find_last_archive(
     """
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
+    if why := _why_begin_anew(census):
+        return None, why
     candidates, troubles = _newest_first(census, store, cache)
     most_troubles = len(troubles) + _TRIES
     locked = ""
@@ -144,6 +147,19 @@ def find_last_archive(
             return None, why
         return _to_build_on(stored, manifest), "; ".join(troubles)
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
+
+
+def _why_begin_anew(census: Census) -> str:
+    """Why nothing is to be kept at all: what the newest backup was copied from may be at fault for
+    what was found when it was read back."""
+    made = [one for one in census.backups() if one.verdict.counts or _is_unread(one)]
+    if made and _is_unread(made[-1]):
+        return f"{made[-1].stored.name} is the newest, and was not what was sent when read back"
+    return ""
+
+
+def _is_unread(backup: Backup) -> bool:
+    return backup.verdict.state == "not read back"
 
 
 def _newest_first(

@@ -68,6 +68,10 @@ class RecordingStore:
     on_write: Callable[[], None] = lambda: None
     on_copy: Callable[[StoredObject], None] = lambda source: None
 
+    def reads_but_of(self, name: str) -> list[tuple[str, int]]:
+        """What was read of other objects than this one."""
+        return [read for read in self.reads if read[0] != name]
+
     def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
         self.reads.append((source.name, length))
         return self.inner.read_range(source, start, length)

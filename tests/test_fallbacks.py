@@ -198,7 +198,8 @@ def test_an_archive_that_may_not_be_read_costs_a_full_upload(
             cached.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(DirectoryStore, "read_range", refuse)
-        assert backups.backup().result == "success"
+        record = backups.backup()
+    assert record.unpruned == [f"{record.archive} was not read back: no permission to read it"]
     (reason,) = full_reasons(backups)
     assert "no permission to read it" in reason
 

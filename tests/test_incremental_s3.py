@@ -168,5 +168,7 @@ def test_a_key_that_may_not_read_gets_everything_sent(backups: S3Generations) ->
         if kept.is_file():
             kept.unlink()
     backups.proxy.misbehave("GetObject", refuse(403, "AccessDenied"), times=20)
-    assert backups.backup().result == "success"
+    record = backups.backup()
+    assert (record.result, record.exit_code) == ("incomplete", 3)
+    assert f"{record.archive} was not read back" in record.unpruned[0]
     assert "no permission; the key needs s3:GetObject" in backups.log()

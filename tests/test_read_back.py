@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -18,10 +19,14 @@ from hypothesis import strategies as st
 from backup_tasks import after_commit
 from backup_tasks.errors import NotAsSent, ObjectMissing, StoreError
 from backup_tasks.footer import Footer
-from backup_tasks.journal import render_result
+from backup_tasks.jobs import journaled
+from backup_tasks.journal import read_records, render_result
 from backup_tasks.manifest import Chunk
 from backup_tasks.paths import Paths
+from backup_tasks.progress import SilentProgress
 from backup_tasks.read_back import Sent, choose_chunks, read_back
+from backup_tasks.restore import run_restore_job
+from backup_tasks.restore_request import RestoreWish
 from backup_tasks.stores.base import CopySource, StoredObject
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.stores.directory_writer import DirectoryWriter
@@ -34,6 +39,7 @@ from tests.generations import LATER
 from tests.generations_s3 import S3Generations
 from tests.histories import use_small_chunks
 from tests.keys import KeyPair, make_key
+from tests.machines import Machine, Place
 
 __all__ = ["cli"]
 
@@ -163,7 +169,8 @@ def test_a_copied_range_of_other_bytes_fails_the_run_and_the_next_does_without_i
     (either.source / "new").write_bytes(b"newer")
     either.now = either.now.replace(day=either.now.day + 1)
     third = either.backup()
-    assert (third.result, third.unpruned) == ("success", [])
+    assert (third.result, third.unpruned, third.copied_bytes) == ("success", [], 0)
+    assert "was not what was sent when read back" in either.log()
     assert len(list(either.store_folder.glob("*-backup.tar.gz*"))) == 3
     if not either.recipients:
         either.restore(tmp_path / "restored")
@@ -430,3 +437,45 @@ def test_a_chunk_in_the_middle_of_a_copied_range_is_not_fetched(tmp_path: Path) 
             [(0, 45)],
         )
     ) == [0, 4]
+
+
+# --- what comes of one that is none
+
+
+def test_one_that_is_none_is_listed_marked_never_the_latest_and_nothing_is_deleted_for_it(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "web1", "web1", "1" * 64)
+    machine.write_profile("prod", Place.folder(tmp_path / "store"))
+    good = machine.back_up("prod").archive
+    with monkeypatch.context() as lying:
+        lying.setattr(DirectoryWriter, "copy", copy_other_bytes)
+        with pytest.raises(NotAsSent):
+            machine.back_up("prod")
+    failed = list(read_records(machine.paths))[-1]
+    assert (failed["result"], failed["exit_code"], failed["pruned"]) == ("failure", 1, [])
+    assert "it does not count as a backup" in machine.log().splitlines()[-1]
+    bad = failed["archive"]
+    assert [one.name for one in machine.store("prod").list_objects()] == [good, bad]
+    machine.now += timedelta(days=1)
+    assert restored_name(machine) == good
+    after = machine.back_up("prod")
+    assert (after.exit_code, after.pruned) == (0, [good])
+    assert restored_name(machine) == after.archive
+    assert bad in [one.name for one in machine.store("prod").list_objects()], "it is left alone"
+
+
+def restored_name(machine: Machine) -> str:
+    with machine.here_and_now():
+        target = machine.here / f"restored-{machine.now:%d}"
+        with journaled("restore", "prod", machine.paths, lambda: machine.now) as job:
+            run_restore_job(
+                job.profile,
+                job.store,
+                RestoreWish(to=str(target)),
+                machine.here,
+                machine.paths.state,
+                job.record,
+                SilentProgress(),
+            )
+            return job.record.archive
