@@ -50,6 +50,10 @@ from backup_tasks.survey import Survey
 from backup_tasks.text import one_line
 
 
+# Of backups that are not noted, so many are looked at for what the sources held.
+_LOOKED_AT = 4
+
+
 class HoldPlace(Protocol):
     """Where the hold is kept besides the state directory: the store's claim."""
 
@@ -117,6 +121,7 @@ class Holding:
         self._before = self._find_baseline()
         self._mountinfo = read_mountinfo()
         self._alarms: list[Alarm] = []
+        self._accepted: list[Alarm] = []
         self._sight: Sight | None = None
 
     @property
@@ -137,7 +142,10 @@ class Holding:
             has_earlier=bool(self._earlier.backups()),
             is_held=self._standing is not None,
         )
-        self._alarms = [] if self._run.accept_shrink else alarms
+        if self._run.accept_shrink:
+            self._accepted = alarms
+        else:
+            self._alarms = alarms
         return [alarm.text for alarm in alarms]
 
     def seen(self) -> SourcesSeen:
@@ -198,16 +206,18 @@ class Holding:
                 self._memory.read(), baseline=baseline, hold=None, is_blind=False
             )
             record.warnings.extend(self._written(None, note))
-            if self._standing is not None:
-                open_log(self._run.paths).info(
-                    "backup %s: the hold of %s is lifted",
-                    self._run.profile.name,
-                    self._standing.since,
-                )
+            self._tell_of_the_end()
             return
         assert self._standing is not None
         command = accept_command(self._run.profile.name)
         hold_back(record, [render_hold(self._standing, command, is_known=self._is_known)])
+
+    def _tell_of_the_end(self) -> None:
+        log, profile = open_log(self._run.paths), self._run.profile.name
+        for alarm in self._accepted:
+            log.info("backup %s: accepted: %s", profile, one_line(alarm.text))
+        if self._standing is not None:
+            log.info("backup %s: the hold of %s is lifted", profile, self._standing.since)
 
     @property
     def _is_known(self) -> bool:
@@ -229,6 +239,7 @@ class Holding:
             return self._note.baseline
         if self._standing is not None and self._standing.before is not None:
             return self._standing.before
+        self._earlier.look(_LOOKED_AT)
         for backup in reversed(self._earlier.proven()):
             header = self._earlier.header(backup.stored.name)
             if header is not None and (found := baseline_of(header)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -25,7 +25,7 @@ from backup_tasks.claim.hold import (
     standing_hold,
 )
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
-from backup_tasks.manifest import Header, SourceCount
+from backup_tasks.manifest import Header, SourceCount, decode_header, encode_line
 
 HALF = 0.5
 THEN, NOW = "2025-06-12T02:00:00Z", "2025-06-13T02:00:00Z"
@@ -271,6 +271,26 @@ def test_a_header_tells_what_a_good_backup_held_and_one_with_alarms_nothing() ->
         name="n", counts={"/etc": MANY, "/srv": SourceCount(3, 4)}, mounts=("/srv",), rules="a"
     )
     assert baseline_of(msgspec.structs.replace(header, alarms=1)) is None
+
+
+def test_readers_of_before_pass_over_what_headers_say_now() -> None:
+    new = (*("needed_backups", "source_counts", "mounts", "rules", "alarms"),)
+    fields = [
+        (name, kind)
+        for name, kind in get_type_hints(Header).items()
+        if name not in new and name in Header.__struct_fields__
+    ]
+    old = msgspec.defstruct("Old", fields, kw_only=True)
+    header = old(**{name: ("x",) if kind == tuple[str, ...] else kind(1) for name, kind in fields})
+    known = msgspec.to_builtins(header)
+    line = encode_line(
+        Header(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()},
+               source_counts=(MANY, None), mounts=("/srv",), rules="a", alarms=1)
+    )  # fmt: skip
+    assert msgspec.to_builtins(msgspec.json.decode(line, type=old)) == known
+    # And what they wrote is read: nothing is known of its sources.
+    before = decode_header(msgspec.json.encode(header))
+    assert baseline_of(before) == Baseline(name="1")
 
 
 def test_a_rule_more_gives_another_hash() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 
@@ -436,6 +437,17 @@ def test_a_store_that_takes_no_claim_gets_its_backup_and_the_hold_stays_here(
     assert parse_claim(claim_of(plain)).hold is not None
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_without_its_memory_a_plain_profile_notices_what_was_lost_meanwhile(
+    plain: Nights, full: bool
+) -> None:
+    plain.pass_night()
+    plain.lose_memory()
+    empty(plain.folder / "srv")
+    record = plain.pass_night(full=full)
+    assert f"{plain.folder}/srv shrank from 31 entries" in record.unpruned[0]
+
+
 def test_a_file_as_a_source_may_change_and_may_not_be_emptied(plain: Nights) -> None:
     file = plain.folder / "hostname"
     file.write_text("web1.example.com\n")
@@ -499,3 +511,37 @@ def test_an_operator_is_told_what_holds_and_what_to_do(cli: Cli) -> None:
     assert cli.run("backup", "--profile", "test", "--accept-shrink").code == 0
     assert len(cli.archives()) == 1
     assert cli.run("list", "--profile", "test").err == ""
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_whatever_happens_the_newest_backup_that_has_a_source_whole_is_there(
+    plain: Nights, seed: int
+) -> None:
+    chooser = random.Random(seed)
+    sources = [Path(source) for source in plain.sources]
+    # Source -> the newest backup that has it whole; nobody needs it when its loss was accepted.
+    needed: dict[Path, str] = {}
+    for _ in range(12):
+        source, stash = chooser.choice(sources), plain.folder / "stash"
+        event = chooser.choice(["empty", "move", "bring back", "bring back", "forget", "full", ""])
+        if event in ("empty", "move") and not stash.exists():
+            source.rename(stash)
+            (plain.folder / "whose").write_text(str(source))
+            if event == "empty":
+                source.mkdir()
+        elif event == "bring back" and stash.exists():
+            whose = Path((plain.folder / "whose").read_text())
+            if whose.exists():
+                empty(whose)
+                whose.rmdir()
+            stash.rename(whose)
+        elif event == "forget":
+            plain.lose_memory()
+        accepts = chooser.random() < 0.1
+        record = plain.pass_night(accept_shrink=accepts, full=event == "full")
+        for one in sources:
+            if one.exists() and len(list(one.iterdir())) == 30:
+                needed[one] = record.archive
+            elif accepts:
+                needed.pop(one, None)
+        assert set(needed.values()) <= set(plain.names())

@@ -18,7 +18,7 @@ FEW_ENTRIES = 10
 FEW_BYTES = 2**20
 # So many reasons are named; and a baseline that takes more stays out of the claim.
 _NAMED_REASONS = 20
-_BASELINE_BYTES = 2**17
+_BASELINE_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
