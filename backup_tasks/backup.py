@@ -26,7 +26,8 @@ from backup_tasks.errors import (
     StoreError,
 )
 from backup_tasks.journal import Problem, RunRecord, open_log, warn
-from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
+from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_before, find_last_archive
+from backup_tasks.last_versions import Before
 from backup_tasks.leftovers import end_leftovers
 from backup_tasks.manifest import Chunk
 from backup_tasks.naming import choose_free_name
@@ -40,12 +41,12 @@ from backup_tasks.survey import (
     BackupPlan,
     Report,
     Survey,
-    ignored_marker_warnings,
     plan_backup,
     survey_sources,
+    survey_warnings,
 )
 from backup_tasks.temporary import TemporarySpool
-from backup_tasks.text import one_line, printable
+from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count
 
 # What is no reason to fail as long as everything can be sent instead.
@@ -71,11 +72,34 @@ class _Approach:
     Attributes:
         last: what chunks are kept of; if there is none, `why_full` says why.
         may_stage: whether what is sent may be copied from a staging object.
+        versions: without `last`, an archive that has what cannot be read now.
     """
 
     last: LastArchive | None
     why_full: str
     may_stage: bool
+    versions: LastArchive | None = None
+
+    def close(self) -> None:
+        """Free memory and files."""
+        for archive in (self.last, self.versions):
+            if archive is not None:
+                archive.close()
+
+    def before(self, run: BackupRun, there: Collection[str]) -> Before:
+        """What is known of the backup before.
+
+        Args:
+            there: names of all backups in the store.
+        """
+        archive = self.last or self.versions
+        if archive is None:
+            # Nobody knows what it holds, nor whose it is.
+            return Before(max(there, default=""))
+        needed = tuple(name for name in archive.needed if name in there)
+        is_ours = tuple(archive.recipients) == tuple(run.profile.recipients)
+        may_carry = self.last is not None or is_ours
+        return Before(archive.name, archive.started_at, archive.index, may_carry, needed)
 
 
 def run_backup(run: BackupRun, record: RunRecord) -> None:
@@ -111,8 +135,7 @@ def _try(
                 _discard(run, run.staging.read(), run.store.list_unfinished(), record)
         raise
     finally:
-        if approach.last is not None:
-            approach.last.close()
+        approach.close()
     return None
 
 
@@ -121,14 +144,34 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 
     Writes nothing.
     """
-    run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
+    there = run.newest_seen.backups_of(run.store.list_objects(), may_be_gone=True)
     last, why_full = _choose_last(run, host)
+    approach = _Approach(
+        last, why_full, False, None if last else _find_versions(run, host, why_full)
+    )
     try:
-        private = private_files(run.paths.state)
-        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress, private)
+        return plan_backup(
+            run.profile,
+            last,
+            why_full,
+            run.store.limits,
+            run.progress,
+            private_files(run.paths.state),
+            approach.before(run, [backup.stored.name for backup in there]),
+        )
     finally:
-        if last is not None:
-            last.close()
+        approach.close()
+
+
+def _find_versions(run: BackupRun, host: str, why_full: str) -> LastArchive | None:
+    """The archive that a full run carries over from what it cannot read."""
+    if why_full == FIRST_ARCHIVE:
+        return None
+    own_key = read_own_key(run.paths.state)
+    found, _ = find_before(
+        run.profile, run.store, run.cache, run.newest_seen, own_key, host, run.keys
+    )
+    return found
 
 
 def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
@@ -152,7 +195,7 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
         open_log(run.paths).info("backup %s: %s", run.profile.name, why_full)
     may_stage = store.can_copy and not run.copy_memory.refused(run.now)
     if not staged:
-        return _Approach(last, why_full, may_stage)
+        return _full_or_not(run, record.host, last, why_full, may_stage=may_stage)
     try:
         unfinished = store.list_unfinished()
         may_resume = may_stage and not run.full
@@ -169,7 +212,14 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
         if last is not None:
             last.close()
         raise
-    return _Approach(last, why_full, may_stage)
+    return _full_or_not(run, record.host, last, why_full, may_stage=may_stage)
+
+
+def _full_or_not(
+    run: BackupRun, host: str, last: LastArchive | None, why_full: str, *, may_stage: bool
+) -> _Approach:
+    versions = _find_versions(run, host, why_full) if last is None else None
+    return _Approach(last, why_full, may_stage, versions)
 
 
 def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> bool:
@@ -215,18 +265,23 @@ def _approach_after(
     record.forget_problems()
     _discard(run, run.staging.read(), run.store.list_unfinished(), record)
     may_stage = approach.last is not None and not isinstance(error, CopyRefused)
-    return _Approach(None, one_line(str(error)), may_stage)
+    # What could not be fetched just now is not asked for again, file by file.
+    is_given = approach.last is not None and isinstance(error, CopyRefused)
+    versions = _find_versions(run, record.host, str(error)) if is_given else None
+    return _Approach(None, one_line(str(error)), may_stage, versions)
 
 
 def _begin(
-    run: BackupRun, name: str, approach: _Approach, report: Report
+    run: BackupRun, name: str, approach: _Approach, before: Before, report: Report
 ) -> tuple[Survey, Writers]:
     """Look at the sources and start what is written to; the store may copy meanwhile."""
     private, limits = private_files(run.paths.state), run.store.limits
     last, survey = approach.last, None
     ahead = begin_ahead(run, name, last)
     try:
-        survey = survey_sources(run.profile, last, limits, report, run.progress, private=private)
+        survey = survey_sources(
+            run.profile, last, limits, report, run.progress, private=private, before=before
+        )
         return survey, open_writers(run, name, survey, ahead, may_stage=approach.may_stage)
     except BaseException:
         if survey is not None:
@@ -237,8 +292,8 @@ def _begin(
 
 
 def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord) -> None:
-    def report(path: str, reason: str) -> None:
-        record.add_problem(Problem(printable(path), reason), _NAMED_PROBLEMS)
+    def report(problem: Problem) -> None:
+        record.add_problem(problem, _NAMED_PROBLEMS)
 
     profile, store, last = run.profile, run.store, approach.last
     if last is None and approach.why_full != FIRST_ARCHIVE:
@@ -246,13 +301,14 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             "backup %s: everything is read and sent: %s", profile.name, approach.why_full
         )
     there = store.list_objects()
-    before = run.newest_seen.backups_of(there, may_be_gone=True)
+    backups = run.newest_seen.backups_of(there, may_be_gone=True)
+    before = approach.before(run, [backup.stored.name for backup in backups])
     taken = {stored.name for stored in there} | store.names_in_the_way()
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
-    survey, writers = _begin(run, name, approach, report)
+    survey, writers = _begin(run, name, approach, before, report)
     record.sockets = survey.sockets
-    for warning in ignored_marker_warnings(survey):
+    for warning in survey_warnings(survey):
         if warning not in record.warnings:  # of a try before this one
             warn(record, warning)
     try:
@@ -270,6 +326,8 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 clock=run.clock,
                 keys=run.keys,
                 private=private_files(run.paths.state),
+                versions=approach.versions,
+                before=before,
             )
             chunks: list[Chunk] = []
             stored = fill(writers, name, lambda: chunks.extend(assembly.write(writers, end)))
@@ -280,7 +338,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    run.newest_seen.note_made(stored, utc_text(run.now), before, record)
+    run.newest_seen.note_made(stored, utc_text(run.now), backups, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from backup_tasks.errors import BackupError
 from backup_tasks.identities import Keyring
-from backup_tasks.journal import RunRecord
+from backup_tasks.journal import Problem, RunRecord
 from backup_tasks.locks import hold_lock
 from backup_tasks.paths import Paths
 from backup_tasks.profile import DEFAULT_PROFILE, PROFILE_VARIABLE, describe_profiles, load_profile
@@ -21,7 +21,7 @@ from backup_tasks.progress import Progress
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.terminal import ask_passphrase
-from backup_tasks.text import one_line, printable
+from backup_tasks.text import one_line
 from backup_tasks.watch import Clock, watched
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ def _prune_after_backup(job: Job) -> None:
 
     seen = NewestSeen(job.paths.state, job.profile, job.store)
     record = job.record
-    sources = {printable(source) for source in job.profile.backup.sources}
-    if missing := [problem.path for problem in record.problems if problem.path in sources]:
+    if missing := [problem.path for problem in record.problems if _is_missing_source(problem)]:
         # Perhaps a disk is not mounted: then only older backups hold what is on it.
         named = ", ".join(missing)
         record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
@@ -135,6 +134,11 @@ def _prune_after_backup(job: Job) -> None:
         if isinstance(error, PruneIncomplete):
             record.pruned = list(error.report.deleted)
         record.warnings.append(f"prune: {one_line(str(error))}")
+
+
+def _is_missing_source(problem: Problem) -> bool:
+    """Whether a source is not there, or none of it can be read."""
+    return problem.is_source and problem.kind in ("missing", "unreadable", "carried")
 
 
 def load_scheduled(profile_name: str, paths: Paths) -> list[Profile]:

@@ -20,7 +20,7 @@ from backup_tasks.errors import (
 )
 from backup_tasks.footer import Footer
 from backup_tasks.identities import Keyring
-from backup_tasks.manifest import Header, PlacedEntry
+from backup_tasks.manifest import PlacedEntry
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
@@ -60,7 +60,7 @@ class LastArchive:
     Attributes:
         index: its entries.
         name: the archive's, "" if there are only chunks of interrupted runs.
-        started_at, full_at: as in its manifest's header.
+        started_at, full_at, recipients, needed: as in its manifest's header.
         settled_before_ns: ctimes older than this cannot hide a later change.
     """
 
@@ -70,6 +70,8 @@ class LastArchive:
     started_at: str
     full_at: str
     settled_before_ns: int
+    recipients: Sequence[str] = ()
+    needed: Sequence[str] = ()
 
     def close(self) -> None:
         """Free the index."""
@@ -108,6 +110,27 @@ def find_last_archive(
     """
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
+    last, why = find_before(profile, store, cache, seen, own_key, host, keys)
+    if last is None:
+        return None, why
+    reason = _why_not_for(last.recipients, profile.recipients)
+    if reason := reason or _why_full_is_due(last.full_at, profile.backup.full_every, now):
+        last.close()
+        return None, reason
+    return last, why
+
+
+def find_before(
+    profile: Profile,
+    store: Store,
+    cache: ManifestCache,
+    seen: NewestSeen,
+    own_key: SigningKey | None,
+    host: str,
+    keys: Keyring,
+) -> tuple[LastArchive | None, str]:
+    """As `find_last_archive`, but whatever would have everything read anew: a full run may still
+    have to carry over from it what it cannot read."""
     troubles: list[str] = []
     locked = ""
     for backup in reversed(find_backups(store, profile.tzinfo)[-_LOOK_BACK:]):
@@ -132,11 +155,6 @@ def find_last_archive(
             if len(troubles) == _TRIES:
                 break
             continue
-        header = manifest.header
-        why = _why_not_for(header.recipients, profile.recipients)
-        if why := why or _why_full_is_due(header, profile.backup.full_every, now):
-            manifest.close()
-            return None, why
         return _to_build_on(stored, manifest), "; ".join(troubles)
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
 
@@ -150,6 +168,8 @@ def _to_build_on(stored: StoredObject, manifest: Manifest) -> LastArchive:
         started_at=header.started_at,
         full_at=header.full_at,
         settled_before_ns=settled_before_ns(header.started_at),
+        recipients=header.recipients,
+        needed=header.needed_backups,
     )
 
 
@@ -213,9 +233,9 @@ def _check_signed(footer: Footer | None, own_key: SigningKey | None) -> None:
         raise ArchiveError("its signature is wrong")
 
 
-def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> str:
+def _why_full_is_due(last_full_at: str, full_every: timedelta, now: datetime) -> str:
     try:
-        full_at = datetime.fromisoformat(header.full_at)
+        full_at = datetime.fromisoformat(last_full_at)
     except ValueError:
         return "the last archive does not say when everything was last read"
     if now - full_at < full_every:

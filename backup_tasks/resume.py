@@ -196,6 +196,8 @@ def build_on(last: LastArchive | None, found: Sequence[Salvaged]) -> LastArchive
         started_at=last.started_at if last else started_at,
         full_at=last.full_at if last else started_at,
         settled_before_ns=_ALWAYS_NS,
+        recipients=last.recipients if last else (),
+        needed=last.needed if last else (),
     )
 
 
