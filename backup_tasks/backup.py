@@ -168,8 +168,9 @@ def _find_versions(run: BackupRun, host: str, why_full: str) -> LastArchive | No
     if why_full == FIRST_ARCHIVE:
         return None
     own_key = read_own_key(run.paths.state)
+    seen, margin_ns = run.newest_seen, run.margin_ns
     found, _ = find_before(
-        run.profile, run.store, run.cache, run.newest_seen, own_key, host, run.keys
+        run.profile, run.store, run.cache, seen, own_key, host, run.keys, margin_ns
     )
     return found
 
@@ -181,7 +182,15 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
         return None, "the store refused to copy on its own side"
     own_key = read_own_key(run.paths.state)
     return find_last_archive(
-        run.profile, run.store, run.cache, run.newest_seen, own_key, host, run.now, run.keys
+        run.profile,
+        run.store,
+        run.cache,
+        run.newest_seen,
+        own_key,
+        host,
+        run.now,
+        run.keys,
+        run.margin_ns,
     )
 
 
@@ -206,7 +215,7 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
         # Who may not delete must not leave something behind with every run.
         may_stage &= _discard(run, useless, unfinished, record)
         if found:
-            last = build_on(last, found)
+            last = build_on(last, found, run.margin_ns)
             _tell_what_was_found(run, found)
     except BaseException:
         if last is not None:

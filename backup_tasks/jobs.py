@@ -89,6 +89,7 @@ def run_backup_job(
     from backup_tasks.backup import run_backup
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, refuse_unproven
+    from backup_tasks.writeback import read_margin_ns
 
     with (
         journaled("backup", profile_name, paths, clock, exclusive=True, mailed=True) as job,
@@ -97,7 +98,8 @@ def run_backup_job(
         record = job.record
         refuse_unproven(job.profile, ProvenKeys(paths.state))
         started_at = record.started_at
-        run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full)
+        margin_ns = read_margin_ns()
+        run = BackupRun(job.profile, job.store, paths, started_at, clock, progress, full, margin_ns)
         run_backup(run, record)
         if job.profile.retention.is_set:
             _prune_after_backup(job)
@@ -109,9 +111,19 @@ def run_backup_plan_job(job: Job, progress: Progress, *, full: bool = False) -> 
     from backup_tasks.backup import run_backup_plan
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, why_unproven
+    from backup_tasks.writeback import read_margin_ns
 
     started_at = job.record.started_at
-    run = BackupRun(job.profile, job.store, job.paths, started_at, job.clock, progress, full)
+    run = BackupRun(
+        job.profile,
+        job.store,
+        job.paths,
+        started_at,
+        job.clock,
+        progress,
+        full,
+        read_margin_ns(),
+    )
     plan = run_backup_plan(run, job.record.host)
     return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
 

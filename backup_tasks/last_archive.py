@@ -25,13 +25,13 @@ from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen
-from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
 from backup_tasks.signing import SigningKey, render_public_key
 from backup_tasks.state import read_note, write_note
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import one_line, printable
+from backup_tasks.writeback import LEAST_MARGIN_NS
 
 # How many of our archives are tried, and how many archives are looked at to find them among
 # those of others, before everything is read anew.
@@ -78,9 +78,13 @@ class LastArchive:
         self.index.close()
 
 
-def settled_before_ns(started_at: str) -> int:
-    """What `LastArchive` says of ctimes, for a run that started then (ISO 8601)."""
-    return int(datetime.fromisoformat(started_at).timestamp()) * 10**9 - CTIME_MARGIN_NS
+def settled_before_ns(started_at: str, margin_ns: int) -> int:
+    """What `LastArchive` says of ctimes, for a run that started then (ISO 8601).
+
+    Args:
+        margin_ns: how long after its ctime a file may still be written to unseen.
+    """
+    return int(datetime.fromisoformat(started_at).timestamp()) * 10**9 - margin_ns
 
 
 def find_last_archive(
@@ -92,6 +96,7 @@ def find_last_archive(
     host: str,
     now: datetime,
     keys: Keyring,
+    margin_ns: int = LEAST_MARGIN_NS,
 ) -> tuple[LastArchive | None, str]:
     """The newest archive of this profile and host that chunks can be kept of.
 
@@ -100,6 +105,7 @@ def find_last_archive(
 
     Args:
         keys: open encrypted archives whose manifest is not kept here; a backup has them seldom.
+        margin_ns: as in `settled_before_ns`.
 
     Returns:
         The archive, or None; and in words what is wrong with newer ones, or why everything is
@@ -110,7 +116,7 @@ def find_last_archive(
     """
     if not store.can_copy:
         return None, "the store cannot copy on its own side"
-    last, why = find_before(profile, store, cache, seen, own_key, host, keys)
+    last, why = find_before(profile, store, cache, seen, own_key, host, keys, margin_ns)
     if last is None:
         return None, why
     reason = _why_not_for(last.recipients, profile.recipients)
@@ -128,6 +134,7 @@ def find_before(
     own_key: SigningKey | None,
     host: str,
     keys: Keyring,
+    margin_ns: int = LEAST_MARGIN_NS,
 ) -> tuple[LastArchive | None, str]:
     """As `find_last_archive`, but whatever would have everything read anew: a full run may still
     have to carry over from it what it cannot read."""
@@ -155,11 +162,11 @@ def find_before(
             if len(troubles) == _TRIES:
                 break
             continue
-        return _to_build_on(stored, manifest), "; ".join(troubles)
+        return _to_build_on(stored, manifest, margin_ns), "; ".join(troubles)
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
 
 
-def _to_build_on(stored: StoredObject, manifest: Manifest) -> LastArchive:
+def _to_build_on(stored: StoredObject, manifest: Manifest, margin_ns: int) -> LastArchive:
     header = manifest.header
     return LastArchive(
         base=Base([(0, stored)], manifest.chunks),
@@ -167,7 +174,7 @@ def _to_build_on(stored: StoredObject, manifest: Manifest) -> LastArchive:
         name=stored.name,
         started_at=header.started_at,
         full_at=header.full_at,
-        settled_before_ns=settled_before_ns(header.started_at),
+        settled_before_ns=settled_before_ns(header.started_at, margin_ns),
         recipients=header.recipients,
         needed=header.needed_backups,
     )

@@ -22,10 +22,6 @@ from backup_tasks.manifest import Chunk, Entry, PlacedEntry
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.runs import ChunkCosts, RunRules, choose_runs, runs_of
 
-# A file changed so shortly before it was stored may have changed once more within the
-# grain of the clock, unseen.
-CTIME_MARGIN_NS = 2 * 10**9
-
 
 class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
     """One entry of the walk with what the last archive knows of it.
@@ -129,6 +125,7 @@ class ReusePlanner:
         is_same_content: asked when only inode or ctime differ, or ctime is too young:
             reads the file and says whether its tar entry would be the same bytes.
         private: what is not to be stored; a chunk that holds it is not kept.
+        blind: file systems, by `device`, on which no ctime tells of every change.
         reads_all: nothing is kept; entries of before only tell what an earlier version is.
 
     Memory grows with the number of chunks and of hardlinked files, not of entries.
@@ -142,8 +139,9 @@ class ReusePlanner:
         private: Private = NOTHING_PRIVATE,
         *,
         reads_all: bool = False,
+        blind: frozenset[int] = frozenset(),
     ) -> None:
-        self._reads_all = reads_all
+        self._reads_all, self._blind = reads_all, blind
         self._private, self._sizes_to_check = private, private.sizes
         self._chunks = chunks
         self._settled_before_ns = settled_before_ns
@@ -266,8 +264,9 @@ class ReusePlanner:
             and entry.rdev == old.rdev
             and entry.nlink == old.nlink
             and not old.stale
-            and old.ctime_ns < self._settled_before_ns
+            and 0 < old.ctime_ns < self._settled_before_ns
             and not old.carried
+            and entry.device not in self._blind
             and not old.lacks_hash
         )
 
@@ -287,8 +286,9 @@ class ReusePlanner:
         is_settled = (
             entry.ctime_ns == old.ctime_ns
             and entry.inode == old.inode
-            and old.ctime_ns < self._settled_before_ns
+            and 0 < old.ctime_ns < self._settled_before_ns
             and not old.carried
+            and entry.device not in self._blind
         )
         if not is_settled:
             owner = (entry.mode, entry.uid, entry.gid, entry.user, entry.group)

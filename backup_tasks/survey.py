@@ -30,6 +30,7 @@ from backup_tasks.steps import Steps
 from backup_tasks.stores.base import PartLimits
 from backup_tasks.text import printable
 from backup_tasks.upload import most_runs
+from backup_tasks.writeback import blind_devices, file_systems_of, write_back
 
 _BATCH = 256
 Report = Callable[[Problem], None]
@@ -58,7 +59,7 @@ class Survey:
         rechecked_bytes: what was read only to see whether it had changed.
         sockets: sockets met, which are not stored.
         marked, marked_first, ignored_markers: as a `Walk` has them.
-        notes: of what cannot be read, what is no problem.
+        notes: what is worth a line in the log, and no problem of a file.
     """
 
     steps: Steps = field(default_factory=Steps)
@@ -98,6 +99,7 @@ def survey_sources(
     private: Private,
     before: Before = NOTHING_BEFORE,
     by_source: bool = False,
+    writes_back: bool = True,
 ) -> Survey:
     """Walk the profile's sources and decide what to keep of the last archive.
 
@@ -107,6 +109,8 @@ def survey_sources(
         report: told of what cannot be stored as it is.
         private: what is left out: secrets of this program itself.
         before: where what cannot be read has its last version.
+        writes_back: have the sources' file systems written back first, so that what is written
+            through `mmap` later shows.
         by_source: also count for each source what lies below it.
 
     Raises SourceError when none of the sources is there, or can be read and was ever.
@@ -115,18 +119,23 @@ def survey_sources(
     tree, missing = plan_sources(rules.sources)
     walked = walk_rules(profile, private)
     unread = _Unread(report)
-    versions = LastVersions(before, walked, unread.report, Mounts())
+    mounts = Mounts()
+    versions = LastVersions(before, walked, unread.report, mounts)
     for path, reason in missing.items():
         last_whole = before.name if versions.holds_below(path) else ""
         report(Problem(printable(path), reason, "missing", is_source=True, last_whole=last_whole))
     walk = Walk(tree, walked, unread.of_walk, versions)
     counted = [source for source in rules.sources if by_source and source not in missing]
     survey = Survey(totals={source: SourceTotals() for source in counted})
+    folders = file_systems_of(rules.sources, mounts, one_file_system=rules.one_file_system)
+    if writes_back:
+        survey.notes += write_back(folders)
     progress.start("looking", 0, 0)
     try:
         leaves = _sort_out(walk.entries(), survey, progress)
         if last is not None:
-            _compare(leaves, last, survey, limits, progress, private)
+            blind = blind_devices(folders, mounts)
+            _compare(leaves, last, survey, limits, progress, private, blind)
         elif before.index is not None:
             _compare_for_versions(leaves, before.index, survey, private)
         else:
@@ -141,7 +150,7 @@ def survey_sources(
     survey.sockets = walk.sockets
     survey.marked, survey.marked_first = walk.marked, walk.marked_first
     survey.ignored_markers = walk.ignored_markers
-    survey.notes = versions.notes
+    survey.notes += versions.notes
     return survey
 
 
@@ -258,12 +267,13 @@ def _compare(
     limits: PartLimits,
     progress: Progress,
     private: Private,
+    blind: frozenset[int],
 ) -> None:
     root = os.open("/", OPEN_FOLDER)
     check = ContentCheck(root, progress)
     try:
         chunks = last.base.chunks
-        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same, private)
+        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same, private, blind=blind)
         for plan in planner.join(leaves, last.index.placed_entries()):
             survey.steps.add(plan)
     finally:
@@ -358,6 +368,7 @@ def plan_backup(
             private=private,
             before=before,
             by_source=True,
+            writes_back=False,
         )
     survey.close()
     reuse = survey.reuse

@@ -16,7 +16,8 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text temporary units paths progress patterns folders naming "
-    "local_zone state limits memory workers inode_table problems mounts",
+    "local_zone state limits memory workers inode_table problems mounts "
+    "writeback",
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
     "posix_acl tarstream tar_fields tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.s3_errors "
