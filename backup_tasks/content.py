@@ -116,7 +116,7 @@ class SourceFile:
     def what_changed(self) -> str:
         """Why the content as read is not the file's content at one moment; "" if it is."""
         if self.failure:
-            return f"{self.failure}; zeros stand for what could not be read"
+            return self.failure
         if self.shortened:
             return "became shorter while it was read; the rest is zeros"
         try:

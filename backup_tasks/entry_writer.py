@@ -40,6 +40,7 @@ _READ_AGAIN_BYTES = 64 * 2**20
 _IS_PRIVATE = "is private to this program"
 # Why an entry is not stored.
 _UNREADABLE, _PRIVATE, _VANISHED = range(3)
+_ZEROS = "zeros stand for what could not be read"
 _BARE = "stored without extended attributes, which could not be carried over"
 _AS_FIRST = "its last version was kept, as of the file that it is a hardlink to"
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,7 +72,7 @@ class _Attempt(NamedTuple):
     """One try to store a file: its entry, if one was stored, and what is wrong, if anything.
 
     `reason` is about its content, `trouble` about its extended attributes, `error` why it could
-    not be opened.
+    not be opened; `is_failed`: the system could not read all of it.
     """
 
     entry: Entry | None
@@ -79,6 +80,7 @@ class _Attempt(NamedTuple):
     is_worth_another: bool = True
     trouble: str = ""
     error: OSError | None = None
+    is_failed: bool = False
 
 
 class EntryWriter:
@@ -246,7 +248,7 @@ class EntryWriter:
         if written.type == "file":
             self.totals.files += 1
             self.totals.raw_bytes += written.size
-        if written.torn in (TORN, PADDED):
+        if written.torn:
             self.totals.torn += 1
         if written.carried and written.type in ("file", "hardlink"):
             self.totals.carried += 1
@@ -263,6 +265,9 @@ class EntryWriter:
             written.stale = stale
         elif old is None or not self._may_replace(old):
             self._tell_failure(entry)
+        elif self._failure_kind == _PRIVATE:
+            self._tell_failure(entry)
+            return self._keep_last_version(old, stale) if self._earlier else None
         elif self._earlier is None:
             self._tell_lost(old, self._failure, self._holder)
         else:
@@ -273,9 +278,7 @@ class EntryWriter:
     def _may_replace(self, old: Entry) -> bool:
         """Whether an earlier entry may take the place of the one that could not be stored. A file
         must, even if it is gone: a kept chunk may hold an older one, which tar would bring back."""
-        if self._failure_kind == _PRIVATE:
-            return False
-        return old.type == "file" or self._failure_kind != _VANISHED
+        return old.type == "file" or self._failure_kind == _UNREADABLE
 
     def _tell_failure(self, entry: Entry) -> None:
         path = entry.name
@@ -443,12 +446,13 @@ class EntryWriter:
             if again.entry is not None or attempt.entry is None:
                 attempt = again
         stored = attempt.entry
-        if stored is not None and stored.torn == PADDED and self._has_version:
+        if stored is not None and attempt.is_failed and self._has_version:
             stored = None  # what was begun is made up for by the earlier version behind it
         if stored is None:
             self._note_failure(attempt.reason, attempt.error)
         elif attempt.reason or attempt.trouble:
-            troubles = filter(None, (attempt.reason, attempt.trouble))
+            zeros = _ZEROS if attempt.is_failed else ""
+            troubles = filter(None, (attempt.reason, zeros, attempt.trouble))
             self._tell_of(stored, "; ".join(troubles), stored.torn or STRIPPED)
         if stored is None or stored.inode != entry.inode:
             self._note_broken(entry)
@@ -502,7 +506,13 @@ class EntryWriter:
             entry.sha256, entry.sparse_sha256 = source.content_hashes()
             if reason:
                 entry.torn = PADDED if source.is_padded else TORN
-            return _Attempt(entry, reason, stored <= _READ_AGAIN_BYTES, xattrs.trouble)
+            return _Attempt(
+                entry,
+                reason,
+                stored <= _READ_AGAIN_BYTES,
+                xattrs.trouble,
+                is_failed=bool(source.failure),
+            )
         finally:
             source.close()
 

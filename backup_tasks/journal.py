@@ -20,6 +20,7 @@ from backup_tasks.errors import TrustError
 from backup_tasks.paths import Paths, make_private
 from backup_tasks.problems import Problem as Problem
 from backup_tasks.problems import ProblemKind as ProblemKind
+from backup_tasks.problems import summarize
 from backup_tasks.text import one_line, printable
 from backup_tasks.trust import trusted_folder
 from backup_tasks.units import render_bytes, render_count, render_seconds
@@ -175,7 +176,7 @@ def render_result(record: RunRecord) -> str:
         figures = f"{_render_figures(record)}, " if record.outcome else ""
         text = f"{what}:{subject} {record.outcome or 'done'} ({figures}{duration})"
     if record.result == "incomplete":
-        text += "; " + _render_problems(record.problems)
+        text += "; " + _render_problems(record)
     for warning in record.warnings:
         text += f"; {warning}"
     return one_line(text)
@@ -238,11 +239,18 @@ def _parse_record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _render_problems(problems: list[Problem]) -> str:
+def summarize_problems(record: RunRecord) -> str:
+    """What became of the files that were not stored whole, in figures."""
+    count = len(record.problems)
+    return summarize(record.torn, record.carried, record.unreadable, count, record.carried_bytes)
+
+
+def _render_problems(record: RunRecord) -> str:
+    problems = record.problems
     shown = [f"{problem.path}: {problem.reason}" for problem in problems[:_LOGGED_PROBLEMS]]
     if len(problems) > _LOGGED_PROBLEMS:
         shown.append(f"and {len(problems) - _LOGGED_PROBLEMS:,} more")
-    return f"{render_count(len(problems), 'file')} missing: {'; '.join(shown)}"
+    return f"{summarize_problems(record)}: {'; '.join(shown)}"
 
 
 def _utc(moment: datetime) -> str:

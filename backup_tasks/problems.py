@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from backup_tasks.units import render_bytes, render_count
+
 # What became of something that could not be stored as it is:
 #   missing     a source is not there (ENOENT, ENOTDIR)
 #   unreadable  it is there, and this backup holds nothing of it
@@ -39,3 +41,23 @@ class Problem:
     bytes: int = 0
     carried_from: str = ""
     last_whole: str = ""
+
+
+def summarize(
+    torn: int, carried: int, unreadable: int, problems: int, carried_bytes: int = 0
+) -> str:
+    """`12 files (3.4MB) of an earlier day, 1 file torn, 2 files missing`, or "complete".
+
+    Args:
+        torn, carried, unreadable: files of each kind; problems: of any kind, where these are 0.
+        carried_bytes: content bytes of the carried ones, if known.
+    """
+    parts = []
+    if carried:
+        size = f" ({render_bytes(carried_bytes)})" if carried_bytes else ""
+        parts.append(f"{render_count(carried, 'file')}{size} of an earlier day")
+    if torn:
+        parts.append(f"{render_count(torn, 'file')} torn")
+    if unreadable or (problems and not parts):
+        parts.append(f"{render_count(unreadable or problems, 'file')} missing")
+    return ", ".join(parts) or "complete"

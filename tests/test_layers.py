@@ -36,11 +36,11 @@ ROOMS = {
     "profile": "cron_fields store_url toml_places secret secret_schema profile_types "
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_schema",
-    "jobs": "leftovers catalog signing_key newest_seen last_archive resume last_versions survey "
-    "listing stages assembly backup_run backup restore_request restore findings "
-    "entry_check verified_before verify_report verify compare compare_sources "
-    "drill_notes drill_place drill_command drill_report drill retention prune "
-    "lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
+    "jobs": "leftovers catalog signing_key newest_seen last_archive resume last_versions "
+    "survey listing stages assembly backup_run backup findings not_whole "
+    "restore_request restore entry_check verified_before verify_report verify compare "
+    "compare_sources drill_notes drill_place drill_command drill_report drill "
+    "retention prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",

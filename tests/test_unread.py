@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from backup_tasks.errors import SourceError
 from backup_tasks.journal import RunRecord
 from backup_tasks.paths import Paths
+from tests.backups import Backups
 from tests.generations import ANY, LATER, NARROW, Generations, fill, restored, untar
 from tests.histories import (
     CHUNK,
@@ -29,6 +33,7 @@ from tests.histories import (
     use_small_chunks,
 )
 from tests.keys import make_key
+from tests.other_process import NOBODY, as_nobody
 from tests.test_incremental import new_replay
 from tests.unreadable import WAYS, refused
 
@@ -280,7 +285,7 @@ def test_a_name_outside_of_a_file_inside_has_the_content_of_today(
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(history=histories(5), after=histories(2), data=st.data())
 def test_whatever_happened_the_rest_is_of_today_and_what_is_below_of_the_last_night(
@@ -405,3 +410,104 @@ def test_a_dry_run_tells_the_same(backups: Generations) -> None:
         planned = backups.plan().problems
         assert planned == backups.backup().problems
     assert planned[0].files == 3
+
+
+# As the system itself refuses it
+
+
+@contextlib.contextmanager
+def fuse_mount(folder: Path, owner: int) -> Iterator[None]:
+    """A FUSE file system of this user, whose program never answers, as the kernel mounts it.
+
+    Root is refused (EACCES) unless it is root's own. When the program ends, nobody gets anything
+    of it (ENOTCONN).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id={owner},group_id={owner}"
+    try:
+        done = libc.mount(b"test", bytes(folder), b"fuse", 0, options.encode())
+        assert done == 0, os.strerror(ctypes.get_errno())
+        try:
+            if owner == 0:
+                os.close(device)
+            yield
+        finally:
+            libc.umount2(bytes(folder), 2)
+    finally:
+        if owner:
+            os.close(device)
+
+
+def test_a_fuse_mount_that_refuses_root_is_named_and_costs_nothing(
+    backups: Generations, tmp_path: Path
+) -> None:
+    fill(backups, count=2)
+    cloud = backups.source / "home" / "cloud"
+    cloud.mkdir(parents=True)
+    for _ in range(3):
+        with fuse_mount(cloud, 65534):
+            record = backups.backup()
+            assert (record.result, record.exit_code, record.problems) == ("success", 0, [])
+            (warning,) = [text for text in record.warnings if "FUSE" in text]
+            assert warning.startswith(f"{cloud} is a FUSE mount that refuses root")
+        backups.plan()
+    backups.backup()
+    with fuse_mount(cloud, 65534):
+        assert backups.backup().exit_code == 0, "it was an empty folder, and is one still"
+    assert "home/cloud" in found_by_both(backups, tmp_path / "there")
+
+
+def test_nobody_hides_files_by_mounting_over_them(backups: Generations, tmp_path: Path) -> None:
+    fill_folder(backups.source / "m")
+    backups.backup()
+    before = fingerprint(backups.source)
+    with fuse_mount(backups.source / "m", 65534):
+        for _ in range(2):
+            record = backups.backup()
+            assert (record.exit_code, record.carried) == (3, 3)
+        record = backups.backup(full=True)
+        assert (record.exit_code, record.carried) == (3, 3)
+    found = found_by_both(backups, tmp_path / "there")
+    assert below(found, "m") == below(before, "m")
+
+
+def test_a_mount_whose_program_or_server_has_gone_keeps_its_last_version(
+    backups: Generations, tmp_path: Path
+) -> None:
+    fill_folder(backups.source / "m")
+    backups.backup()
+    before = fingerprint(backups.source)
+    with fuse_mount(backups.source / "m", 0):
+        record = backups.backup()
+    (problem,) = record.problems
+    assert "Transport endpoint is not connected; 3 files" in problem.reason
+    assert below(found_by_both(backups, tmp_path / "there"), "m") == below(before, "m")
+
+
+def back_up_with_a_closed_folder(backups: Backups) -> RunRecord:
+    (backups.source / "m").chmod(0)
+    try:
+        return backups.backup()
+    finally:
+        (backups.source / "m").chmod(0o750)
+
+
+def test_so_it_is_for_a_user_who_may_not_look(backups: Generations, tmp_path: Path) -> None:
+    fill_folder(backups.source / "m")
+    backups.backup()
+    before = fingerprint(backups.source)
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    up = tmp_path
+    while up.stat().st_mode & 0o1 == 0:
+        up.chmod(up.stat().st_mode | 0o1)
+        up = up.parent
+    record = as_nobody(
+        back_up_with_a_closed_folder,
+        Backups(backups.source, backups.store_folder, backups.paths, now=backups.now),
+    )
+    assert [problem.kind for problem in record.problems] == ["carried"]
+    assert (
+        below(found_by_both(backups, tmp_path / "there"), "m").keys() == below(before, "m").keys()
+    )
