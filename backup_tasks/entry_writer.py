@@ -41,7 +41,8 @@ _IS_PRIVATE = "is private to this program"
 # Why an entry is not stored.
 _UNREADABLE, _PRIVATE, _VANISHED = range(3)
 _ZEROS = "zeros stand for what could not be read"
-_BARE = "stored without extended attributes, which could not be carried over"
+_WITHOUT_XATTRS = "stored without extended attributes"
+_BARE = f"{_WITHOUT_XATTRS}, which could not be carried over"
 _AS_FIRST = "its last version was kept, as of the file that it is a hardlink to"
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -385,8 +386,13 @@ class EntryWriter:
         try:
             folder = self._folders.enter(parent)
         except OSError as error:
-            self._fail(entry, error)
-            return None
+            if entry.type in ("file", "hardlink") or error.errno in GONE:
+                self._fail(entry, error)
+                return None
+            # All else about it is known from the walk.
+            self._tell_of(entry, f"{_WITHOUT_XATTRS}: {explain(error)}", STRIPPED)
+            entry.xattrs = ""
+            return self._add_headers(entry, encode_headers(member_of(entry, {})))
         if entry.type == "file":
             return self._write_file(entry, folder, name, pieces)
         if entry.type == "hardlink":

@@ -106,7 +106,8 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
     if plan.refused:
         print(f"a backup would be refused: {plan.refused}", file=sys.stderr)
     for problem in plan.problems:
-        print(f"missing: {problem.path}: {problem.reason}", file=sys.stderr)
+        what = problem.kind if problem.kind in ("carried", "unstorable") else "missing"
+        print(f"{what}: {problem.path}: {problem.reason}", file=sys.stderr)
 
 
 def _reuse_lines(plan: BackupPlan) -> str:

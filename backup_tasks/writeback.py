@@ -96,11 +96,11 @@ def write_back(folders: Iterable[str]) -> list[str]:
 
 def _sync_file_system(descriptor: int) -> None:
     """syncfs(2), which Python does not have; where the C library has none, sync(2)."""
-    import ctypes
-
     try:
+        import ctypes
+
         syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-    except (AttributeError, OSError):
+    except (ImportError, AttributeError, OSError):
         os.sync()
         return
     if syncfs(descriptor) != 0:
