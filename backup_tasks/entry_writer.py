@@ -19,6 +19,7 @@ from backup_tasks.manifest import (
     STRIPPED,
     TORN,
     Entry,
+    carry_entry,
     decode_entries,
     encode_line,
     name_fields,
@@ -307,7 +308,8 @@ class EntryWriter:
             stale: the kept chunks that hold an entry of this path.
             why: what to report; "" if that was done.
         """
-        old.carried = old.carried or (self._earlier.started_at if self._earlier else "")
+        if self._earlier is not None:
+            carry_entry(old, self._earlier.started_at)
         kept: Entry | None
         if not is_large(old) and not self._was_begun and self._reuse.keeps(old):
             kept = self._reuse.move(old)
@@ -432,7 +434,7 @@ class EntryWriter:
                 return written
             # Neither name gives the content: the first has its last version, and so has this one.
             self._report(Problem(printable(entry.name), f"{self._failure}; {_AS_FIRST}", "carried"))
-            entry.carried = self._earlier.started_at if self._earlier else ""
+            carry_entry(entry, self._earlier.started_at if self._earlier else "")
             stand_in = first
         entry.link, entry.link_b64 = name_fields(stand_in)
         return self._add_headers(entry, encode_headers(member_of(entry, {})))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backup_tasks.last_archive import EntryIndex
-from backup_tasks.manifest import Entry, walk_key
+from backup_tasks.manifest import Entry, carry_entry, walk_key
 from backup_tasks.mounts import Mounts
 from backup_tasks.problems import Problem, ProblemKind
 from backup_tasks.snapshot import Unread, WalkRules
@@ -101,7 +101,7 @@ class LastVersions:
             if not self._before.may_carry:
                 lost.add(entry, counts=counts)
                 continue
-            entry.carried = entry.carried or self._before.started_at
+            carry_entry(entry, self._before.started_at)
             self._is_given_up = False
             yield entry
             (lost if self._is_given_up else carried).add(entry, counts=counts)

@@ -191,6 +191,17 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         return walk_key(self.name)
 
 
+def carry_entry(entry: Entry, started_at: str) -> None:
+    """Mark an entry as an earlier version: since when, if it was not one before. No file has the
+    ctime that it gets, so that it is read as soon as it can be.
+
+    Args:
+        started_at: of the archive that it is carried over from.
+    """
+    entry.carried = entry.carried or started_at
+    entry.ctime_ns = 0
+
+
 def walk_key(name: str) -> bytes:
     """Order of a depth-first walk: no byte of a name sorts before the end of a folder's name."""
     return name.encode("utf-8", "surrogateescape").replace(b"/", b"\0")

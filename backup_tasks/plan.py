@@ -142,6 +142,10 @@ class ReusePlanner:
         blind: frozenset[int] = frozenset(),
     ) -> None:
         self._reads_all, self._blind = reads_all, blind
+        if reads_all:
+            self._pair = self._pair_to_read  # type: ignore[method-assign,assignment]
+        elif blind:
+            self._is_exact = self._is_exact_and_seen  # type: ignore[method-assign]
         self._private, self._sizes_to_check = private, private.sizes
         self._chunks = chunks
         self._settled_before_ns = settled_before_ns
@@ -183,9 +187,6 @@ class ReusePlanner:
             if old is not None and is_met:
                 if entry.carried:
                     yield from self._carry(entry)
-                elif self._reads_all:
-                    is_file = entry.type == old.type == "file"
-                    yield PlannedEntry(entry, old=old if is_file else None)
                 else:
                     yield self._pair(entry, old, place, end)
                 old, place, end = next(leaves, _NOTHING)
@@ -242,6 +243,10 @@ class ReusePlanner:
         self._take_along(old)
         return PlannedEntry(entry)
 
+    def _pair_to_read(self, entry: Entry, old: Entry, *_: int) -> PlannedEntry:
+        is_file = entry.type == old.type == "file"
+        return PlannedEntry(entry, old=old if is_file else None)
+
     def _count_same(self, same: Entry) -> None:
         self.counts.same += 1
         self._count_live(same)
@@ -265,10 +270,11 @@ class ReusePlanner:
             and entry.nlink == old.nlink
             and not old.stale
             and 0 < old.ctime_ns < self._settled_before_ns
-            and not old.carried
-            and entry.device not in self._blind
             and not old.lacks_hash
         )
+
+    def _is_exact_and_seen(self, entry: Entry, old: Entry) -> bool:
+        return entry.device not in self._blind and ReusePlanner._is_exact(self, entry, old)
 
     def _same(self, entry: Entry, old: Entry) -> Entry | None:
         """The old entry if it still holds, with the inode and ctime of today."""
@@ -282,12 +288,10 @@ class ReusePlanner:
             or old.lacks_hash
         ):
             return None
-        # What was carried over was last read by an earlier run than the last one.
         is_settled = (
             entry.ctime_ns == old.ctime_ns
             and entry.inode == old.inode
             and 0 < old.ctime_ns < self._settled_before_ns
-            and not old.carried
             and entry.device not in self._blind
         )
         if not is_settled:
