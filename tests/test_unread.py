@@ -33,7 +33,7 @@ from tests.histories import (
     play,
     use_small_chunks,
 )
-from tests.keys import make_key
+from tests.keys import make_key, recover
 from tests.other_process import NOBODY, as_nobody, public_folder
 from tests.test_incremental import new_replay
 from tests.unreadable import WAYS, refused
@@ -119,6 +119,40 @@ def test_all_below_a_folder_that_cannot_be_read_keeps_its_last_version_night_aft
     assert (record.problems, record.exit_code) == ([], 0)
     assert found_by_both(backups, tmp_path / "at last") == fingerprint(backups.source)
     assert backups.entry("m/inner/large").carried == ""
+
+
+def test_encrypted_and_without_a_key_it_is_the_same(backups: Generations, tmp_path: Path) -> None:
+    pair = make_key(tmp_path)
+    backups.recipients, backups.key = (pair.recipient,), pair.file
+    fill(backups, count=4)
+    fill_folder(backups.source / "m")
+    os.removexattr(backups.source / "m", "user.colour")
+    backups.backup()
+    before = fingerprint(backups.source)
+    with refused(backups.source / "m"):
+        for night in range(2):
+            (backups.source / "file00").write_bytes(noise(50 + night, 1000))
+            record = backups.backup()
+            assert [problem.kind for problem in record.problems] == ["carried"]
+            assert (record.carried, record.unreadable) == (3, 0)
+    plain = recover(backups.archive(), pair.file, tmp_path / "by age")
+    found = fingerprint(backups.in_target(plain))
+    assert below(found, "m") == below(before, "m")
+    assert found["m"].mode == before["m"].mode
+
+
+def test_a_source_that_became_a_loop_of_links_keeps_its_last_version(
+    backups: Generations, tmp_path: Path
+) -> None:
+    fill_folder(backups.source / "m")
+    backups.backup()
+    before = fingerprint(backups.source)
+    backups.source.rename(tmp_path / "elsewhere")
+    backups.source.symlink_to(backups.source)
+    record = backups.backup()
+    (problem,) = record.problems
+    assert (problem.kind, problem.files, problem.is_source) == ("carried", 3, True)
+    assert below(found_by_both(backups, tmp_path / "there"), "m") == below(before, "m")
 
 
 def test_what_is_carried_is_not_sent_again(backups: Generations) -> None:
