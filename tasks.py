@@ -301,6 +301,9 @@ def restore(
         report.print_restore(done, as_json=json)
         if done.extracted.lost:
             raise report.unrestored(done)
+    if running.record.exit_code:
+        told = report.render_torn(done.backup.id, done.not_whole)
+        raise Exit(told, code=running.record.exit_code)
 
 
 @task()
@@ -371,6 +374,9 @@ def drill(
         report.print_drill(done, as_json=json)
         if done.failures:
             raise drill_error(done)
+    if running.record.exit_code:
+        told = report.render_torn(done.backup.id, done.not_whole)
+        raise Exit(told, code=running.record.exit_code)
 
 
 @task()

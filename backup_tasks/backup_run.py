@@ -32,6 +32,7 @@ from backup_tasks.state import state_key
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.survey import Survey
 from backup_tasks.upload import IN_FLIGHT_BYTES
+from backup_tasks.writeback import LEAST_MARGIN_NS
 
 # A run that reads less is repeated sooner than it is resumed.
 RESUMABLE_BYTES = 16 * 2**20
@@ -45,6 +46,7 @@ class BackupRun:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
         full: read and send everything, whatever could be kept.
+        margin_ns: how long after its ctime a file may still be written to unseen.
         accept_shrink: what the sources lost is meant to be gone.
         keeper: of the store's claim; None leaves claims alone.
         take_over: the store is to be this profile's, whosever it was.
@@ -60,6 +62,7 @@ class BackupRun:
     clock: Callable[[], datetime]
     progress: Progress
     full: bool = False
+    margin_ns: int = LEAST_MARGIN_NS
     accept_shrink: bool = False
     keeper: ClaimKeeper | None = None
     take_over: bool = False

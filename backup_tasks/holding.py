@@ -49,7 +49,6 @@ from backup_tasks.source_counts import top_of
 from backup_tasks.survey import Survey
 from backup_tasks.text import one_line
 
-
 # Of backups that are not noted, so many are looked at for what the sources held.
 _LOOKED_AT = 4
 

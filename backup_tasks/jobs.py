@@ -109,6 +109,7 @@ def run_backup_job(
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.clocks import read_clocks
     from backup_tasks.key_check import ProvenKeys, refuse_unproven
+    from backup_tasks.writeback import read_margin_ns
 
     with (
         journaled("backup", profile_name, paths, clock, exclusive=True, mailed=True) as job,
@@ -127,6 +128,7 @@ def run_backup_job(
             clock=clock,
             progress=progress,
             full=full,
+            margin_ns=read_margin_ns(),
             accept_shrink=accept_shrink,
             keeper=keeper,
             take_over=take_over,
@@ -144,11 +146,20 @@ def run_backup_plan_job(
     from backup_tasks.backup import run_backup_plan
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, why_unproven
+    from backup_tasks.writeback import read_margin_ns
 
     keeper = _look_at_claim(job, take_over=take_over)
     started_at = job.record.started_at
     run = BackupRun(
-        job.profile, job.store, job.paths, started_at, job.clock, progress, full, keeper=keeper
+        job.profile,
+        job.store,
+        job.paths,
+        started_at,
+        job.clock,
+        progress,
+        full,
+        read_margin_ns(),
+        keeper=keeper,
     )
     plan = run_backup_plan(run, job.record.host)
     return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))

@@ -18,6 +18,9 @@ from typing import Any, Literal, get_args
 
 from backup_tasks.errors import TrustError
 from backup_tasks.paths import Paths, make_private
+from backup_tasks.problems import Problem as Problem
+from backup_tasks.problems import ProblemKind as ProblemKind
+from backup_tasks.problems import summarize
 from backup_tasks.text import one_line, printable
 from backup_tasks.trust import trusted_folder
 from backup_tasks.units import render_bytes, render_count, render_seconds
@@ -35,42 +38,6 @@ _LEVELS: dict[Result, int] = {
 }
 _LOGGED_PROBLEMS = 5
 _RECORDED_PROBLEMS = 1000
-
-
-# What became of something that could not be stored as it is:
-#   missing     a source is not there (ENOENT, ENOTDIR)
-#   unreadable  it is there, and this backup holds nothing of it
-#   carried     it cannot be read, and the backup holds an earlier version instead
-#   torn        the backup holds it, but not as it was at any one moment, or padded with zeros
-#   vanished    it was deleted while the backup ran
-#   unstorable  no archive holds it, or not all of its attributes (docs/format.md, limits)
-ProblemKind = Literal["missing", "unreadable", "carried", "torn", "vanished", "unstorable"]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One file or folder that was not stored whole.
-
-    Attributes:
-        path: fit to print.
-        reason: in words; decide by `kind`, never by these.
-        kind: what became of it.
-        is_source: it is what the profile names in backup.sources, or a folder on the way to it.
-        files, bytes: how many files the backup lacks or has of an earlier day because of this,
-            and their content bytes as the backup before had them; of a folder, all below it.
-        carried_from: of what is carried, when the backup began that read it last
-            (`2025-06-12T00:00:03Z`); of a folder, the earliest of these.
-        last_whole: name of the newest backup that still holds what this one lacks, or "".
-    """
-
-    path: str
-    reason: str
-    kind: ProblemKind = "unreadable"
-    is_source: bool = False
-    files: int = 1
-    bytes: int = 0
-    carried_from: str = ""
-    last_whole: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +179,7 @@ def render_result(record: RunRecord) -> str:
         figures = f"{_render_figures(record)}, " if record.outcome else ""
         text = f"{what}:{subject} {record.outcome or 'done'} ({figures}{duration})"
     if record.result == "incomplete" and record.problems:
-        text += "; " + _render_problems(record.problems)
+        text += "; " + _render_problems(record)
     for reason in record.unpruned:
         text += f"; nothing is deleted: {reason}"
     for warning in record.warnings:
@@ -284,11 +251,18 @@ def _parse_record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _render_problems(problems: list[Problem]) -> str:
+def summarize_problems(record: RunRecord) -> str:
+    """What became of the files that were not stored whole, in figures."""
+    count = len(record.problems)
+    return summarize(record.torn, record.carried, record.unreadable, count, record.carried_bytes)
+
+
+def _render_problems(record: RunRecord) -> str:
+    problems = record.problems
     shown = [f"{problem.path}: {problem.reason}" for problem in problems[:_LOGGED_PROBLEMS]]
     if len(problems) > _LOGGED_PROBLEMS:
         shown.append(f"and {len(problems) - _LOGGED_PROBLEMS:,} more")
-    return f"{render_count(len(problems), 'file')} missing: {'; '.join(shown)}"
+    return f"{summarize_problems(record)}: {'; '.join(shown)}"
 
 
 def _utc(moment: datetime) -> str:

@@ -10,8 +10,8 @@ from backup_tasks.census import Census
 from backup_tasks.claim.claim_file import Hold
 from backup_tasks.claim.hold import accept_command, may_lift, render_hold, standing_hold
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
-from backup_tasks.journal import Problem
 from backup_tasks.manifest import Header
+from backup_tasks.problems import Problem
 from backup_tasks.profile_model import Profile
 from backup_tasks.state import state_key
 from backup_tasks.stores.base import Store
@@ -92,14 +92,14 @@ def why_nothing_is_pruned(problems: Iterable[Problem]) -> list[str]:
     missing: list[Problem] = []
     unread: list[Problem] = []
     for problem in problems:
-        if problem.kind == "missing":
+        if problem.kind == "missing" or (problem.is_source and problem.kind == "unreadable"):
             missing.append(problem)
         elif problem.kind == "unreadable" and not problem.last_whole:
             unread.append(problem)
     return [
         f"{what}: {_named(those)}"
         for what, those in (
-            ("a source is missing", missing),
+            ("a source is missing or cannot be read", missing),
             ("older backups may have what could not be read", unread),
         )
         if those

@@ -11,9 +11,10 @@ import pytest
 from backup_tasks.claim.claim_file import CLAIM_BYTES, parse_claim
 from backup_tasks.errors import StoreError
 from backup_tasks.holding import Holding
-from backup_tasks.journal import Problem, ProblemKind, RunRecord
+from backup_tasks.journal import RunRecord
 from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.paths import Paths
+from backup_tasks.problems import Problem, ProblemKind
 from backup_tasks.reader import read_header
 from tests.cli import Cli, cli, s3_store
 from tests.keys import make_key

@@ -16,7 +16,8 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text temporary units paths progress patterns folders naming "
-    "local_zone state limits memory workers inode_table",
+    "local_zone state limits memory workers inode_table problems mounts "
+    "writeback",
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
     "posix_acl tarstream tar_fields tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.directory_small "
@@ -39,11 +40,10 @@ ROOMS = {
     "claim": "claim claim.claim_file claim.acceptance claim.clock claim.machine claim.ownership "
     "claim.keeper claim.evidence claim.proof claim.proof_notes claim.hold claim.hold_note",
     "jobs": "leftovers catalog census signing_key newest_seen neighbours accepted last_archive "
-    "resume survey listing stages assembly backup_run clocks after_commit holding backup "
-    "restore_request restore findings entry_check verified_before verify_report verify compare "
-    "compare_sources drill_notes drill_place drill_command drill_report drill retention "
-    "prune_guard prune lifecycle_plan lifecycle_bucket "
-    "lifecycle keygen key_check",
+    "resume last_versions survey listing stages assembly backup_run clocks after_commit holding "
+    "backup findings not_whole restore_request restore entry_check verified_before verify_report "
+    "verify compare compare_sources drill_notes drill_place drill_command drill_report drill "
+    "retention prune_guard prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",

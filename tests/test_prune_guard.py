@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_tasks.journal import Problem, ProblemKind
 from backup_tasks.manifest import Header
+from backup_tasks.problems import Problem, ProblemKind
 from backup_tasks.prune_guard import keep_whole, why_nothing_is_pruned
 
 
