@@ -41,8 +41,8 @@ from backup_tasks.mount_points import (
     data_mounts,
     mount_path,
     mount_text,
-    read_mountinfo,
 )
+from backup_tasks.mounts import Mounts
 from backup_tasks.profile_model import Profile
 from backup_tasks.signing import SigningKey
 from backup_tasks.source_counts import top_of
@@ -118,7 +118,7 @@ class Holding:
         self._note = self._memory.read()
         self._standing = standing_hold(place.hold, self._note.hold)
         self._before = self._find_baseline()
-        self._mountinfo = read_mountinfo()
+        self._mounts = Mounts().all
         self._alarms: list[Alarm] = []
         self._accepted: list[Alarm] = []
         self._sight: Sight | None = None
@@ -128,7 +128,7 @@ class Holding:
         """Folders of which the walk must tell whether it went into them."""
         tops = self._tops()
         earlier = map(mount_path, self._before.mounts if self._before is not None else ())
-        mounts = {*data_mounts(self._mountinfo), *automounts(self._mountinfo), *earlier}
+        mounts = {*data_mounts(self._mounts), *automounts(self._mounts), *earlier}
         return {*tops, *at_or_below(mounts, tops)}
 
     def look(self, survey: Survey) -> list[str]:
@@ -248,7 +248,7 @@ class Holding:
 
 def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Sight:
     """What the walk saw, and what is mounted now that it went by: a look mounts what autofs has."""
-    mounted = data_mounts(read_mountinfo())
+    mounted = data_mounts(Mounts().all)
     earlier = {mount: mount_path(mount) for mount in (before.mounts if before else ())}
     rules = profile.backup
     tops = {source: top_of(source) for source in survey.totals}

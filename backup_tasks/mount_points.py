@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
-MOUNTINFO = Path("/proc/self/mountinfo")
+from backup_tasks.mounts import Mount
+
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 # Images that are packages or media; they come and go, and nobody's data is in them.
 _IMAGES = {"squashfs", "iso9660", "udf", "erofs", "cramfs", "romfs"}
@@ -20,35 +20,26 @@ _WITHOUT_DEVICE = {
 _NO_DATA = {"fuse.lxcfs", "fuse.portal", "fuse.gvfsd-fuse", "fuse.snapfuse", "fuse.squashfuse"}
 
 
-def data_mounts(mountinfo: bytes) -> set[str]:
+def data_mounts(mounts: Iterable[Mount]) -> set[str]:
     """Where file systems with data of their own are mounted, as seen by their paths.
 
     Block devices, network shares, and FUSE where root mounted it: what a user mounts, that user
     can end too, and nobody but root may raise a hold by that.
 
     Args:
-        mountinfo: what /proc/self/mountinfo says, see proc(5); lines of another shape are passed
-            over.
+        mounts: in the order in which they were mounted.
 
     Returns:
         Paths relative to /, without a slash in front; "" is / itself.
     """
     # Of several mounts on one folder the last one is seen.
-    kinds = dict(_parsed(mountinfo))
-    return {path for path, has_data in kinds.items() if has_data}
+    seen = {mount.path: mount for mount in mounts}
+    return {path for path, mount in seen.items() if _has_data(mount)}
 
 
-def automounts(mountinfo: bytes) -> set[str]:
+def automounts(mounts: Iterable[Mount]) -> set[str]:
     """Where something is mounted as soon as somebody looks, as paths like those above."""
-    return {_path(fields) for fields, kind, _, _ in _lines(mountinfo) if kind == b"autofs"}
-
-
-def read_mountinfo() -> bytes:
-    """What is mounted now; nothing where /proc does not tell."""
-    try:
-        return MOUNTINFO.read_bytes()
-    except OSError:
-        return b""
+    return {mount.path for mount in mounts if mount.kind == "autofs"}
 
 
 def mount_text(path: str) -> str:
@@ -78,32 +69,13 @@ def at_or_below(paths: Iterable[str], tops: Iterable[str]) -> set[str]:
     }
 
 
-def _parsed(mountinfo: bytes) -> Iterator[tuple[str, bool]]:
-    for fields, kind, device, options in _lines(mountinfo):
-        yield _path(fields), _has_data(os.fsdecode(kind), device, options.split(b","))
-
-
-def _lines(mountinfo: bytes) -> Iterator[tuple[list[bytes], bytes, bytes, bytes]]:
-    for line in mountinfo.splitlines():
-        fields = line.split(b" ")
-        try:
-            kind, device, options = fields[fields.index(b"-", 6) + 1 :][:3]
-        except ValueError:
-            continue
-        yield fields, kind, device, options
-
-
-def _path(fields: list[bytes]) -> str:
-    return os.fsdecode(_OCTAL.sub(_from_octal, fields[4]).strip(b"/"))
-
-
 def _from_octal(found: re.Match[bytes]) -> bytes:
     return bytes([int(found[1], 8) & 0xFF])
 
 
-def _has_data(kind: str, device: bytes, options: list[bytes]) -> bool:
-    if kind in _IMAGES or kind in _NO_DATA:
+def _has_data(mount: Mount) -> bool:
+    if mount.kind in _IMAGES or mount.kind in _NO_DATA:
         return False
-    if kind in ("fuse", "fuseblk") or kind.startswith("fuse."):
-        return b"user_id=0" in options
-    return device.startswith(b"/dev/") or kind in _WITHOUT_DEVICE
+    if mount.is_fuse:
+        return "user_id=0" in mount.options
+    return mount.source.startswith("/dev/") or mount.kind in _WITHOUT_DEVICE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,11 +20,14 @@ class Mount:
         path: relative to /, without a slash in front; "" is / itself.
         device: as `st_dev` has it, but for subvolumes of btrfs, which have numbers of their own.
         kind: the file system's type, such as "ext4" or "fuse.sshfs".
+        source: what is mounted, such as "/dev/sda1"; options: those of the file system.
     """
 
     path: str
     device: int
     kind: str
+    source: str = field(default="", compare=False)
+    options: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_fuse(self) -> bool:
@@ -39,12 +42,13 @@ def parse_mounts(text: bytes) -> list[Mount]:
         fields = line.split(b" ")
         try:
             major, minor = fields[2].split(b":")
-            kind = fields[fields.index(b"-", 6) + 1]
+            kind, source, options = map(os.fsdecode, fields[fields.index(b"-", 6) + 1 :][:3])
             device = os.makedev(int(major), int(minor))
         except (ValueError, IndexError):
             continue
         path = _ESCAPED.sub(lambda octal: bytes([int(octal[1], 8) & 0xFF]), fields[4])
-        found.append(Mount(os.fsdecode(path.strip(b"/")), device, os.fsdecode(kind)))
+        place = os.fsdecode(path.strip(b"/"))
+        found.append(Mount(place, device, kind, source, tuple(options.split(","))))
     return found
 
 

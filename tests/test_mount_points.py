@@ -19,8 +19,8 @@ from backup_tasks.mount_points import (
     data_mounts,
     mount_path,
     mount_text,
-    read_mountinfo,
 )
+from backup_tasks.mounts import Mounts, parse_mounts
 from tests.cli import Cli, cli
 
 __all__ = ["cli"]
@@ -46,14 +46,14 @@ torn
 
 
 def test_mounts_with_data_of_their_own_are_told_from_others() -> None:
-    assert data_mounts(MOUNTINFO) == {"srv/a b", "mnt/nas", "srv/far", "mnt/tank"}
-    assert automounts(MOUNTINFO) == {"auto"}
+    assert data_mounts(parse_mounts(MOUNTINFO)) == {"srv/a b", "mnt/nas", "srv/far", "mnt/tank"}
+    assert automounts(parse_mounts(MOUNTINFO)) == {"auto"}
 
 
 @given(text=st.binary(max_size=300))
 def test_any_bytes_in_place_of_it_raise_nothing(text: bytes) -> None:
-    data_mounts(text)
-    automounts(text)
+    data_mounts(parse_mounts(text))
+    automounts(parse_mounts(text))
 
 
 @given(
@@ -78,7 +78,7 @@ def test_what_lies_at_or_below_a_source() -> None:
 
 
 def test_this_machine_tells_its_mounts() -> None:
-    assert b" /proc " in read_mountinfo()
+    assert "proc" in {mount.path for mount in Mounts().all}
 
 
 def run_alone(cli: Cli, script: str) -> None:
