@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from backup_tasks.reader import read_header
 from tests.cli import Cli, cli, s3_store
 from tests.keys import make_key
 from tests.nights import Nights, fill
+from tests.unreadable import refused
 
 __all__ = ["cli"]
 
@@ -361,6 +363,57 @@ def test_a_run_that_lacks_more_than_torn_files_deletes_nothing(
     assert (record.exit_code, record.pruned) == (3, [])
     assert record.unpruned[0].endswith(": etc/shadow")
     assert len(plain.names()) == 3
+
+
+def test_what_cannot_be_read_but_was_carried_over_counts_as_there(plain: Nights) -> None:
+    most = plain.folder / "srv" / "most"
+    fill(most, 80)
+    for _ in range(2):
+        plain.pass_night()
+    *_, whole = plain.names()
+    with refused(most, number=errno.EIO):
+        for _ in range(3):
+            record = plain.pass_night()
+            assert (record.exit_code, record.carried) == (3, 80)
+            assert record.unpruned == []
+    # Pruned as ever, but for the newest backup that is whole.
+    assert whole in plain.names()
+    assert len(plain.names()) == plain.keep + 1
+    assert plain.pass_night().exit_code == 0
+    assert len(plain.names()) == plain.keep
+
+
+def test_what_could_not_be_carried_over_is_a_loss_and_names_the_backup_that_has_it(
+    tmp_path: Path, plain: Nights
+) -> None:
+    # Without a key nothing is taken out of an encrypted backup, and this one is too small to copy.
+    plain.recipients = (make_key(tmp_path).recipient,)
+    plain.more = 'shrink_limit = "100%"'
+    most = plain.folder / "srv" / "most"
+    fill(most, 80)
+    for _ in range(2):
+        plain.pass_night(full=True)
+    *_, whole = plain.names()
+    with refused(most, number=errno.EIO):
+        for _ in range(3):
+            record = plain.pass_night(full=True)
+            assert record.exit_code == 3
+            assert record.needed_backups == [whole]
+    assert whole in plain.names()
+
+
+def test_a_source_whose_own_folder_cannot_be_read_holds(plain: Nights) -> None:
+    for _ in range(2):
+        plain.pass_night()
+    with refused(plain.folder / "srv", number=errno.EIO):
+        for _ in range(2):
+            record = plain.pass_night()
+            assert record.exit_code == 3
+            assert f"{plain.folder}/srv cannot be read" in record.unpruned[0]
+            assert "shrank" not in record.unpruned[0]
+    assert len(plain.names()) == 4
+    assert plain.pass_night().exit_code == 0
+    assert len(plain.names()) == plain.keep
 
 
 def claim_of(nights: Nights) -> bytes:
