@@ -79,6 +79,7 @@ HELP = {
     "profile": "name of a file in profiles/, or a path to a .toml file (default: $BACKUP_PROFILE, "
     "else local)",
     "full": "read and send everything, whatever could be kept of the last archive",
+    "accept_shrink": "what the sources lost is meant to be gone: end the hold, delete again",
     "take_over": "make the store this profile's: on a new machine, or after the state was lost",
     "dry_run": "say what would be done, and do nothing",
     "json": "JSON alone on stdout",
@@ -169,6 +170,7 @@ def backup(
     _: Context,
     profile: str = "",
     full: bool = False,
+    accept_shrink: bool = False,
     take_over: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -185,7 +187,13 @@ def backup(
         return
     with operator_errors():
         record = run_backup_job(
-            profile, find_paths(), now, terminal_progress(), full=full, take_over=take_over
+            profile,
+            find_paths(),
+            now,
+            terminal_progress(),
+            full=full,
+            accept_shrink=accept_shrink,
+            take_over=take_over,
         )
         report.print_backup(record, as_json=json)
     if record.exit_code:
@@ -197,13 +205,16 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.accepted import list_and_tell
-    from backup_tasks.jobs import accepted_for_reading
+    from backup_tasks.jobs import accepted_for_reading, open_keeper, tell_hold_of
 
     with job("list", profile, recorded=False) as running:
         keys = running.keys(identity)
         if identity:
             keys.load()
-        state, accepted = running.paths.state, accepted_for_reading(running)
+        keeper = open_keeper(running)
+        state, accepted = running.paths.state, accepted_for_reading(running, keeper)
+        if held := tell_hold_of(running, keeper):
+            print(f"nothing is deleted: {held}", file=sys.stderr)
         details = list_and_tell(
             running.profile, running.store, state, running.record, accepted, keys
         )
@@ -291,6 +302,9 @@ def restore(
         report.print_restore(done, as_json=json)
         if done.extracted.lost:
             raise report.unrestored(done)
+    if running.record.exit_code:
+        told = report.render_torn(done.backup.id, done.not_whole)
+        raise Exit(told, code=running.record.exit_code)
 
 
 @task()
@@ -361,6 +375,9 @@ def drill(
         report.print_drill(done, as_json=json)
         if done.failures:
             raise drill_error(done)
+    if running.record.exit_code:
+        told = report.render_torn(done.backup.id, done.not_whole)
+        raise Exit(told, code=running.record.exit_code)
 
 
 @task()
@@ -396,7 +413,6 @@ def prune(
             running.record.pruned = list(error.report.deleted)
             report.print_prune(error.report, as_json=json)
             raise
-        running.record.pruned = list(done.deleted)
         report.print_prune(done, as_json=json)
     if running.record.unpruned:
         raise Exit(report.render_missing(running.record), code=running.record.exit_code)

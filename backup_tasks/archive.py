@@ -253,6 +253,18 @@ class ArchiveBuilder:
             self._submitted += 1
         return place
 
+    def send_again(self, base: Base, numbers: Sequence[int], read: ReadStored) -> Place:
+        """As `keep_again`, of any earlier object: what it holds is read and sent."""
+        self.end_chunk()
+        self._compressor.drain()
+        place = (self._submitted, 0)
+        for number in numbers:
+            chunk, begin = base.chunks[number], self._parts.offset
+            self._parts.add(read(base.source_of(number), chunk))
+            self._note(chunk.at(begin))
+            self._submitted += 1
+        return place
+
     def end_entries(self) -> None:
         """Close the last chunk and wait until all are delivered; what follows is the archive's."""
         self.end_chunk()

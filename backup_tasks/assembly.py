@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO
@@ -19,11 +19,13 @@ from backup_tasks.footer import END_CHUNK, FORMAT_VERSION, Footer
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import LastArchive
-from backup_tasks.limits import END_BYTES, SOURCES_BYTES
-from backup_tasks.manifest import Chunk, Header, encode_text, write_manifest
+from backup_tasks.last_versions import NOTHING_BEFORE, Before
+from backup_tasks.limits import COUNTED_SOURCES, END_BYTES, MOUNTS_BYTES, SOURCES_BYTES
+from backup_tasks.manifest import Chunk, Header, SourceCount, encode_text, write_manifest
 from backup_tasks.manifest_lines import FOLDER_LINE, LATE_LINK_LINE, complete_lines
 from backup_tasks.plan import NO_REUSE, Reuse
 from backup_tasks.private import NOTHING_PRIVATE, Private
+from backup_tasks.problems import Problem
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.read_back import NotedCopies
@@ -68,6 +70,21 @@ class Writers:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcesSeen:
+    """What a header says of the sources, so that a later run notices what they lost.
+
+    Attributes:
+        counts: source -> what lies below it.
+        mounts, rules, alarms: as in a `Header`.
+    """
+
+    counts: Mapping[str, SourceCount]
+    mounts: Sequence[str] = ()
+    rules: str = ""
+    alarms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """An archive as it was written: its chunks, the manifest's header, and the footer, signed."""
 
@@ -85,11 +102,14 @@ class Assembly:
         key: signs it.
         store: where the archive goes, and where what it is built on lies.
         last: what chunks are kept of, and `survey` says which.
+        versions: in a full run, what cannot be read is carried over from.
+        before: the backup before this one, for those who look for what cannot be read.
         record: gets the figures, and tells the profile's host.
-        report: called with (path, reason) for each file that is not stored whole.
+        report: told of each file that is not stored whole.
         clock: reads the time, for the moment when the manifest is written.
         keys: open chunks of the last archive, should that be needed.
         private: what is left out.
+        seen: what the header says of the sources.
     """
 
     name: str
@@ -99,11 +119,14 @@ class Assembly:
     last: LastArchive | None
     survey: Survey
     record: RunRecord
-    report: Callable[[str, str], None]
+    report: Callable[[Problem], None]
     progress: Progress
     clock: Callable[[], datetime]
     keys: Keyring
     private: Private = NOTHING_PRIVATE
+    versions: LastArchive | None = None
+    before: Before = NOTHING_BEFORE
+    seen: SourcesSeen = SourcesSeen({})
 
     def write(self, writers: Writers, end: IO[bytes]) -> Written:
         """Write everything; `end` gets a copy of what follows the chunks."""
@@ -116,8 +139,8 @@ class Assembly:
         root = os.open("/", OPEN_FOLDER)
         self.progress.start("backing up", survey.read_bytes, survey.count)
         try:
-            earlier = Earlier(last.base, self.store, self.keys) if last else None
-            if earlier is not None:
+            earlier = self._earlier()
+            if last is not None and earlier is not None:
                 builder.keep(earlier.base, survey.reuse.runs, earlier.read_stored)
             detour = self._detour(writers, builder, parts)
             journal = detour or writers.journal
@@ -130,6 +153,8 @@ class Assembly:
                 earlier,
                 journal,
                 self.private,
+                holder=self.before.name,
+                is_holder_known=self.before.index is not None,
             )
             now_ns = int(self.record.started_at.timestamp()) * 10**9
             with (
@@ -165,6 +190,14 @@ class Assembly:
         self._note_figures(entries, parts, detour)
         self._tell_left_out(entries.left_out)
         return Written(builder.chunks, header, footer)
+
+    def _earlier(self) -> Earlier | None:
+        """Where earlier versions lie, as far as they can be taken over."""
+        source = self.last or self.versions
+        if source is None or not self.before.may_carry:
+            return None
+        started_at, copies = source.started_at, self.last is not None
+        return Earlier(source.base, self.store, self.keys, started_at, copies)
 
     def _tell_left_out(self, paths: Sequence[str]) -> None:
         if paths:
@@ -216,6 +249,7 @@ class Assembly:
 
     def _header(self, builder: ArchiveBuilder, written: EntryWriter) -> Header:
         last, started_at = self.last, utc_text(self.record.started_at)
+        sources = _first_texts(self.profile.backup.sources, SOURCES_BYTES)
         return Header(
             format=FORMAT_VERSION,
             profile=self.profile.name,
@@ -223,7 +257,7 @@ class Assembly:
             started_at=started_at,
             written_at=utc_text(self.clock()),
             tool=f"backup-tasks {__version__}",
-            sources=_first_sources(self.profile.backup.sources),
+            sources=sources,
             entries=written.totals.entries,
             files=written.totals.files,
             raw_bytes=written.totals.raw_bytes,
@@ -235,7 +269,24 @@ class Assembly:
             full_at=last.full_at if last else started_at,
             name=self.name,
             recipients=self.profile.recipients,
+            torn=written.totals.torn,
+            carried=written.totals.carried,
+            unreadable=self.record.unreadable,
+            needed_backups=self._needed_backups(),
+            source_counts=tuple(map(self.seen.counts.get, sources[:COUNTED_SOURCES])),
+            mounts=_first_texts(self.seen.mounts, MOUNTS_BYTES),
+            rules=self.seen.rules,
+            alarms=self.seen.alarms,
         )
+
+    def _needed_backups(self) -> tuple[str, ...]:
+        """The backups that hold what this one lacks. As long as anything cannot be read, those of
+        the backup before are among them: nobody knows what it is that they hold."""
+        record = self.record
+        if record.unreadable or record.carried:
+            more = [name for name in self.before.needed if name not in record.needed_backups]
+            record.needed_backups[:0] = more
+        return tuple(record.needed_backups)
 
     def _add_manifest(
         self,
@@ -260,14 +311,13 @@ def _refuse_too_many(sealer: Sealer | None) -> None:
         )
 
 
-def _first_sources(sources: Sequence[str]) -> tuple[str, ...]:
-    """All sources, or as many of the first ones as the manifest's first line has room for."""
-    room = SOURCES_BYTES
-    for number, source in enumerate(sources):
-        room -= len(encode_text(source))
+def _first_texts(texts: Sequence[str], room: int) -> tuple[str, ...]:
+    """All texts, or as many of the first ones as the manifest's first line has room for."""
+    for number, text in enumerate(texts):
+        room -= len(encode_text(text))
         if room < 0:
-            return tuple(sources[:number])
-    return tuple(sources)
+            return tuple(texts[:number])
+    return tuple(texts)
 
 
 def _collect(lines: LineSpool, written: Iterable[bytes], detour: Detour | None) -> None:

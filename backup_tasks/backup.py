@@ -29,11 +29,14 @@ from backup_tasks.errors import (
     ReadRefused,
     StoreError,
 )
-from backup_tasks.journal import Problem, RunRecord, hold_back, open_log, warn
-from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_last_archive
+from backup_tasks.holding import Holding, hold_place
+from backup_tasks.journal import RunRecord, hold_back, open_log, warn
+from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_before, find_last_archive
+from backup_tasks.last_versions import Before
 from backup_tasks.leftovers import end_leftovers
 from backup_tasks.naming import choose_free_name
 from backup_tasks.neighbours import Neighbours
+from backup_tasks.problems import Problem
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
 from backup_tasks.signing import SigningKey
 from backup_tasks.signing_key import open_key_of_run, private_files, read_own_key
@@ -44,12 +47,12 @@ from backup_tasks.survey import (
     BackupPlan,
     Report,
     Survey,
-    ignored_marker_warnings,
     plan_backup,
     survey_sources,
+    survey_warnings,
 )
 from backup_tasks.temporary import TemporarySpool
-from backup_tasks.text import one_line, printable
+from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count
 
 # What is no reason to fail as long as everything can be sent instead.
@@ -66,7 +69,6 @@ _MOST_LOST_NAMES = 10
 # So many problems are named, which is more than anybody is shown; others are only counted, for a
 # user may have any number of files vanish while the backup runs.
 _NAMED_PROBLEMS = 50_000
-_ONE_MORE = Problem("(one more file)", f"not named: there are more than {_NAMED_PROBLEMS:,}")
 
 
 # Of backups that are not noted, a run looks at so many: a lost state directory heals in some days.
@@ -80,13 +82,36 @@ class _Approach:
     Attributes:
         last: what chunks are kept of; if there is none, `why_full` says why.
         may_stage: whether what is sent may be copied from a staging object.
+        versions: without `last`, an archive that has what cannot be read now.
         under_way: names that others are writing.
     """
 
     last: LastArchive | None
     why_full: str
     may_stage: bool
+    versions: LastArchive | None = None
     under_way: frozenset[str] = frozenset()
+
+    def close(self) -> None:
+        """Free memory and files."""
+        for archive in (self.last, self.versions):
+            if archive is not None:
+                archive.close()
+
+    def before(self, run: BackupRun, there: Collection[str]) -> Before:
+        """What is known of the backup before.
+
+        Args:
+            there: names of the backups that count.
+        """
+        archive = self.last or self.versions
+        if archive is None:
+            # Nobody knows what it holds, nor whose it is.
+            return Before(max(there, default=""))
+        needed = tuple(name for name in archive.needed if name in there)
+        is_ours = tuple(archive.recipients) == tuple(run.profile.recipients)
+        may_carry = self.last is not None or is_ours
+        return Before(archive.name, archive.started_at, archive.index, may_carry, needed)
 
 
 def run_backup(run: BackupRun, record: RunRecord) -> None:
@@ -109,7 +134,7 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
             lost_names += 1
             if lost_names == _MOST_LOST_NAMES:
                 raise failed
-            record.problems.clear()
+            record.forget_problems()
             names = frozenset(one.name for one in run.store.list_unfinished())
             approach = replace(_choose_approach(run, record), under_way=names)
             continue
@@ -151,8 +176,7 @@ def _try(
                 _discard(run, run.staging.read(), run.store.list_unfinished(), record)
         raise
     finally:
-        if approach.last is not None:
-            approach.last.close()
+        approach.close()
     return None
 
 
@@ -161,14 +185,41 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 
     Writes nothing.
     """
-    run.newest_seen.refuse_nothing(run.store.list_objects(), may_be_gone=True)
+    listed = run.store.list_objects()
+    run.newest_seen.refuse_nothing(listed, may_be_gone=True)
+    census = run.census(listed, host)
+    holding = Holding(run, census, hold_place(run, None))
     last, why_full = _choose_last(run, host)
+    approach = _Approach(
+        last, why_full, False, None if last else _find_versions(run, host, why_full)
+    )
     try:
-        private = private_files(run.paths.state)
-        return plan_backup(run.profile, last, why_full, run.store.limits, run.progress, private)
+        return plan_backup(
+            run.profile,
+            last,
+            why_full,
+            run.store.limits,
+            run.progress,
+            private_files(run.paths.state),
+            holding,
+            approach.before(run, [backup.stored.name for backup in census.proven()]),
+        )
     finally:
-        if last is not None:
-            last.close()
+        approach.close()
+
+
+def _find_versions(run: BackupRun, host: str, why_full: str) -> LastArchive | None:
+    """The archive that a full run carries over from what it cannot read."""
+    if why_full == FIRST_ARCHIVE:
+        return None
+    own_key = read_own_key(run.paths.state)
+    census = run.census(run.store.list_objects(), host)
+    census.look(_LOOKED_AT)
+    seen, margin_ns = run.newest_seen, run.margin_ns
+    found, _ = find_before(
+        run.profile, run.store, census, run.cache, seen, own_key, host, run.keys, margin_ns
+    )
+    return found
 
 
 def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
@@ -180,7 +231,16 @@ def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
     census = run.census(run.store.list_objects(), host)
     census.look(_LOOKED_AT)
     return find_last_archive(
-        run.profile, run.store, census, run.cache, run.newest_seen, own_key, host, run.now, run.keys
+        run.profile,
+        run.store,
+        census,
+        run.cache,
+        run.newest_seen,
+        own_key,
+        host,
+        run.now,
+        run.keys,
+        run.margin_ns,
     )
 
 
@@ -194,7 +254,7 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
         open_log(run.paths).info("backup %s: %s", run.profile.name, why_full)
     may_stage = store.can_copy and not run.copy_memory.refused(run.now)
     if not staged:
-        return _Approach(last, why_full, may_stage)
+        return _full_or_not(run, record.host, last, why_full, may_stage=may_stage)
     try:
         unfinished = store.list_unfinished()
         may_resume = may_stage and not run.full
@@ -205,13 +265,20 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
         # Who may not delete must not leave something behind with every run.
         may_stage &= _discard(run, useless, unfinished, record)
         if found:
-            last = build_on(last, found)
+            last = build_on(last, found, run.margin_ns)
             _tell_what_was_found(run, found)
     except BaseException:
         if last is not None:
             last.close()
         raise
-    return _Approach(last, why_full, may_stage)
+    return _full_or_not(run, record.host, last, why_full, may_stage=may_stage)
+
+
+def _full_or_not(
+    run: BackupRun, host: str, last: LastArchive | None, why_full: str, *, may_stage: bool
+) -> _Approach:
+    versions = _find_versions(run, host, why_full) if last is None else None
+    return _Approach(last, why_full, may_stage, versions)
 
 
 def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> bool:
@@ -256,21 +323,44 @@ def _approach_after(
     """What to do when copying failed: keep nothing, and if copying as such fails, stage nothing."""
     if isinstance(error, CopyUnsupported):
         run.copy_memory.remember(run.now)
-    record.problems.clear()
+    record.forget_problems()
     _discard(run, run.staging.read(), run.store.list_unfinished(), record)
     may_stage = approach.last is not None and not isinstance(error, CopyRefused)
-    return _Approach(None, one_line(str(error)), may_stage)
+    # What could not be fetched just now is not asked for again, file by file.
+    is_given = approach.last is not None and isinstance(error, CopyRefused)
+    versions = _find_versions(run, record.host, str(error)) if is_given else None
+    return _Approach(None, one_line(str(error)), may_stage, versions)
 
 
 def _begin(
-    run: BackupRun, name: str, approach: _Approach, report: Report
+    run: BackupRun,
+    name: str,
+    approach: _Approach,
+    holding: Holding,
+    before: Before,
+    report: Report,
+    record: RunRecord,
 ) -> tuple[Survey, Writers]:
-    """Look at the sources and start what is written to; the store may copy meanwhile."""
+    """Look at the sources and start what is written to; the store may copy meanwhile.
+
+    What the sources lost is noted before anything could be committed.
+    """
     private, limits = private_files(run.paths.state), run.store.limits
     last, survey = approach.last, None
     ahead = begin_ahead(run, name, last)
     try:
-        survey = survey_sources(run.profile, last, limits, report, run.progress, private=private)
+        survey = survey_sources(
+            run.profile,
+            last,
+            limits,
+            report,
+            run.progress,
+            private=private,
+            watched=holding.watched,
+            before=before,
+        )
+        holding.look(survey)
+        holding.raise_hold(record)
         return survey, open_writers(run, name, survey, ahead, may_stage=approach.may_stage)
     except BaseException:
         if survey is not None:
@@ -281,9 +371,8 @@ def _begin(
 
 
 def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: RunRecord) -> None:
-    def report(path: str, reason: str) -> None:
-        is_named = len(record.problems) < _NAMED_PROBLEMS
-        record.problems.append(Problem(printable(path), reason) if is_named else _ONE_MORE)
+    def report(problem: Problem) -> None:
+        record.add_problem(problem, _NAMED_PROBLEMS)
 
     profile, store, last = run.profile, run.store, approach.last
     if last is None and approach.why_full != FIRST_ARCHIVE:
@@ -292,13 +381,15 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
         )
     there = store.list_objects()
     run.newest_seen.refuse_nothing(there, may_be_gone=True)
-    before = run.census(there, record.host)
+    census = run.census(there, record.host)
+    before = approach.before(run, [backup.stored.name for backup in census.proven()])
     taken = {stored.name for stored in there} | store.names_in_the_way() | approach.under_way
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
-    survey, writers = _begin(run, name, approach, report)
+    holding = Holding(run, census, hold_place(run, key))
+    survey, writers = _begin(run, name, approach, holding, before, report, record)
     record.sockets = survey.sockets
-    for warning in ignored_marker_warnings(survey):
+    for warning in survey_warnings(survey):
         if warning not in record.warnings:  # of a try before this one
             warn(record, warning)
     try:
@@ -316,6 +407,9 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
                 clock=run.clock,
                 keys=run.keys,
                 private=private_files(run.paths.state),
+                versions=approach.versions,
+                before=before,
+                seen=holding.seen(),
             )
             done: list[Written] = []
             stored = fill(writers, name, lambda: done.append(assembly.write(writers, end)))
@@ -329,7 +423,8 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             run.cache.write(stored, end.read())
     finally:
         survey.close()
-    run.newest_seen.note_made(stored, utc_text(run.now), before.newest_or_last(), record)
+    run.newest_seen.note_made(stored, utc_text(run.now), census.newest_or_last(), record)
+    holding.settle(stored.name, record)
     if survey.sockets:
         sockets = render_count(survey.sockets, "socket")
         open_log(run.paths).info("backup %s: %s not stored", profile.name, sockets)

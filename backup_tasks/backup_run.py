@@ -32,6 +32,7 @@ from backup_tasks.state import state_key
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.survey import Survey
 from backup_tasks.upload import IN_FLIGHT_BYTES
+from backup_tasks.writeback import LEAST_MARGIN_NS
 
 # A run that reads less is repeated sooner than it is resumed.
 RESUMABLE_BYTES = 16 * 2**20
@@ -45,6 +46,8 @@ class BackupRun:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
         full: read and send everything, whatever could be kept.
+        margin_ns: how long after its ctime a file may still be written to unseen.
+        accept_shrink: what the sources lost is meant to be gone.
         keeper: of the store's claim; None leaves claims alone.
         take_over: the store is to be this profile's, whosever it was.
         clocks: this machine's and the store's, as they were when the run began; None: they go
@@ -59,6 +62,8 @@ class BackupRun:
     clock: Callable[[], datetime]
     progress: Progress
     full: bool = False
+    margin_ns: int = LEAST_MARGIN_NS
+    accept_shrink: bool = False
     keeper: ClaimKeeper | None = None
     take_over: bool = False
     clocks: Clocks | None = None
@@ -89,12 +94,13 @@ class BackupRun:
         )
 
     @property
-    def _key(self) -> str:
+    def state_key(self) -> str:
+        """Names what belongs to this profile and store in the state directory."""
         return state_key(self.profile.name, self.store.url)
 
     @property
     def cache(self) -> ManifestCache:
-        return ManifestCache(self.paths.state, self._key)
+        return ManifestCache(self.paths.state, self.state_key)
 
     @property
     def keys(self) -> Keyring:
@@ -103,11 +109,11 @@ class BackupRun:
 
     @property
     def upload_note(self) -> UploadNote:
-        return UploadNote(self.paths.state, self._key)
+        return UploadNote(self.paths.state, self.state_key)
 
     @property
     def copy_memory(self) -> CopyMemory:
-        return CopyMemory(self.paths.state, self._key)
+        return CopyMemory(self.paths.state, self.state_key)
 
     @property
     def newest_seen(self) -> NewestSeen:
@@ -115,7 +121,7 @@ class BackupRun:
 
     @property
     def staging(self) -> StagingFolder:
-        return StagingFolder(self.paths.state, self._key)
+        return StagingFolder(self.paths.state, self.state_key)
 
 
 def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:

@@ -12,26 +12,45 @@ from dataclasses import dataclass, field
 from backup_tasks.archive import ArchiveBuilder, Base, Place
 from backup_tasks.compress import decompress_chunk
 from backup_tasks.encrypt import open_sealed_chunk
-from backup_tasks.errors import ArchiveError, IdentityError
+from backup_tasks.errors import (
+    ArchiveError,
+    BackupError,
+    IdentityError,
+    ObjectChanged,
+    ObjectMissing,
+    ReadRefused,
+)
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.plan import is_large, piece_numbers
 from backup_tasks.stores.base import RangeReader, StoredObject
+
+_NOT_GIVEN = (ObjectChanged, ObjectMissing, ReadRefused)
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
     """What was written earlier: the table of its chunks, and the store that they lie in.
 
-    `keys` open what is encrypted there; a backup has them seldom.
+    Attributes:
+        keys: open what is encrypted there; a backup has them seldom.
+        started_at: of its run, as in a header.
+        copies: whether the archive that is made may copy from it; else all is read and sent.
     """
 
     base: Base
     reader: RangeReader
     keys: Keyring = NO_KEYS
+    started_at: str = ""
+    copies: bool = True
     # The chunk that was opened last, by its number: files that cannot be read come in the order in
     # which they lie there, and a user may have made any number of them.
     _opened: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def may_lack(self) -> tuple[type[BackupError], ...]:
+        """What says that one entry cannot be had, and is no reason to make the archive anew."""
+        return (IdentityError,) if self.copies else (IdentityError, ArchiveError, *_NOT_GIVEN)
 
     def carry_over(self, builder: ArchiveBuilder, entry: Entry) -> Place:
         """Append an entry as the base holds it; returns where it begins.
@@ -43,7 +62,9 @@ class Earlier:
         """
         if is_large(entry):
             numbers = range(entry.chunk, piece_numbers(entry, self.base.chunks).stop)
-            return builder.keep_again(numbers)
+            if self.copies:
+                return builder.keep_again(numbers)
+            return builder.send_again(self.base, numbers, self.read_stored)
         if entry.chunk not in self._opened:
             raw = self._open(entry.chunk)
             self._opened.clear()

@@ -30,6 +30,7 @@ from backup_tasks.errors import (
     StoreError,
 )
 from backup_tasks.identities import NO_KEYS, Keyring
+from backup_tasks.manifest import Header
 from backup_tasks.naming import render_backup_id
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import one_line
@@ -161,6 +162,11 @@ class Census:
         if details.is_locked and not details.trouble and not self._opens():
             return replace(details, trouble=self._key_trouble or "")
         return details
+
+    def header(self, name: str) -> Header | None:
+        """What a backup's manifest says, as far as was looked; None also of a locked one."""
+        evidence = self._known.get(name, Known()).evidence
+        return evidence.header if evidence is not None else None
 
     def newest_or_last(self) -> Backup | None:
         """The newest that counts, as far as was looked; or the last by name where none does."""

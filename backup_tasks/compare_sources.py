@@ -11,6 +11,7 @@ from backup_tasks.content import SourceFile
 from backup_tasks.findings import Findings
 from backup_tasks.folders import OPEN_FOLDER, FolderStack, split_path
 from backup_tasks.manifest import Entry
+from backup_tasks.not_whole import explain_entry
 from backup_tasks.private import Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
@@ -109,6 +110,8 @@ class SourceComparer:
                 return
         if not wrong:
             self.result.entries += 1
+        elif entry.carried or entry.torn:
+            self.result.changed.add(entry.name, f"not stored whole: {explain_entry(entry)}")
         elif self._is_later(source.name):
             self.result.changed.add(entry.name, f"changed since, in {', '.join(wrong)}")
         else:
@@ -117,6 +120,9 @@ class SourceComparer:
     def _explain_missing(self, entry: Entry) -> None:
         """In the backup, but not met in the sources."""
         path = entry.name
+        if entry.carried:
+            self.result.changed.add(path, f"cannot be looked at; {explain_entry(entry)}")
+            return
         if os.path.lexists(f"/{path}"):
             self.result.changed.add(path, "the profile leaves it out now")
             return

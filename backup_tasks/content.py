@@ -108,10 +108,15 @@ class SourceFile:
         found = self._hash.finish()
         return ("", found) if self._is_hashed_sparse else (found, "")
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether zeros stand for some of its bytes."""
+        return bool(self.failure) or self.shortened
+
     def what_changed(self) -> str:
         """Why the content as read is not the file's content at one moment; "" if it is."""
         if self.failure:
-            return f"{self.failure}; zeros stand for what could not be read"
+            return self.failure
         if self.shortened:
             return "became shorter while it was read; the rest is zeros"
         try:

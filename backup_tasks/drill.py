@@ -25,6 +25,7 @@ from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.newest_seen import NewestSeen
+from backup_tasks.not_whole import note_torn
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.profile_model import Profile
 from backup_tasks.profile_settings import Settings
@@ -89,7 +90,7 @@ def run_drill(
         extracted = restored.extracted
         report = DrillReport(backup, extracted.files, extracted.bytes, restored.proof)
         report.header, report.fault_at_end = restored.header, restored.fault_at_end
-        report.notes = sorted(extracted.notes)
+        report.notes, report.not_whole = sorted(extracted.notes), restored.not_whole
         if manifest is not None:
             report.tree = _compare_tree(place, manifest, extracted, progress)
             if against_sources:
@@ -210,5 +211,7 @@ def run_drill_job(
         seen.note_proven(report.header, report.proof, record.started_at)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes
     record.outcome = report.outcome
+    if not report.failures:
+        note_torn(record, report.not_whole)
     record.evidence = list(render_drill(report))
     return report

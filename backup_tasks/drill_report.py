@@ -13,6 +13,7 @@ from backup_tasks.compare_sources import SourceComparison
 from backup_tasks.drill_command import CommandResult
 from backup_tasks.errors import DrillError
 from backup_tasks.manifest import Header
+from backup_tasks.not_whole import NotWhole
 from backup_tasks.units import render_bytes, render_count
 
 
@@ -28,6 +29,7 @@ class DrillReport:
         command: how the profile's command ended; None when it has none.
         notes: what could not be restored in this place, said once.
         fault_at_end: what is wrong behind the manifest, where no file depends on it, or "".
+        not_whole: files that were not whole when the backup was made, or are of an earlier day.
     """
 
     backup: Backup
@@ -40,6 +42,12 @@ class DrillReport:
     command: CommandResult | None = None
     notes: list[str] = field(default_factory=list)
     fault_at_end: str = ""
+    not_whole: NotWhole = field(default_factory=NotWhole)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed, and every file is whole."""
+        return not self.failures and not self.not_whole.torn.count
 
     @property
     def failures(self) -> list[str]:
@@ -81,6 +89,7 @@ def render_drill(report: DrillReport) -> Iterator[str]:
         yield f"as in the sources: {alike}; changed since: {report.sources.changed.count:,}"
         yield from report.sources.wrong.render()
         yield from report.sources.changed.render()
+    yield from report.not_whole.render()
     if report.command is not None:
         yield f"{report.command.shown} {report.command.outcome}"
         yield from (f"  | {line}" for line in report.command.tail)
@@ -111,7 +120,7 @@ def drill_to_json(report: DrillReport) -> dict[str, Any]:
     return {
         "name": report.backup.id,
         "object": report.backup.stored.name,
-        "passed": not report.failures,
+        "passed": report.passed,
         "files": report.restored_files,
         "raw_bytes": report.restored_bytes,
         "signature": report.proof.to_json(),
@@ -129,4 +138,5 @@ def drill_to_json(report: DrillReport) -> dict[str, Any]:
             "output": list(command.tail),
         },
         "notes": report.notes,
+        "not_whole": report.not_whole.to_json(),
     }

@@ -12,30 +12,52 @@ from backup_tasks.carry import Earlier
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.content import SourceFile, explain
 from backup_tasks.entry_headers import file_headers, member_of, set_place
+from backup_tasks.errors import BackupError
 from backup_tasks.folders import FolderStack, split_path
-from backup_tasks.manifest import Entry, decode_entries, encode_line, name_fields
+from backup_tasks.manifest import (
+    PADDED,
+    STRIPPED,
+    TORN,
+    Entry,
+    carry_entry,
+    decode_entries,
+    encode_line,
+    name_fields,
+)
 from backup_tasks.manifest_lines import NO_LINE, kept_lines
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, is_large, piece_numbers
 from backup_tasks.private import NOTHING_PRIVATE, Private
+from backup_tasks.problems import Problem
 from backup_tasks.progress import Progress
+from backup_tasks.sources import GONE
 from backup_tasks.stat_entry import entry_of
 from backup_tasks.steps import Step
 from backup_tasks.tarstream import encode_headers, hash_xattrs, padding_bytes
+from backup_tasks.text import one_line, printable
 from backup_tasks.xattrs import read_xattrs
 
 # A larger file that changed while it was read is not sent a second time.
 _READ_AGAIN_BYTES = 64 * 2**20
 _IS_PRIVATE = "is private to this program"
+# Why an entry is not stored.
+_UNREADABLE, _PRIVATE, _VANISHED = range(3)
+_ZEROS = "zeros stand for what could not be read"
+_WITHOUT_XATTRS = "stored without extended attributes"
+_BARE = f"{_WITHOUT_XATTRS}, which could not be carried over"
+_AS_FIRST = "its last version was kept, as of the file that it is a hardlink to"
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
 class WriteTotals:
-    """What was written: regular files, their content bytes, entries of any kind."""
+    """What was written: regular files, their content bytes, entries of any kind; and of the files
+    those that are not whole, and those that are of an earlier run."""
 
     files: int = 0
     raw_bytes: int = 0
     entries: int = 0
+    torn: int = 0
+    carried: int = 0
 
 
 class EntryJournal(Protocol):
@@ -51,13 +73,16 @@ class EntryJournal(Protocol):
 class _Attempt(NamedTuple):
     """One try to store a file: its entry, if one was stored, and what is wrong, if anything.
 
-    `reason` is about its content, `trouble` about its extended attributes.
+    `reason` is about its content, `trouble` about its extended attributes, `error` why it could
+    not be opened; `is_failed`: the system could not read all of it.
     """
 
     entry: Entry | None
     reason: str
     is_worth_another: bool = True
     trouble: str = ""
+    error: OSError | None = None
+    is_failed: bool = False
 
 
 class EntryWriter:
@@ -65,12 +90,15 @@ class EntryWriter:
 
     Args:
         builder: takes the tar bytes.
-        report: called with (path, reason) for each file that is not stored whole.
+        report: told of each file that is not stored whole.
         progress: told about bytes and files.
         root: descriptor of the folder that the entries' paths are relative to.
-        reuse: what is kept of the last archive, and `earlier`, all that it holds.
+        reuse: what is kept of the last archive, and `earlier`, all that it holds, or that the
+            one before a full run does.
         journal: told of every entry that is written.
         private: what is left out, though the walk met it.
+        holder: name of the archive before, which has what cannot be read here; `is_holder_known`:
+            whether its entries are known, so that one without an earlier entry is not in it.
 
     Attributes:
         left_out: paths of files that were private.
@@ -79,14 +107,18 @@ class EntryWriter:
     def __init__(
         self,
         builder: ArchiveBuilder,
-        report: Callable[[str, str], None],
+        report: Callable[[Problem], None],
         progress: Progress,
         root: int,
         reuse: Reuse = NO_REUSE,
         earlier: Earlier | None = None,
         journal: EntryJournal | None = None,
         private: Private = NOTHING_PRIVATE,
+        *,
+        holder: str = "",
+        is_holder_known: bool = True,
     ) -> None:
+        self._holder, self._is_holder_known = holder, is_holder_known
         self._private = private
         self.left_out: list[str] = []
         self._journal = journal
@@ -96,8 +128,13 @@ class EntryWriter:
         self._report = report
         self._progress = progress
         self._folders = FolderStack(root, _FOLDER_TO_READ)
-        # Why the entry that was tried last is not stored.
-        self._failure = ""
+        # Why the entry that was tried last is not stored, and of what kind that is.
+        self._failure, self._failure_kind = "", _UNREADABLE
+        # Whether it has an earlier version that is better than one padded with zeros, and whether
+        # some of it is in the archive all the same.
+        self._has_version = self._was_begun = False
+        # Files that keep an earlier version, by the hash of their path.
+        self._carried: set[int] = set()
         # First links that did not become what the walk saw, by the hash of their path, which has a
         # secret key -> the link stored in their place.
         self._broken_links: dict[int, str | None] = {}
@@ -176,10 +213,11 @@ class EntryWriter:
                 yield self._write_last(folder)
 
     def _write_last(self, entry: Entry) -> bytes:
-        written = self._write(entry, ())
+        self._has_version = False
+        written = self._carry_over(entry) if entry.carried else self._write(entry, ())
         self._progress.advance(0, 1)
         if written is None:
-            self._report(entry.name, self._failure)
+            self._tell_failure(entry)
             return NO_LINE
         self._count(written)
         return encode_line(written)
@@ -212,38 +250,131 @@ class EntryWriter:
         if written.type == "file":
             self.totals.files += 1
             self.totals.raw_bytes += written.size
+        if written.torn:
+            self.totals.torn += 1
+        if written.carried and written.type in ("file", "hardlink"):
+            self.totals.carried += 1
 
     def _write_anew(self, plan: PlannedEntry) -> Entry | None:
-        path, old = plan.entry.name, plan.entry if plan.is_same else plan.old
+        entry, old = plan.entry, plan.entry if plan.is_same else plan.old
         stale = self._reuse.stale_after(old) if old is not None else ()
-        written = self._write(plan.entry, self._known_pieces(plan.entry, old))
+        self._was_begun = False
+        if plan.is_same and entry.carried:
+            return self._keep_last_version(entry, stale)
+        self._has_version = self._earlier is not None and _is_better(old)
+        written = self._write(entry, self._known_pieces(entry, old))
         if written is not None:
             written.stale = stale
-        elif old is None or old.type != "file":
-            self._tell_failure(path, "")
+        elif old is None or not self._may_replace(old):
+            self._tell_failure(entry)
+        elif self._failure_kind == _PRIVATE:
+            self._tell_failure(entry)
+            return self._keep_last_version(old, stale) if self._earlier else None
+        elif self._earlier is None:
+            self._tell_lost(old, self._failure, self._holder)
         else:
             # An entry of this path may be in a kept chunk, and tar would bring it back.
-            self._tell_failure(path, "; the version of the backup before was kept")
-            return self._keep_last_version(old, stale)
+            return self._keep_last_version(old, stale, self._failure)
         return written
 
-    def _tell_failure(self, path: str, what_then: str) -> None:
-        if self._failure == _IS_PRIVATE:
-            self.left_out.append(path)
-        else:
-            self._report(path, self._failure + what_then)
+    def _may_replace(self, old: Entry) -> bool:
+        """Whether an earlier entry may take the place of the one that could not be stored. A file
+        must, even if it is gone: a kept chunk may hold an older one, which tar would bring back."""
+        return old.type == "file" or self._failure_kind == _UNREADABLE
 
-    def _keep_last_version(self, old: Entry, stale: tuple[int, ...]) -> Entry:
-        if not is_large(old) and self._reuse.keeps(old):
-            return self._reuse.move(old)
-        assert self._earlier is not None
-        old.chunk, old.offset = self._earlier.carry_over(self._builder, old)
-        old.stale = stale
+    def _tell_failure(self, entry: Entry) -> None:
+        path = entry.name
+        if self._failure_kind == _PRIVATE:
+            self.left_out.append(path)
+        elif self._failure_kind == _VANISHED:
+            self._report(Problem(printable(path), self._failure, "vanished"))
+        else:
+            self._tell_lost(entry, self._failure, "" if self._is_holder_known else self._holder)
+
+    def _tell_lost(self, entry: Entry, why: str, holder: str = "") -> None:
+        """Report what is not in the archive at all.
+
+        Args:
+            holder: the archive that has its last version, or "".
+        """
+        then = f"; {holder} still has its last version" if holder else ""
+        path = printable(entry.name)
+        self._report(Problem(path, why + then, bytes=entry.size, last_whole=holder))
+
+    def _keep_last_version(self, old: Entry, stale: tuple[int, ...], why: str = "") -> Entry | None:
+        """Store an entry as the archive before has it.
+
+        Args:
+            stale: the kept chunks that hold an entry of this path.
+            why: what to report; "" if that was done.
+        """
+        if self._earlier is not None:
+            carry_entry(old, self._earlier.started_at)
+        kept: Entry | None
+        if not is_large(old) and not self._was_begun and self._reuse.keeps(old):
+            kept = self._reuse.move(old)
+        else:
+            kept = self._carry_over(old, may_fail=not stale, why=why)
+            if kept is None:
+                return None
+            kept.stale = stale
+        if kept.nlink > 1:
+            self._carried.add(hash(kept.name))
+        if why:
+            self._report(
+                Problem(
+                    printable(kept.name),
+                    f"{why}; the version of {kept.carried[:10]} was kept",
+                    "carried",
+                    bytes=kept.size,
+                    carried_from=kept.carried,
+                )
+            )
+        return kept
+
+    def _carry_over(self, old: Entry, *, may_fail: bool = True, why: str = "") -> Entry | None:
+        """Append an entry as the archive before has it. None, and told of, where that cannot be.
+
+        Args:
+            may_fail: whether the archive may do without it: nothing of this path is in it.
+        """
+        if old.type == "hardlink":
+            return self._carry_hardlink(old)
+        if old.type != "file" and not old.xattrs:
+            old.stale = ()
+            return self._add_headers(old, encode_headers(member_of(old, {})))
+        earlier = self._earlier
+        assert earlier is not None
+        lacks: tuple[type[BackupError], ...] = earlier.may_lack if may_fail else ()
+        try:
+            old.chunk, old.offset = earlier.carry_over(self._builder, old)
+        except lacks as error:
+            if old.type == "dir":
+                self._report(
+                    Problem(printable(old.name), f"{_BARE}: {one_line(str(error))}", "torn")
+                )
+                old.xattrs, old.torn = "", STRIPPED
+                return self._add_headers(old, encode_headers(member_of(old, {})))
+            if why and self._failure_kind == _VANISHED:
+                self._report(Problem(printable(old.name), why, "vanished"))
+            else:
+                self._tell_lost(old, why or one_line(str(error)), self._holder)
+            return None
+        old.stale = ()
         return old
+
+    def _carry_hardlink(self, old: Entry) -> Entry | None:
+        if hash(old.link_name) in self._broken_links and hash(old.link_name) not in self._carried:
+            self._tell_lost(old, "the file that it is a hardlink to was replaced", self._holder)
+            return None
+        old.stale = ()
+        return self._add_headers(old, encode_headers(member_of(old, {})))
 
     def _known_pieces(self, entry: Entry, old: Entry | None) -> Sequence[int]:
         """The base's chunks that may hold the bytes of a large file, piece by piece."""
         if self._earlier is None:
+            return ()
+        if not self._reuse.moved:
             return ()
         base = self._earlier.base
         before = piece_numbers(old, base.chunks) if old and is_large(old) else ()
@@ -257,23 +388,28 @@ class EntryWriter:
         try:
             folder = self._folders.enter(parent)
         except OSError as error:
-            self._fail(entry, error)
-            return None
+            if entry.type in ("file", "hardlink") or error.errno in GONE:
+                self._fail(entry, error)
+                return None
+            # All else about it is known from the walk.
+            self._tell_of(entry, f"{_WITHOUT_XATTRS}: {explain(error)}", STRIPPED)
+            entry.xattrs = ""
+            return self._add_headers(entry, encode_headers(member_of(entry, {})))
         if entry.type == "file":
             return self._write_file(entry, folder, name, pieces)
         if entry.type == "hardlink":
             return self._write_hardlink(entry, folder, name)
         xattrs = read_xattrs(f"/proc/self/fd/{folder}/{name}")
         if xattrs.trouble:
-            self._tell_of(entry, xattrs.trouble)
+            self._tell_of(entry, xattrs.trouble, STRIPPED)
         entry.xattrs = hash_xattrs(xattrs.values)
         return self._add_headers(entry, encode_headers(member_of(entry, xattrs.values)))
 
-    def _tell_of(self, entry: Entry, trouble: str) -> None:
+    def _tell_of(self, entry: Entry, trouble: str, kind: str) -> None:
         """Report what an entry is stored without, with this run and with every one that follows
         until it is whole: no file has the ctime that it gets."""
-        self._report(entry.name, trouble)
-        entry.ctime_ns = 0
+        self._report(Problem(printable(entry.name), trouble, "torn", bytes=entry.size))
+        entry.ctime_ns, entry.torn = 0, kind
 
     def _add_headers(self, entry: Entry, headers: bytes) -> Entry:
         set_place(entry, self._builder.add_headers(headers), len(headers))
@@ -289,10 +425,17 @@ class EntryWriter:
             return None
         same_file = (status.st_ino, status.st_dev) == (entry.inode, entry.device)
         if stand_in is None or not same_file:
+            is_carried = same_file and hash(first) in self._carried
+            self._has_version |= is_carried
             written = self._write_file(entry, folder, name)
             if written is not None and stand_in is None and written.inode == entry.inode:
                 self._broken_links[hash(first)] = entry.name
-            return written
+            if written is not None or not is_carried:
+                return written
+            # Neither name gives the content: the first has its last version, and so has this one.
+            self._report(Problem(printable(entry.name), f"{self._failure}; {_AS_FIRST}", "carried"))
+            carry_entry(entry, self._earlier.started_at if self._earlier else "")
+            stand_in = first
         entry.link, entry.link_b64 = name_fields(stand_in)
         return self._add_headers(entry, encode_headers(member_of(entry, {})))
 
@@ -311,11 +454,14 @@ class EntryWriter:
             if again.entry is not None or attempt.entry is None:
                 attempt = again
         stored = attempt.entry
+        if stored is not None and attempt.is_failed and self._has_version:
+            stored = None  # what was begun is made up for by the earlier version behind it
         if stored is None:
-            self._failure = attempt.reason
+            self._note_failure(attempt.reason, attempt.error)
         elif attempt.reason or attempt.trouble:
-            troubles = filter(None, (attempt.reason, attempt.trouble))
-            self._tell_of(stored, "; ".join(troubles))
+            zeros = _ZEROS if attempt.is_failed else ""
+            troubles = filter(None, (attempt.reason, zeros, attempt.trouble))
+            self._tell_of(stored, "; ".join(troubles), stored.torn or STRIPPED)
         if stored is None or stored.inode != entry.inode:
             self._note_broken(entry)
         return stored
@@ -332,7 +478,7 @@ class EntryWriter:
         try:
             source = SourceFile(name, folder)
         except OSError as error:
-            return _Attempt(None, explain(error))
+            return _Attempt(None, explain(error), error=error)
         try:
             entry = entry_of(path, "file", source.status)
             xattrs = source.xattrs()
@@ -350,6 +496,7 @@ class EntryWriter:
             length = len(headers) + stored + padding_bytes(stored)
             if length > CHUNK_BYTES:
                 set_place(entry, self._builder.begin_large(headers), length)
+                self._was_begun = True
                 if self._journal is not None:
                     self._journal.begin_large(entry)
                 self._builder.add_pieces(stored, fill, pieces)
@@ -360,21 +507,42 @@ class EntryWriter:
                 fill(view[len(headers) : len(headers) + stored])
                 view[len(headers) + stored :] = bytes(length - len(headers) - stored)
                 reason = source.what_changed()
-                if reason and (not is_last_try or (source.failure and not source.read_bytes)):
+                is_hopeless = source.failure and (not source.read_bytes or self._has_version)
+                if reason and (not is_last_try or is_hopeless):
                     return _Attempt(None, reason)
                 set_place(entry, self._builder.take(length), length)
             entry.sha256, entry.sparse_sha256 = source.content_hashes()
-            return _Attempt(entry, reason, stored <= _READ_AGAIN_BYTES, xattrs.trouble)
+            if reason:
+                entry.torn = PADDED if source.is_padded else TORN
+            return _Attempt(
+                entry,
+                reason,
+                stored <= _READ_AGAIN_BYTES,
+                xattrs.trouble,
+                is_failed=bool(source.failure),
+            )
         finally:
             source.close()
 
     def _fail(self, entry: Entry, error: OSError) -> None:
-        self._failure = explain(error)
+        self._note_failure(explain(error), error)
         self._note_broken(entry)
+
+    def _note_failure(self, reason: str, error: OSError | None) -> None:
+        self._failure, self._failure_kind = reason, _UNREADABLE
+        if reason == _IS_PRIVATE:
+            self._failure_kind = _PRIVATE
+        elif error is not None and error.errno in GONE:
+            self._failure_kind = _VANISHED
 
     def _note_broken(self, entry: Entry) -> None:
         if entry.nlink > 1:  # else nothing is a link to it, and such files may be many
             self._broken_links[hash(entry.name)] = None
+
+
+def _is_better(old: Entry | None) -> bool:
+    """Whether an earlier entry is better than one of today padded with zeros."""
+    return old is not None and old.type == "file" and old.torn != PADDED
 
 
 def _feed(content: bytearray) -> Callable[[memoryview], None]:

@@ -21,7 +21,7 @@ from backup_tasks.progress import Progress
 from backup_tasks.store_place import note_place, open_profile_store
 from backup_tasks.stores.base import Store
 from backup_tasks.terminal import ask_passphrase
-from backup_tasks.text import one_line, printable
+from backup_tasks.text import one_line
 from backup_tasks.watch import Clock, Watch, watched
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.claim.claim_file import Claim
     from backup_tasks.claim.clock import Clocks
-    from backup_tasks.claim.keeper import ClaimKeeper, Standing
+    from backup_tasks.claim.keeper import ClaimKeeper
     from backup_tasks.neighbours import Neighbours
     from backup_tasks.prune import PruneReport
     from backup_tasks.signing import SigningKey
@@ -109,11 +109,13 @@ def run_backup_job(
     progress: Progress,
     *,
     full: bool = False,
+    accept_shrink: bool = False,
     take_over: bool = False,
 ) -> RunRecord:
     """Back up, then prune what retention no longer keeps; both or neither under one lock.
 
     Args:
+        accept_shrink: what the sources lost is meant to be gone.
         take_over: make the store this profile's, whosever it was.
 
     A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
@@ -122,6 +124,7 @@ def run_backup_job(
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.clocks import read_clocks
     from backup_tasks.key_check import ProvenKeys, refuse_unproven
+    from backup_tasks.writeback import read_margin_ns
 
     with (
         journaled("backup", profile_name, paths, clock, exclusive=True, mailed=True) as job,
@@ -140,6 +143,8 @@ def run_backup_job(
             clock=clock,
             progress=progress,
             full=full,
+            margin_ns=read_margin_ns(),
+            accept_shrink=accept_shrink,
             keeper=keeper,
             take_over=take_over,
             clocks=clocks,
@@ -157,10 +162,21 @@ def run_backup_plan_job(
     from backup_tasks.backup import run_backup_plan
     from backup_tasks.backup_run import BackupRun
     from backup_tasks.key_check import ProvenKeys, why_unproven
+    from backup_tasks.writeback import read_margin_ns
 
-    _look_at_claim(job, take_over=take_over)
+    keeper = _look_at_claim(job, take_over=take_over)
     started_at = job.record.started_at
-    run = BackupRun(job.profile, job.store, job.paths, started_at, job.clock, progress, full)
+    run = BackupRun(
+        job.profile,
+        job.store,
+        job.paths,
+        started_at,
+        job.clock,
+        progress,
+        full,
+        read_margin_ns(),
+        keeper=keeper,
+    )
     plan = run_backup_plan(run, job.record.host)
     return dataclasses.replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
 
@@ -175,18 +191,22 @@ def open_keeper(job: Job) -> ClaimKeeper:
     return ClaimKeeper(job.store, job.paths.state, name, hash_machine(), job.record.started_at)
 
 
-def _look_at_claim(job: Job, *, take_over: bool = False) -> Standing:
+def _look_at_claim(job: Job, *, take_over: bool = False) -> ClaimKeeper:
     """What may be done in the store; writes nothing. Raises ClaimRefused."""
     keeper, key, around = _claim_parts(job)
-    return keeper.open(key, around, take_over=take_over, writes=False)
+    keeper.open(key, around, take_over=take_over, writes=False)
+    return keeper
 
 
-def read_claim(job: Job) -> Claim | None:
+def read_claim(job: Job, keeper: ClaimKeeper | None = None) -> Claim | None:
     """The store's claim, where its word counts for this profile on this machine.
 
     Warns of one that is none.
+
+    Args:
+        keeper: reads it, for who wants to know more of it.
     """
-    keeper, key, around = _claim_parts(job, needs_key=False)
+    keeper, key, around = _claim_parts(job, keeper, needs_key=False)
     claim = keeper.read_believed(key, around)
     if keeper.trouble:
         warn(job.record, keeper.trouble)
@@ -194,12 +214,12 @@ def read_claim(job: Job) -> Claim | None:
 
 
 def _claim_parts(
-    job: Job, *, needs_key: bool = True
+    job: Job, keeper: ClaimKeeper | None = None, *, needs_key: bool = True
 ) -> tuple[ClaimKeeper, SigningKey | None, Neighbours]:
     from backup_tasks.neighbours import Neighbours
     from backup_tasks.signing_key import read_own_key
 
-    keeper, key = open_keeper(job), None
+    keeper, key = keeper or open_keeper(job), None
     try:
         key = read_own_key(job.paths.state)
     except BackupError:
@@ -228,6 +248,7 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
     from backup_tasks.clocks import read_clocks, tell_clocks
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
+    from backup_tasks.prune_guard import find_guard
 
     profile, store, state, record = job.profile, job.store, job.paths.state, job.record
     clocks = read_clocks(store, job.clock)
@@ -245,20 +266,44 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
     census.look_at_all()
     census.save()
     tell_clocks(clocks, census, record, deletes=profile.retention.is_set)
+    guard = find_guard(profile, store, state, census, keeper.found_hold)
+    hold_back(record, guard.unpruned)
     dry_run = dry_run or bool(record.unpruned)
-    return run_prune(profile, store, census, job.clock(), dry_run=dry_run)
+    done = run_prune(profile, store, census, job.clock(), dry_run=dry_run, protected=guard.keep)
+    record.pruned = list(done.deleted)
+    return done
 
 
-def accepted_for_reading(job: Job) -> Accepted:
-    """Whose backups count for a task that only reads, by the claim if its word counts here."""
+def tell_hold_of(job: Job, keeper: ClaimKeeper) -> str:
+    """Why nothing is deleted, if a hold stands, in one line; else "".
+
+    Args:
+        keeper: has read the claim.
+    """
+    from backup_tasks.claim.hold_note import SourcesMemory
+    from backup_tasks.prune_guard import tell_hold
+    from backup_tasks.state import state_key
+
+    key = state_key(job.profile.name, job.store.url)
+    note = SourcesMemory(job.paths.state, key).read()
+    return tell_hold(job.profile, note, keeper.found_hold)
+
+
+def accepted_for_reading(job: Job, keeper: ClaimKeeper | None = None) -> Accepted:
+    """Whose backups count for a task that only reads: the claim says it, if its word counts here.
+
+    Args:
+        keeper: of the store's claim, for who wants to know more of it; it is read here.
+    """
     from backup_tasks.accepted import whose_count
 
-    return whose_count(job.profile, job.paths.state, job.record.host, read_claim(job))
+    return whose_count(job.profile, job.paths.state, job.record.host, read_claim(job, keeper))
 
 
 def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
     from backup_tasks.clocks import tell_clocks
     from backup_tasks.prune import PruneIncomplete, run_prune
+    from backup_tasks.prune_guard import find_guard, why_nothing_is_pruned
 
     record, deletes = job.record, job.profile.retention.is_set
     try:
@@ -267,16 +312,20 @@ def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
         record.warnings.append(f"prune: {one_line(str(error))}")
         return
     tell_clocks(clocks, census, record, deletes=deletes)
-    if record.unpruned or not deletes:
+    if not deletes:
         return
-    sources = {printable(source) for source in job.profile.backup.sources}
-    if missing := [problem.path for problem in record.problems if problem.path in sources]:
-        # Perhaps a disk is not mounted: then only older backups hold what is on it.
-        named = ", ".join(missing)
-        record.warnings.append(f"nothing was pruned, because a source is missing: {named}")
+    if not record.unpruned:
+        hold_back(record, why_nothing_is_pruned(record.problems))
+    of_claim = run.keeper.found_hold if run.keeper is not None else None
+    guard = find_guard(job.profile, job.store, job.paths.state, census, of_claim)
+    if not record.unpruned:
+        hold_back(record, guard.unpruned)
+    if record.unpruned:
         return
     try:
-        done = run_prune(job.profile, job.store, census, job.clock(), dry_run=False)
+        done = run_prune(
+            job.profile, job.store, census, job.clock(), dry_run=False, protected=guard.keep
+        )
         record.pruned = list(done.deleted)
     except BackupError as error:
         if isinstance(error, PruneIncomplete):

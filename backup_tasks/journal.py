@@ -14,10 +14,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from backup_tasks.errors import TrustError
 from backup_tasks.paths import Paths, make_private
+from backup_tasks.problems import Problem as Problem
+from backup_tasks.problems import ProblemKind as ProblemKind
+from backup_tasks.problems import summarize
 from backup_tasks.text import one_line, printable
 from backup_tasks.trust import trusted_folder
 from backup_tasks.units import render_bytes, render_count, render_seconds
@@ -35,14 +38,6 @@ _LEVELS: dict[Result, int] = {
 }
 _LOGGED_PROBLEMS = 5
 _RECORDED_PROBLEMS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One source file that was not stored whole: its path, fit to print, and the reason."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +66,9 @@ class RunRecord:
         sockets: number of sockets met, which exist only while a program listens, and are
             not stored.
         problems: every source file that was not stored whole.
+        torn, carried, unreadable: of all problems of that kind ("missing" counts as unreadable),
+            the files; carried_bytes, unreadable_bytes: their content as the backup before had it.
+        needed_backups: names of backups that hold what this one could neither read nor carry over.
         error: what the operator was told, or "".
         warnings: what went wrong beside the task itself, such as a prune after a good backup.
         unpruned: why nothing was deleted, or would have been, one reason each; a run that has
@@ -95,6 +93,12 @@ class RunRecord:
     files: int = 0
     sockets: int = 0
     problems: list[Problem] = field(default_factory=list)
+    torn: int = 0
+    carried: int = 0
+    carried_bytes: int = 0
+    unreadable: int = 0
+    unreadable_bytes: int = 0
+    needed_backups: list[str] = field(default_factory=list)
     pruned: list[str] = field(default_factory=list)
     error: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -102,6 +106,40 @@ class RunRecord:
     outcome: str = ""
     evidence: list[str] = field(default_factory=list)
     notifications: list[Notification] = field(default_factory=list)
+
+    def add_problem(self, problem: Problem, most: int = 0) -> None:
+        """Count a problem, and note it.
+
+        Args:
+            most: how many are noted as they are; of further ones, only that there is one more. 0:
+                all of them. What concerns a source is always noted.
+        """
+        if problem.kind == "torn":
+            self.torn += problem.files
+        elif problem.kind == "carried":
+            self.carried += problem.files
+            self.carried_bytes += problem.bytes
+        elif problem.kind in ("unreadable", "missing"):
+            self.unreadable += problem.files
+            self.unreadable_bytes += problem.bytes
+        if problem.last_whole and problem.last_whole not in self.needed_backups:
+            self.needed_backups.append(problem.last_whole)
+        is_noted = not most or len(self.problems) < most or problem.is_source
+        self.problems.append(problem if is_noted else _ONE_MORE[problem.kind])
+
+    def forget_problems(self) -> None:
+        """Begin anew, as a run does that has to send everything after all."""
+        self.problems.clear()
+        self.needed_backups.clear()
+        self.torn = self.carried = self.carried_bytes = 0
+        self.unreadable = self.unreadable_bytes = 0
+
+
+# One object for each kind, so that any number of them takes no memory.
+_ONE_MORE = {
+    kind: Problem("(one more file)", "not named: there are too many to name all", kind)
+    for kind in get_args(ProblemKind)
+}
 
 
 def open_log(paths: Paths) -> logging.Logger:
@@ -142,7 +180,7 @@ def render_result(record: RunRecord) -> str:
         figures = f"{_render_figures(record)}, " if record.outcome else ""
         text = f"{what}:{subject} {record.outcome or 'done'} ({figures}{duration})"
     if record.result == "incomplete" and record.problems:
-        text += "; " + _render_problems(record.problems)
+        text += "; " + _render_problems(record)
     for reason in record.unpruned:
         text += f"; nothing is deleted: {reason}"
     for warning in record.warnings:
@@ -214,11 +252,18 @@ def _parse_record(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _render_problems(problems: list[Problem]) -> str:
+def summarize_problems(record: RunRecord) -> str:
+    """What became of the files that were not stored whole, in figures."""
+    count = len(record.problems)
+    return summarize(record.torn, record.carried, record.unreadable, count, record.carried_bytes)
+
+
+def _render_problems(record: RunRecord) -> str:
+    problems = record.problems
     shown = [f"{problem.path}: {problem.reason}" for problem in problems[:_LOGGED_PROBLEMS]]
     if len(problems) > _LOGGED_PROBLEMS:
         shown.append(f"and {len(problems) - _LOGGED_PROBLEMS:,} more")
-    return f"{render_count(len(problems), 'file')} missing: {'; '.join(shown)}"
+    return f"{summarize_problems(record)}: {'; '.join(shown)}"
 
 
 def _utc(moment: datetime) -> str:

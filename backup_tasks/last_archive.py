@@ -22,18 +22,18 @@ from backup_tasks.errors import (
 )
 from backup_tasks.footer import Footer
 from backup_tasks.identities import Keyring
-from backup_tasks.manifest import Header, PlacedEntry
+from backup_tasks.manifest import PlacedEntry
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen
-from backup_tasks.plan import CTIME_MARGIN_NS
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_header, read_manifest
 from backup_tasks.signing import SigningKey, render_public_key
 from backup_tasks.state import read_note, write_note
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import one_line, printable
+from backup_tasks.writeback import LEAST_MARGIN_NS
 
 # How many of our archives are tried, and how many archives are looked at to find them among
 # those of others, before everything is read anew.
@@ -64,7 +64,7 @@ class LastArchive:
     Attributes:
         index: its entries.
         name: the archive's, "" if there are only chunks of interrupted runs.
-        started_at, full_at: as in its manifest's header.
+        started_at, full_at, recipients, needed: as in its manifest's header.
         settled_before_ns: ctimes older than this cannot hide a later change.
     """
 
@@ -74,15 +74,21 @@ class LastArchive:
     started_at: str
     full_at: str
     settled_before_ns: int
+    recipients: Sequence[str] = ()
+    needed: Sequence[str] = ()
 
     def close(self) -> None:
         """Free the index."""
         self.index.close()
 
 
-def settled_before_ns(started_at: str) -> int:
-    """What `LastArchive` says of ctimes, for a run that started then (ISO 8601)."""
-    return int(datetime.fromisoformat(started_at).timestamp()) * 10**9 - CTIME_MARGIN_NS
+def settled_before_ns(started_at: str, margin_ns: int) -> int:
+    """What `LastArchive` says of ctimes, for a run that started then (ISO 8601).
+
+    Args:
+        margin_ns: how long after its ctime a file may still be written to unseen.
+    """
+    return int(datetime.fromisoformat(started_at).timestamp()) * 10**9 - margin_ns
 
 
 def find_last_archive(
@@ -95,6 +101,7 @@ def find_last_archive(
     host: str,
     now: datetime,
     keys: Keyring,
+    margin_ns: int = LEAST_MARGIN_NS,
 ) -> tuple[LastArchive | None, str]:
     """The newest archive of this profile and host that chunks can be kept of.
 
@@ -104,6 +111,7 @@ def find_last_archive(
     Args:
         census: what the store holds, looked at as far as it is worth.
         keys: open encrypted archives whose manifest is not kept here; a backup has them seldom.
+        margin_ns: as in `settled_before_ns`.
 
     Returns:
         The archive, or None; and in words what is wrong with newer ones, or why everything is
@@ -116,6 +124,29 @@ def find_last_archive(
         return None, "the store cannot copy on its own side"
     if why := _why_begin_anew(census):
         return None, why
+    last, why = find_before(profile, store, census, cache, seen, own_key, host, keys, margin_ns)
+    if last is None:
+        return None, why
+    reason = _why_not_for(last.recipients, profile.recipients)
+    if reason := reason or _why_full_is_due(last.full_at, profile.backup.full_every, now):
+        last.close()
+        return None, reason
+    return last, why
+
+
+def find_before(
+    profile: Profile,
+    store: Store,
+    census: Census,
+    cache: ManifestCache,
+    seen: NewestSeen,
+    own_key: SigningKey | None,
+    host: str,
+    keys: Keyring,
+    margin_ns: int = LEAST_MARGIN_NS,
+) -> tuple[LastArchive | None, str]:
+    """As `find_last_archive`, but whatever would have everything read anew: a full run may still
+    have to carry over from it what it cannot read."""
     candidates, troubles = _newest_first(census, store, cache)
     most_troubles = len(troubles) + _TRIES
     locked = ""
@@ -140,12 +171,7 @@ def find_last_archive(
             if len(troubles) == most_troubles:
                 break
             continue
-        header = manifest.header
-        why = _why_not_for(header.recipients, profile.recipients)
-        if why := why or _why_full_is_due(header, profile.backup.full_every, now):
-            manifest.close()
-            return None, why
-        return _to_build_on(stored, manifest), "; ".join(troubles)
+        return _to_build_on(stored, manifest, margin_ns), "; ".join(troubles)
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
 
 
@@ -181,7 +207,7 @@ def _newest_first(
     return candidates[:_LOOK_BACK], troubles
 
 
-def _to_build_on(stored: StoredObject, manifest: Manifest) -> LastArchive:
+def _to_build_on(stored: StoredObject, manifest: Manifest, margin_ns: int) -> LastArchive:
     header = manifest.header
     return LastArchive(
         base=Base([(0, stored)], manifest.chunks),
@@ -189,7 +215,9 @@ def _to_build_on(stored: StoredObject, manifest: Manifest) -> LastArchive:
         name=stored.name,
         started_at=header.started_at,
         full_at=header.full_at,
-        settled_before_ns=settled_before_ns(header.started_at),
+        settled_before_ns=settled_before_ns(header.started_at, margin_ns),
+        recipients=header.recipients,
+        needed=header.needed_backups,
     )
 
 
@@ -253,9 +281,9 @@ def _check_signed(footer: Footer | None, own_key: SigningKey | None) -> None:
         raise ArchiveError("its signature is wrong")
 
 
-def _why_full_is_due(header: Header, full_every: timedelta, now: datetime) -> str:
+def _why_full_is_due(last_full_at: str, full_every: timedelta, now: datetime) -> str:
     try:
-        full_at = datetime.fromisoformat(header.full_at)
+        full_at = datetime.fromisoformat(last_full_at)
     except ValueError:
         return "the last archive does not say when everything was last read"
     if is_ahead(full_at, now):

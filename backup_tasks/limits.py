@@ -13,8 +13,8 @@ stored without what breaks it, and named. Otherwise one file would make a whole 
     a line of the manifest     beyond LINE_BYTES          PATH_BYTES for path and link
     a place in the manifest    beyond 256 GiB             ALL_LONG_PATHS_BYTES
     the manifest unpacked      beyond most_manifest_bytes WRITTEN_RATIO, of each piece of it
-    the manifest's first line  what HEADER_PROBE_BYTES of SOURCES_BYTES for the sources
-                               stored bytes do not show
+    the manifest's first line  what HEADER_PROBE_BYTES of SOURCES_BYTES for the sources,
+                               stored bytes do not show   COUNTED_SOURCES, MOUNTS_BYTES
     the time of a folder       what no 64 bits hold       OLDEST_NS to NEWEST_NS
     or link
     holes hashed as zeros      beyond HOLES_LIMIT         SPARSE_FROM_BYTES
@@ -95,6 +95,9 @@ HEADER_RAW_BYTES = 2**20
 END_BYTES = 64 * 2**10
 # Of the first line, the sources: with them it shows in the probe even if it does not shrink.
 SOURCES_BYTES = 24 * 2**10
+# Of the same line, what lay below the first sources (some 40 bytes each), and mount points.
+COUNTED_SOURCES = 200
+MOUNTS_BYTES = 8 * 2**10
 
 # --- Answers of S3 ---
 

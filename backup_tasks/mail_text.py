@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import NotifyError
-from backup_tasks.journal import Problem, Result, RunRecord
+from backup_tasks.journal import Problem, Result, RunRecord, summarize_problems
 from backup_tasks.naming import ENCRYPTED_SUFFIX, render_backup_id
 from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count, render_seconds
@@ -152,7 +152,7 @@ def _render_outcome(record: RunRecord) -> str:
     if record.result == "failure":
         return "FAILED"
     if record.result == "incomplete" and record.problems:
-        return f"done, {render_count(len(record.problems), 'file')} missing"
+        return f"done, {summarize_problems(record)}"
     if record.task in _LOOKS:
         return f"passed, {render_count(record.files, 'file')} {_LOOKS[record.task]}"
     size = f", {render_bytes(record.archive_bytes)}" if record.archive else ""

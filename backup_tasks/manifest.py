@@ -19,7 +19,21 @@ from backup_tasks.limits import LEAST_ENTRY_BYTES, PACKED_BYTES
 MANIFEST_PATH = ".backup/manifest.jsonl"
 # A pax header with its one block of records, and the ustar header.
 USUAL_HEADER_BYTES = 1536
+# What `Entry.torn` says. A reader takes any other text for one more way of not being whole.
+TORN = "torn"  # it changed while it was read, or said a wrong size
+PADDED = "padded"  # zeros stand for what could not be read, or was cut off meanwhile
+STRIPPED = "stripped"  # its content is whole; some of its extended attributes are missing
 EntryType = Literal["file", "dir", "symlink", "hardlink", "fifo", "char", "block"]
+
+
+class SourceCount(msgspec.Struct, frozen=True):
+    """What lay below one source: entries of any kind, and content bytes of its files.
+
+    The holes of files with many are not counted: they are no content, and anybody may make more.
+    """
+
+    entries: int
+    bytes: int
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,11 +45,21 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         entries, files: numbers; raw_bytes: content bytes of the files.
         chunks, chunk_bytes: number and stored bytes of the chunks listed.
         problems: how many source files could not be stored whole.
+        torn, carried, unreadable: of these, files stored torn or padded; files of an earlier day,
+            because they could not be read; files of which this archive holds nothing.
+        needed_backups: names of archives that hold what this one lacks.
         copied_from: the archive whose chunks were copied, or "".
         copied_bytes: stored bytes that were copied from it.
         full_at: start of the last run that read every file, as `started_at`.
         recipients: the public keys that the chunks are encrypted for, sorted; none if plain.
         name: the archive's own, or "" in one that is older than this key.
+        needed_backups: names of archives that hold what this one lacks.
+        source_counts: what lay below the first sources, in their order; None below one that was
+            missing.
+        mounts: mount points at and below the sources whose content is here, as `mount_points`
+            writes them.
+        rules: a hash of what the profile left out; another one says that it was changed.
+        alarms: reasons why this backup is not to be compared with, as for what was lost since.
     """
 
     format: int
@@ -56,6 +80,14 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     full_at: str = ""
     recipients: tuple[str, ...] = ()
     name: str = ""
+    torn: int = 0
+    carried: int = 0
+    unreadable: int = 0
+    needed_backups: tuple[str, ...] = ()
+    source_counts: tuple[SourceCount | None, ...] = ()
+    mounts: tuple[str, ...] = ()
+    rules: str = ""
+    alarms: int = 0
 
 
 class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -107,6 +139,9 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         xattrs: SHA-256 of its extended attributes as they stand in the pax header, hex.
         stale: other chunks that still hold an earlier entry of this path; tar lets the last
             one win, and the path's end must take those chunks with it.
+        torn: why the file is not whole: TORN, PADDED or STRIPPED; "" if it is.
+        carried: start of the run that read it last, as in a header, where a later one could not
+            and took this version over; "" if the run of its own archive read it.
     """
 
     path: str = ""
@@ -133,6 +168,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     nlink: int = 1
     xattrs: str = ""
     stale: tuple[int, ...] = ()
+    torn: str = ""
+    carried: str = ""
 
     @property
     def raw_span(self) -> int:
@@ -173,6 +210,17 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     def walk_key(self) -> bytes:
         """Sorts entries as the walk meets them: by the bytes of each name of the path."""
         return walk_key(self.name)
+
+
+def carry_entry(entry: Entry, started_at: str) -> None:
+    """Mark an entry as an earlier version: since when, if it was not one before. No file has the
+    ctime that it gets, so that it is read as soon as it can be.
+
+    Args:
+        started_at: of the archive that it is carried over from.
+    """
+    entry.carried = entry.carried or started_at
+    entry.ctime_ns = 0
 
 
 def walk_key(name: str) -> bytes:

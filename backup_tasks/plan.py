@@ -22,17 +22,14 @@ from backup_tasks.manifest import Chunk, Entry, PlacedEntry
 from backup_tasks.private import NOTHING_PRIVATE, Private
 from backup_tasks.runs import ChunkCosts, RunRules, choose_runs, runs_of
 
-# A file changed so shortly before it was stored may have changed once more within the
-# grain of the clock, unseen.
-CTIME_MARGIN_NS = 2 * 10**9
-
 
 class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
     """One entry of the walk with what the last archive knows of it.
 
     Attributes:
         entry: to be written, or, if `is_same`, as the last archive has it.
-        is_same: unchanged: kept, if its chunk is.
+        is_same: unchanged: kept, if its chunk is. Or it cannot be read, and is the last version,
+            as `entry.carried` says then.
         old: the file's earlier entry, if it changed.
         place, end: if not a letter of the last manifest's line needs to change, where that
             begins and ends there; else -1.
@@ -86,6 +83,8 @@ class Reuse:
 
     def stale_after(self, old: Entry) -> tuple[int, ...]:
         """The kept chunks in which an entry of this path stays behind when it is written anew."""
+        if not self.moved:
+            return ()
         held = {self.moved[c] for c in packed_chunks(old)}
         return tuple(sorted(number for number in held if number >= 0))
 
@@ -126,6 +125,8 @@ class ReusePlanner:
         is_same_content: asked when only inode or ctime differ, or ctime is too young:
             reads the file and says whether its tar entry would be the same bytes.
         private: what is not to be stored; a chunk that holds it is not kept.
+        blind: file systems, by `device`, on which no ctime tells of every change.
+        reads_all: nothing is kept; entries of before only tell what an earlier version is.
 
     Memory grows with the number of chunks and of hardlinked files, not of entries.
     """
@@ -136,7 +137,15 @@ class ReusePlanner:
         settled_before_ns: int,
         is_same_content: Callable[[Entry, Entry], bool],
         private: Private = NOTHING_PRIVATE,
+        *,
+        reads_all: bool = False,
+        blind: frozenset[int] = frozenset(),
     ) -> None:
+        self._reads_all, self._blind = reads_all, blind
+        if reads_all:
+            self._pair = self._pair_to_read  # type: ignore[method-assign,assignment]
+        elif blind:
+            self._is_exact = self._is_exact_and_seen  # type: ignore[method-assign]
         self._private, self._sizes_to_check = private, private.sizes
         self._chunks = chunks
         self._settled_before_ns = settled_before_ns
@@ -176,9 +185,12 @@ class ReusePlanner:
                 self._gone(old)
                 old, place, end = next(leaves, _NOTHING)
             if old is not None and is_met:
-                yield self._pair(entry, old, place, end)
+                if entry.carried:
+                    yield from self._carry(entry)
+                else:
+                    yield self._pair(entry, old, place, end)
                 old, place, end = next(leaves, _NOTHING)
-            else:
+            elif not entry.carried:
                 self.counts.new += 1
                 self._new_bytes += entry.raw_span
                 yield PlannedEntry(entry)
@@ -198,6 +210,16 @@ class ReusePlanner:
                     self._take_along(old, _LATE)
                 else:
                     yield placed
+
+    def _carry(self, old: Entry) -> Iterator[PlannedEntry]:
+        """An entry of before takes the place of what cannot be read now."""
+        if old.size in self._sizes_to_check and self._private.may_be_in(old):
+            self.counts.gone += 1
+            self._take_along(old)
+            return
+        if not self._reads_all:
+            self._count_same(old)
+        yield PlannedEntry(old, is_same=True)
 
     def _pair(self, entry: Entry, old: Entry, place: int, end: int) -> PlannedEntry:
         if old.size in self._sizes_to_check and self._private.may_be_in(old):
@@ -221,6 +243,10 @@ class ReusePlanner:
         self._take_along(old)
         return PlannedEntry(entry)
 
+    def _pair_to_read(self, entry: Entry, old: Entry, *_: int) -> PlannedEntry:
+        is_file = entry.type == old.type == "file"
+        return PlannedEntry(entry, old=old if is_file else None)
+
     def _count_same(self, same: Entry) -> None:
         self.counts.same += 1
         self._count_live(same)
@@ -243,9 +269,12 @@ class ReusePlanner:
             and entry.rdev == old.rdev
             and entry.nlink == old.nlink
             and not old.stale
-            and old.ctime_ns < self._settled_before_ns
+            and 0 < old.ctime_ns < self._settled_before_ns
             and not old.lacks_hash
         )
+
+    def _is_exact_and_seen(self, entry: Entry, old: Entry) -> bool:
+        return entry.device not in self._blind and ReusePlanner._is_exact(self, entry, old)
 
     def _same(self, entry: Entry, old: Entry) -> Entry | None:
         """The old entry if it still holds, with the inode and ctime of today."""
@@ -262,7 +291,8 @@ class ReusePlanner:
         is_settled = (
             entry.ctime_ns == old.ctime_ns
             and entry.inode == old.inode
-            and old.ctime_ns < self._settled_before_ns
+            and 0 < old.ctime_ns < self._settled_before_ns
+            and entry.device not in self._blind
         )
         if not is_settled:
             owner = (entry.mode, entry.uid, entry.gid, entry.user, entry.group)
@@ -272,7 +302,7 @@ class ReusePlanner:
             if entry.type != "hardlink" and not self._is_same_content(entry, old):
                 return None
         old.ctime_ns, old.inode, old.device = entry.ctime_ns, entry.inode, entry.device
-        old.nlink = entry.nlink
+        old.nlink, old.carried = entry.nlink, ""
         return old
 
     def _gone(self, old: Entry) -> None:
@@ -280,6 +310,8 @@ class ReusePlanner:
         self._take_along(old)
 
     def _take_along(self, old: Entry, why: int = _GONE) -> None:
+        if self._reads_all:
+            return
         for number in packed_chunks(old):
             self._must_go[number] |= why
 

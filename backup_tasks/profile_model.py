@@ -61,11 +61,21 @@ class BackupSettings(Settings):
         default=timedelta(days=30),
         description="How often every file is read again, however unchanged it looks.",
     )
+    shrink_limit: types.Share = Field(
+        default="50%",
+        description="How much of its entries or bytes a source may lose from one backup to the "
+        'next. After more, nothing is deleted until that is settled. "100%" allows everything.',
+    )
     timezone: types.ZoneName = Field(
         default="",
         description='The time zone of backup names and of days, such as "Europe/Stockholm". '
         "Empty means the machine's own.",
     )
+
+    @property
+    def shrink_share(self) -> float:
+        """`shrink_limit`, as 0 to 1."""
+        return int(self.shrink_limit.removesuffix("%")) / 100
 
     def rules_of_whole(self) -> Iterator[tuple[str, str]]:
         from backup_tasks.patterns import PathPatterns

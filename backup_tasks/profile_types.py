@@ -56,6 +56,13 @@ def _period(value: object) -> timedelta:
         raise ValueError(f'"{value}" is longer than time itself') from None
 
 
+def _share(text: str) -> str:
+    found = re.fullmatch(r"(\d{1,3})\s*%", text.strip())
+    if found is None or not 1 <= int(found[1]) <= 100:
+        raise ValueError('should be a share such as "50%", from "1%" to "100%"')
+    return f"{int(found[1])}%"
+
+
 def _whole_days(period: timedelta) -> timedelta:
     if period < timedelta(days=1) or period % timedelta(days=1):
         raise ValueError('should be whole days, at least "1d"; S3 counts nothing smaller')
@@ -282,6 +289,11 @@ Text = Annotated[str, AfterValidator(_printable)]
 ProfileName = Annotated[str, AfterValidator(_profile_name)]
 Period = Annotated[timedelta, BeforeValidator(_period), WithJsonSchema(_PERIOD_SCHEMA)]
 PositivePeriod = Annotated[Period, AfterValidator(_positive)]
+Share = Annotated[
+    str,
+    AfterValidator(_share),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}\s*%$", "examples": ["50%", "80%"]}),
+]
 WholeDays = Annotated[Period, AfterValidator(_whole_days)]
 OptionalName = Annotated[str, AfterValidator(_optional_name)]
 OptionalPath = Annotated[str, AfterValidator(_optional_path)]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backup_tasks.errors import RestoreError
-from backup_tasks.journal import RunRecord, render_result
+from backup_tasks.journal import RunRecord, render_result, summarize_problems
+from backup_tasks.problems import summarize
 from backup_tasks.terminal import print_table
 from backup_tasks.text import escaped, printable
 from backup_tasks.units import render_bytes, render_count, render_seconds
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from backup_tasks.drill_report import DrillReport
     from backup_tasks.lifecycle import LifecycleReport
     from backup_tasks.manifest import Entry
+    from backup_tasks.not_whole import NotWhole
     from backup_tasks.profile import ProfileSummary
     from backup_tasks.prune import PruneReport
     from backup_tasks.restore_request import RestoreReport
@@ -72,9 +74,11 @@ def render_missing(record: RunRecord) -> str:
     if more:
         shown.append(f"  and {more:,} more, in logs/runs.jsonl")
     lines = []
-    if shown:
-        missing = render_count(len(record.problems), "file")
-        lines = [f"{record.archive} is done, but without {missing}:", *shown]
+    if shown and (record.torn or record.carried):
+        lines = [f"{record.archive} is done, but not whole: {summarize_problems(record)}:", *shown]
+    elif shown:
+        files = render_count(record.unreadable or len(record.problems), "file")
+        lines = [f"{record.archive} is done, but without {files}:", *shown]
     if record.unpruned:
         lines += ["nothing is deleted:", *(f"  {reason}" for reason in record.unpruned)]
     return "\n".join(lines)
@@ -104,8 +108,11 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
         print(f"WARNING: {warning}", file=sys.stderr)
     if plan.refused:
         print(f"a backup would be refused: {plan.refused}", file=sys.stderr)
+    for alarm in plan.alarms:
+        print(f"nothing would be deleted: {alarm}", file=sys.stderr)
     for problem in plan.problems:
-        print(f"missing: {problem.path}: {problem.reason}", file=sys.stderr)
+        what = problem.kind if problem.kind in ("carried", "unstorable") else "missing"
+        print(f"{what}: {problem.path}: {problem.reason}", file=sys.stderr)
 
 
 def _reuse_lines(plan: BackupPlan) -> str:
@@ -148,7 +155,7 @@ def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
         if found.is_locked:
             result = _not_counted(found) or "encrypted"
         return (found.backup.id, age, size, "-", "-", "-", result)
-    result = f"{render_count(header.problems, 'file')} missing" if header.problems else "complete"
+    result = summarize(header.torn, header.carried, header.unreadable, header.problems)
     if header.name not in ("", found.backup.stored.name):
         result = f"another backup's bytes: those of {printable(header.name)}"
     result = _not_counted(found) or result
@@ -213,13 +220,16 @@ def print_entries(entries: Iterable[Entry], *, as_json: bool) -> None:
 
 
 def _entry_line(entry: Entry) -> str:
+    from backup_tasks.not_whole import explain_entry
+
     mode = stat.filemode(_TYPE_BITS[entry.type] | entry.mode)
     owner = f"{entry.user or entry.uid}/{entry.group or entry.gid}"
     when = _minute(entry.mtime_ns // 10**9)
     arrows = {"symlink": " -> ", "hardlink": " link to "}
     link = arrows[entry.type] + escaped(entry.link_name) if entry.type in arrows else ""
     size = render_bytes(entry.size) if entry.type == "file" else "-"
-    return f"{mode} {printable(owner):<15} {size:>7} {when} {escaped(entry.name)}{link}"
+    mark = f"  ({explain_entry(entry)})" if entry.torn or entry.carried else ""
+    return f"{mode} {printable(owner):<15} {size:>7} {when} {escaped(entry.name)}{link}{mark}"
 
 
 def _minute(seconds: int) -> str:
@@ -247,6 +257,7 @@ def print_restore(report: RestoreReport, *, as_json: bool) -> None:
                 "problems_total": done.lost,
                 "notes": sorted(done.notes),
                 "signature": report.proof.to_json(),
+                "not_whole": report.not_whole.to_json(),
             }
         )
         return
@@ -261,6 +272,9 @@ def print_restore(report: RestoreReport, *, as_json: bool) -> None:
         print(f"kept {done.kept:,} that were there already; --overwrite older or always replaces")
     for note in sorted(done.notes):
         print(f"note: {note}", file=sys.stderr)
+    if not report.not_whole.torn.count:  # else the end of the task tells of both
+        for line in report.not_whole.render():
+            print(line, file=sys.stderr)
 
 
 def print_verify(reports: Sequence[VerifyReport], *, as_json: bool) -> None:
@@ -281,7 +295,9 @@ def print_drill(report: DrillReport, *, as_json: bool) -> None:
     if as_json:
         print_json(drill_to_json(report))
         return
-    state = "drill failed" if report.failures else "drill passed"
+    state = "drill passed" if report.passed else "drill failed"
+    if not report.failures and not report.passed:
+        state = "drill restored what there is, but not every file was whole"
     print(f"{report.backup.id}: {state}")
     for line in render_drill(report):
         print(f"  {line}")
@@ -295,6 +311,11 @@ def unrestored(report: RestoreReport) -> RestoreError:
         shown.append(f"  and {lost - len(shown):,} more")
     head = f"{lost:,} of {report.entries:,} entries could not be restored:"
     return RestoreError("\n".join([head, *shown]))
+
+
+def render_torn(name: str, found: NotWhole) -> str:
+    """What a restore or a drill brought back that is not whole, for stderr."""
+    return "\n".join([f"{name}: {found.summary}:", *found.torn.render(), *found.carried.render()])
 
 
 def print_signing_key(key: SigningKey, file: Path, *, is_new: bool, as_json: bool) -> None:

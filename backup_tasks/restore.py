@@ -21,11 +21,12 @@ from backup_tasks.folders import allow_deep_folders
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.journal import RunRecord, warn
-from backup_tasks.manifest import Entry
+from backup_tasks.manifest import Entry, PlacedEntry
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.members import MemberStream, render_fetched_again
 from backup_tasks.naming import is_encrypted_name
 from backup_tasks.newest_seen import NewestSeen
+from backup_tasks.not_whole import NotWhole, note_torn
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.reader import find_fault_at_end, read_manifest
@@ -95,15 +96,21 @@ def _restore_ours(
             check_room(request.target, root, raw)
         return closing(read_chunks_apart(store, backup.stored, manifest.chunks, numbers, keys))
 
+    not_whole = NotWhole()
+    asked = None if wanted.are_all else WantedPaths(request.paths)
+
+    def passing(entries: Iterator[PlacedEntry]) -> Iterator[PlacedEntry]:
+        return not_whole.passing(manifest.header, entries, asked)
+
     numbers: Sequence[int] = range(len(manifest.chunks))
     with ExitStack() as opened:
         if wanted.are_all and root is not None:
             # Every chunk is needed, so the reading begins before it is known what lies where.
             chunks = opened.enter_context(read(numbers))
-            selection = opened.enter_context(closing(Selection(manifest, wanted)))
+            selection = opened.enter_context(closing(Selection(manifest, wanted, passing)))
             extracted = _write(backup, request, root, selection, chunks, progress)
         else:
-            selection = opened.enter_context(closing(Selection(manifest, wanted)))
+            selection = opened.enter_context(closing(Selection(manifest, wanted, passing)))
             wanted.check_all_met(backup.stored.name)
             numbers = selection.chunk_numbers()
             extracted = ExtractReport(files=selection.files, bytes=selection.bytes)
@@ -119,6 +126,7 @@ def _restore_ours(
         request.dry_run,
         proof,
         manifest.header,
+        not_whole=not_whole,
     )
 
 
@@ -282,4 +290,5 @@ def run_restore_job(
             f"{chosen.stored.name} is not encrypted, although backups of this profile are"
         )
     record.files, record.raw_bytes = report.extracted.files, report.extracted.bytes
+    note_torn(record, report.not_whole)
     return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast, get_args
 
@@ -12,6 +12,7 @@ from backup_tasks.catalog import Backup
 from backup_tasks.errors import UsageError
 from backup_tasks.extract_policy import ExtractPolicy, ExtractReport, Overwrite
 from backup_tasks.manifest import Header
+from backup_tasks.not_whole import NotWhole
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class RestoreReport:
     Attributes:
         fetched_bytes: stored bytes that the wanted entries need.
         proof: whose archive it is; header: its manifest's, None without one of ours.
+        not_whole: files among them that were not whole when the backup was made.
         fault_at_end: what is wrong behind the manifest, where no file depends on it, or "".
     """
 
@@ -113,3 +115,4 @@ class RestoreReport:
     proof: Proof
     header: Header | None = None
     fault_at_end: str = ""
+    not_whole: NotWhole = field(default_factory=NotWhole)

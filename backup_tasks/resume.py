@@ -24,6 +24,7 @@ from backup_tasks.plan import is_large, packed_chunks, piece_numbers
 from backup_tasks.spool import LineSpool
 from backup_tasks.staging import StagedRun, Staging
 from backup_tasks.stores.base import Store, StoredObject, Unfinished
+from backup_tasks.writeback import LEAST_MARGIN_NS
 
 # No file has it, so that an entry with it is compared by content.
 _NO_CTIME = -1
@@ -76,9 +77,13 @@ class Salvaged:
     stored: StoredObject
     chunks: Sequence[Chunk]
 
-    def entries(self, first_number: int) -> Iterator[Entry]:
-        """The entries that are there whole, with the chunks numbered from `first_number` on."""
-        settled_ns = settled_before_ns(self.staging.started_at)
+    def entries(self, first_number: int, margin_ns: int) -> Iterator[Entry]:
+        """The entries that are there whole, with the chunks numbered from `first_number` on.
+
+        Args:
+            margin_ns: as in `settled_before_ns`.
+        """
+        settled_ns = settled_before_ns(self.staging.started_at, margin_ns)
         for entry in self.run.entries():
             entry.chunk -= self.staging.first_chunk
             entry.stale = ()
@@ -159,7 +164,9 @@ def _sound_chunks(store: Store, run: StagedRun, stored: StoredObject) -> list[Ch
     return chunks
 
 
-def build_on(last: LastArchive | None, found: Sequence[Salvaged]) -> LastArchive:
+def build_on(
+    last: LastArchive | None, found: Sequence[Salvaged], margin_ns: int = LEAST_MARGIN_NS
+) -> LastArchive:
     """The last archive, if any, and what interrupted runs left, as one to build the next on.
 
     What those runs wrote they had read. So without a last archive the next one counts as full
@@ -168,14 +175,15 @@ def build_on(last: LastArchive | None, found: Sequence[Salvaged]) -> LastArchive
     Args:
         last: is used up: close what is returned instead.
         found: the earliest run first, at least one.
+        margin_ns: as in `settled_before_ns`.
     """
     before = [(last.base.objects[0][1], last.base.chunks)] if last else []
     base = join_bases([*before, *((run.stored, run.chunks) for run in found)])
     firsts = [first for first, _ in base.objects[len(before) :]]
     arrived: dict[str, Sequence[int]] = {}
-    entries: Iterator[Entry] = _leaves_of(last) if last else iter(())
+    entries: Iterator[Entry] = _entries_of(last) if last else iter(())
     for run, first in zip(found, firsts, strict=True):
-        entries = _merged(run.entries(first), entries)
+        entries = _merged(run.entries(first, margin_ns), entries)
         for path, numbers in run.pieces(first).items():
             arrived[path] = (*numbers, *arrived.get(path, ())[len(numbers) :])
     lines = LineSpool()
@@ -196,15 +204,16 @@ def build_on(last: LastArchive | None, found: Sequence[Salvaged]) -> LastArchive
         started_at=last.started_at if last else started_at,
         full_at=last.full_at if last else started_at,
         settled_before_ns=_ALWAYS_NS,
+        recipients=last.recipients if last else (),
+        needed=last.needed if last else (),
     )
 
 
-def _leaves_of(last: LastArchive) -> Iterator[Entry]:
+def _entries_of(last: LastArchive) -> Iterator[Entry]:
     for entry, _, _ in last.index.placed_entries():
-        if entry.type != "dir":
-            if entry.ctime_ns >= last.settled_before_ns:
-                entry.ctime_ns = _NO_CTIME
-            yield entry
+        if entry.type != "dir" and entry.ctime_ns >= last.settled_before_ns:
+            entry.ctime_ns = _NO_CTIME
+        yield entry
 
 
 def _merged(newer: Iterator[Entry], older: Iterator[Entry]) -> Iterator[Entry]:
@@ -237,6 +246,8 @@ def _one_path(new: Entry, old: Entry) -> Iterator[Entry]:
     """
     if new.type == old.type == "file":
         new.stale = tuple(sorted({*new.stale, *packed_chunks(old)}))
+        yield new
+    elif old.type == "dir":
         yield new
     else:
         yield new

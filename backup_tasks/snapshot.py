@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Protocol
 
 from backup_tasks.folder_names import sorted_names
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
@@ -25,12 +26,13 @@ from backup_tasks.limits import (
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
 from backup_tasks.path_spool import PathSpool
 from backup_tasks.patterns import PathPatterns
-from backup_tasks.sources import SourceNode
+from backup_tasks.sources import GONE, SourceNode
 from backup_tasks.stat_entry import entry_of
 
 # Stands in a folder's entry until its extended attributes are read: most have none, and are
 # then not opened a second time.
 UNREAD_XATTRS = "unread"
+_CLOSED = "what lies in it, and in any other such folder, is not stored"
 _NO_SUCH_TIME = "its time is not of the years 1677 to 2554; stored as the nearest that is"
 # Of a folder's names, so many are looked at as they are found.
 _LOOKED_AT = 2**12
@@ -55,6 +57,7 @@ class WalkRules:
         exclude_if_present: names whose presence excludes the folder that holds them.
         one_file_system: stay on the file system of each source.
         skip: paths that are left out whole, such as the folder that the archives lie in.
+        watched: folders of which the walk notes whether it went into them; nothing is left out.
     """
 
     excludes: PathPatterns
@@ -62,6 +65,7 @@ class WalkRules:
     exclude_if_present: tuple[str, ...] = ()
     one_file_system: bool = False
     skip: frozenset[str] = frozenset({MANIFEST_PATH})
+    watched: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -81,6 +85,52 @@ class _Level:
     statuses: dict[str, os.stat_result]
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A name that the walk came to and could not look at, or into.
+
+    Attributes:
+        path: of the name.
+        error: what the system said.
+        node: of the sources, if it is one, or lies on the way to some.
+        whole: all below it belongs to the backup, not just where `node` leads to.
+        is_limit: it lies deeper than this run can go.
+    """
+
+    path: str
+    error: OSError
+    node: SourceNode | None = None
+    whole: bool = True
+    is_limit: bool = False
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it is a source itself, or a folder on the way to one."""
+        return self.node is not None
+
+    def belongs(self, names: Sequence[str]) -> bool:
+        """Whether what these names below it lead to belongs to the backup."""
+        return self.whole or (self.node is not None and self.node.leads_to(names))
+
+    def is_named(self, names: Sequence[str]) -> bool:
+        """Whether these names lead to a source, or to a folder on the way to one."""
+        node = self.node
+        for name in names:
+            node = node.names.get(name) if node is not None else None
+        return node is not None
+
+
+class LastVersions(Protocol):
+    """Knows what an earlier backup has of what a walk cannot read."""
+
+    def of(self, unread: Unread) -> Iterator[Entry]:
+        """Report it; then the entries of the path and of all below it that take its place, in the
+        order of a walk, each with the `chunk` that it lies in. Asked in the order of a walk."""
+
+    def give_up(self) -> None:
+        """The entry that was given last cannot take its place after all."""
+
+
 class Walk:
     """One pass over the sources.
 
@@ -88,7 +138,8 @@ class Walk:
         tree: of `plan_sources`.
         rules: what is left out.
         report: called with (path, reason) for everything that should be there but cannot
-            be read.
+            be stored as it is.
+        last: asked for what cannot be read; without it that is reported too, and left out.
 
     Attributes:
         sockets: number of sockets met; they exist only while a program listens, and are
@@ -96,12 +147,22 @@ class Walk:
         marked: folders that a marker leaves out: how many; `marked_first` names the first ones.
         ignored_markers: paths of markers in a source's own folder. Whoever may write there could
             otherwise leave out the whole source.
+        entered: those of the watched folders whose whole content belongs to the backup, and whose
+            names could be read.
     """
 
     def __init__(
-        self, tree: SourceNode, rules: WalkRules, report: Callable[[str, str], None]
+        self,
+        tree: SourceNode,
+        rules: WalkRules,
+        report: Callable[[str, str], None],
+        last: LastVersions | None = None,
     ) -> None:
         self._tree = tree
+        self._last = last
+        # What could not be looked at just now, whose last version is to take its place.
+        self._unread: Unread | None = None
+        self._carried_links: dict[int, int] = {}
         self._rules = rules
         self._report = report
         # Of files with several names, which may be many and have long paths: what is `_one_file`
@@ -116,6 +177,7 @@ class Walk:
         self.marked = 0
         self.marked_first: list[str] = []
         self.ignored_markers: list[str] = []
+        self.entered: set[str] = set()
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
@@ -133,7 +195,10 @@ class Walk:
                         self._front = self._front[: levels[-1].front]
                     continue
                 entry = self._visit(level, name, levels)
-                if entry is not None:
+                if self._unread is not None:
+                    yield from self._last_version(self._unread, entry, level.device)
+                    self._unread = None
+                elif entry is not None:
                     yield entry
         finally:
             for level in levels:
@@ -149,7 +214,8 @@ class Walk:
                 name, dir_fd=level.descriptor, follow_symlinks=False
             )
         except OSError as error:
-            self._report(path, error.strerror or str(error))
+            if path not in self._rules.skip and not self._is_excluded(path, node):
+                self._note_unread(path, error, level, node)
             return None
         is_folder = stat.S_ISDIR(status.st_mode)
         if path in self._rules.skip:
@@ -157,6 +223,10 @@ class Walk:
         if node is None and self._rules.excludes.match(path, is_folder):
             return None
         if not is_folder:
+            if node is not None and node.whole and stat.S_ISLNK(status.st_mode):
+                # No source leads to one, but for a loop of them.
+                self._note_unread(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)), level, node)
+                return None
             return self._leaf(level, name, path, status)
         crosses = self._rules.one_file_system and status.st_dev != level.device
         if crosses and level.whole and node is None:
@@ -165,7 +235,12 @@ class Walk:
             entry.xattrs = UNREAD_XATTRS
             return entry
         if reason := self._why_closed(path, len(levels)):
-            self._tell_closed(path, reason)
+            if self._last is not None:
+                # An earlier run may have had a higher limit.
+                told = OSError(errno.EMFILE, f"{_CLOSED}: {reason}")
+                self._unread = Unread(path, told, node, is_limit=True)
+            else:
+                self._tell_closed(path, reason)
             entry = entry_of(path, "dir", status)
             entry.xattrs = UNREAD_XATTRS
             return entry
@@ -173,6 +248,58 @@ class Walk:
         if below is not None:
             levels.append(below)
         return entry
+
+    def _is_excluded(self, path: str, node: SourceNode | None) -> bool:
+        """Whether a name is left out, whatever it is: nobody knows."""
+        excludes = self._rules.excludes
+        return node is None and (excludes.match(path, True) or excludes.match(path, False))
+
+    def _note_unread(
+        self, path: str, error: OSError, level: _Level, node: SourceNode | None
+    ) -> None:
+        """Something is there that cannot be looked at; or it is gone in this moment."""
+        if self._last is None or error.errno in GONE:
+            self._report(path, error.strerror or str(error))
+        else:
+            whole = level.whole or (node is not None and node.whole)
+            self._unread = Unread(path, error, node, whole)
+
+    def _last_version(self, unread: Unread, entry: Entry | None, device: int) -> Iterator[Entry]:
+        """What takes the place of it: an earlier entry for each, or today's alone.
+
+        Args:
+            entry: of the path itself, as far as it is known today.
+            device: of the folder that it lies in.
+        """
+        assert self._last is not None
+        for old in self._last.of(unread):
+            if old.name == unread.path:
+                entry = None
+            elif entry is not None:
+                yield entry
+                entry = None
+            if old.nlink > 1 and not self._is_linked(old, device):
+                continue
+            yield old
+        if entry is not None:
+            yield entry
+
+    def _is_linked(self, old: Entry, device: int) -> bool:
+        """Whether an earlier entry of a file with several names still says what is so: if it is a
+        hardlink, its file must be an earlier entry too, or be under the same path what it was."""
+        own = _one_inode(old.uid, old.device, old.inode)
+        if old.type != "hardlink":
+            self._carried_links[own] = self._first_paths.add(old.name)
+            return True
+        place = self._carried_links.get(own, -1)
+        for one_device in (old.device, device):
+            if place < 0:
+                place = self._first_links.get(_one_inode(old.uid, one_device, old.inode), -1)
+        if place >= 0 and self._first_paths.at(place) == old.link_name:
+            return True
+        assert self._last is not None
+        self._last.give_up()
+        return False
 
     def _why_closed(self, path: str, depth: int) -> str:
         """Why nothing below this folder can be stored, or ""."""
@@ -187,9 +314,7 @@ class Walk:
         """Report the first folder of each kind, for paths so long would fill memory and log."""
         if reason not in self._told:
             self._told.add(reason)
-            self._report(
-                path, f"what lies in it, and in any other such folder, is not stored: {reason}"
-            )
+            self._report(path, f"{_CLOSED}: {reason}")
 
     def _within_room(self, folder: str, names: Iterable[str]) -> Iterator[str]:
         """The names, until their paths would be too much for the manifest."""
@@ -232,7 +357,7 @@ class Walk:
             try:
                 target = os.readlink(name, dir_fd=level.descriptor)
             except OSError as error:
-                self._report(path, error.strerror or str(error))
+                self._note_unread(path, error, level, None)
                 return None
             entry.link, entry.link_b64 = name_fields(target)
         if status.st_nlink > 1:
@@ -258,7 +383,7 @@ class Walk:
         try:
             descriptor = os.open(name, OPEN_FOLDER, dir_fd=level.descriptor)
         except OSError as error:
-            self._report(path, error.strerror or str(error))
+            self._note_unread(path, error, level, node)
             return entry, None
         if not _may_have_xattrs(descriptor):
             entry.xattrs = ""
@@ -266,7 +391,7 @@ class Walk:
             below = self._open_level(descriptor, path, node, status, whole=whole)
         except OSError as error:
             os.close(descriptor)
-            self._report(path, error.strerror or str(error))
+            self._note_unread(path, error, level, node)
             return entry, None
         if level.whole and node is None and not crosses:
             below.device = level.device
@@ -286,8 +411,9 @@ class Walk:
         is_whole = (node.whole if node else False) if whole is None else whole
         statuses: dict[str, os.stat_result] = {}
         names: Iterable[str] = forced
+        marker = ""
         if is_whole:
-            found = self._found(descriptor, path, statuses)
+            found = self._found(descriptor, statuses)
             names = list(islice(found, _LOOKED_AT))
             is_large = len(names) == _LOOKED_AT
             there: Container[str] = _LargeFolder(descriptor) if is_large else statuses
@@ -308,20 +434,21 @@ class Walk:
         ordered = sorted_names(names)
         if not self._had_room(path):
             ordered, statuses = iter(()), {}
+        if is_whole and not marker and path in self._rules.watched:
+            self.entered.add(path)
         self._front = front
         return _Level(descriptor, len(front), node, is_whole, status.st_dev, ordered, statuses)
 
-    def _found(self, folder: int, path: str, statuses: dict[str, os.stat_result]) -> Iterator[str]:
+    def _found(self, folder: int, statuses: dict[str, os.stat_result]) -> Iterator[str]:
         """The names in a folder, as they come; the first ones with what `stat` says of them. Many
         of those would take ten times the memory of the names, and are looked at later."""
         with os.scandir(folder) as found:
             for item in found:
                 if len(statuses) < _LOOKED_AT:
-                    try:
+                    try:  # noqa: SIM105 - for every name, and suppress takes longer than stat
                         statuses[item.name] = item.stat(follow_symlinks=False)
-                    except OSError as error:
-                        self._report(f"{path}/{item.name}", error.strerror or str(error))
-                        continue
+                    except OSError:  # met again, and told of, when its turn comes
+                        pass
                 yield item.name
 
     def _marker(self, descriptor: int, names: Container[str]) -> str:
@@ -343,7 +470,11 @@ class Walk:
 def _one_file(status: os.stat_result) -> int:
     """The same for all names of a file, and for no two files. An inode that was given up and is
     somebody else's now is another file, though its number is the same."""
-    return (status.st_uid << 64 | status.st_dev) << 64 | status.st_ino
+    return _one_inode(status.st_uid, status.st_dev, status.st_ino)
+
+
+def _one_inode(uid: int, device: int, inode: int) -> int:
+    return (uid << 64 | device) << 64 | inode
 
 
 class _LargeFolder(Container[str]):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backup_tasks.errors import SourceError
+
+# What says that something is not there. Anything else says only that it cannot be looked at.
+GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 @dataclass(slots=True)
@@ -29,12 +33,24 @@ class SourceNode:
                 node = node.names.setdefault(name, SourceNode())
         node.whole = node.whole or whole
 
+    def leads_to(self, names: Sequence[str]) -> bool:
+        """Whether these names below it belong to the backup, or lie on the way to what does."""
+        node = self
+        for name in names:
+            if node.whole:
+                return True
+            if name not in node.names:
+                return False
+            node = node.names[name]
+        return True
+
 
 def plan_sources(sources: tuple[str, ...]) -> tuple[SourceNode, dict[str, str]]:
     """The tree of names that leads to the sources.
 
     A source that is a symlink, or lies behind one, is followed: the link itself and what it
-    leads to both belong to the backup.
+    leads to both belong to the backup. One that is there but cannot be looked at stands in the
+    tree as well: the walk meets what is wrong on the way to it.
 
     Returns:
         The tree, and the sources that are not there: path -> reason.
@@ -49,8 +65,10 @@ def plan_sources(sources: tuple[str, ...]) -> tuple[SourceNode, dict[str, str]]:
             os.lstat(source)
             real = os.path.realpath(source, strict=True)
         except OSError as error:
-            missing[source] = f"source: {error.strerror or error}"
-            continue
+            if error.errno in GONE:
+                missing[source] = f"source: {error.strerror or error}"
+                continue
+            real = os.path.realpath(source)
         for link in _links_on_the_way(source):
             root.add(link, whole=False)
         root.add(real, whole=True)

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+from backup_tasks.errors import SourceError
 from backup_tasks.folders import OPEN_FOLDER
-from backup_tasks.journal import Problem
-from backup_tasks.last_archive import LastArchive
+from backup_tasks.last_archive import EntryIndex, LastArchive
+from backup_tasks.last_versions import NOTHING_BEFORE, Before, LastVersions
 from backup_tasks.late_links import LateLinks, Surroundings
 from backup_tasks.manifest import MANIFEST_PATH, Entry, decode_entries
 from backup_tasks.manifest_lines import FOLDER_LINE, LATE_LINK_LINE
+from backup_tasks.mounts import Mounts
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
 from backup_tasks.private import Private
+from backup_tasks.problems import Problem, ProblemKind
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import Progress
 from backup_tasks.recheck import ContentCheck
 from backup_tasks.snapshot import Walk, WalkRules
-from backup_tasks.sources import plan_sources
+from backup_tasks.source_counts import SourceCounter, SourceTotals
+from backup_tasks.sources import GONE, plan_sources
 from backup_tasks.spool import Spool
 from backup_tasks.steps import Steps
 from backup_tasks.stores.base import PartLimits
 from backup_tasks.text import printable
 from backup_tasks.upload import most_runs
+from backup_tasks.writeback import blind_devices, file_systems_of, write_back
 
 _BATCH = 256
-Report = Callable[[str, str], None]
-
-
-@dataclass(slots=True)
-class SourceTotals:
-    """What lies below one source: entries of any kind, and content bytes of its files."""
-
-    entries: int = 0
-    bytes: int = 0
+Report = Callable[[Problem], None]
 
 
 @dataclass(slots=True)
@@ -49,12 +47,14 @@ class Survey:
         late_links: entries of links that tar makes late, in the order of the walk, and before the
             first one of each folder that folder's.
         reuse: what is kept of the last archive.
-        totals: source -> what lies below it, if that was asked for.
+        totals: source -> what lies below it; missing: sources that are not there -> why.
+        entered: those of the watched folders that the walk went into.
         content_bytes: of all files; read_bytes: of those that must be read.
         hole_bytes: what of the former are holes, in files with many.
         rechecked_bytes: what was read only to see whether it had changed.
         sockets: sockets met, which are not stored.
         marked, marked_first, ignored_markers: as a `Walk` has them.
+        notes: what is worth a line in the log, and no problem of a file.
     """
 
     steps: Steps = field(default_factory=Steps)
@@ -62,6 +62,8 @@ class Survey:
     late_links: Spool[Entry] = field(default_factory=lambda: Spool(Entry))
     reuse: Reuse = NO_REUSE
     totals: dict[str, SourceTotals] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    entered: set[str] = field(default_factory=set)
     content_bytes: int = 0
     hole_bytes: int = 0
     read_bytes: int = 0
@@ -70,6 +72,7 @@ class Survey:
     marked: int = 0
     marked_first: list[str] = field(default_factory=list)
     ignored_markers: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -91,54 +94,103 @@ def survey_sources(
     progress: Progress,
     *,
     private: Private,
-    by_source: bool = False,
+    watched: Collection[str] = (),
+    before: Before = NOTHING_BEFORE,
+    writes_back: bool = True,
 ) -> Survey:
     """Walk the profile's sources and decide what to keep of the last archive.
 
     Args:
         last: the archive to compare with; None means that everything is read.
         limits: of the store, for the shortest run that can be copied.
-        report: called with (path, reason) for what cannot be looked at.
+        report: told of what cannot be stored as it is.
         private: what is left out: secrets of this program itself.
-        by_source: also count for each source what lies below it.
+        watched: paths of folders, relative to /; whether the walk goes into them is told.
+        before: where what cannot be read has its last version.
+        writes_back: have the sources' file systems written back first, so that what is written
+            through `mmap` later shows.
 
-    Raises SourceError when none of the sources is there.
+    Raises SourceError when none of the sources is there, or can be read and was ever.
     """
     rules = profile.backup
     tree, missing = plan_sources(rules.sources)
+    walked = walk_rules(profile, private, watched)
+    unread = _Unread(report)
+    mounts = Mounts()
+    versions = LastVersions(before, walked, unread.report, mounts)
     for path, reason in missing.items():
-        report(path, reason)
-    walk = Walk(tree, walk_rules(profile, private), report)
-    counted = [source for source in rules.sources if by_source and source not in missing]
-    survey = Survey(totals={source: SourceTotals() for source in counted})
+        last_whole = before.name if versions.holds_below(path) else ""
+        report(Problem(printable(path), reason, "missing", is_source=True, last_whole=last_whole))
+    walk = Walk(tree, walked, unread.of_walk, versions)
+    counter = SourceCounter(source for source in rules.sources if source not in missing)
+    survey = Survey(totals=counter.totals, missing=missing)
+    folders = file_systems_of(rules.sources, mounts, one_file_system=rules.one_file_system)
+    if writes_back:
+        survey.notes += write_back(folders)
     progress.start("looking", 0, 0)
     try:
-        leaves = _sort_out(walk.entries(), survey, progress)
-        if last is None:
+        leaves = _sort_out(walk.entries(), survey, counter, progress)
+        if last is not None:
+            blind = blind_devices(folders, mounts)
+            _compare(leaves, last, survey, limits, progress, private, blind)
+        elif before.index is not None:
+            _compare_for_versions(leaves, before.index, survey, private)
+        else:
             for entry in leaves:
                 survey.steps.add(PlannedEntry(entry))
             survey.read_bytes = survey.content_bytes - survey.hole_bytes
-        else:
-            _compare(leaves, last, survey, limits, progress, private)
+        if unread.sources and len(unread.sources) + len(missing) == len(rules.sources):
+            _refuse_nothing(survey, unread.sources)
     except BaseException:
         survey.close()
         raise
-    survey.sockets = walk.sockets
+    survey.sockets, survey.entered = walk.sockets, walk.entered
     survey.marked, survey.marked_first = walk.marked, walk.marked_first
     survey.ignored_markers = walk.ignored_markers
+    survey.notes += versions.notes
     return survey
 
 
-def ignored_marker_warnings(survey: Survey) -> list[str]:
-    """One line for each marker that did not leave out its folder."""
-    return [
+class _Unread:
+    """Passes on what cannot be read, and remembers the sources of which nothing is known."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.sources: dict[str, str] = {}
+
+    def report(self, problem: Problem) -> None:
+        """What cannot be looked at."""
+        if problem.is_source and problem.kind == "unreadable":
+            self.sources[problem.path] = problem.reason
+        self._report(problem)
+
+    def of_walk(self, path: str, reason: str) -> None:
+        """What is gone in this moment, or no archive holds."""
+        kind: ProblemKind = "vanished" if reason in _GONE_REASONS else "unstorable"
+        self._report(Problem(printable(path), reason, kind))
+
+
+_GONE_REASONS = {os.strerror(number) for number in GONE}
+
+
+def _refuse_nothing(survey: Survey, unread: Mapping[str, str]) -> None:
+    """Raises SourceError where no source could be read, and none has an earlier version."""
+    if all(step.stand_in == FOLDER_LINE for step in survey.steps):
+        named = ", ".join(f"/{path} ({reason})" for path, reason in unread.items())
+        raise SourceError(f"none of the sources can be read: {named}; check backup.sources")
+
+
+def survey_warnings(survey: Survey) -> list[str]:
+    """One line for each marker that did not leave out its folder, and the survey's notes."""
+    ignored = [
         f"/{printable(path)} would leave out a whole source, and is not obeyed: remove it, or take "
         "that folder out of backup.sources"
         for path in survey.ignored_markers
     ]
+    return ignored + survey.notes
 
 
-def walk_rules(profile: Profile, private: Private) -> WalkRules:
+def walk_rules(profile: Profile, private: Private, watched: Collection[str] = ()) -> WalkRules:
     """What a walk of the profile's sources leaves out, files whose paths are `private` among it."""
     rules = profile.backup
     return WalkRules(
@@ -147,6 +199,7 @@ def walk_rules(profile: Profile, private: Private) -> WalkRules:
         exclude_if_present=rules.exclude_if_present,
         one_file_system=rules.one_file_system,
         skip=frozenset({MANIFEST_PATH, *map(_in_walk, [*_own_folder(profile), *private.paths])}),
+        watched=frozenset(watched),
     )
 
 
@@ -161,22 +214,22 @@ def _own_folder(profile: Profile) -> list[Path]:
     return [profile.store.directory]
 
 
-def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> Iterator[Entry]:
+def _sort_out(
+    entries: Iterator[Entry], survey: Survey, counter: SourceCounter, progress: Progress
+) -> Iterator[Entry]:
     """Count every entry, put folders and late links aside, and pass the others on.
 
     A batch at a time: a processor goes through the code of the walk and that of the comparison
     faster when it does not change between them with every entry.
     """
-    below = _TotalsBelow(survey.totals) if survey.totals else None
     late, surroundings = LateLinks(), Surroundings()
     while batch := list(itertools.islice(entries, _BATCH)):
         progress.advance(0, len(batch))
+        content_bytes, hole_bytes = survey.content_bytes, survey.hole_bytes
         for entry in batch:
             survey.content_bytes += entry.size
             if entry.span:
                 survey.hole_bytes += entry.size - entry.read_size
-            if below is not None:
-                below.count(entry)
             if entry.type == "dir":
                 surroundings.enter(entry)
                 survey.folders.append(entry)
@@ -188,21 +241,7 @@ def _sort_out(entries: Iterator[Entry], survey: Survey, progress: Progress) -> I
                 survey.steps.add_last(LATE_LINK_LINE)
             else:
                 yield entry
-
-
-class _TotalsBelow:
-    """Counts entries for the sources that they lie below."""
-
-    def __init__(self, totals: dict[str, SourceTotals]) -> None:
-        self._tops = [(os.path.realpath(source).lstrip("/"), t) for source, t in totals.items()]
-
-    def count(self, entry: Entry) -> None:
-        """Count one entry for every source that holds it."""
-        name = entry.path or entry.name
-        for top, totals in self._tops:
-            if name.startswith(top) and (not top or name[len(top) : len(top) + 1] in ("", "/")):
-                totals.entries += 1
-                totals.bytes += entry.size
+        counter.count(batch, survey.content_bytes - content_bytes, survey.hole_bytes - hole_bytes)
 
 
 def _compare(
@@ -212,12 +251,13 @@ def _compare(
     limits: PartLimits,
     progress: Progress,
     private: Private,
+    blind: frozenset[int],
 ) -> None:
     root = os.open("/", OPEN_FOLDER)
     check = ContentCheck(root, progress)
     try:
         chunks = last.base.chunks
-        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same, private)
+        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same, private, blind=blind)
         for plan in planner.join(leaves, last.index.placed_entries()):
             survey.steps.add(plan)
     finally:
@@ -228,6 +268,16 @@ def _compare(
     survey.read_bytes = survey.steps.unkept_bytes
     if not survey.reuse.is_all_kept:
         survey.read_bytes += _bytes_in_dropped_chunks(last, survey)
+
+
+def _compare_for_versions(
+    leaves: Iterator[Entry], index: EntryIndex, survey: Survey, private: Private
+) -> None:
+    """Everything is read; what an archive before has is noted, for what cannot be."""
+    planner = ReusePlanner((), 0, lambda *_: False, private, reads_all=True)
+    for plan in planner.join(leaves, index.placed_entries()):
+        survey.steps.add(plan)
+    survey.read_bytes = survey.steps.unkept_bytes
 
 
 def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
@@ -259,6 +309,7 @@ class BackupPlan:
         sockets: sockets met, which are not stored.
         marked: folders whose content a marker leaves out, how many; marked_first: the first ones.
         warnings: what a backup would warn of.
+        alarms: what the sources lost, so that nothing would be deleted.
         refused: why `backup` would refuse to run, or "".
     """
 
@@ -278,7 +329,19 @@ class BackupPlan:
     marked: int = 0
     marked_first: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
     refused: str = ""
+
+
+class Lookout(Protocol):
+    """Compares a survey with what earlier backups held."""
+
+    @property
+    def watched(self) -> Collection[str]:
+        """As `survey_sources` takes it."""
+
+    def look(self, survey: Survey) -> list[str]:
+        """What the sources lost, a line each."""
 
 
 def plan_backup(
@@ -288,18 +351,29 @@ def plan_backup(
     limits: PartLimits,
     progress: Progress,
     private: Private,
+    lookout: Lookout | None = None,
+    before: Before = NOTHING_BEFORE,
 ) -> BackupPlan:
-    """What a backup would read, copy and send now, and why; without what is `private`."""
+    """What a backup would read, copy and send now, and why; without what is `private`.
+
+    Args:
+        lookout: says what the sources lost.
+    """
     problems: list[Problem] = []
-
-    def report(path: str, reason: str) -> None:
-        problems.append(Problem(printable(path), reason))
-
     with progress:
         survey = survey_sources(
-            profile, last, limits, report, progress, private=private, by_source=True
+            profile,
+            last,
+            limits,
+            problems.append,
+            progress,
+            private=private,
+            watched=lookout.watched if lookout is not None else (),
+            before=before,
+            writes_back=False,
         )
     survey.close()
+    alarms = lookout.look(survey) if lookout is not None else []
     reuse = survey.reuse
     return BackupPlan(
         totals=survey.totals,
@@ -317,5 +391,6 @@ def plan_backup(
         sockets=survey.sockets,
         marked=survey.marked,
         marked_first=[printable(f"/{path}") for path in survey.marked_first],
-        warnings=ignored_marker_warnings(survey),
+        warnings=survey_warnings(survey),
+        alarms=alarms,
     )

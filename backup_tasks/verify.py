@@ -122,7 +122,11 @@ def _check_chunks(
     before: VerifiedBefore | None,
 ) -> None:
     manifest_check = _ManifestCheck(manifest.header)
-    with closing(Selection(manifest, WantedPaths(()), manifest_check.passing)) as selection:
+
+    def passing(entries: Iterator[PlacedEntry]) -> Iterator[PlacedEntry]:
+        return manifest_check.passing(report.not_whole.passing(manifest.header, entries))
+
+    with closing(Selection(manifest, WantedPaths(()), passing)) as selection:
         if manifest_check.fault:
             report.add_fault(manifest_check.fault)
         chunks = manifest.chunks

@@ -11,6 +11,7 @@ from backup_tasks.catalog import Backup
 from backup_tasks.errors import ArchiveError
 from backup_tasks.findings import SHOWN, Findings
 from backup_tasks.manifest import Header
+from backup_tasks.not_whole import NotWhole
 from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count
 
@@ -34,6 +35,8 @@ class VerifyReport:
         proof: whose archive it is; what is doubtful about that stands in `faults` as well.
         header: of its manifest; None without one of ours.
         maker: whose it is, in words, if another profile or host has made it.
+        not_whole: files that were not whole when it was made, or are of an earlier day, which is
+            no damage.
     """
 
     backup: Backup
@@ -51,6 +54,7 @@ class VerifyReport:
     proof: Proof = NO_PROOF
     header: Header | None = None
     maker: str = ""
+    not_whole: NotWhole = field(default_factory=NotWhole)
 
     @property
     def is_damaged(self) -> bool:
@@ -89,6 +93,7 @@ def render_verify(reports: Sequence[VerifyReport]) -> Iterator[str]:
             state = "nothing wrong is found" if report.limit else "whole"
             maker = f"; {report.maker}" if report.maker else ""
             yield f"{report.backup.id}: {state} ({_render_figures(report)}); {report.proof}{maker}"
+            yield from (f"  {line}" for line in report.not_whole.render())
 
 
 def _render_figures(report: VerifyReport) -> str:
@@ -132,4 +137,5 @@ def verify_to_json(report: VerifyReport) -> dict[str, Any]:
         "fetched_again": report.fetched_again,
         "limit": report.limit,
         "signature": report.proof.to_json(),
+        "not_whole": report.not_whole.to_json(),
     }

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from backup_tasks.claim.acceptance import plan_acceptance
 from backup_tasks.claim.claim_file import (
     CLAIM_BYTES,
+    Baseline,
     Claim,
     Hold,
     Name,
-    SourceCount,
     UnfitClaim,
     owner_of,
     parse_claim,
     render_claim,
 )
+from backup_tasks.manifest import SourceCount
 from backup_tasks.signing import make_signing_key
 
 KEY = make_signing_key()
@@ -27,7 +28,9 @@ OTHER = make_signing_key()
 HOLD = Hold(
     since="2025-06-12T02:00:00Z",
     reasons=("/srv/data: no longer mounted",),
-    before={"/srv/data": SourceCount(12, 3400)},
+    before=Baseline(
+        name="2025-06-11_0200-backup.tar.gz", counts={"/srv/data": SourceCount(12, 3400)}
+    ),
 )
 CLAIM = Claim(
     owner=owner_of(KEY),

@@ -429,9 +429,9 @@ def test_backup_prunes_nothing_while_a_source_is_missing(cli: Cli) -> None:
     cli.write_profile(sources=[cli.source, gone], more="[retention]\nkeep_last = 1\n")
     assert cli.run("backup", "--profile", "test").code == 3
     assert len(cli.archives()) == 2
-    [warning] = cli.records()[-1]["warnings"]
-    assert warning == f"nothing was pruned, because a source is missing: {gone}"
-    assert warning in cli.log()[-1]
+    [reason] = cli.records()[-1]["unpruned"]
+    assert reason.endswith(f": {gone}")
+    assert f"nothing is deleted: {reason}" in cli.log()[-1]
 
 
 def test_failed_backup_prunes_nothing(cli: Cli) -> None:

@@ -27,6 +27,7 @@ from tests.generations import ANY, EARLIER, LATER, NARROW, Generations, fill, re
 from tests.histories import CHUNK, Change, fingerprint, histories, noise, use_small_chunks
 from tests.keys import KINDS, decrypt, make_key, recover
 from tests.test_incremental import check_dead_bytes, new_replay, vanishing
+from tests.unreadable import refused
 
 CANARY = b"THE-TEXT-OF-A-FILE-AND-ITS-NAME"
 
@@ -274,20 +275,45 @@ def test_encrypted_archives_of_others_do_not_stand_in_the_way(backups: Generatio
     assert backups.log() == log, "nothing is told of what is none of ours"
 
 
-def test_a_last_version_that_only_a_key_could_fetch_makes_the_run_a_full_one(
+def test_a_last_version_that_only_a_key_could_fetch_costs_that_file_alone(
+    backups: Generations, tmp_path: Path
+) -> None:
+    fill(backups, size=500)
+    made = backups.backup()
+    (backups.source / "file05").write_bytes(noise(5, 600))
+    (backups.source / "file04").unlink()  # takes along the chunk that both lie in
+    with refused(backups.source / "file05"):
+        record = backups.backup()
+    (problem,) = record.problems
+    assert (problem.kind, problem.last_whole) == ("unreadable", made.archive)
+    assert record.needed_backups == [made.archive]
+    assert record.copied_bytes
+    target = recover(backups.archive(), key_of(backups), tmp_path / "recovered")
+    expected = fingerprint(backups.source)
+    del expected["file05"]
+    assert fingerprint(backups.in_target(target)) == expected
+
+
+def test_where_an_older_version_would_come_back_in_its_place_the_run_is_a_full_one(
     backups: Generations, tmp_path: Path
 ) -> None:
     fill(backups, size=500)
     backups.backup()
-    (backups.source / "file05").write_bytes(noise(5, 600))
-    (backups.source / "file04").unlink()  # takes along the chunk that both lie in
-    path = backups.source / "file05"
-    backups.on_write = lambda: path.unlink(missing_ok=True)
-    record = backups.backup()
+    for name in ("file05", "file15"):
+        (backups.source / name).write_bytes(noise(6, 500))
+    backups.backup()
+    assert backups.entry("file05").stale
+    assert backups.entry("file05").stale != backups.entry("file15").stale
+    assert backups.entry("file05").chunk == backups.entry("file15").chunk
+    (backups.source / "file15").unlink()  # takes along the chunk that both lie in
+    (backups.source / "file05").write_bytes(noise(35, 600))
+    with refused(backups.source / "file05"):
+        record = backups.backup()
     assert "should keep its last version" in backups.log()
     assert record.copied_bytes == 0
     target = recover(backups.archive(), key_of(backups), tmp_path / "recovered")
-    assert fingerprint(backups.in_target(target)) == fingerprint(backups.source)
+    assert "file05" not in fingerprint(backups.in_target(target))
+    assert record.needed_backups
 
 
 def test_with_a_key_the_last_version_is_fetched(

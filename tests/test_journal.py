@@ -148,7 +148,10 @@ def test_a_record_holds_everything_and_comes_back(paths: Paths) -> None:
             files=12,
             raw_bytes=7,
             sent_bytes=5,
-            problems=[Problem("/a\\xff", "vanished")],
+            problems=[Problem("/a\\xff", "vanished", "vanished")],
+            carried=2,
+            carried_bytes=9,
+            needed_backups=["2025-06-11_0200-backup.tar.gz"],
             pruned=["2025-05-01_0200-backup.tar.gz"],
             notifications=[Notification("email", "admin@example.com", "refused")],
         ),
@@ -171,10 +174,28 @@ def test_a_record_holds_everything_and_comes_back(paths: Paths) -> None:
             "copied_bytes": 0,
             "files": 12,
             "sockets": 0,
-            "problems": [{"path": "/a\\xff", "reason": "vanished"}],
+            "problems": [
+                {
+                    "path": "/a\\xff",
+                    "reason": "vanished",
+                    "kind": "vanished",
+                    "is_source": False,
+                    "files": 1,
+                    "bytes": 0,
+                    "carried_from": "",
+                    "last_whole": "",
+                }
+            ],
+            "torn": 0,
+            "carried": 2,
+            "carried_bytes": 9,
+            "unreadable": 0,
+            "unreadable_bytes": 0,
+            "needed_backups": ["2025-06-11_0200-backup.tar.gz"],
             "pruned": ["2025-05-01_0200-backup.tar.gz"],
             "error": "",
             "warnings": [],
+            "unpruned": [],
             "outcome": "",
             "evidence": [],
             "notifications": [{"channel": "email", "to": "admin@example.com", "error": "refused"}],
@@ -185,6 +206,35 @@ def test_a_record_holds_everything_and_comes_back(paths: Paths) -> None:
 
 def _utc(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+def test_problems_are_counted_by_what_became_of_them() -> None:
+    record = run()
+    record.add_problem(Problem("a", "torn", "torn"))
+    record.add_problem(Problem("b", "x", "carried", files=4, bytes=40, carried_from="2025-06-11"))
+    record.add_problem(Problem("c", "x", files=3, bytes=30, last_whole="older"))
+    record.add_problem(Problem("/d", "x", "missing", is_source=True, last_whole="older"))
+    record.add_problem(Problem("e", "x", "vanished"))
+    assert (record.torn, record.carried, record.carried_bytes) == (1, 4, 40)
+    assert (record.unreadable, record.unreadable_bytes) == (4, 30)
+    assert record.needed_backups == ["older"]
+    record.forget_problems()
+    assert record == run()
+
+
+def test_a_source_is_named_however_many_problems_there_are() -> None:
+    record = run()
+    for number in range(5):
+        record.add_problem(Problem(f"{number}", "x", "torn"), most=2)
+    record.add_problem(Problem("/d", "x", "missing", is_source=True), most=2)
+    assert [problem.path for problem in record.problems] == [
+        "0",
+        "1",
+        *["(one more file)"] * 3,
+        "/d",
+    ]
+    assert {problem.kind for problem in record.problems[:5]} == {"torn"}
+    assert record.torn == 5
 
 
 def test_a_million_problems_do_not_make_a_million_entries(paths: Paths) -> None:

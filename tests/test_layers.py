@@ -16,15 +16,15 @@ from backup_tasks.paths import PROJECT_ROOT
 # A new module must be given its place here.
 ROOMS = {
     "ground": "__init__ errors text temporary units paths progress patterns folders naming "
-    "local_zone state limits memory workers inode_table mounted_at",
+    "local_zone state limits memory workers inode_table problems mounts writeback mounted_at",
     "format": "signing signature_member footer content_hash line_table manifest manifest_reader "
     "posix_acl tarstream tar_fields tarread outer_tar sealed_footer",
     "stores": "stores.base stores.directory stores.directory_writer stores.directory_small "
     "stores.s3_errors stores.s3_answers stores.s3_bounds stores.s3_body stores.s3_access "
     "stores.s3_salvage stores.s3_upload stores.s3_writer stores.s3_small stores.s3 stores "
     "manifest_cache",
-    "sources": "private sources xattrs stat_entry folder_names path_spool snapshot segments "
-    "content",
+    "sources": "private mount_points source_counts sources xattrs stat_entry folder_names "
+    "path_spool snapshot segments content",
     "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool "
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "
     "entry_writer cut_off chunk_reader copy_check chunk_process reader read_back authenticity "
@@ -37,12 +37,13 @@ ROOMS = {
     "profile_settings profile_notify profile_model profile_files profile_problems profile_trust "
     "profile_template profile profile_mail profile_schema",
     "claim": "claim claim.claim_file claim.acceptance claim.clock claim.machine claim.ownership "
-    "claim.keeper claim.evidence claim.proof claim.proof_notes",
+    "claim.keeper claim.evidence claim.proof claim.proof_notes claim.hold claim.hold_note",
     "jobs": "leftovers catalog census signing_key newest_seen neighbours accepted last_archive "
-    "resume survey listing stages assembly backup_run clocks after_commit backup restore_request "
-    "restore findings entry_check verified_before verify_report verify compare compare_sources "
-    "drill_notes drill_place drill_command drill_report drill retention prune adopt "
-    "lifecycle_plan lifecycle_bucket lifecycle keygen key_check store_place",
+    "resume last_versions survey listing stages assembly backup_run clocks after_commit holding "
+    "backup restore_request restore findings not_whole entry_check verified_before verify_report "
+    "verify compare compare_sources drill_notes drill_place drill_command drill_report drill "
+    "retention prune_guard prune adopt lifecycle_plan lifecycle_bucket lifecycle keygen key_check "
+    "store_place",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab scheduled schedule",
     "edge": "installation watch jobs report",

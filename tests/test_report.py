@@ -180,7 +180,8 @@ def test_record_as_json_has_times_in_utc(capsys: pytest.CaptureFixture[str]) -> 
         "2025-06-12T02:00:00Z",
         "2025-06-13T02:00:35Z",
     )
-    assert told["problems"] == [{"path": "/x", "reason": "gone"}]
+    [problem] = told["problems"]
+    assert (problem["path"], problem["reason"], problem["kind"]) == ("/x", "gone", "unreadable")
 
 
 def test_missing_files_are_named_up_to_a_screenful() -> None:

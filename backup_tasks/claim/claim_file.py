@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from backup_tasks.errors import ArchiveError
+from backup_tasks.manifest import SourceCount
 from backup_tasks.signing import (
     Signature,
     SigningKey,
@@ -30,11 +31,20 @@ CLAIM_BYTES = 2**18
 DOMAIN = b"backup-tasks claim 1\n"
 
 
-class SourceCount(msgspec.Struct, frozen=True):
-    """What lay below one source: entries of any kind, and content bytes of its files."""
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """What the last good backup held of the sources: the next ones are compared with it.
 
-    entries: int
-    bytes: int
+    Attributes:
+        name: of that backup.
+        counts: source -> what lay below it.
+        mounts: mount points at and below sources, as `mount_points` writes them.
+        rules: a hash of what the profile left out.
+    """
+
+    name: str
+    counts: dict[str, SourceCount] = {}
+    mounts: tuple[str, ...] = ()
+    rules: str = ""
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +53,12 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         since: ISO 8601, UTC.
         reasons: in words, fit to print; of an encrypted profile without paths.
-        before: source -> what the last good backup held of it; of an encrypted profile nothing.
+        before: what the sources are to be compared with; of an encrypted profile None.
     """
 
     since: str
     reasons: tuple[str, ...]
-    before: dict[str, SourceCount] = {}
+    before: Baseline | None = None
 
 
 class Name(msgspec.Struct, frozen=True, array_like=True):

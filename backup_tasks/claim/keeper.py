@@ -17,6 +17,7 @@ import msgspec
 from backup_tasks.claim.claim_file import (
     CLAIM_BYTES,
     Claim,
+    Hold,
     Name,
     UnfitClaim,
     owner_of,
@@ -109,14 +110,16 @@ class ClaimKeeper:
         self._now = now
         self._found: StoredObject | None = None
         self._last: Claim | None = None
+        self._read: Claim | None = None
 
     def read(self) -> Claim | None:
         """The store's claim, whoever owns it; None without one that its owner signed, and
         `trouble` says why if anything is there."""
-        self._found, self.trouble = None, ""
+        self._found, self._read, self.trouble = None, None, ""
         try:
             content, self._found = self._store.read_small(CLAIM_NAME, CLAIM_BYTES)
-            return parse_claim(content)
+            self._read = parse_claim(content)
+            return self._read
         except ObjectMissing:
             return None
         except StoreError as error:
@@ -131,6 +134,12 @@ class ClaimKeeper:
         if found is None or not counts_for(found, self.known(key), around):
             return None
         return found
+
+    @property
+    def found_hold(self) -> Hold | None:
+        """The hold of the claim: of that which is ours, or else of what `read` found."""
+        claim = self.standing.claim or self._read
+        return claim.hold if claim is not None else None
 
     def open(
         self,

@@ -1,0 +1,219 @@
+"""Whether the sources lost something, so that nothing may be deleted until then. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from backup_tasks.claim.claim_file import Baseline, Hold
+from backup_tasks.manifest import Header, SourceCount
+from backup_tasks.text import printable
+from backup_tasks.units import render_bytes
+
+# Of a source that held less than this a share says little: it alarms only when nothing is left.
+FEW_ENTRIES = 10
+FEW_BYTES = 2**20
+# So many reasons are named; and a baseline that takes more stays out of the claim.
+_NAMED_REASONS = 20
+_BASELINE_BYTES = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a walk saw of the sources.
+
+    Attributes:
+        counts: source -> what lies below it, of those that are there.
+        missing: source -> why it is not there.
+        unread: sources that are folders and could not be read.
+        mounts: mount points with data of their own that the walk went into, as `mount_text`.
+        bare: folders that the walk went into, of those that were such mount points, and are none.
+        rules: a hash of what the profile leaves out.
+    """
+
+    counts: Mapping[str, SourceCount]
+    missing: Mapping[str, str]
+    unread: frozenset[str]
+    mounts: frozenset[str]
+    bare: frozenset[str]
+    rules: str
+
+    def as_baseline(self, name: str) -> Baseline:
+        """What the next runs are compared with, if this backup is a good one."""
+        return Baseline(
+            name=name, counts=dict(self.counts), mounts=tuple(sorted(self.mounts)), rules=self.rules
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One reason for a hold: with its path, and in words that name none."""
+
+    text: str
+    without_path: str
+
+
+def find_alarms(
+    before: Baseline | None,
+    now: Sight,
+    shrink_limit: float,
+    *,
+    has_earlier: bool,
+    is_held: bool,
+) -> list[Alarm]:
+    """What the sources of now lack of what the last good backup held.
+
+    Args:
+        before: that backup; None if nothing is known of it.
+        shrink_limit: the share that a source may lose, 0 to 1; 1 allows everything.
+        has_earlier: whether there is any earlier backup.
+        is_held: a hold stands. Then a changed rule explains no loss: it might end the hold.
+    """
+    if not has_earlier:
+        return []
+    return [
+        *_away(before, now),
+        *_unmounted(before, now),
+        *_shrunk(before, now, shrink_limit, is_held=is_held),
+    ]
+
+
+def _away(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
+    """What is missing or cannot be read, but for what no backup ever held: a new source that is
+    written wrongly is no loss."""
+    known = before.counts if before is not None and before.counts else None
+    for source, why in now.missing.items():
+        if known is None or source in known:
+            text = f"{printable(source)} is missing ({why.removeprefix('source: ')})"
+            yield Alarm(text, "a source is missing")
+    for source in sorted(now.unread):
+        if known is None or source in known:
+            yield Alarm(f"{printable(source)} cannot be read", "a source cannot be read")
+
+
+def _unmounted(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
+    for mount in before.mounts if before is not None else ():
+        if mount in now.bare:
+            yield Alarm(f"{mount} is not mounted any more", "something is not mounted any more")
+
+
+def _shrunk(
+    before: Baseline | None, now: Sight, shrink_limit: float, *, is_held: bool
+) -> Iterator[Alarm]:
+    if before is None or (before.rules != now.rules and not is_held):
+        return
+    for source, count in now.counts.items():
+        earlier = before.counts.get(source)
+        if earlier is not None and has_shrunk(earlier, count, shrink_limit):
+            text = f"{printable(source)} shrank from {_in_words(earlier)} to {_in_words(count)}"
+            yield Alarm(text, "a source shrank")
+
+
+def has_shrunk(before: SourceCount, now: SourceCount, shrink_limit: float) -> bool:
+    """Whether a source lost more than this share of its entries or of its bytes.
+
+    A small one must have lost all that it held: what lies in it, or all bytes.
+    """
+    # A source's own folder is there in any case.
+    below_before, below_now = max(0, before.entries - 1), max(0, now.entries - 1)
+    counts_entries = below_before >= FEW_ENTRIES or below_now == 0
+    counts_bytes = before.bytes >= FEW_BYTES or now.bytes == 0
+    return (counts_entries and below_before - below_now > shrink_limit * below_before) or (
+        counts_bytes and before.bytes - now.bytes > shrink_limit * before.bytes
+    )
+
+
+def _in_words(count: SourceCount) -> str:
+    entries = "1 entry" if count.entries == 1 else f"{count.entries:,} entries"
+    return f"{entries} and {render_bytes(count.bytes)}"
+
+
+def plan_hold(
+    standing: Hold | None, alarms: Sequence[Alarm], before: Baseline | None, now: str
+) -> Hold | None:
+    """The hold while this run goes on: the one that stands, a new one, or None.
+
+    What it is compared with does not change while it stands, and nor does its beginning.
+
+    Args:
+        now: ISO 8601, UTC.
+    """
+    if not alarms:
+        return standing
+    reasons = tuple(alarm.text for alarm in alarms[:_NAMED_REASONS])
+    if len(alarms) > _NAMED_REASONS:
+        reasons += (f"{len(alarms) - _NAMED_REASONS:,} more",)
+    since = standing.since if standing is not None else now
+    return Hold(since=since, reasons=reasons, before=before)
+
+
+def for_claim(hold: Hold, alarms: Sequence[Alarm], *, is_encrypted: bool) -> Hold:
+    """The hold as the claim says it: of an encrypted profile without paths and numbers."""
+    if is_encrypted:
+        kinds = tuple(dict.fromkeys(alarm.without_path for alarm in alarms))
+        return Hold(since=hold.since, reasons=kinds or hold.reasons)
+    if hold.before is None or len(msgspec.json.encode(hold.before)) <= _BASELINE_BYTES:
+        return hold
+    return Hold(since=hold.since, reasons=hold.reasons)
+
+
+def standing_hold(of_claim: Hold | None, of_state: Hold | None) -> Hold | None:
+    """The hold that stands, if the claim or the state directory knows one.
+
+    Either is enough: a claim that was set back does not lift what this machine knows of, and a
+    state directory that was lost does not lift what the claim says.
+    """
+    if of_claim is None or of_state is None:
+        return of_claim or of_state
+    return msgspec.structs.replace(of_state, since=min(of_claim.since, of_state.since))
+
+
+def may_lift(before: Baseline | None, of_state: Hold | None, *, is_blind: bool) -> bool:
+    """Whether a run without alarms shows that the sources are whole again.
+
+    Not where nothing tells what they held: the state directory was lost, and the claim of an
+    encrypted profile says no more than that something was missing.
+
+    Args:
+        is_blind: the hold of the state directory goes on from such a one.
+    """
+    return before is not None or (of_state is not None and not is_blind)
+
+
+def render_hold(hold: Hold, command: str, *, is_known: bool) -> str:
+    """Since when nothing is deleted, why, and what to do, in one line.
+
+    Args:
+        command: that ends it.
+        is_known: whether the next run can tell that the sources are whole again.
+    """
+    ends = (
+        f"this ends when the sources are whole again; if it is meant to be so: {command}"
+        if is_known
+        else "what the sources held is no longer known here, so look whether they are whole; "
+        f"then: {command}"
+    )
+    since = hold.since[:16].replace("T", " ")
+    return f"held since {since} UTC: {'; '.join(hold.reasons)}; {ends}"
+
+
+def accept_command(profile: str) -> str:
+    """What ends a hold, as one types it."""
+    return f"invoke backup --profile {profile} --accept-shrink"
+
+
+def baseline_of(header: Header) -> Baseline | None:
+    """What a backup's own header says that it held; None of one that is no good to compare with."""
+    if header.alarms:
+        return None
+    pairs = zip(header.sources, header.source_counts, strict=False)
+    counts = {source: count for source, count in pairs if count is not None}
+    return Baseline(name=header.name, counts=counts, mounts=header.mounts, rules=header.rules)
+
+
+def hash_rules(*rules: object) -> str:
+    """What a profile leaves out, as a short text that another rule changes."""
+    return hashlib.sha256(repr(rules).encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -1,0 +1,112 @@
+"""What stands against deleting: a hold, a run that went wrong, and what the newest backup lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backup_tasks.census import Census
+from backup_tasks.claim.claim_file import Hold
+from backup_tasks.claim.hold import accept_command, may_lift, render_hold, standing_hold
+from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
+from backup_tasks.manifest import Header
+from backup_tasks.problems import Problem
+from backup_tasks.profile_model import Profile
+from backup_tasks.state import state_key
+from backup_tasks.stores.base import Store
+from backup_tasks.units import render_count
+
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PruneGuard:
+    """What a prune has to obey.
+
+    Attributes:
+        unpruned: why nothing is to be deleted, one reason each.
+        keep: backup -> why it stays whatever retention says.
+    """
+
+    unpruned: tuple[str, ...] = ()
+    keep: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_guard(
+    profile: Profile, store: Store, state: Path, census: Census, of_claim: Hold | None
+) -> PruneGuard:
+    """What a prune of this profile has to obey now.
+
+    Args:
+        state: the state directory.
+        census: which backups there are; nothing more is looked at.
+        of_claim: the hold that the store's claim tells of.
+    """
+    note = SourcesMemory(state, state_key(profile.name, store.url)).read()
+    told = tell_hold(profile, note, of_claim)
+    names = [one.stored.name for one in reversed(census.proven())]
+    keep = keep_whole({name: census.header(name) for name in names})
+    return PruneGuard((told,) if told else (), keep)
+
+
+def tell_hold(profile: Profile, note: SourcesNote, of_claim: Hold | None) -> str:
+    """The hold that stands, in words, with what to do about it; "" if none does."""
+    hold = standing_hold(of_claim, note.hold)
+    if hold is None:
+        return ""
+    before = note.baseline or hold.before
+    is_known = may_lift(before, note.hold, is_blind=note.is_blind)
+    return render_hold(hold, accept_command(profile.name), is_known=is_known)
+
+
+def keep_whole(headers: Mapping[str, Header | None]) -> dict[str, str]:
+    """Which backups stay beside the newest one, if that is not whole.
+
+    Args:
+        headers: of all backups that count, the newest first; None where it is not known.
+
+    Returns:
+        Names with the reason: the newest one without problems, those after it of which that is
+        not known, and those that hold what the newest one could neither read nor carry over.
+    """
+    keep: dict[str, str] = {}
+    newest = next(iter(headers.values()), None)
+    for name in newest.needed_backups if newest is not None else ():
+        keep[name] = "has what the newest one lacks"
+    for name, header in headers.items():
+        if header is None:
+            keep[name] = "perhaps the newest without problems"
+        elif not header.problems:
+            return keep | {name: "the newest without problems"}
+    return keep
+
+
+def why_nothing_is_pruned(problems: Iterable[Problem]) -> list[str]:
+    """Why a run that is done, but with these problems, deletes nothing.
+
+    Files that are torn, carried over, or were deleted meanwhile are no reason, nor is what no
+    archive can hold; and what could not be read is none where the backup that has it is known,
+    for that one is kept.
+    """
+    missing: list[Problem] = []
+    unread: list[Problem] = []
+    for problem in problems:
+        if problem.kind == "missing" or (problem.is_source and problem.kind == "unreadable"):
+            missing.append(problem)
+        elif problem.kind == "unreadable" and not problem.last_whole:
+            unread.append(problem)
+    return [
+        f"{what}: {_named(those)}"
+        for what, those in (
+            ("a source is missing or cannot be read", missing),
+            ("older backups may have what could not be read", unread),
+        )
+        if those
+    ]
+
+
+def _named(problems: Sequence[Problem]) -> str:
+    more = len(problems) - _NAMED
+    named = ", ".join(problem.path for problem in problems[:_NAMED])
+    return f"{named} and {render_count(more, 'other')}" if more > 0 else named
