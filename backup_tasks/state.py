@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
-from backup_tasks.paths import make_private
+from backup_tasks.paths import make_private, sync_folder
 from backup_tasks.temporary import writes_to
 
 # The largest note names some recipients or uploads.
@@ -72,3 +72,4 @@ def write_note(file: Path, note: Any) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    sync_folder(file.parent)

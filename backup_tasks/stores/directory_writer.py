@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backup_tasks.errors import StoreError
+from backup_tasks.paths import sync_folder
 from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
 from backup_tasks.stores.directory import (
     explained,
@@ -155,7 +156,7 @@ def give_name(descriptor: int, partial: Path, final: Path, url: str) -> os.stat_
             raise
         _rename(partial, final, url)
     partial.unlink(missing_ok=True)
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
     return status
 
 
@@ -169,14 +170,3 @@ def _rename(partial: Path, final: Path, url: str) -> None:
         os.rename(partial, final)
     finally:
         os.close(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot; they need not
-            raise
-    finally:
-        os.close(descriptor)
