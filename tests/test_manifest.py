@@ -36,6 +36,7 @@ PATHS = st.lists(NAMES, min_size=1, max_size=5).map(
     lambda names: b"/".join(names).decode("utf-8", "surrogateescape")
 )
 COUNTS = st.integers(0, 2**63 - 1)
+A, B = "a" * 64, "b" * 64
 
 
 @st.composite
@@ -175,14 +176,15 @@ def test_an_entry_that_lies_nowhere_is_refused(entry: Entry) -> None:
 @pytest.mark.parametrize(
     ("chunks", "changes"),
     [
-        ([Chunk(0, 10, "a", 512), Chunk(11, 19, "b", 512)], {}),
-        ([Chunk(1, 10, "a", 512), Chunk(11, 19, "b", 512)], {}),
-        ([Chunk(10, 20, "b", 512), Chunk(0, 10, "a", 512)], {}),
-        ([Chunk(0, 10, "a", 512), Chunk(10, 21, "b", 512)], {}),
-        ([Chunk(0, 40, "a", 512), Chunk(40, -10, "b", 512)], {}),
-        ([Chunk(0, 10, "a", 512), Chunk(10, 20, "b", 0)], {}),
-        ([Chunk(0, 10, "a", 512), Chunk(10, 20, "b", -1)], {}),
-        ([Chunk(0, 10, "a", 512), Chunk(10, 20, "b", CHUNK_RAW_LIMIT + 1)], {}),
+        ([Chunk(0, 10, A, 512), Chunk(11, 19, B, 512)], {}),
+        ([Chunk(1, 10, A, 512), Chunk(11, 19, B, 512)], {}),
+        ([Chunk(10, 20, B, 512), Chunk(0, 10, A, 512)], {}),
+        ([Chunk(0, 10, A, 512), Chunk(10, 21, B, 512)], {}),
+        ([Chunk(0, 40, A, 512), Chunk(40, -10, B, 512)], {}),
+        ([Chunk(0, 30, A, 512), Chunk(30, 0, B, 512)], {}),
+        ([Chunk(0, 10, A, 512), Chunk(10, 20, B, 0)], {}),
+        ([Chunk(0, 10, A, 512), Chunk(10, 20, B, -1)], {}),
+        ([Chunk(0, 10, A, 512), Chunk(10, 20, B, CHUNK_RAW_LIMIT + 1)], {}),
         (CHUNKS, {"chunks": 1}),
         (CHUNKS, {"chunks": 3}),
         (CHUNKS, {"chunks": 10**12}),

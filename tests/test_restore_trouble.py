@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from backup_tasks.extract import Extractor
 from backup_tasks.extract_in_order import InOrderExtractor
 from backup_tasks.extract_policy import ExtractPolicy
 from backup_tasks.metadata import MetadataSetter, owner_of
-from backup_tasks.new_files import make_link, open_own_descriptors
+from backup_tasks.new_files import LinkTargetChanged, make_link, open_own_descriptors
 from backup_tasks.private_folder import PrivateFolders
 from backup_tasks.restore_target import OpenTarget
 from backup_tasks.tarstream import Member
@@ -232,6 +233,19 @@ def test_a_name_counts_for_more_than_the_number_of_its_owner_there() -> None:
     assert owner_of(member_with(uid=4711, gid=4712, user=b"no-such-user")) == (4711, 4712)
 
 
+@pytest.mark.parametrize("bit", [stat.S_ISUID, stat.S_ISGID])
+def test_no_file_that_could_not_be_given_to_its_owner_runs_as_somebody_else(
+    target: Path, monkeypatch: pytest.MonkeyPatch, bit: int
+) -> None:
+    member = member_with(uid=12345, gid=12345, mode=0o755 | bit)
+    with open(target / "x", "wb") as file:
+        monkeypatch.setattr(os, "fchown", failing(errno.EPERM))
+        setter = MetadataSetter(trusted=True)
+        setter.set_open(file.fileno(), member)
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o755
+    assert "setuid and setgid bits were left out where the owner could not be set" in setter.notes
+
+
 # Hardlinks
 
 
@@ -249,3 +263,17 @@ def test_a_link_to_what_it_is_already_leaves_no_other_name_of_it(target: Path) -
         if descriptor is not None:
             os.close(descriptor)
     assert sorted(os.listdir(target)) == ["a", "b"]
+
+
+def test_without_proc_no_link_joins_what_was_put_in_the_place_of_its_file(target: Path) -> None:
+    (target / "a").write_bytes(b"restored")
+    folder, found = os.open(target, os.O_RDONLY), os.open(target / "a", os.O_PATH)
+    os.rename(target / "a", target / "moved")
+    (target / "a").write_bytes(b"somebody's")
+    private = PrivateFolders(lambda: [folder])
+    with pytest.raises(LinkTargetChanged):
+        make_link(private, folder, "b", found, None, (folder, "a"))
+    private.close()
+    for descriptor in (folder, found):
+        os.close(descriptor)
+    assert sorted(os.listdir(target)) == ["a", "moved"]
