@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from backup_tasks.errors import RestoreError
+from backup_tasks.errors import ArchiveError, RestoreError
 from backup_tasks.extract import Extractor
 from backup_tasks.extract_in_order import InOrderExtractor
 from backup_tasks.extract_policy import ExtractPolicy
+from backup_tasks.manifest import Entry
 from backup_tasks.metadata import MetadataSetter, owner_of
 from backup_tasks.new_files import LinkTargetChanged, make_link, open_own_descriptors
 from backup_tasks.private_folder import PrivateFolders
@@ -277,3 +278,17 @@ def test_without_proc_no_link_joins_what_was_put_in_the_place_of_its_file(target
     for descriptor in (folder, found):
         os.close(descriptor)
     assert sorted(os.listdir(target)) == ["a", "moved"]
+
+
+@pytest.mark.parametrize("sparse", [None, [(4096, 2)]])
+def test_a_content_with_another_hash_than_the_manifest_says_gets_no_name(
+    target: Path, sparse: list[tuple[int, int]] | None
+) -> None:
+    def claim(entry: Entry) -> None:
+        entry.sha256 = "0" * 64
+
+    size = 5000 if sparse else None
+    item = Item("x", content=b"no", sparse=sparse, size=size, claim=claim)
+    with pytest.raises(ArchiveError, match="hash is not the manifest's"):
+        restore(target, item)
+    assert os.listdir(target) == []

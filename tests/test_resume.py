@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -21,17 +22,17 @@ from hypothesis import strategies as st
 
 import backup_tasks.backup_run
 import backup_tasks.stages
-from backup_tasks.archive import Base
+from backup_tasks.archive import Base, join_bases
 from backup_tasks.catalog import find_backups
 from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectMissing, StoreError
 from backup_tasks.last_archive import LastArchive
-from backup_tasks.leftovers import UploadNote, end_leftovers
+from backup_tasks.leftovers import UploadNote, do_each, end_leftovers
 from backup_tasks.manifest import Chunk, Entry, Header, PlacedEntry
 from backup_tasks.naming import is_backup_name
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_header
-from backup_tasks.resume import Salvaged, build_on
+from backup_tasks.resume import Salvaged, build_on, salvage_runs
 from backup_tasks.staging import StagedRun, Staging, StagingJournal
 from backup_tasks.state import state_key
 from backup_tasks.stores import open_store
@@ -39,6 +40,7 @@ from backup_tasks.stores.base import PartLimits, StoredObject
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import run_verify
 from tests.backups import Backups, paths_in
+from tests.chunks import laid_out
 from tests.generations import untar
 from tests.histories import (
     CHUNK,
@@ -951,3 +953,42 @@ def test_what_became_something_else_is_told_of_as_both(
 )
 def test_an_entry_that_is_not_there_whole_is_none(tmp_path: Path, entry: Entry) -> None:
     assert joined(tmp_path, [], [entry]) == []
+
+
+def test_a_chunk_of_two_objects_is_read_from_the_one_that_holds_it() -> None:
+    """No run may go from one to the other: each is copied from one object."""
+    first, second = stored("first"), stored("second")
+    base = join_bases([(first, chunks_of(3)), (second, chunks_of(2))])
+    assert [base.source_of(number) for number in (0, 2, 4, 5)] == [first, first, second, second]
+    assert base.chunks[4:] == chunks_of(2)
+    assert base.chunks[3].length == 0
+
+
+def test_chunks_that_a_staging_object_has_no_more_are_not_told_of(tmp_path: Path) -> None:
+    """A journal may know more than arrived, and a crash of the machine may have cut it."""
+    packed, table = laid_out([bytes([number]) * 2000 for number in range(5)])
+    store = DirectoryStore(tmp_path / "store")
+    store.folder.mkdir()
+    (store.folder / STAGED).write_bytes(packed[: table[3].offset + 5])
+    staging = Staging(
+        name=STAGED, store=store.url, started_at="2025-06-12T02:00:00Z", first_chunk=0
+    )
+    journal = StagingJournal(tmp_path / "journal", staging)
+    for chunk in table:
+        journal.add_chunk(chunk, chunk.offset)
+    journal.close()
+    (found,) = salvage_runs(store, [StagedRun(tmp_path / "journal")], [])
+    assert found.chunks == table[:3]
+
+
+def test_what_one_step_is_refused_does_not_keep_what_the_others_would_remove() -> None:
+    done: list[int] = []
+
+    def step(number: int) -> None:
+        if number in (1, 3):
+            raise StoreError(f"no {number}")
+        done.append(number)
+
+    with pytest.raises(StoreError, match="no 1"):
+        do_each(functools.partial(step, number) for number in range(5))
+    assert done == [0, 2, 4]

@@ -16,6 +16,7 @@ import pytest
 from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
+    ObjectChanged,
     ObjectExists,
     ObjectMissing,
     StoreError,
@@ -916,3 +917,18 @@ def test_a_salvaged_object_of_another_size_than_its_parts_is_removed(
     proxy.misbehave("CompleteMultipartUpload", lose_the_last_part)
     assert store.salvage(upload) is None
     assert store.list_objects() == []
+
+
+def test_a_source_that_was_replaced_after_it_was_copied_ends_the_commit(store: S3Store) -> None:
+    """A server may pass over the pin: then the copy may be of either."""
+    put(store, NAME, b"a" * PART)
+    writer = cast(S3Writer, store.write(OTHER, in_flight_bytes=MIB))
+    writer.copy(store.stat(NAME), 0, PART)
+    with writer._changed:
+        assert writer._changed.wait_for(lambda: not writer._under_way, timeout=60)
+    store.delete(NAME)
+    put(store, NAME, b"b" * PART)
+    with pytest.raises(ObjectChanged):
+        writer.commit()
+    writer.abort()
+    assert [one.name for one in store.list_objects()] == [NAME]
