@@ -177,7 +177,8 @@ def test_an_entry_that_lies_nowhere_is_refused(entry: Entry) -> None:
     ("chunks", "changes"),
     [
         ([Chunk(0, 10, A, 512), Chunk(11, 19, B, 512)], {}),
-        ([Chunk(1, 10, A, 512), Chunk(11, 19, B, 512)], {}),
+        ([Chunk(0, 10, A, 512), Chunk(11, 20, B, 512)], {}),
+        ([Chunk(1, 10, A, 512), Chunk(11, 20, B, 512)], {}),
         ([Chunk(10, 20, B, 512), Chunk(0, 10, A, 512)], {}),
         ([Chunk(0, 10, A, 512), Chunk(10, 21, B, 512)], {}),
         ([Chunk(0, 40, A, 512), Chunk(40, -10, B, 512)], {}),

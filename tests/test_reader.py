@@ -164,3 +164,14 @@ def test_two_backups_of_one_day_that_change_places_are_both_refused(
     for stored in store.list_objects():
         with pytest.raises(UnprovenError, match="it holds another backup's bytes"):
             demand_proof(read_manifest(store, stored), stored.name, Trust())
+
+
+def test_an_end_mark_of_other_bytes_that_unpack_to_the_same_zeros_is_told(tmp_path: Path) -> None:
+    """Only its bytes tell whether it is what was written."""
+    archive = attacks.rewrite(attacks.forge_ours(ITEMS), files=2, raw_bytes=1200)
+    place = archive.index(END_CHUNK)
+    other = bytearray(archive)
+    other[place + 9] ^= 1  # which system made it: gunzip passes over it
+    for content, is_damaged in ((archive, False), (bytes(other), True)):
+        store, backup = attacks.put(tmp_path / str(is_damaged), content)
+        assert run_verify(store, backup, SilentProgress()).is_damaged == is_damaged

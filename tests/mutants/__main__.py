@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
@@ -110,8 +111,15 @@ def run_one(mutant: Mutant, copy: Path) -> str:
         write_module(file, whole)
     outcome = {_PASSED: "lived", _FAILED: "killed"}.get(code, said)
     word = outcome if code in (_PASSED, _FAILED) else "BROKEN"
-    print(f"{word:7} {time.monotonic() - began:5.1f} s  {mutant.name}", flush=True)
+    seconds = time.monotonic() - began
+    print(f"{word:7} {seconds:5.1f} s  {mutant.name:60} {killer_in(said)}".rstrip(), flush=True)
     return outcome
+
+
+def killer_in(said: str) -> str:
+    """The test that failed, by what pytest printed, or ""."""
+    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", said, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def write_module(file: Path, source: str) -> None:
