@@ -44,7 +44,7 @@ def main() -> None:
         scene = _scene(Path(folder, "project"), server, proxy, options.mebibytes)
         rng = random.Random(options.seed)  # noqa: S311
         if options.tasks:
-            _kill_tasks(TaskRounds(scene, rng), options.kills)
+            _kill_tasks(TaskRounds(scene, proxy, rng), options.kills)
             return
         rounds = _Rounds(scene, proxy, rng)
         rounds.measure()

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cli import finish
 from tests.histories import fingerprint
-from tests.interruptions import Scene
+from tests.interruptions import KillingProxy, Scene
 
 TASKS = ("restore", "prune", "verify", "drill")
 KEPT, TOO_MANY = 2, 2
@@ -27,14 +28,15 @@ class TaskRounds:
     """Rounds of all these tasks on the backups of one scene.
 
     Args:
-        scene: its source is filled, and its bucket empty.
+        scene: its source is filled, and its bucket empty; proxy: before its server.
     """
 
-    def __init__(self, scene: Scene, rng: random.Random) -> None:
-        self._scene, self._rng = scene, rng
+    def __init__(self, scene: Scene, proxy: KillingProxy, rng: random.Random) -> None:
+        self._scene, self._proxy, self._rng = scene, proxy, rng
         self._target = scene.cli.here / "target"
         self._temporary = scene.cli.here / "tmp"
         self._temporary.mkdir()
+        self._requests: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
         self._changes = 0
         self.killed = dict.fromkeys(TASKS, 0)
@@ -44,8 +46,9 @@ class TaskRounds:
         """Make the backups, and let each task come to its end once."""
         self._make_backups()
         for task in TASKS:
-            began = time.monotonic()
+            before, began = self._proxy.requests, time.monotonic()
             self._run(*self._command(task))
+            self._requests[task] = self._proxy.requests - before
             self._seconds[task] = time.monotonic() - began
             shutil.rmtree(self._target, ignore_errors=True)
 
@@ -104,9 +107,13 @@ class TaskRounds:
         if task == "restore":
             self._target.mkdir()  # a folder that is there: files are made beside others' names
         process = self._scene.cli.start(*self._command(task), TMPDIR=str(self._temporary))
-        time.sleep(self._rng.uniform(0.1, 1) * self._seconds[task])
-        process.kill()
+        # Before the first request it only starts, which nothing can be lost by.
+        delay = self._rng.uniform(0, 0.1) * self._seconds[task]
+        timer = threading.Timer(delay, process.kill)
+        self._proxy.arm(timer.start, after_requests=self._rng.randint(1, self._requests[task]))
         done = finish(process)
+        timer.cancel()
+        self._proxy.disarm()
         assert done.code in (0, -9), done
         return done.code == -9
 
