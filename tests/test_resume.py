@@ -945,7 +945,8 @@ def test_what_became_something_else_is_told_of_as_both(
     "entry",
     [
         file_of("a", 5),
-        file_of("a", -1),
+        file_of("a", 5, size=10**6),
+        file_of("a", 4, size=10**6),
         file_of("a", 4, size=4096),
         file_of("a", 0, offset=-1),
         file_of("a", 0, offset=2048, size=600),
