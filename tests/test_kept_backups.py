@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from backup_tasks.catalog import find_backups
 from backup_tasks.jobs import run_backup_job
 from backup_tasks.newest_seen import NewestSeen
-from backup_tasks.paths import Paths
-from backup_tasks.profile import load_profile
-from backup_tasks.profile_model import Profile
+from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
-from backup_tasks.prune import run_prune
 from backup_tasks.retention import FUTURE_SLACK, plan_prune
 from tests.backups import Backups
 
@@ -40,10 +38,20 @@ def backups(tmp_path: Path, paths: Paths) -> Backups:
     return Backups(tmp_path / "source", tmp_path / "store", paths)
 
 
-def with_rules(backups: Backups, rules: str) -> Profile:
+def with_rules(backups: Backups, rules: str) -> Path:
+    """The profile's file, with these rules of retention."""
     file = backups.write_profile()
     file.write_text(file.read_text() + f"[retention]\n{rules}\n")
-    return load_profile(str(file), backups.paths)
+    return file
+
+
+def invoke(backups: Backups, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a task of the project."""
+    command = [sys.executable, "-m", "invoke", "-r", str(PROJECT_ROOT), *arguments]
+    environ = {**os.environ, **backups.environ()}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done
+    return done
 
 
 def test_what_was_stored_last_stays_also_beside_a_strangers_younger_object(
@@ -58,7 +66,7 @@ def test_what_was_stored_last_stays_also_beside_a_strangers_younger_object(
     for name in os.listdir(backups.store_folder):
         when = NOW.timestamp() + moments.get(name, 100)
         os.utime(backups.store_folder / name, (when, when))
-    run_prune(with_rules(backups, "keep_last = 1"), backups.open_store(), NOW, dry_run=False)
+    invoke(backups, "prune", "--profile", str(with_rules(backups, "keep_last = 1")))
     assert stored_last in os.listdir(backups.store_folder)
     assert "notes.txt" in os.listdir(backups.store_folder)
 
@@ -71,24 +79,27 @@ def test_the_newest_true_backup_stays_beside_one_from_the_future_when_all_are_to
     assert plan.delete == ("day 30", "day 20")
 
 
-def test_what_this_machine_saw_last_stays_beside_any_number_of_others() -> None:
+def test_protected_backups_stay_whatever_the_rules_say() -> None:
     taken_at = {f"day {day}": NOW - timedelta(days=day) for day in range(5)}
-    plan = plan_prune(taken_at, Rules(keep_last=1), NOW, seen="day 4", protected=["day 3"])
-    assert set(plan.keep) == {"day 0", "day 3", "day 4"}
+    plan = plan_prune(taken_at, Rules(keep_last=1), NOW, protected={"day 3": "stored last"})
+    assert plan.keep == {"day 0": ("last 1 of 1",), "day 3": ("stored last",)}
+    assert "nobody" not in plan_prune(taken_at, Rules(), NOW, protected={"nobody": "x"}).keep
 
 
 def test_a_backup_of_the_same_minute_that_is_there_means_that_none_has_vanished(
     backups: Backups,
 ) -> None:
     """As where encryption was turned on: two objects of one minute, of which one was replaced."""
-    backups.backup()
-    store = backups.open_store()
-    (backup,) = find_backups(store, UTC)
-    seen = NewestSeen(backups.paths.state, backups.profile(), store)
-    seen.note(f"{backup.stored.name}.age.tar", backup.taken_at.isoformat())
-    assert seen.what_vanished([backup]) == ""
-    seen.note("2025-06-12_0201-backup.tar.gz", backup.taken_at.isoformat())
-    assert "newer backups have vanished" in seen.what_vanished([backup])
+    name = backups.backup().archive
+    profile = with_rules(backups, "")
+    taken_at = backups.now - timedelta(days=1)
+    seen = NewestSeen(backups.paths.state, backups.profile(), backups.open_store())
+    seen.note(f"{name}.age.tar", taken_at.isoformat())
+    assert "vanished" not in invoke(backups, "list", "--profile", str(profile)).stderr
+    later = taken_at + timedelta(minutes=1)
+    seen.note(f"{later:%Y-%m-%d_%H%M}-backup.tar.gz", later.isoformat())
+    told = invoke(backups, "list", "--profile", str(profile)).stderr
+    assert "newer backups have vanished" in told
 
 
 def test_nothing_is_pruned_while_a_source_is_missing_whose_name_cannot_be_shown(
@@ -98,7 +109,7 @@ def test_nothing_is_pruned_while_a_source_is_missing_whose_name_cannot_be_shown(
     gone = backups.source.with_name("gone\x1b\u202e")
     gone.mkdir()
     (gone / "file").write_text("here for now")
-    file = with_rules(backups, "keep_last = 1").path
+    file = with_rules(backups, "keep_last = 1")
     written = file.read_text().replace(
         "sources = [", f'sources = ["{backups.source.parent}/gone\\u001b\\u202e", '
     )
