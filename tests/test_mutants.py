@@ -12,7 +12,7 @@ import pytest
 
 from backup_tasks.paths import PROJECT_ROOT
 from tests.mutants import Mutant, load_mutants
-from tests.mutants.__main__ import run_all, stale_because, tell
+from tests.mutants.__main__ import run_all, run_tests, stale_because, tell
 
 MUTANTS = load_mutants()
 
@@ -61,6 +61,13 @@ def test_the_runner_tells_killed_lived_and_broken_apart_and_takes_each_back(
     assert (project / "backup_tasks" / "sums.py").read_text() == before
     assert tell(mutants, outcomes) == 1
     assert "unnoticed: LIVED\n" in capsys.readouterr().out
+
+
+def test_tests_that_hang_count_as_failed_and_are_ended(project: Path) -> None:
+    (project / "test_sums.py").write_text(
+        "import time\n\n\ndef test_add():\n    time.sleep(3600)\n"
+    )
+    assert run_tests(project, ["test_sums.py"], 3) == (1, "it took too long")
 
 
 def test_the_score_fails_below_95_percent_and_for_one_that_lives_without_a_reason(

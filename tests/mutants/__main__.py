@@ -11,6 +11,7 @@ import argparse
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from tests.project_copy import copy_project
 
 LEAST_PERCENT = 95
 _PATIENCE_SECONDS = 300
+_ENDING_SECONDS = 30
 _PASSED, _FAILED = 0, 1  # as pytest exits
 
 
@@ -73,14 +75,24 @@ def run_tests(project: Path, tests: Sequence[str], seconds: float) -> tuple[int,
         stdin=subprocess.DEVNULL,
         text=True,
         errors="replace",
+        start_new_session=True,
     ) as process:
         try:
             said, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            process.terminate()  # its servers end with it
-            process.communicate()
+            _end(process)
             return _FAILED, "it took too long"
     return process.returncode, said
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a run of pytest with the servers that it has started."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=_ENDING_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def run_all(mutants: Sequence[Mutant], copies: Sequence[Path]) -> list[str]:
