@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from backup_tasks import staging as staging_room
+from backup_tasks.drill_notes import DrillNote
 from backup_tasks.journal import RunRecord, append_record, read_records
+from backup_tasks.keygen import run_keygen
 from backup_tasks.leftovers import UploadNote
 from backup_tasks.manifest import Chunk
 from backup_tasks.paths import Paths
@@ -116,6 +118,29 @@ def test_the_signing_key_is_on_the_disk_before_it_signs(disk: Disk, tmp_path: Pa
     key, _ = open_own_key(tmp_path)
     assert disk.after_power_cut(key_file(tmp_path)) == key.render_pem()
     assert disk.named_too_early == []
+
+
+def test_a_new_key_is_on_the_disk_before_anything_is_encrypted_for_it(
+    disk: Disk, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys" / "key.txt"
+    key = run_keygen(file, NOW)
+    left = disk.after_power_cut(file, below=tmp_path)
+    assert left == file.read_bytes()
+    assert key.recipient.encode() in left
+
+
+def test_the_note_of_a_drill_is_on_the_disk_before_anything_is_restored(
+    disk: Disk, tmp_path: Path
+) -> None:
+    """It may hold secrets, and only the note says where they lie."""
+    note = DrillNote(tmp_path)
+    note.write(tmp_path / "place", tmp_path.stat())
+    (file,) = (tmp_path / "drills").iterdir()
+    left = disk.after_power_cut(file, below=tmp_path)
+    assert left == file.read_bytes()
+    assert b"place" in left
+    note.clear()
 
 
 # A directory store
