@@ -16,7 +16,7 @@ COMPILE := pip-compile --quiet --generate-hashes --strip-extras --no-header --no
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint schema bench bench-report bench-scale requirements clean
+.PHONY: help venv demo test lint mutants schema bench bench-report bench-scale requirements clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -34,6 +34,9 @@ lint: .venv/.installed-dev ## Check style and types
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+
+mutants: .venv/.installed-dev ## Break modules that can lose data: do the tests notice? (ONLY=part of a name)
+	@$(BIN)/python -m tests.mutants --only '$(ONLY)'
 
 schema: .venv/.installed-dev ## Write the JSON Schema of a profile, for editors
 	$(BIN)/python -m backup_tasks.profile_schema

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from backup_tasks.errors import TrustError
-from backup_tasks.paths import Paths, make_private
+from backup_tasks.paths import Paths, make_private, sync_folder
 from backup_tasks.problems import Problem as Problem
 from backup_tasks.problems import ProblemKind as ProblemKind
 from backup_tasks.problems import summarize
@@ -313,22 +313,29 @@ def _append_line(file: Path, line: str, *, durable: bool = False) -> None:
         with trusted_folder(file.parent, near_services=True) as folder:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
             descriptor = os.open(file.name, flags, 0o600, dir_fd=folder)
+            try:
+                is_new = not os.fstat(descriptor).st_size
+                _append(descriptor, line)
+                if durable:
+                    os.fsync(descriptor)
+                if durable and is_new:
+                    sync_folder(".", dir_fd=folder)
+            finally:
+                os.close(descriptor)
     except TrustError as error:
         raise PermissionError(errno.EPERM, error.what) from None
+
+
+def _append(descriptor: int, line: str) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    size = os.fstat(descriptor).st_size
+    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    body = ("\n" if torn else "") + line + "\n"
+    rest = body.encode("utf-8", "backslashreplace")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        body = ("\n" if torn else "") + line + "\n"
-        rest = body.encode("utf-8", "backslashreplace")
-        try:
-            while rest:  # a disk that fills up takes a part first and refuses the rest
-                rest = rest[os.write(descriptor, rest) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, size)
-            raise
-        if durable:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        while rest:  # a disk that fills up takes a part first and refuses the rest
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup_tasks.errors import UsageError
-from backup_tasks.paths import home_folder, make_private
+from backup_tasks.paths import home_folder, make_private, sync_folder
 from backup_tasks.text import printable
 
 
@@ -47,6 +47,7 @@ def run_keygen(file: Path, now: datetime) -> NewKey:
             opened.write(text)
             opened.flush()
             os.fsync(descriptor)
+        sync_folder(file.parent)
     except FileExistsError:
         raise UsageError(
             f"{printable(str(file))} is there already, and a key is never overwritten: backups "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +61,7 @@ def make_private(folder: Path) -> None:
     """Make a folder, and what is missing on the way to it, for ourselves alone: under a umask that
     lets others write, the next run would refuse what this one has made.
 
-    Raises OSError, also when something else is there.
+    What was made stays made after a power cut. Raises OSError, also when something else is there.
     """
     for place in (*reversed(folder.parents), folder):
         if not place.is_dir():
@@ -68,3 +70,22 @@ def make_private(folder: Path) -> None:
             except FileExistsError:  # by another run just now, or it is no folder
                 if not place.is_dir():
                     raise
+            with contextlib.suppress(PermissionError):  # a folder above that we may not read
+                sync_folder(place.parent)
+
+
+def sync_folder(folder: Path | str, dir_fd: int | None = None) -> None:
+    """Return only when the names in a folder are on the disk as they are now. Raises OSError.
+
+    Args:
+        folder: its path, below `dir_fd` if that is given.
+    """
+    how = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(folder, how, dir_fd=dir_fd)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot; they need not
+            raise
+    finally:
+        os.close(descriptor)

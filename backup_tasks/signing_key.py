@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backup_tasks.errors import BackupError
 from backup_tasks.journal import RunRecord, open_log
-from backup_tasks.paths import Paths, make_private
+from backup_tasks.paths import Paths, make_private, sync_folder
 from backup_tasks.private import KnownContent, Private, parse_known, render_known
 from backup_tasks.profile_model import Profile
 from backup_tasks.signing import (
@@ -122,7 +122,7 @@ def open_own_key(state: Path) -> tuple[SigningKey, bool]:
                 os.link(state / _NEW_NAME, key_file(state))
             # Whoever waits for this file meanwhile finds the key, and writes nothing.
             (state / _NEW_NAME).unlink(missing_ok=True)
-            _sync_folder(state)
+            sync_folder(state)
             return key, is_new
     except OSError as error:
         raise BackupError(
@@ -178,14 +178,6 @@ def _write_whole(descriptor: int, content: bytes) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
     os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _place(file: Path) -> str:

@@ -25,7 +25,7 @@ import msgspec
 
 from backup_tasks.limits import CHUNK_RAW_LIMIT, LINE_BYTES
 from backup_tasks.manifest import Chunk, Entry
-from backup_tasks.paths import make_private
+from backup_tasks.paths import make_private, sync_folder
 from backup_tasks.state import open_kept
 from backup_tasks.turns import Turn
 
@@ -79,7 +79,7 @@ class StagingJournal:
         self._write(_Line(staging=staging))
         self._file.flush()
         os.fsync(descriptor)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def note_upload(self, upload_id: str) -> None:
         """The store's handle, as soon as there is one."""
@@ -232,11 +232,3 @@ class StagingFolder:
         """What the journals tell, the earliest run first."""
         runs = [StagedRun(path) for path in sorted(self._folder.glob(f"{self._key}-*.jsonl"))]
         return sorted(runs, key=lambda run: run.staging.started_at if run.staging else "")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
-from backup_tasks.paths import make_private
+from backup_tasks.paths import make_private, sync_folder
 from backup_tasks.temporary import writes_to
 
 # The largest note names some recipients or uploads.
@@ -59,16 +59,22 @@ def parse_note(content: bytes) -> Any:
 
 
 def write_note(file: Path, note: Any) -> None:
-    """Write such a file anew, to stay; a crash leaves the old or the new one. Raises OSError."""
+    """Write such a file anew, as `write_kept` does. Raises OSError."""
+    write_kept(file, json.dumps(note, indent=1, sort_keys=True).encode())
+
+
+def write_kept(file: Path, content: bytes) -> None:
+    """Write a file anew, to stay; a crash leaves the old or the new one. Raises OSError."""
     make_private(file.parent)
     temporary = file.with_name(f".{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with writes_to(file), open(descriptor, "w", encoding="utf-8") as opened:
-            json.dump(note, opened, indent=1, sort_keys=True)
+        with writes_to(file), open(descriptor, "wb") as opened:
+            opened.write(content)
             opened.flush()
             os.fsync(descriptor)
         os.replace(temporary, file)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    sync_folder(file.parent)

@@ -5,11 +5,16 @@
 Each round begins with nothing: one run of the real command is killed for good (kill -9), the
 next one must succeed, GNU tar must find the source in its archive, and nothing of the killed run
 may be left. The bytes are counted by a proxy between the command and the server.
+
+    .venv/bin/python bench/kills.py --tasks --kills 200 --mebibytes 8
+
+kills restore, prune, verify and drill in turns instead, see `task_kills`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
 import sys
@@ -19,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.task_kills import TASKS, TaskRounds
 from tests.interruptions import KillingProxy, Scene, fill, make_cli, new_bucket
 from tests.s3_server import S3Server, start_s3_server
 
@@ -28,6 +34,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--mebibytes", type=int, default=160, help="size of the source")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--tasks", action="store_true", help="kill other tasks than backup")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="kills-") as folder,
@@ -35,11 +42,26 @@ def main() -> None:
         KillingProxy(server.endpoint) as proxy,
     ):
         scene = _scene(Path(folder, "project"), server, proxy, options.mebibytes)
-        rounds = _Rounds(scene, proxy, random.Random(options.seed))  # noqa: S311
+        rng = random.Random(options.seed)  # noqa: S311
+        if options.tasks:
+            _kill_tasks(TaskRounds(scene, proxy, rng), options.kills)
+            return
+        rounds = _Rounds(scene, proxy, rng)
         rounds.measure()
         for number in range(options.kills):
             rounds.play(number)
         rounds.tell()
+
+
+def _kill_tasks(rounds: TaskRounds, kills: int) -> None:
+    """Play until so many were killed: those that had ended already do not count."""
+    rounds.measure()
+    for task in itertools.cycle(TASKS):
+        if sum(rounds.killed.values()) >= kills:
+            break
+        rounds.play(task)
+        print(f"{sum(rounds.killed.values()):3} killed, {task}", flush=True)
+    rounds.tell()
 
 
 def _scene(here: Path, server: S3Server, proxy: KillingProxy, mebibytes: int) -> Scene:

@@ -15,7 +15,7 @@ from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, decode_footer
 from backup_tasks.late_links import LateLinks
 from backup_tasks.local_zone import find_zone
-from backup_tasks.manifest import MANIFEST_PATH, Chunk, Entry, Header
+from backup_tasks.manifest import MANIFEST_PATH, USUAL_HEADER_BYTES, Chunk, Entry, Header
 from backup_tasks.paths import Paths
 from backup_tasks.reader import read_manifest
 from backup_tasks.signature_member import decode_signature
@@ -138,7 +138,8 @@ def test_a_link_comes_after_the_file_that_it_joins(whole: Laid) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [CHUNK_BYTES - 512, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * MIB, 3 * MIB + 777]
+    "size",
+    [CHUNK_BYTES - 1535, CHUNK_BYTES - 512, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * MIB, 3 * MIB + 777],
 )
 def test_a_large_file_has_chunks_of_its_own_bytes_cut_at_fixed_places(
     backups: Backups, size: int
@@ -151,15 +152,25 @@ def test_a_large_file_has_chunks_of_its_own_bytes_cut_at_fixed_places(
     backups.backup()
     laid = lay_open(backups)
     entry = laid.entries[str(backups.source / "b").lstrip("/")]
-    headers = laid.raw(entry.chunk)
-    if len(headers) < CHUNK_BYTES and entry.offset == 0 and len(headers) <= 1536:
-        for piece, start in enumerate(range(0, size, CHUNK_BYTES), start=1):
-            raw = laid.raw(entry.chunk + piece)
-            wanted = content[start : start + CHUNK_BYTES]
-            assert raw == wanted + bytes(-len(wanted) % 512)
-    else:
-        assert size + 512 <= CHUNK_BYTES
-        assert content in headers
+    assert (entry.offset, len(laid.raw(entry.chunk))) == (0, USUAL_HEADER_BYTES)
+    for piece, start in enumerate(range(0, size, CHUNK_BYTES), start=1):
+        raw = laid.raw(entry.chunk + piece)
+        wanted = content[start : start + CHUNK_BYTES]
+        assert raw == wanted + bytes(-len(wanted) % 512)
+
+
+def test_the_largest_file_that_fits_into_one_chunk_with_its_headers_lies_there_whole(
+    backups: Backups,
+) -> None:
+    backups.source.mkdir()
+    content = os.urandom(CHUNK_BYTES - USUAL_HEADER_BYTES)
+    (backups.source / "b").write_bytes(content)
+    backups.backup()
+    laid = lay_open(backups)
+    entry = laid.entries[str(backups.source / "b").lstrip("/")]
+    raw = laid.raw(entry.chunk)
+    assert (entry.offset, len(raw)) == (0, CHUNK_BYTES)
+    assert raw.endswith(content)
 
 
 def test_small_files_share_chunks(backups: Backups) -> None:

@@ -7,6 +7,8 @@ import errno
 import os
 import random
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.chunk_process import WORTH_A_PROCESS, read_chunks_apart
+from backup_tasks.chunk_process import _SLOTS, WORTH_A_PROCESS, read_chunks_apart
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.errors import ArchiveError, ObjectChanged, StoreError
@@ -74,6 +76,25 @@ class Placed:
         return read_chunks_apart(store or self.store, self.stored, self.chunks, numbers)
 
 
+def wait_until_it_may_not_go_on(reading: object, left: int) -> None:
+    """Wait until the reader has told of as many chunks as it has room for, or of all `left`."""
+    # One slot is still used here; after the last chunk it says that this was all.
+    most = min(_SLOTS - 1, left + 1)
+    with socket.socket(fileno=os.dup(reading._pipe.fileno())) as pipe:  # type: ignore[attr-defined]
+        while count_messages(pipe.recv(2**20, socket.MSG_PEEK)) < most:
+            time.sleep(0.0005)
+
+
+def count_messages(waiting: bytes) -> int:
+    """How many of multiprocessing's messages are there: each has its length in front."""
+    count = place = 0
+    while place < len(waiting):
+        (length,) = struct.unpack_from("!i", waiting, place)
+        place += 4 + length
+        count += 1
+    return count
+
+
 def test_they_are_the_same_chunks_from_another_process(tmp_path: Path, before: list[int]) -> None:
     raw_chunks = noise(MANY)
     placed = Placed(tmp_path, raw_chunks)
@@ -81,8 +102,8 @@ def test_they_are_the_same_chunks_from_another_process(tmp_path: Path, before: l
     reading = placed.read()
     for chunk in reading:
         assert len(children()) == len(before) + 1
-        # Until the next is asked for: the reader has long run ahead as far as it may.
-        time.sleep(0.002)
+        # Until the next is asked for, however far the reader has run ahead.
+        wait_until_it_may_not_go_on(reading, MANY - taken - 1)
         assert (chunk.number, bytes(chunk.raw), chunk.damage) == (taken, raw_chunks[taken], "")
         taken += 1
     assert taken == MANY
@@ -211,7 +232,7 @@ def test_closing_ends_a_reader_that_waits_for_its_server(tmp_path: Path, before:
     with closing(placed.read(Hanging(tmp_path))) as reading:
         next(reading)
         assert len(children()) == len(before) + 1
-        time.sleep(0.3)  # by now it has given all that it may
+        wait_until_it_may_not_go_on(reading, MANY - 1)
     assert children() == before
 
 

@@ -12,6 +12,8 @@ from backup_tasks.chunk_reader import RANGE_BYTES, plan_ranges, read_chunks
 from backup_tasks.stores.base import StoredObject
 from tests.chunks import laid_out
 
+STORED = StoredObject("x.tar.gz", 10**6, datetime(2025, 6, 12, tzinfo=UTC), "etag")
+
 
 class Memory:
     """A store of one object; counts the ranges that were asked for."""
@@ -56,3 +58,37 @@ def test_few_ranges_are_fetched_before_the_first_chunk_is_used() -> None:
     assert store.ranges <= 4
     assert sum(1 for _ in reading) == 129
     assert store.ranges == len(ranges)
+
+
+def test_what_comes_damaged_is_fetched_again_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a store that is damaged everywhere is read twice, byte for byte."""
+    packed, chunks = laid_out([bytes([number]) * 3000 for number in range(20)])
+    monkeypatch.setattr(chunk_reader, "_FETCHED_AGAIN", 5)
+    asked: list[int] = []
+
+    class Damaged:
+        def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+            asked.append(start)
+            return bytes(length)
+
+    read = list(read_chunks(Damaged(), STORED, chunks, range(20)))
+    assert [chunk.damage for chunk in read] == ["its hash is wrong"] * 20
+    assert len(asked) == 1 + 5
+    assert len(packed) == chunks[-1].end
+
+
+def test_a_chunk_that_came_damaged_once_is_whole_and_says_so() -> None:
+    packed, chunks = laid_out([bytes([number]) * 3000 for number in range(4)])
+
+    class Flips:
+        def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+            content = bytearray(packed[start : start + length])
+            if length > chunks[2].length:  # the request for all of them
+                content[chunks[2].offset + 20] ^= 1
+            return bytes(content)
+
+    read = list(read_chunks(Flips(), STORED, chunks, range(4)))
+    assert [chunk.raw for chunk in read] == [bytes([number]) * 3000 for number in range(4)]
+    assert [chunk.fetched_again for chunk in read] == [False, False, True, False]

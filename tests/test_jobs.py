@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -254,13 +255,21 @@ def test_a_signal_leaves_no_lock_as_nobody_expects_it(
     assert done == expected
 
 
+def is_in_threading(thread: threading.Thread) -> bool:
+    """Whether it goes through a function of `threading` now, as all that wait do."""
+    frame = sys._current_frames()[thread.ident or 0]
+    return frame.f_globals["__name__"] == "threading" and frame.f_code.co_name != "set"
+
+
 @pytest.mark.parametrize("waits", ["for a thread", "for a result", "for an event"])
 def test_a_signal_ends_every_wait_at_once(paths: Paths, waits: str) -> None:
+    begun = threading.Event()
     over = threading.Event()
     ended = threading.Event()
 
     def work() -> None:
-        time.sleep(0.05)
+        while not (begun.is_set() and is_in_threading(threading.main_thread())):
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGTERM)
         over.wait(15)
         ended.set()
@@ -274,6 +283,7 @@ def test_a_signal_ends_every_wait_at_once(paths: Paths, waits: str) -> None:
 
     def start_and_wait() -> None:
         thread.start()
+        begun.set()
         wait(20)
 
     with pytest.raises(Interrupted), watched("test", "", paths, clock):

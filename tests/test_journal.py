@@ -27,6 +27,7 @@ from backup_tasks.journal import (
     render_result,
 )
 from backup_tasks.paths import PROJECT_ROOT, Paths
+from tests.support.lock_wait import waiting_for_lock
 
 # A moment of the machine's own zone, because the log is for people who look at its clock.
 STARTED = datetime(2025, 6, 12, 2, 0, 1).astimezone()
@@ -365,3 +366,26 @@ def test_a_writer_that_is_killed_leaves_records_that_can_be_read(paths: Paths) -
     records = list(read_records(paths))
     assert len(records) == before + 1
     assert json.dumps(records[-1]).count("after") == 1
+
+
+def test_a_line_waits_for_the_one_that_somebody_is_writing(paths: Paths) -> None:
+    """Else it would take the half of a line for one that a crash has torn, and end it."""
+    append_record(run(), paths)
+    file = paths.logs / "runs.jsonl"
+    whole = file.read_bytes()
+    with waiting_for_lock(file, lambda: append_record(run(error="mine"), paths)):
+        for half in (whole[:20], whole[20:]):
+            with open(file, "ab") as other:
+                other.write(half)
+    assert [record["error"] for record in read_records(paths)] == ["", "", "mine"]
+    assert file.read_bytes().count(b"\n") == 3
+
+
+def test_a_line_that_the_kernel_takes_bit_by_bit_is_whole(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_write = os.write
+    monkeypatch.setattr(os, "write", lambda file, content: really_write(file, content[:7]))
+    append_record(run(error="one"), paths)
+    monkeypatch.undo()
+    assert [record["error"] for record in read_records(paths)] == ["one"]

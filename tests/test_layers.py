@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,3 +161,13 @@ def test_the_commands_start_without_what_they_may_not_need() -> None:
         [sys.executable, "-c", script], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_no_property_fails_because_the_machine_is_busy() -> None:
+    """Each example of a test may take as long as it likes, above all one that touches files."""
+    from hypothesis import settings
+
+    assert settings().deadline is None
+    for file in (PROJECT_ROOT / "tests").glob("test_*.py"):
+        given = re.findall(r"\bsettings\([^)]*deadline=(\w+)", file.read_text("utf-8"))
+        assert set(given) <= {"None"}, file.name

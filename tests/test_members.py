@@ -137,3 +137,14 @@ def test_it_says_how_much_was_read() -> None:
     passed: list[int] = []
     read_all(stream_of(*small_and_large(), passed=passed.append))
     assert passed == [512, 512, 512, 100, 512]
+
+
+def test_a_content_that_would_go_on_in_a_chunk_that_was_not_read_is_damage() -> None:
+    chunks, entries = small_and_large()
+    del chunks[1]
+    stream = stream_of(chunks, entries, [])
+    for found in stream.members():
+        if found.wanted.restore_as == "large":
+            break
+    with pytest.raises(DamagedChunkError, match="chunk 1 is not where it should be"):
+        list(stream.pieces(found))

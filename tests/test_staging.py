@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.manifest import Entry, walk_key
+from backup_tasks.limits import CHUNK_RAW_LIMIT
+from backup_tasks.manifest import Chunk, Entry, walk_key
 from backup_tasks.staging import StagedRun, Staging, StagingJournal
 from backup_tasks.turns import Turn
 
@@ -60,3 +62,65 @@ def test_a_path_that_is_told_of_twice_ends_what_is_believed(tmp_path: Path, turn
     turns[turn % 3].append("g")
     turns[(turn + 1) % 3] = [*turns[(turn + 1) % 3], "g", "h"]
     assert written(tmp_path / "journal", turns) == ["a", "b", "e", "f", "g"]
+
+
+def chunk_at(number: int, length: int = 10) -> Chunk:
+    return Chunk(length * number, length, f"{number:064x}", 512)
+
+
+def journal_of(path: Path, chunks: int, first_chunk: int = 0) -> list[bytes]:
+    """The lines of a run that wrote one file into each chunk."""
+    staging = Staging(
+        name="x", store="s", started_at="2025-06-12T02:00:00Z", first_chunk=first_chunk
+    )
+    journal = StagingJournal(path, staging)
+    journal.note_upload("a handle")
+    for number in range(chunks):
+        journal.add_entry(Entry(path=f"{number}", type="file", chunk=first_chunk + number))
+        journal.add_chunk(chunk_at(number), place=10 * number)
+    journal.close()
+    return path.read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("lost", range(1, 5))
+def test_a_journal_that_lost_a_line_in_the_middle_is_believed_up_to_there(
+    tmp_path: Path, lost: int
+) -> None:
+    """The chunks after it would be counted from a wrong number, and give wrong bytes."""
+    lines = journal_of(tmp_path / "journal", chunks=5)
+    line_of_chunk = [number for number, line in enumerate(lines) if b'"chunk":{' in line]
+    del lines[line_of_chunk[lost]]
+    (tmp_path / "journal").write_bytes(b"".join(lines))
+    run = StagedRun(tmp_path / "journal")
+    assert run.chunks == [chunk_at(number) for number in range(lost)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Chunk(30, 0, "a" * 64, 512),
+        Chunk(30, -10, "a" * 64, 512),
+        Chunk(30, 10, "a" * 64, 0),
+        Chunk(30, 10, "a" * 64, CHUNK_RAW_LIMIT + 1),
+        Chunk(29, 10, "a" * 64, 512),
+        Chunk(31, 10, "a" * 64, 512),
+    ],
+)
+def test_a_journal_is_not_believed_from_a_chunk_on_that_cannot_be(
+    tmp_path: Path, wrong: Chunk
+) -> None:
+    lines = journal_of(tmp_path / "journal", chunks=3)
+    told = msgspec.json.encode({"chunk": msgspec.to_builtins(wrong)})
+    after = msgspec.json.encode({"chunk": msgspec.to_builtins(chunk_at(4))})
+    (tmp_path / "journal").write_bytes(b"".join([*lines, told, b"\n", after, b"\n"]))
+    assert len(StagedRun(tmp_path / "journal").chunks) == 3
+
+
+def test_what_was_kept_of_an_earlier_archive_is_not_told_of(tmp_path: Path) -> None:
+    staging = Staging(name="x", store="s", started_at="2025-06-12T02:00:00Z", first_chunk=7)
+    journal = StagingJournal(tmp_path / "journal", staging)
+    for number, kind in ((6, "file"), (7, "dir"), (7, "file"), (8, "symlink")):
+        journal.add_entry(Entry(path=f"{number}{kind}", type=kind, chunk=number))  # type: ignore[arg-type]
+    journal.close()
+    told = [entry.name for entry in StagedRun(tmp_path / "journal").entries()]
+    assert told == ["7file", "8symlink"]

@@ -17,6 +17,7 @@ import pytest
 from backup_tasks.errors import ObjectExists, ObjectMissing, StoreError
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
+from tests.support.lock_wait import waiting_for_lock
 
 MIB = 2**20
 NAME = "2025-06-12_0200-backup.tar.gz"
@@ -269,3 +270,96 @@ def test_bytes_are_on_disk_before_the_name_is(
         monkeypatch.setattr(os, name, noted(name))
     writer.commit()
     assert steps == ["fsync", "link", "unlink", "fsync"]
+
+
+def test_what_the_kernel_takes_bit_by_bit_arrives_whole(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = os.urandom(1000)
+    really_write, really_read = os.write, os.pread
+    monkeypatch.setattr(os, "write", lambda file, view: really_write(file, view[:7]))
+    found = put(store, NAME, body[:600], body[600:])
+    assert (store.folder / NAME).read_bytes() == body
+    monkeypatch.setattr(
+        os, "pread", lambda file, length, start: really_read(file, min(length, 7), start)
+    )
+    assert store.read_range(found, 100, 500) == body[100:600]
+
+
+@pytest.mark.parametrize("end", ["refuses", "gives nothing"])
+def test_a_copy_that_the_kernel_leaves_half_done_is_gone_on_with_where_it_ended(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    body = os.urandom(MIB)
+    put(store, NAME, body)
+    really_copy = os.copy_file_range
+    lengths = [1000, 10]
+
+    def copy(origin: int, target: int, count: int, offset_src: int) -> int:
+        if not lengths and end == "refuses":
+            raise OSError(errno.EXDEV, "no more of it")
+        return really_copy(origin, target, lengths.pop(), offset_src) if lengths else 0
+
+    monkeypatch.setattr(os, "copy_file_range", copy)
+    writer = store.write(OTHER, in_flight_bytes=MIB)
+    writer.copy(store.stat(NAME), 17, MIB - 100)
+    writer.commit()
+    assert not lengths
+    assert (store.folder / OTHER).read_bytes() == body[17 : MIB - 83]
+
+
+def test_trouble_of_the_disk_while_it_copies_is_not_taken_for_a_kernel_that_cannot(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, NAME, b"hello")
+    monkeypatch.setattr(os, "copy_file_range", failing(errno.EIO))
+    writer = store.write(OTHER, in_flight_bytes=MIB)
+    with pytest.raises(StoreError, match="the disk reports an error"):
+        writer.copy(store.stat(NAME), 0, 5)
+    assert [one.name for one in store.folder.iterdir()] == [NAME]
+
+
+def test_trouble_while_a_link_is_made_is_not_taken_for_a_disk_without_links(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = store.write(NAME, in_flight_bytes=MIB)
+    monkeypatch.setattr(os, "link", failing(errno.EIO))
+    with pytest.raises(StoreError, match="the disk reports an error"):
+        writer.commit()
+    assert list(store.folder.iterdir()) == []
+
+
+def test_where_links_are_unknown_two_that_finish_at_once_do_not_take_one_name(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = store.write(NAME, in_flight_bytes=MIB)
+    writer.send(b"the second")
+    monkeypatch.setattr(os, "link", failing(errno.EPERM))
+    with waiting_for_lock(store.folder, writer.commit) as coming:
+        (store.folder / NAME).write_bytes(b"the first")
+    with pytest.raises(ObjectExists):
+        coming.result()
+    assert (store.folder / NAME).read_bytes() == b"the first"
+
+
+def test_what_is_replaced_by_something_of_its_size_in_the_same_moment_is_noticed(
+    store: DirectoryStore,
+) -> None:
+    found = put(store, NAME, b"hello")
+    os.rename(store.folder / NAME, store.folder / "before")
+    (store.folder / NAME).write_bytes(b"other")
+    status = (store.folder / "before").stat()
+    os.utime(store.folder / NAME, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(StoreError, match="was replaced"):
+        store.read_range(found, 0, 5)
+
+
+def test_a_withdrawn_copy_leaves_not_a_byte(store: DirectoryStore) -> None:
+    put(store, NAME, b"0123456789")
+    writer = store.write(OTHER, in_flight_bytes=MIB)
+    writer.copy(store.stat(NAME), 0, 4)
+    writer.copy(store.stat(NAME), 4, 6)
+    writer.withdraw(4)
+    writer.send(b"x")
+    writer.commit()
+    assert (store.folder / OTHER).read_bytes() == b"0123x"

@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,7 @@ import pytest
 from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
+    ObjectChanged,
     ObjectExists,
     ObjectMissing,
     StoreError,
@@ -22,6 +24,7 @@ from backup_tasks.errors import (
 from backup_tasks.stores import open_store
 from backup_tasks.stores.base import ArchiveWriter, StoredObject, Unfinished
 from backup_tasks.stores.s3 import S3Store
+from backup_tasks.stores.s3_upload import S3Upload
 from backup_tasks.stores.s3_writer import S3Writer
 from tests.conftest import S3Bucket
 from tests.faulty_proxy import (
@@ -468,15 +471,16 @@ def test_a_server_that_does_not_know_conditional_commits_works_all_the_same(
         put(store, NAME, b"again")
 
 
+def lose_the_last_part(request: Request, pass_on: PassOn) -> Answer:
+    start, end = request.body.rindex(b"<Part>"), request.body.rindex(b"</Part>") + 7
+    body = request.body[:start] + request.body[end:]
+    headers = {**request.headers, "Content-Length": str(len(body))}
+    return pass_on(Request(request.method, request.path, headers, body))
+
+
 def test_an_object_of_another_size_than_was_sent_is_removed_and_told(
     store: S3Store, proxy: FaultyProxy
 ) -> None:
-    def lose_the_last_part(request: Request, pass_on: PassOn) -> Answer:
-        start, end = request.body.rindex(b"<Part>"), request.body.rindex(b"</Part>") + 7
-        body = request.body[:start] + request.body[end:]
-        headers = {**request.headers, "Content-Length": str(len(body))}
-        return pass_on(Request(request.method, request.path, headers, body))
-
     proxy.misbehave("CompleteMultipartUpload", lose_the_last_part)
     with pytest.raises(StoreError) as error:
         put(store, NAME, b"x" * PART, b"y")
@@ -822,3 +826,109 @@ def test_a_server_that_dies_in_the_middle_ends_the_upload_and_the_next_run_works
         assert store.list_unfinished() == []
         put(store, OTHER, b"hello")
         assert [one.name for one in store.list_objects()] == [NAME, OTHER]
+
+
+# What a server says, and what is there
+
+
+def test_a_strangers_object_of_equal_size_is_not_taken_for_ours_after_a_server_said_yes(
+    store: S3Store, proxy: FaultyProxy, s3_bucket: S3Bucket
+) -> None:
+    def lie(request: Request, pass_on: PassOn) -> Answer:
+        key = f"backups/{NAME}"
+        s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=key, Body=b"other")
+        body = b"<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>"
+        return Answer(200, {"Content-Type": "application/xml"}, body)
+
+    proxy.misbehave("CompleteMultipartUpload", lie)
+    with pytest.raises(StoreError, match="another object has its name"):
+        put(store, NAME, b"hello")
+    assert store.read_range(store.stat(NAME), 0, 5) == b"other"
+
+
+def test_where_commits_are_never_conditional_a_name_that_was_taken_meanwhile_is_refused(
+    store: S3Store, proxy: FaultyProxy, s3_bucket: S3Bucket
+) -> None:
+    slow = store.write(NAME, in_flight_bytes=MIB)
+    slow.send(b"the second")
+    s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=f"backups/{NAME}", Body=b"the first")
+    proxy.misbehave("CompleteMultipartUpload", refuse(501, "NotImplemented"))
+    with pytest.raises(ObjectExists):
+        slow.commit()
+    slow.abort()
+    assert store.read_range(store.stat(NAME), 0, 9) == b"the first"
+
+
+def test_a_bug_while_a_part_is_sent_ends_the_commit_and_is_told(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def buggy(*_: object) -> str:
+        raise KeyError("no such thing")
+
+    monkeypatch.setattr(S3Upload, "send_part", buggy)
+    writer = store.write(NAME, in_flight_bytes=MIB)
+    writer.send(b"x")
+    with pytest.raises(StoreError, match=f"part 1 of {NAME}: KeyError: 'no such thing'"):
+        writer.commit()
+    writer.abort()
+    assert store.list_objects() == []
+
+
+def test_what_arrived_while_an_upload_was_being_ended_is_ended_too(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    def say_done(request: Request, pass_on: PassOn) -> Answer:
+        return Answer(204, {}, b"")  # and a part that is under way keeps it alive
+
+    writer = store.write(NAME, in_flight_bytes=MIB)
+    writer.send(b"x" * PART)
+    proxy.misbehave("AbortMultipartUpload", say_done)
+    writer.abort()
+    assert store.list_unfinished() == []
+
+
+def test_a_range_that_comes_from_another_place_than_was_asked_for_is_not_believed(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    put(store, NAME, b"0123456789")
+
+    def shifted(request: Request, pass_on: PassOn) -> Answer:
+        answer = pass_on(request)
+        return replace(
+            answer, body=b"9876", headers=answer.headers | {"Content-Range": "bytes 5-8/10"}
+        )
+
+    found = store.stat(NAME)
+    proxy.misbehave("GetObject", shifted, times=20)
+    with pytest.raises(StoreError):
+        store.read_range(found, 2, 4)
+
+
+def test_a_salvaged_object_of_another_size_than_its_parts_is_removed(
+    store: S3Store, proxy: FaultyProxy
+) -> None:
+    writer = cast(S3Writer, store.write(NAME, in_flight_bytes=64 * MIB))
+    for letter in (b"a", b"b"):
+        writer.send(letter * PART)
+    with writer._changed:
+        assert writer._changed.wait_for(lambda: not writer._under_way, timeout=60)
+    writer.leave()
+    (upload,) = store.list_unfinished()
+    proxy.misbehave("CompleteMultipartUpload", lose_the_last_part)
+    assert store.salvage(upload) is None
+    assert store.list_objects() == []
+
+
+def test_a_source_that_was_replaced_after_it_was_copied_ends_the_commit(store: S3Store) -> None:
+    """A server may pass over the pin: then the copy may be of either."""
+    put(store, NAME, b"a" * PART)
+    writer = cast(S3Writer, store.write(OTHER, in_flight_bytes=MIB))
+    writer.copy(store.stat(NAME), 0, PART)
+    with writer._changed:
+        assert writer._changed.wait_for(lambda: not writer._under_way, timeout=60)
+    store.delete(NAME)
+    put(store, NAME, b"b" * PART)
+    with pytest.raises(ObjectChanged):
+        writer.commit()
+    writer.abort()
+    assert [one.name for one in store.list_objects()] == [NAME]

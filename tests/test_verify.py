@@ -16,11 +16,13 @@ from hypothesis import given, settings
 
 from backup_tasks import entry_check
 from backup_tasks.catalog import find_backups
+from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.compress import compress_chunk
+from backup_tasks.entry_check import EntryCheck
 from backup_tasks.errors import ArchiveError, UsageError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES
 from backup_tasks.listing import list_entries
-from backup_tasks.manifest import Chunk, Entry
+from backup_tasks.manifest import Chunk, Entry, EntryType
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_manifest
@@ -33,6 +35,7 @@ from backup_tasks.verify_report import VerifyReport, render_verify
 from tests import attacks
 from tests.attacks import Item
 from tests.backups import Backups, small_backups
+from tests.chunks import laid_out
 from tests.cli import Cli, cli, s3_store
 from tests.conftest import S3Bucket
 from tests.histories import Change, RealTree, histories, play
@@ -593,3 +596,46 @@ def test_an_archive_in_a_bucket_is_verified_and_a_cut_one_is_found(
     flipped = content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
     s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=key, Body=flipped)
     assert "its hash is wrong" in cli.run("verify", "--profile", "test").err
+
+
+def two_large_entries() -> tuple[bytes, list[Chunk], list[Entry]]:
+    """The second begins where the first should go on; all hashes are right."""
+    first, second = (Item(name, content=name.encode() * 4000) for name in "ab")
+    blocks = first.blocks()[:1536], second.blocks()[:1536], second.blocks()[1536:]
+    packed, chunks = laid_out(blocks)
+    return packed, chunks, [attacks.entry_of(first, 0), attacks.entry_of(second, 1)]
+
+
+def test_a_large_file_in_which_another_begins_before_it_has_ended_is_lost(tmp_path: Path) -> None:
+    packed, chunks, entries = two_large_entries()
+    end = attacks.forge_end(len(packed), chunks, entries, files=2, raw_bytes=8000)
+    report = verify_forged(tmp_path, packed + end)
+    assert report.lost.first == [("a", "another entry begins before its content ends")]
+    assert report.is_damaged
+
+
+def test_it_is_lost_too_where_its_chunks_were_found_whole_before() -> None:
+    _, _, (first, second) = two_large_entries()
+    check = EntryCheck()
+    check.accept(ReadChunk(0, b""), [first], last_chunk=2)
+    check.accept(ReadChunk(1, b""), [second], last_chunk=2)
+    check.accept(ReadChunk(2, b""), [], last_chunk=2)
+    check.finish()
+    assert [name for name, _ in check.lost.first] == ["a"]
+    assert check.files == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "link"), [("symlink", "/etc/passwd"), ("symlink", ""), ("hardlink", "other")]
+)
+def test_a_link_that_leads_elsewhere_than_the_manifest_says_is_lost(
+    tmp_path: Path, kind: EntryType, link: str
+) -> None:
+    def claim(entry: Entry) -> None:
+        entry.link, entry.mtime_ns = "honest", item.mtime_ns
+
+    item = Item("link", kind, link=link, mode=0o777 if kind == "symlink" else 0o644)
+    item.claim = claim
+    report = verify_forged(tmp_path, attacks.forge_ours([item]))
+    ((name, reason),) = report.lost.first
+    assert (name, "link" in reason.rpartition(" in ")[2].split(", ")) == ("link", True)

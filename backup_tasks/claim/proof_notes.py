@@ -7,8 +7,6 @@ not for a profile: another profile of this machine that writes there leaves word
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,10 +15,8 @@ import msgspec
 from backup_tasks.claim.evidence import Evidence
 from backup_tasks.claim.proof import Known
 from backup_tasks.naming import is_encrypted_name
-from backup_tasks.paths import make_private
-from backup_tasks.state import read_kept, state_key
+from backup_tasks.state import read_kept, state_key, write_kept
 from backup_tasks.stores.base import StoredObject
-from backup_tasks.temporary import writes_to
 from backup_tasks.text import one_line, printable
 
 # A line takes about 1 KB, and at most some 30, with all of a profile's sources in it.
@@ -119,7 +115,8 @@ class ProofNotes:
         if not self._changed:
             return
         with contextlib.suppress(OSError):
-            _write(self._file, [*self._gone[-_MOST_GONE:], *kept])
+            lines = [*self._gone[-_MOST_GONE:], *kept]
+            write_kept(self._file, msgspec.json.Encoder().encode_lines(lines))
             self._changed.clear()
 
     def _put(self, stored: StoredObject, evidence: Evidence, made: bool) -> None:
@@ -185,19 +182,3 @@ def _decode(content: bytes) -> list[_Line]:
         with contextlib.suppress(*_BAD):
             found.append(_decoder.decode(line))
     return found
-
-
-def _write(file: Path, lines: Iterable[_Line]) -> None:
-    """A crash leaves the old file or the new one. Raises OSError."""
-    make_private(file.parent)
-    temporary = file.with_name(f".{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with writes_to(file), open(descriptor, "wb") as opened:
-            opened.write(msgspec.json.Encoder().encode_lines(list(lines)))
-            opened.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, file)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backup_tasks.errors import ObjectExists, StoreError
+from backup_tasks.paths import sync_folder
 from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
 from backup_tasks.stores.directory import (
     explained,
@@ -176,15 +177,3 @@ def _rename(partial: Path, final: Path, url: str) -> None:
         os.rename(partial, final)
     finally:
         os.close(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the folder's names to the disk. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot; they need not
-            raise
-    finally:
-        os.close(descriptor)
