@@ -136,6 +136,8 @@ def choose_backup(backups: Sequence[Backup], *, name: str = "", day: str = "") -
     if day:
         asked = parse_day(day)
         fits = [backup for backup in backups if backup.taken_at.date() == asked]
+        # In another time zone its day was another one; its name is what people see.
+        fits = fits or [backup for backup in backups if backup.id.startswith(f"{asked}_")]
         if not fits:
             raise UsageError(f"there is no backup of {day}; {_nearest(backups, day)}")
         return _last_that_counts(fits)
