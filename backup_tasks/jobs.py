@@ -229,7 +229,7 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
         census.acceptance = whose_count(profile, state, record.host, claim).acceptance
     census.look_at_all()
     census.save()
-    tell_clocks(clocks, census, record, deletes=profile.retention.is_set)
+    tell_clocks(clocks, census, record, profile.retention)
     dry_run = dry_run or bool(record.unpruned)
     return run_prune(profile, store, census, job.clock(), dry_run=dry_run)
 
@@ -245,14 +245,14 @@ def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
     from backup_tasks.clocks import tell_clocks
     from backup_tasks.prune import PruneIncomplete, run_prune
 
-    record, deletes = job.record, job.profile.retention.is_set
+    record = job.record
     try:
         census = run.census(run.newest_seen.list_objects(), record.host)
     except BackupError as error:
         record.warnings.append(f"prune: {one_line(str(error))}")
         return
-    tell_clocks(clocks, census, record, deletes=deletes)
-    if record.unpruned or not deletes:
+    tell_clocks(clocks, census, record, job.profile.retention)
+    if record.unpruned or not job.profile.retention.is_set:
         return
     sources = {printable(source) for source in job.profile.backup.sources}
     if missing := [problem.path for problem in record.problems if problem.path in sources]:

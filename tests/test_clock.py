@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_tasks.claim.clock import Clocks, is_ahead, judge_clock
+from backup_tasks.claim.clock import Clocks, gap_to_notice, is_ahead, judge_clock
 from backup_tasks.stores.s3_answers import time_of_answer
 
 NOW = datetime(2025, 6, 12, 2, 0, tzinfo=UTC)
@@ -86,6 +86,18 @@ def test_a_clock_far_after_the_newest_backup_holds_for_two_runs() -> None:
         for reason in reasons:
             assert f"between {DAILY[0]:%Y-%m-%d %H:%M} UTC and {later:%Y-%m-%d %H:%M}" in reason
     assert held == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("keep_within", "gap", "holds"),
+    [(None, 40, False), (None, 41, True), (30, 15, False), (30, 16, True), (365, 41, True)],
+)
+def test_a_gap_is_news_that_would_have_half_of_keep_within_deleted(
+    keep_within: int | None, gap: int, holds: bool
+) -> None:
+    longest = gap_to_notice(keep_within * DAY if keep_within else None)
+    newest = DAILY[0]
+    assert bool(judge_clock(clocks(newest + gap * DAY), DAILY, longest)) is holds
 
 
 def test_a_prune_without_a_backup_holds_too() -> None:
