@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_tasks.claim.clock import Clocks, gap_to_notice, is_ahead, judge_clock
+from backup_tasks.profile_model import RetentionSettings
+from backup_tasks.retention import plan_prune
 from backup_tasks.stores.s3_answers import time_of_answer
 
 NOW = datetime(2025, 6, 12, 2, 0, tzinfo=UTC)
@@ -115,6 +117,22 @@ def test_gaps_of_about_this_length_are_no_news() -> None:
 def test_gaps_that_retention_made_do_not_make_one_of_today_usual() -> None:
     kept = [*DAILY, *(NOW - 365 * DAY * years for years in range(1, 10))]
     assert judge_clock(clocks(NOW + 365 * DAY), kept) != ()
+
+
+@given(st.integers(1, 60), st.integers(-200_000, 200_000), st.integers(2, 400))
+def test_no_clock_that_is_wrong_for_one_run_deletes_the_younger_half_of_what_is_kept(
+    nights: int, hours_off: int, keep_days: int
+) -> None:
+    """On a folder, where there is no second clock: whatever is not noticed does little harm."""
+    right = {f"night {number}": NOW - DAY * number for number in range(1, nights + 1)}
+    wrong = NOW + HOUR * hours_off
+    keep_within = keep_days * DAY
+    if judge_clock(clocks(wrong), [*right.values(), wrong], gap_to_notice(keep_within)):
+        return
+    plan = plan_prune(
+        {**right, "tonight": wrong}, RetentionSettings(keep_within=keep_within), wrong
+    )
+    assert all(NOW - right[name] > keep_within / 2 - DAY for name in plan.delete)
 
 
 # --- dated ahead
