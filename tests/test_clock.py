@@ -152,6 +152,11 @@ def test_more_than_an_hour_is_ahead(started_at: datetime, ahead: bool) -> None:
     assert is_ahead(started_at, NOW) is ahead
 
 
+def test_a_name_may_run_ahead_by_what_time_zones_differ() -> None:
+    assert not is_ahead(NOW + 26 * HOUR, NOW, by_name=True)
+    assert is_ahead(NOW + 27 * HOUR, NOW, by_name=True)
+
+
 @given(
     st.datetimes(timezones=st.just(UTC)),
     st.none() | st.datetimes(timezones=st.just(UTC)),
