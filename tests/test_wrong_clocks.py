@@ -112,7 +112,7 @@ def _read(task: str, machine: Machine, profile: Profile, store: Store, record: R
 
 
 @in_s3_too
-@pytest.mark.parametrize("ahead", [365 * DAY, 3650 * DAY])
+@pytest.mark.parametrize("ahead", [31 * DAY, 3650 * DAY])
 def test_a_run_far_ahead_deletes_nothing(web1: Machine, place: Place, ahead: timedelta) -> None:
     before = names(web1)
     record = back_up_at(web1, web1.now + ahead)
@@ -167,6 +167,19 @@ def test_what_is_dated_ahead_is_not_the_latest_and_not_built_upon(web1: Machine)
     assert set(the_latest(web1).values()) == {today.archive}
     web1.store("prod").delete(ahead.archive)
     assert web1.back_up("prod").warnings == [], "nobody says for ten years that it vanished"
+
+
+@pytest.mark.parametrize("place", ["plain"], indirect=True)
+def test_a_note_of_what_was_dated_ahead_heals(
+    web1: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no backup is made any more that would overwrite it."""
+    newest = names(web1)[-1]
+    ahead = back_up_at(web1, web1.now + 3650 * DAY)
+    assert "2035" in next((web1.paths.state / "newest").iterdir()).read_text()
+    web1.store("prod").delete(ahead.archive)
+    assert set(the_latest(web1).values()) == {newest}
+    assert "vanished" not in capsys.readouterr().err
 
 
 def test_with_the_state_lost_what_is_dated_ahead_is_not_the_latest_either(web1: Machine) -> None:
