@@ -422,20 +422,18 @@ def test_restore_of_a_damaged_archive_fails_unless_told_to_skip(cli: Cli) -> Non
 
 def test_backup_prunes_what_retention_no_longer_keeps(cli: Cli) -> None:
     cli.write_profile()
-    for name in ("2025-06-10_0200", "2025-06-11_0200", "2025-06-12_0200"):
+    older = days_before_today(3)
+    for name in older:
         back_up_as(cli, name, name)
     cli.write_profile(more="[retention]\nkeep_last = 2\n")
     name = cli.back_up()
-    assert cli.archives() == ["2025-06-12_0200-backup.tar.gz", f"{name}-backup.tar.gz"]
-    assert cli.records()[-1]["pruned"] == [
-        "2025-06-10_0200-backup.tar.gz",
-        "2025-06-11_0200-backup.tar.gz",
-    ]
+    assert cli.archives() == [f"{older[2]}-backup.tar.gz", f"{name}-backup.tar.gz"]
+    assert cli.records()[-1]["pruned"] == [f"{gone}-backup.tar.gz" for gone in older[:2]]
 
 
 def test_backup_prunes_nothing_while_a_source_is_missing(cli: Cli) -> None:
     cli.write_profile()
-    back_up_as(cli, "2025-06-10_0200", "holds what was on the missing disk")
+    back_up_as(cli, *days_before_today(1), "holds what was on the missing disk")
     gone = cli.here / "not mounted"
     cli.write_profile(sources=[cli.source, gone], more="[retention]\nkeep_last = 1\n")
     assert cli.run("backup", "--profile", "test").code == 3

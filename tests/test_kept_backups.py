@@ -123,4 +123,4 @@ def test_nothing_is_pruned_while_a_source_is_missing_whose_name_cannot_be_shown(
         now = NOW + timedelta(days=day)
         record = run_backup_job(str(file), backups.paths, lambda now=now: now, SilentProgress())
     assert record.exit_code == 3
-    assert len(list(backups.store_folder.iterdir())) == 3
+    assert len(list(backups.store_folder.glob("*-backup.tar.gz"))) == 3

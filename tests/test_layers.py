@@ -41,7 +41,7 @@ ROOMS = {
     "claim.keeper claim.evidence claim.proof claim.proof_notes claim.hold claim.hold_note",
     "jobs": "leftovers catalog census signing_key newest_seen neighbours accepted last_archive "
     "resume last_versions survey listing stages assembly backup_run clocks after_commit holding "
-    "backup not_whole restore_request restore findings entry_check verified_before verify_report "
+    "backup findings not_whole restore_request restore entry_check verified_before verify_report "
     "verify compare compare_sources drill_notes drill_place drill_command drill_report drill "
     "retention prune_guard prune adopt lifecycle_plan lifecycle_bucket lifecycle keygen key_check "
     "store_place",
