@@ -130,7 +130,7 @@ def run_one(mutant: Mutant, copy: Path) -> str:
 
 def killer_in(said: str) -> str:
     """The test that failed, by what pytest printed, or ""."""
-    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", said, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - |$)", said, re.MULTILINE)
     return found[1] if found else ""
 
 
