@@ -86,6 +86,7 @@ HELP = {
     "date": "the last backup of that day, as 2025-06-12",
     "name": "that very backup, as 2025-06-12_0200",
     "path": "pattern of paths, as 'etc/nginx/**' (repeatable)",
+    "adopt": "have a backup count that nothing proves, as 2025-06-12_0200 (repeatable)",
     "to": "folder to restore into (default: restored/<backup name>/)",
     "in_place": "restore to where the files came from",
     "overwrite": "never, older or always: what to do with files that are there",
@@ -116,7 +117,7 @@ def task(
             auto_shortflags=False,
             # Unless told, an option without a default is positional, and swallows `--help`.
             positional=positional,
-            iterable=[option for option in options if option == "path"],
+            iterable=[option for option in options if option in ("path", "adopt")],
             help={option: HELP[option] for option in options if option in HELP},
         )
 
@@ -203,16 +204,16 @@ def backup(
 def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
-    from backup_tasks.accepted import list_and_tell
-    from backup_tasks.jobs import accepted_for_reading, open_keeper, tell_hold_of
+    from backup_tasks.accepted import list_and_tell, whose_count
+    from backup_tasks.jobs import read_claim, tell_hold_of
 
     with job("list", profile, recorded=False) as running:
         keys = running.keys(identity)
         if identity:
             keys.load()
-        keeper = open_keeper(running)
-        state, accepted = running.paths.state, accepted_for_reading(running, keeper)
-        if held := tell_hold_of(running, keeper):
+        state, claim = running.paths.state, read_claim(running)
+        accepted = whose_count(running.profile, state, running.record.host, claim)
+        if held := tell_hold_of(running, claim):
             print(f"nothing is deleted: {held}", file=sys.stderr)
         details = list_and_tell(
             running.profile, running.store, state, running.record, accepted, keys
@@ -393,7 +394,13 @@ def signing_key(_: Context, json: bool = False) -> None:
 
 
 @task()
-def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = False) -> None:
+def prune(
+    _: Context,
+    profile: str = "",
+    adopt: list[str] | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
     from backup_tasks import report
     from backup_tasks.jobs import run_prune_job
@@ -401,7 +408,7 @@ def prune(_: Context, profile: str = "", dry_run: bool = False, json: bool = Fal
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
         try:
-            done = run_prune_job(running, dry_run=dry_run)
+            done = run_prune_job(running, dry_run=dry_run, adopted=adopt or ())
         except PruneIncomplete as error:
             running.record.pruned = list(error.report.deleted)
             report.print_prune(error.report, as_json=json)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from backup_tasks.after_commit import settle_backup
@@ -34,7 +34,7 @@ from backup_tasks.journal import RunRecord, hold_back, open_log, warn
 from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_before, find_last_archive
 from backup_tasks.last_versions import Before
 from backup_tasks.leftovers import end_leftovers
-from backup_tasks.naming import choose_free_name, is_backup_name
+from backup_tasks.naming import choose_free_name
 from backup_tasks.neighbours import Neighbours
 from backup_tasks.problems import Problem
 from backup_tasks.resume import Salvaged, build_on, discard_runs, salvage_runs
@@ -64,8 +64,8 @@ _CANNOT_COPY = (
     ArchiveError,
     IdentityError,
 )
-# Of so many runs that begin in one minute each gets a name.
-_MOST_LOST_NAMES = 50
+# So often another name is tried; a server that shows a stranger's object each time ends that too.
+_MOST_LOST_NAMES = 10
 # So many problems are named, which is more than anybody is shown; others are only counted, for a
 # user may have any number of files vanish while the backup runs.
 _NAMED_PROBLEMS = 50_000
@@ -83,12 +83,14 @@ class _Approach:
         last: what chunks are kept of; if there is none, `why_full` says why.
         may_stage: whether what is sent may be copied from a staging object.
         versions: without `last`, an archive that has what cannot be read now.
+        under_way: names that others are writing.
     """
 
     last: LastArchive | None
     why_full: str
     may_stage: bool
     versions: LastArchive | None = None
+    under_way: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Free memory and files."""
@@ -132,8 +134,9 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
             lost_names += 1
             if lost_names == _MOST_LOST_NAMES:
                 raise failed
-            record.problems.clear()
-            approach = _choose_approach(run, record)
+            record.forget_problems()
+            names = frozenset(one.name for one in run.store.list_unfinished())
+            approach = replace(_choose_approach(run, record), under_way=names)
             continue
         if approach.last is None and not approach.may_stage:
             raise failed
@@ -380,8 +383,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     run.newest_seen.refuse_nothing(there, may_be_gone=True)
     census = run.census(there, record.host)
     before = approach.before(run, [backup.stored.name for backup in census.proven()])
-    under_way = {one.name for one in store.list_unfinished() if is_backup_name(one.name)}
-    taken = {stored.name for stored in there} | store.names_in_the_way() | under_way
+    taken = {stored.name for stored in there} | store.names_in_the_way() | approach.under_way
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
     holding = Holding(run, census, hold_place(run, key))

@@ -224,7 +224,10 @@ def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
 
 
 def _open_archive(run: BackupRun, name: str) -> NotedCopies:
-    run.upload_note.announce(name, run.store.list_unfinished())
+    others = run.store.list_unfinished()
+    if any(other.name == name for other in others):
+        raise ObjectExists(f"{run.store.url}: somebody else is writing {name} just now")
+    run.upload_note.announce(name, others)
     try:
         writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
     except ObjectExists:

@@ -81,7 +81,7 @@ class Census:
         keys: Keyring = NO_KEYS,
         made_here: Callable[[StoredObject], bool] = lambda _: False,
     ) -> None:
-        self._store, self._zone, self._notes, self._keys = store, zone, notes, keys
+        self._store, self._zone, self.notes, self._keys = store, zone, notes, keys
         self.listed = list(listed)
         self.acceptance = acceptance
         self._now, self._has_asked_store = now.astimezone(UTC), False
@@ -135,9 +135,20 @@ class Census:
         broken = [one for one in self._by_name if self._is_broken(one)]
         self._look_wholly([*self._waiting(), *broken])
 
+    def evidence_of(self, backup: Backup) -> Evidence:
+        """What one of them shows. Raises StoreError when the store does not give it."""
+        name = backup.stored.name
+        found = self._known.get(name, Known()).evidence
+        if found is None or not (found.is_whole or found.trouble):
+            self._look_wholly([backup])
+            if name in self._failed:
+                raise self._failed[name]
+            found = self._known[name].evidence
+        return found or Evidence()
+
     def save(self) -> None:
         """Write what was found to the notes. Failing to is no error."""
-        self._notes.save(self.listed)
+        self.notes.save(self.listed)
 
     def details(self) -> list[BackupDetails]:
         """All backups, oldest first, with what their manifests say; looks at those not noted."""
@@ -178,10 +189,11 @@ class Census:
                 return Choice(found, (*word, *self._newer(found, acceptance, asked)))
             if (choice := self._all_ahead(acceptance, asked)) is not None:
                 return Choice(choice.backup, (*word, *choice.warnings))
-        sound = [one for one in self._by_name if not why_none(one.stored)]
-        chosen = choose_backup(self._not_ahead(in_order(sound or self._by_name)), day=day)
-        why = self._judged_one(chosen).verdict.why
-        return Choice(chosen, (f"{chosen.id} is the latest by its name alone: {why}",))
+        judged = self.backups()
+        sound = [one for one in judged if not why_none(one.stored)]
+        chosen = choose_backup(self._not_ahead(sound or judged), day=day)
+        told = f"{chosen.id} is the latest by its name alone: {chosen.verdict.why}"
+        return Choice(chosen, (told,))
 
     def _all_ahead(self, acceptance: Acceptance, asked: date | None) -> Choice | None:
         """The newest of those that are dated ahead, where all are that else would count: then this
@@ -271,12 +283,8 @@ class Census:
         )
 
     def _judged(self, acceptance: Acceptance) -> list[Backup]:
-        verdicts = judge(self._objects, self._known, acceptance, self._notes.owners())
+        verdicts = judge(self._objects, self._known, acceptance, self.notes.owners())
         return [self._with(backup, verdicts[backup.stored.name]) for backup in self._by_name]
-
-    def _judged_one(self, backup: Backup) -> Backup:
-        judged = self._judged(self.acceptance)
-        return next(one for one in judged if one.stored == backup.stored)
 
     def _with(self, backup: Backup, verdict: Verdict) -> Backup:
         failed = self._failed.get(backup.stored.name)
@@ -353,7 +361,7 @@ class Census:
                 continue
             self._known[name] = replace(self._known.get(name, Known()), evidence=evidence)
             if evidence.is_whole or evidence.trouble or not evidence.footer:
-                self._notes.note(backup.stored, evidence)
+                self.notes.note(backup.stored, evidence)
 
 
 def _may_be(backup: Backup, asked: date | None, best: Backup | None) -> bool:

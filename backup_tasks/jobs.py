@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from backup_tasks.watch import Clock, watched
 if TYPE_CHECKING:
     from backup_tasks.accepted import Accepted
     from backup_tasks.backup_run import BackupRun
+    from backup_tasks.claim.claim_file import Claim
     from backup_tasks.claim.clock import Clocks
     from backup_tasks.claim.keeper import ClaimKeeper
     from backup_tasks.neighbours import Neighbours
@@ -177,33 +178,55 @@ def open_keeper(job: Job) -> ClaimKeeper:
 
 def _look_at_claim(job: Job, *, take_over: bool = False) -> ClaimKeeper:
     """What may be done in the store; writes nothing. Raises ClaimRefused."""
-    from backup_tasks.signing_key import read_own_key
-
-    keeper, key = open_keeper(job), read_own_key(job.paths.state)
-    around = _neighbours(job, keeper, key)
+    keeper, key, around = _claim_parts(job)
     keeper.open(key, around, take_over=take_over, writes=False)
     return keeper
 
 
-def _neighbours(job: Job, keeper: ClaimKeeper, key: SigningKey | None) -> Neighbours:
-    """What may be looked for around a claim."""
+def read_claim(job: Job) -> Claim | None:
+    """The store's claim, where its word counts for this profile on this machine.
+
+    Warns of one that is none.
+    """
+    keeper, key, around = _claim_parts(job, needs_key=False)
+    claim = keeper.read_believed(key, around)
+    if keeper.trouble:
+        warn(job.record, keeper.trouble)
+    return claim
+
+
+def _claim_parts(
+    job: Job, *, needs_key: bool = True
+) -> tuple[ClaimKeeper, SigningKey | None, Neighbours]:
     from backup_tasks.neighbours import Neighbours
+    from backup_tasks.signing_key import read_own_key
 
+    keeper, key = open_keeper(job), None
+    try:
+        key = read_own_key(job.paths.state)
+    except BackupError:
+        if needs_key:
+            raise
     seen_profiles, host = keeper.seen_profiles, job.record.host
-    return Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
+    around = Neighbours(job.profile, job.store, job.paths, key, host, seen_profiles)
+    return keeper, key, around
 
 
-def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
+def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> PruneReport:
     """Delete what retention no longer keeps, if the store is this profile's, after a look at every
     backup that is not noted; fills in the record.
 
     While anything speaks against deleting, the record says what, and the report is that of a dry
     run.
 
-    Raises: ClaimRefused; StoreError when the store cannot be listed, or its list is not to be
-        believed; PruneIncomplete.
+    Args:
+        adopted: backups that count from now on, whatever proves them.
+
+    Raises: ClaimRefused; UsageError for one that cannot count; StoreError when the store cannot be
+        listed, or its list is not to be believed; PruneIncomplete.
     """
     from backup_tasks.accepted import list_census, whose_count
+    from backup_tasks.adopt import adopt
     from backup_tasks.clocks import read_clocks, tell_clocks
     from backup_tasks.newest_seen import NewestSeen
     from backup_tasks.prune import run_prune
@@ -211,11 +234,17 @@ def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
 
     profile, store, state, record = job.profile, job.store, job.paths.state, job.record
     clocks = read_clocks(store, job.clock)
-    keeper = _look_at_claim(job)
-    hold_back(record, keeper.standing.unpruned)
-    accepted = whose_count(profile, state, record.host, keeper.standing.claim)
+    keeper, key, around = _claim_parts(job)
+    standing = keeper.open(key, around, writes=False)
+    hold_back(record, standing.unpruned)
+    accepted = whose_count(profile, state, record.host, standing.claim)
     seen = NewestSeen(state, profile, store)
     census = list_census(profile, store, state, accepted, seen, record.started_at, job.keys())
+    if adopted:
+        claim = adopt(standing.claim, census, adopted)
+        if key is not None and not dry_run:
+            keeper.write(claim, key)
+        census.acceptance = whose_count(profile, state, record.host, claim).acceptance
     census.look_at_all()
     census.save()
     tell_clocks(clocks, census, record, deletes=profile.retention.is_set)
@@ -227,45 +256,22 @@ def run_prune_job(job: Job, *, dry_run: bool) -> PruneReport:
     return done
 
 
-def tell_hold_of(job: Job, keeper: ClaimKeeper) -> str:
-    """Why nothing is deleted, if a hold stands, in one line; else "".
-
-    Args:
-        keeper: has read the claim.
-    """
+def tell_hold_of(job: Job, claim: Claim | None) -> str:
+    """Why nothing is deleted, if a hold stands, in one line; else ""."""
     from backup_tasks.claim.hold_note import SourcesMemory
     from backup_tasks.prune_guard import tell_hold
     from backup_tasks.state import state_key
 
     key = state_key(job.profile.name, job.store.url)
     note = SourcesMemory(job.paths.state, key).read()
-    return tell_hold(job.profile, note, keeper.found_hold)
+    return tell_hold(job.profile, note, claim.hold if claim is not None else None)
 
 
-def accepted_for_reading(job: Job, keeper: ClaimKeeper | None = None) -> Accepted:
-    """Whose backups count for a task that only reads: the claim says it, if its word counts here.
-
-    Warns of a claim that is none.
-
-    Args:
-        keeper: of the store's claim, for who wants to know more of it; it is read here.
-    """
+def accepted_for_reading(job: Job) -> Accepted:
+    """Whose backups count for a task that only reads, by the claim if its word counts here."""
     from backup_tasks.accepted import whose_count
-    from backup_tasks.claim.ownership import counts_for
-    from backup_tasks.signing_key import read_own_key
 
-    keeper = keeper or open_keeper(job)
-    claim = keeper.read()
-    if keeper.trouble:
-        warn(job.record, keeper.trouble)
-    key = None
-    with contextlib.suppress(BackupError):  # an unusable one is told by who needs it
-        key = read_own_key(job.paths.state)
-    if claim is not None and not counts_for(
-        claim, keeper.known(key), _neighbours(job, keeper, key)
-    ):
-        claim = None
-    return whose_count(job.profile, job.paths.state, job.record.host, claim)
+    return whose_count(job.profile, job.paths.state, job.record.host, read_claim(job))
 
 
 def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:

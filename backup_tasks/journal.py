@@ -56,7 +56,8 @@ class RunRecord:
     Attributes:
         task: "backup", "prune", "restore", ...
         started_at, ended_at: aware.
-        result: "incomplete" means done, but some source files could not be read whole.
+        result: "incomplete" means done, but some source files could not be read whole, or nothing
+            may be deleted.
         archive: the object's name, or "".
         raw_bytes: content bytes of the files; archive_bytes: size of the object;
             sent_bytes: bytes sent to the store by this run; copied_bytes: bytes that the

@@ -14,7 +14,6 @@ from backup_tasks.stores.base import Store, Unfinished
 
 # Nobody's backup takes two days without a sign; the lifecycle rule ends such uploads as well.
 _ABANDONED_AFTER = timedelta(days=2)
-_HOPELESS_AFTER = timedelta(hours=1)
 
 
 class UploadNote:
@@ -62,9 +61,10 @@ def end_leftovers(
     """End what earlier runs left: the noted upload, and what nobody has touched for two days.
 
     The latter are uploads of backups, and staging objects and their uploads. Uploads of backups
-    that are there already are ended after an hour: such a one is left where the answer to its start
-    was lost, and it was started again. One that is younger may be another host's, which will
-    move on to the next name. Call it under the lock of profile and store. Whatever has another name is not touched.
+    that are there already are ended at once, as nothing can come of them: such a one is left where
+    the answer to its start was lost, and it was started again; or it is another host's, which
+    moves on to the next name when it finds that out. Call it under the lock of profile and store.
+    Whatever has another name is not touched.
 
     Args:
         wanted: names of staging objects that are still of use.
@@ -78,7 +78,7 @@ def end_leftovers(
     for upload in store.list_unfinished():
         is_ours = is_backup_name(upload.name) or is_staging_name(upload.name)
         is_abandoned = is_ours and now - upload.started_at > _ABANDONED_AFTER
-        is_hopeless = upload.name in taken and now - upload.started_at > _HOPELESS_AFTER
+        is_hopeless = upload.name in taken
         if is_hopeless or note.means(upload) or (is_abandoned and upload.name not in wanted):
             steps.append(partial(store.end_unfinished, upload))
     for stored in there:

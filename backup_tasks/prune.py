@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backup_tasks.errors import StoreError
 from backup_tasks.naming import CLAIM_NAME
-from backup_tasks.retention import PrunePlan, plan_prune
+from backup_tasks.retention import PrunePlan, RetentionRules, plan_prune
 from backup_tasks.text import one_line
 from backup_tasks.units import render_bytes, render_count
 
@@ -86,7 +86,11 @@ def run_prune(
     # Without a key there is nobody whose backups these could be known to be.
     counting = [one for one in backups if one.verdict.counts and census.acceptance.keys]
     taken_at = {one.stored.name: one.taken_at for one in counting}
-    kept = {**_stored_last(counting), **_by_name_only(counting), **(protected or {})}
+    kept = {
+        **_stored_last(counting),
+        **_safe_from_names(counting, profile.retention, now),
+        **(protected or {}),
+    }
     report = PruneReport(
         profile=profile.name,
         store=profile.store.url,
@@ -142,16 +146,25 @@ def _stored_last(counting: Sequence[Backup]) -> dict[str, str]:
     return {newest.stored.name: "stored last"} if newest else {}
 
 
-def _by_name_only(counting: Sequence[Backup]) -> dict[str, str]:
-    """Backups that nothing newer counts beside but what has its time from its name alone, as they
-    have it: a copy of what was deleted long ago may have got a new name."""
-    sure = [one.taken_at.astimezone(UTC) for one in counting if not one.verdict.by_name]
+def _safe_from_names(
+    counting: Sequence[Backup], rules: RetentionRules, now: datetime
+) -> dict[str, str]:
+    """What to keep where some backups are dated by their names alone, with the reasons.
+
+    Such a one may be a copy of what was deleted long ago, under a new name. So none of them takes
+    the place of one that is dated by more, and none goes before that is newer than it.
+    """
+    sure = {one.stored.name: one.taken_at for one in counting if not one.verdict.by_name}
+    unsure = [one for one in counting if one.verdict.by_name]
+    if not unsure:
+        return {}
+    kept = {name: why[0] for name, why in plan_prune(sure, rules, now).keep.items()}
+    newest = max((moment.astimezone(UTC) for moment in sure.values()), default=None)
     reason = "dated by its name alone, and nothing newer is dated by more"
-    return {
-        one.stored.name: reason
-        for one in counting
-        if one.verdict.by_name and not (sure and one.taken_at.astimezone(UTC) < max(sure))
-    }
+    for one in unsure:
+        if newest is None or one.taken_at.astimezone(UTC) >= newest:
+            kept[one.stored.name] = reason
+    return kept
 
 
 def _delete(store: Store, report: PruneReport) -> PruneReport:

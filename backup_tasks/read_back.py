@@ -34,6 +34,8 @@ _MOST_CHUNKS = 16
 # Between the tries, in seconds; a minute together. By then a store shows what it has.
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 29.5)
 _PATIENCE_SECONDS = 60.0
+# More than end mark, signature and footer take together, encrypted ones too.
+_TAIL_BYTES = 2**16
 _REPLACED = "another object has its name"
 
 
@@ -161,13 +163,17 @@ def _look(store: Store, stored: StoredObject, sent: Sent) -> None:
         raise NotAsSent(f"it has {found.size:,} bytes instead of {stored.size:,}")
     if found.etag != stored.etag:
         raise NotAsSent(_REPLACED)
+    digest, end = _read_end(store, found, sent.footer)
     try:
-        footer = read_footer(store, found)
+        footer = read_footer(end, found)
     except ArchiveError as error:
         raise NotAsSent(one_line(str(error)).removeprefix(f"{stored.name}: ")) from error
     if footer != sent.footer:
         raise NotAsSent("its footer is another one")
-    if fault := _fault_in_manifest(store, found, sent.footer):
+    if digest != sent.footer.sha256:
+        raise NotAsSent("the manifest has another hash")
+    # Of what follows the manifest of an encrypted one, a key alone could tell.
+    if not is_encrypted_name(found.name) and (fault := find_fault_at_end(end, found, footer)):
         raise NotAsSent(fault)
     numbers = choose_chunks(sent)
     with contextlib.closing(
@@ -177,15 +183,29 @@ def _look(store: Store, stored: StoredObject, sent: Sent) -> None:
             raise NotAsSent(f"chunk {wrong.number}: {wrong.damage}")
 
 
-def _fault_in_manifest(store: Store, found: StoredObject, footer: Footer) -> str:
-    digest = hashlib.sha256()
-    for piece in read_ahead(store, found, footer.offset, footer.length):
-        digest.update(piece)
-    if digest.digest() != footer.sha256:
-        return "the manifest has another hash"
-    if is_encrypted_name(found.name):  # of what follows, a key alone could tell
-        return ""
-    return find_fault_at_end(store, found, footer)
+@dataclass(frozen=True, slots=True)
+class _ReadEnd:
+    """An object of which the last bytes, from `start` on, are at hand."""
+
+    store: Store
+    start: int
+    tail: bytes
+
+    def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
+        """As `Store.read_range`."""
+        if start < self.start:
+            return self.store.read_range(source, start, length)
+        return self.tail[start - self.start : start - self.start + length]
+
+
+def _read_end(store: Store, found: StoredObject, footer: Footer) -> tuple[bytes, _ReadEnd]:
+    """The hash of the manifest, and what follows it; both come with the same request."""
+    left, tail, digest = footer.length, b"", hashlib.sha256()
+    for piece in read_ahead(store, found, footer.offset, found.size - footer.offset):
+        digest.update(memoryview(piece)[:left])
+        left = max(0, left - len(piece))
+        tail = (tail + piece)[-_TAIL_BYTES:]
+    return digest.digest(), _ReadEnd(store, found.size - len(tail), tail)
 
 
 def choose_chunks(sent: Sent) -> list[int]:

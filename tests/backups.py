@@ -117,10 +117,11 @@ class Backups:
         """What `invoke prune` does."""
         profile, store = profile or self.profile(), self.open_store()
         accepted = whose_count(profile, self.paths.state, self.host)
-        census = open_census(profile, store, self.paths.state, store.list_objects(), accepted)
+        now, listed = now or self.now, store.list_objects()
+        census = open_census(profile, store, self.paths.state, listed, accepted, now=now)
         census.look_at_all()
         census.save()
-        return run_prune(profile, store, census, now or self.now, dry_run=dry_run)
+        return run_prune(profile, store, census, now, dry_run=dry_run)
 
     def _run(self, profile: Profile, *, full: bool) -> BackupRun:
         return BackupRun(

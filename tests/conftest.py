@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from backup_tasks.errors import TrustError
 from backup_tasks.installation import check_installation, check_logs
+from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.paths import Paths, find_paths
 from tests.backups import paths_in
 from tests.s3_server import REGION, S3Server, start_s3_server
@@ -42,9 +43,10 @@ class S3Bucket:
     region: str = REGION
 
     def keys(self) -> list[str]:
-        """The keys of all objects in it, sorted."""
+        """The keys of all objects in it but claims, sorted."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
-        return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
+        keys = (item["Key"] for page in pages for item in page.get("Contents", []))
+        return sorted(key for key in keys if not key.endswith(CLAIM_NAME))
 
 
 def pytest_sessionstart() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from backup_tasks.naming import CLAIM_NAME
 from tests.cli import Cli, finish, s3_store
 from tests.conftest import S3Bucket
 from tests.faulty_proxy import Answer, FaultyProxy, Request
@@ -123,9 +124,10 @@ class Scene:
         return total
 
     def names(self) -> list[str]:
-        """Every object or file of the store, hidden ones and uploads included."""
+        """Every object or file of the store but the claim, hidden ones and uploads included."""
         if self.bucket is None:
-            return sorted(os.listdir(self.cli.store)) if self.cli.store.exists() else []
+            there = os.listdir(self.cli.store) if self.cli.store.exists() else []
+            return sorted(set(there) - {CLAIM_NAME})
         keys = self.bucket.keys()
         return [key.removeprefix("backups/") for key in keys] + self.uploads()
 
@@ -151,7 +153,7 @@ class Scene:
         return sorted(str(path.relative_to(state)) for path in found)
 
     def assert_clean(self) -> None:
-        """Backups are all there is, and no state of a run is left."""
+        """Backups and the claim are all there is, and no state of a run is left."""
         assert self.names() == self.backups()
         assert self.state_left() == []
 
@@ -162,7 +164,7 @@ class Scene:
             shutil.rmtree(self.cli.store, ignore_errors=True)
             return
         keys = self.bucket.keys()
-        for key in keys:
+        for key in [*keys, f"backups/{CLAIM_NAME}"]:
             self.bucket.client.delete_object(Bucket=self.bucket.bucket, Key=key)
         self.proxy.sent_bytes = 0
         self.proxy.seen.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -102,13 +102,13 @@ class Machine:
         self.now += timedelta(days=1)
         return record
 
-    def prune(self, name: str) -> tuple[RunRecord, PruneReport]:
+    def prune(self, name: str, adopted: Sequence[str] = ()) -> tuple[RunRecord, PruneReport]:
         """Run `invoke prune`."""
         with (
             self.here_and_now(),
             journaled("prune", name, self.paths, lambda: self.now, exclusive=True) as job,
         ):
-            return job.record, run_prune_job(job, dry_run=False)
+            return job.record, run_prune_job(job, dry_run=False, adopted=adopted)
 
     def store(self, name: str) -> Store:
         """The profile's."""

@@ -29,7 +29,7 @@ KEY_TEXT = render_public_key(KEY.public_key)
 
 def proven_archive(
     name: str,
-    started_at: datetime | None = None,
+    started_at: datetime | str | None = None,
     *,
     zone: tzinfo = UTC,
     key: SigningKey | None = KEY,
@@ -49,7 +49,7 @@ def proven_archive(
     facts: dict[str, Any] = {
         "profile": "prod",
         "host": "web1",
-        "started_at": utc_text(began),
+        "started_at": began if isinstance(began, str) else utc_text(began),
         "name": name,
         "chunks": 0,
         "chunk_bytes": 0,

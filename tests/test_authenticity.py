@@ -611,7 +611,7 @@ def test_what_was_noted_of_one_store_says_nothing_of_another(
 ) -> None:
     other = replace(backups, store_folder=tmp_path / "other")
     seen = NewestSeen(backups.paths.state, other.profile(), other.open_store())
-    assert seen.what_vanished(None) == ""
+    assert seen.what_vanished(None, backups.now) == ""
 
 
 # The machine's key

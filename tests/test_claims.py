@@ -9,21 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.claim.claim_file import Hold, Name
+from backup_tasks.claim.claim_file import Claim, Hold, Name
 from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.errors import ClaimRefused, StoreError
-from backup_tasks.jobs import journaled
+from backup_tasks.jobs import journaled, read_claim
 from backup_tasks.journal import RunRecord
+from backup_tasks.lifecycle import run_lifecycle
 from backup_tasks.naming import CLAIM_NAME
-from backup_tasks.profile import describe_profiles
+from backup_tasks.profile import describe_profiles, load_profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import run_restore_job
 from backup_tasks.restore_request import RestoreWish
 from backup_tasks.signing_key import read_own_key
 from backup_tasks.stores.directory import DirectoryStore
+from tests.cli import Cli, assert_refused, cli
 from tests.conftest import S3Bucket
 from tests.keys import make_key
 from tests.machines import Machine, Place
+
+__all__ = ["cli"]
 
 HOLD = Hold(since="2025-06-12T02:00:00Z", reasons=("a source is missing",))
 
@@ -500,3 +504,76 @@ def test_a_bucket_of_another_server_is_another_store(s3_bucket: S3Bucket, tmp_pa
     other = S3Bucket("http://s3.example.com", *list(vars(s3_bucket).values())[1:])
     machine.write_profile("two", Place.bucket(other))
     assert machine.store("two").place != here
+
+
+# --- for who reads, and for rules of S3
+
+
+def test_a_reader_goes_by_the_claim_unless_it_has_backups_of_its_own_there(
+    web1: Machine, place: Place, tmp_path: Path
+) -> None:
+    new = Machine(tmp_path / "new", "web9", "9" * 64, web1.now)
+    new.write_profile("prod", place)
+    assert read_by(new) == read_by(web1) == web1.claim("prod")
+    share(new, "prod")
+    assert read_by(new) is None
+    assert raw_claim(web1) == raw_claim(new)
+
+
+def read_by(machine: Machine) -> Claim | None:
+    with (
+        machine.here_and_now(),
+        journaled("list", "prod", machine.paths, lambda: machine.now, recorded=False) as job,
+    ):
+        return read_claim(job)
+
+
+def test_the_claim_keeps_nobody_from_installing_lifecycle_rules(
+    tmp_path: Path, s3_bucket: S3Bucket
+) -> None:
+    machine = Machine(tmp_path / "m", "web1", "1" * 64)
+    machine.write_profile("prod", Place.bucket(s3_bucket), 'expire_after = "90d"')
+    machine.back_up("prod")
+    done = run_lifecycle(load_profile("prod", machine.paths), install=True)
+    assert done.written
+    assert not [note for note in done.notes if CLAIM_NAME in note]
+
+
+# --- as it is typed
+
+
+def test_take_over_and_its_refusals_are_told_on_the_command_line(cli: Cli) -> None:
+    cli.write_profile(more="[retention]\nkeep_last = 1\n")
+    cli.back_up()
+    (cli.state / "signing.key").unlink()
+    shutil.rmtree(cli.state / "claims")
+    done = cli.run("backup", "--profile", "test")
+    assert (done.code, done.out) == (3, "")
+    assert "nothing is deleted:" in done.err
+    assert "--take-over" in done.err
+    [*_, record] = cli.records()
+    assert (record["result"], record["exit_code"], record["pruned"]) == ("incomplete", 3, [])
+    assert record["unpruned"]
+    assert "; nothing is deleted: " in cli.log()[-1]
+    done = cli.run("prune", "--profile", "test")
+    assert (done.code, len(cli.archives())) == (3, 2)
+    assert "would be deleted" in done.out
+    assert "nothing is deleted:" in done.err
+    assert cli.records()[-1]["exit_code"] == 3
+    done = cli.run("backup", "--profile", "test", "--take-over")
+    assert (done.code, done.err) == (0, "")
+    assert len(cli.archives()) == 1
+
+
+def test_a_store_of_somebody_elses_is_refused_on_the_command_line(cli: Cli) -> None:
+    cli.write_profile()
+    cli.back_up()
+    cli.write_profile(name="other")
+    assert_refused(
+        cli, cli.run("backup", "--profile", "other"), 1, "profile test of this machine", "store.url"
+    )
+    assert_refused(cli, cli.run("backup", "--profile", "other", "--dry-run"), 1, "profile test")
+    shown = cli.run("profiles").out
+    assert "shares its store with test" in shown
+    assert "shares its store with other" in shown
+    assert cli.run("backup", "--profile", "other", "--dry-run", "--take-over").code == 0

@@ -77,7 +77,7 @@ def test_backup_writes_a_log_line_and_a_record_and_says_nothing_in_a_pipe(cli: C
 def test_backup_to_s3_restores_from_s3(cli: Cli, s3_bucket: S3Bucket) -> None:
     cli.write_profile(s3_store(s3_bucket))
     name = cli.back_up()
-    assert s3_bucket.keys() == [f"backups/{name}-backup.tar.gz", "backups/backup-tasks.json"]
+    assert s3_bucket.keys() == [f"backups/{name}-backup.tar.gz"]
     assert name in cli.run("list", "--profile", "test").out
     assert cli.run("restore", "--profile", "test", "--to", "back").code == 0
     assert restored_source(cli, cli.here / "back") == tree(cli.source)

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from backup_tasks.claim.claim_file import CLAIM_BYTES, DOMAIN, Claim
 from backup_tasks.errors import BackupError, Interrupted
 from backup_tasks.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.manifest import Chunk, Entry, Header
@@ -147,6 +148,15 @@ def test_the_format_lists_every_key_of_the_manifest(struct: type) -> None:
     assert [key for row in rows for key in re.findall(r"`(\w+)`", row[0])] == list(
         struct.__struct_fields__  # type: ignore[attr-defined]
     )
+
+
+def test_the_format_lists_every_key_of_the_claim() -> None:
+    rows = _table("docs/format.md", "Claim")
+    keys = [key for row in rows for key in re.findall(r"`(\w+)`", row[0])]
+    assert keys == list(Claim.__struct_fields__)
+    text = (PROJECT_ROOT / "docs" / "format.md").read_text()
+    assert f"`{DOMAIN.decode().rstrip()}\\n`" in text
+    assert f"at most {CLAIM_BYTES // 1024} KiB" in text
 
 
 def test_the_format_gives_the_defaults_of_an_entry() -> None:

@@ -43,7 +43,7 @@ ROOMS = {
     "resume last_versions survey listing stages assembly backup_run clocks after_commit holding "
     "backup findings not_whole restore_request restore entry_check verified_before verify_report "
     "verify compare compare_sources drill_notes drill_place drill_command drill_report drill "
-    "retention prune_guard prune lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
+    "retention prune_guard prune adopt lifecycle_plan lifecycle_bucket lifecycle keygen key_check",
     "telling": "mail mail_text notify",
     "schedule": "cron_block crontab schedule",
     "edge": "installation watch jobs report",

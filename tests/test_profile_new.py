@@ -30,7 +30,9 @@ def test_describe_tells_of_each_profile_also_of_broken_ones(paths: Paths) -> Non
     write(paths, "[retention]\nkeep_last = -1\n", "wrongbase")
     found = {summary.name: summary for summary in describe_profiles(paths)}
     assert list(found) == ["base", "broken", "good", "syntax", "wrongbase"]
-    assert found["good"] == ProfileSummary("good", "good", ("/etc",), "s3://bucket/", "@daily")
+    assert found["good"] == ProfileSummary(
+        "good", "good", ("/etc",), "s3://bucket/", "@daily", place="s3://bucket/ at Amazon S3"
+    )
     assert found["base"] == ProfileSummary("base", "a base", base_only=True)
     assert found["broken"].description == "odd"
     assert 'broken.toml:2: unknown key "x"' in found["broken"].problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from backup_tasks.claim.acceptance import Acceptance
 from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.errors import StoreError
+from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.profile_model import Profile
 from backup_tasks.prune import PruneIncomplete, PruneReport, render_prune, run_prune
 from backup_tasks.stores import open_store
@@ -99,15 +100,20 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def prune(
-    place: Place, now: datetime, *, dry_run: bool, store: Store | None = None, **accepted: Any
+    place: Place,
+    now: datetime,
+    *,
+    dry_run: bool,
+    store: Store | None = None,
+    keys: Keyring = NO_KEYS,
 ) -> PruneReport:
     """Prune with nothing noted, for a machine that has `KEY` as its own."""
     acceptance = Acceptance(frozenset({KEY_TEXT}), frozenset({Name("prod", "web1")}))
     store = store or place.store
     with tempfile.TemporaryDirectory(prefix="test-prune-") as state:
         notes = ProofNotes(Path(state), store.place)
-        chosen = replace(acceptance, **accepted)
-        census = Census(store, place.profile.tzinfo, store.list_objects(), notes, chosen)
+        listed, zone = store.list_objects(), place.profile.tzinfo
+        census = Census(store, zone, listed, notes, acceptance, now=now, keys=keys)
         census.look_at_all()
         return run_prune(place.profile, store, census, now, dry_run=dry_run)
 
@@ -181,7 +187,8 @@ def test_encrypted_and_plain_backups_are_counted_together(tmp_path: Path) -> Non
     pair = make_key(tmp_path)
     for name in (backup(10), backup(12), sealed):
         place.put_backup(name, recipients=[pair.recipient])
-    assert prune(place, NOW, dry_run=False, trusts_locked=True).deleted == (backup(10),)
+    keys = Keyring(pair.file)
+    assert prune(place, NOW, dry_run=False, keys=keys).deleted == (backup(10),)
 
 
 def test_names_are_read_in_the_profiles_time_zone(tmp_path: Path) -> None:

@@ -103,5 +103,5 @@ def test_a_note_cut_anywhere_is_told_and_costs_no_run(tmp_path: Path, paths: Pat
     seen = NewestSeen(paths.state, backups.profile(), backups.open_store())
     for length in range(len(whole)):
         note.write_bytes(whole[:length])
-        told = seen.what_vanished(None)
+        told = seen.what_vanished(None, backups.now)
         assert "cannot be read" in told

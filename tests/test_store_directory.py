@@ -156,6 +156,7 @@ def test_where_links_are_unknown_a_rename_names_the_archive(
     put(store, OTHER, b"first")
     with pytest.raises(ObjectExists):
         late.commit()
+    late.abort()
     assert (store.folder / OTHER).read_bytes() == b"first"
     assert len(list(store.folder.iterdir())) == 2
 

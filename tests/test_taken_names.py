@@ -116,3 +116,25 @@ def test_a_name_that_is_always_taken_is_an_error(
     monkeypatch.setattr(type(first.store("prod")), "write", refuse)
     with pytest.raises(ObjectExists):
         back_up(first, START)
+
+
+def test_a_run_whose_upload_another_host_ended_moves_on_to_the_next_name(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third, *_ = machines(tmp_path, place)
+    kind = type(first.store("prod"))
+    write: Callable[..., object] = kind.write
+
+    def late(self: Store, name: str, *, in_flight_bytes: int) -> object:
+        monkeypatch.setattr(kind, "write", write)
+        writer = write(self, name, in_flight_bytes=in_flight_bytes)
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "list_unfinished", lambda self: [])
+            back_up(second, START)
+        back_up(third, START)  # finds an upload of which nothing can come
+        return writer
+
+    monkeypatch.setattr(kind, "write", late)
+    assert back_up(first, START).archive == "2025-06-12_0202-backup.tar.gz"
+    assert len(first.store("prod").list_objects()) == 3
+    assert first.store("prod").list_unfinished() == []

@@ -24,7 +24,13 @@ from backup_tasks.claim.claim_file import (
     parse_claim,
     render_claim,
 )
-from backup_tasks.claim.ownership import Known, Ownership, Surroundings, plan_ownership
+from backup_tasks.claim.ownership import (
+    Known,
+    Ownership,
+    Surroundings,
+    counts_for,
+    plan_ownership,
+)
 from backup_tasks.errors import (
     ClaimRefused,
     ObjectChanged,
@@ -127,6 +133,13 @@ class ClaimKeeper:
         """The hold of the claim: of that which is ours, or else of what `read` found."""
         claim = self.standing.claim or self._read
         return claim.hold if claim is not None else None
+
+    def read_believed(self, key: SigningKey | None, around: Surroundings) -> Claim | None:
+        """The store's claim where its word counts for who reads; else None, see `counts_for`."""
+        found = self.read()
+        if found is None or not counts_for(found, self.known(key), around):
+            return None
+        return found
 
     def open(
         self,

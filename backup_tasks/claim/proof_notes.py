@@ -61,6 +61,7 @@ class ProofNotes:
         self._file = state / "proofs" / f"{state_key('', place)}.jsonl"
         self._lines: dict[str, _Line] | None = None
         self._changed: set[str] = set()
+        self._read_back: set[str] = set()
         self._gone: list[_Line] = []
 
     def known(self, objects: Iterable[StoredObject]) -> dict[str, Known]:
@@ -83,10 +84,14 @@ class ProofNotes:
 
     def note(self, stored: StoredObject, evidence: Evidence) -> None:
         """Remember what an object shows; `save` writes it."""
-        before = self._read().get(stored.name)
         if evidence.is_locked:  # what was wanted to open it is of no use later
             evidence = msgspec.structs.replace(evidence, trouble="")
-        self._put(stored, evidence, before.made if before and before.is_of(stored) else False)
+        before = self._read().get(stored.name)
+        if before is not None and before.is_of(stored):
+            before.evidence = evidence
+            self._changed.add(stored.name)
+        else:
+            self._put(stored, evidence, made=False)
 
     def note_made(self, stored: StoredObject, evidence: Evidence) -> None:
         """Remember a backup that was just made here; `save` writes it."""
@@ -101,6 +106,7 @@ class ProofNotes:
         if line is not None:
             line.unread = printable(one_line(why))
             self._changed.add(name)
+            self._read_back.add(name)
 
     def save(self, listed: Iterable[StoredObject]) -> None:
         """Write what changed. Failing to is no error.
@@ -128,8 +134,13 @@ class ProofNotes:
         if self._changed and self._file.exists():
             meanwhile, self._gone = _load(self._file)
             for name, line in meanwhile.items():
-                if name not in self._changed:
+                mine = ours.get(name)
+                if name not in self._changed or mine is None:
                     ours[name] = line
+                elif (mine.etag, mine.size) == (line.etag, line.size):
+                    mine.made |= line.made
+                    if name not in self._read_back:
+                        mine.unread = line.unread
         for name in [name for name in ours if name not in there]:
             line = ours.pop(name)
             self._changed.add(name)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from backup_tasks.errors import (
     CopyRefused,
@@ -160,8 +160,17 @@ class S3Upload:
         return self._explained(error, doing)
 
     def _explained(self, error: Exception, doing: str) -> StoreError:
+        if code_of(error) == "NoSuchUpload" and self._is_name_taken():
+            return taken(self.access.place.url, self.name)
         told = explain(error, self.access.place, doing)
         return Unreachable(str(told)) if isinstance(error, CONNECTION_FAILURES) else told
+
+    def _is_name_taken(self) -> bool:
+        """Whether another host ended the upload because nothing can come of it any more."""
+        with contextlib.suppress(StoreError):
+            self.access.head(self.name)
+            return True
+        return False
 
     def complete(self, etags: Mapping[int, str], size: int, *, has_copies: bool) -> StoredObject:
         """The one atomic step, and a look at what came of it.
@@ -229,14 +238,15 @@ class S3Upload:
         try:
             found, metadata = self.access.head(self.name)
         except ObjectMissing:
-            self._unconfirmed("it is not there")
+            raise StoreError(self._unconfirmed("it is not there")) from None
         # The ETag is for servers that lose the metadata of a multipart upload.
         if metadata.get(RUN_KEY) != self.run_id and not (etag and found.etag == etag):
-            self._unconfirmed("another object has its name")
+            # Two completed in one moment, and the server let the later one take the name.
+            raise ObjectExists(self._unconfirmed("another object has its name"))
         return found
 
-    def _unconfirmed(self, found: str) -> NoReturn:
-        raise StoreError(
+    def _unconfirmed(self, found: str) -> str:
+        return (
             f"{self.access.place.url}: the server took {self.name} as complete, but {found}; "
             "run the backup again"
         )

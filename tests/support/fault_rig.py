@@ -25,6 +25,7 @@ from unittest import mock
 
 from backup_tasks.errors import BackupError
 from backup_tasks.jobs import journaled, run_backup_job, run_prune_job
+from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
 from backup_tasks.restore import run_restore_job
@@ -220,9 +221,13 @@ class Rig:
     # What is there
 
     def objects(self) -> dict[str, tuple[str, int]]:
-        """Every key of the store -> its ETag and size."""
+        """Every key of the store but the claim's -> its ETag and size."""
         listed = self.bucket.client.list_objects_v2(Bucket=self.bucket.bucket, Prefix=self.prefix)
-        return {one["Key"]: (one["ETag"], one["Size"]) for one in listed.get("Contents", [])}
+        return {
+            one["Key"]: (one["ETag"], one["Size"])
+            for one in listed.get("Contents", [])
+            if not one["Key"].endswith(CLAIM_NAME)
+        }
 
     def left_over(self) -> list[str]:
         """What is no backup: staging objects, uploads, and state of a run under way."""
@@ -238,7 +243,8 @@ class Rig:
 
     def newest_is_the_tree(self) -> bool:
         """Whether the newest backup, restored without faults, is the source."""
-        assert self.restore().code == 0
+        done = self.restore()
+        assert done.code == 0, done
         restored = self.here / "restored" / str(self.source).lstrip("/")
         return fingerprint(restored) == fingerprint(self.source)
 
