@@ -102,7 +102,7 @@ class _Approach:
         """What is known of the backup before.
 
         Args:
-            there: names of the backups that count.
+            there: names of the backups that count, or of all if none does.
         """
         archive = self.last or self.versions
         if archive is None:
@@ -202,7 +202,9 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
             run.progress,
             private_files(run.paths.state),
             holding,
-            approach.before(run, [backup.stored.name for backup in census.proven()]),
+            approach.before(
+                run, [backup.stored.name for backup in census.proven() or census.backups()]
+            ),
         )
     finally:
         approach.close()
@@ -382,7 +384,9 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     there = store.list_objects()
     run.newest_seen.refuse_nothing(there, may_be_gone=True)
     census = run.census(there, record.host)
-    before = approach.before(run, [backup.stored.name for backup in census.proven()])
+    before = approach.before(
+        run, [backup.stored.name for backup in census.proven() or census.backups()]
+    )
     taken = {stored.name for stored in there} | store.names_in_the_way() | approach.under_way
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
