@@ -12,14 +12,12 @@ from backup_tasks.carry import Earlier
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.content import SourceFile, explain
 from backup_tasks.entry_headers import file_headers, member_of, set_place
-from backup_tasks.errors import BackupError
 from backup_tasks.folders import FolderStack, split_path
 from backup_tasks.manifest import (
     PADDED,
     STRIPPED,
     TORN,
     Entry,
-    carry_entry,
     decode_entries,
     encode_line,
     name_fields,
@@ -33,7 +31,8 @@ from backup_tasks.sources import GONE
 from backup_tasks.stat_entry import entry_of
 from backup_tasks.steps import Step
 from backup_tasks.tarstream import encode_headers, hash_xattrs, padding_bytes
-from backup_tasks.text import one_line, printable
+from backup_tasks.text import printable
+from backup_tasks.version_keeper import VersionKeeper
 from backup_tasks.xattrs import read_xattrs
 
 # A larger file that changed while it was read is not sent a second time.
@@ -43,7 +42,6 @@ _IS_PRIVATE = "is private to this program"
 _UNREADABLE, _PRIVATE, _VANISHED = range(3)
 _ZEROS = "zeros stand for what could not be read"
 _WITHOUT_XATTRS = "stored without extended attributes"
-_BARE = f"{_WITHOUT_XATTRS}, which could not be carried over"
 _AS_FIRST = "its last version was kept, as of the file that it is a hardlink to"
 _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -118,7 +116,7 @@ class EntryWriter:
         holder: str = "",
         is_holder_known: bool = True,
     ) -> None:
-        self._holder, self._is_holder_known = holder, is_holder_known
+        self._is_holder_known = is_holder_known
         self._private = private
         self.left_out: list[str] = []
         self._journal = journal
@@ -133,11 +131,10 @@ class EntryWriter:
         # Whether it has an earlier version that is better than one padded with zeros, and whether
         # some of it is in the archive all the same.
         self._has_version = self._was_begun = False
-        # Files that keep an earlier version, by the hash of their path.
-        self._carried: set[int] = set()
         # First links that did not become what the walk saw, by the hash of their path, which has a
         # secret key -> the link stored in their place.
         self._broken_links: dict[int, str | None] = {}
+        self._versions = VersionKeeper(builder, report, reuse, earlier, holder, self._broken_links)
         self.totals = WriteTotals()
 
     def write_all(
@@ -214,10 +211,11 @@ class EntryWriter:
 
     def _write_last(self, entry: Entry) -> bytes:
         self._has_version = False
-        written = self._carry_over(entry) if entry.carried else self._write(entry, ())
+        written = self._versions.carry_over(entry) if entry.carried else self._write(entry, ())
         self._progress.advance(0, 1)
         if written is None:
-            self._tell_failure(entry)
+            if not entry.carried:
+                self._tell_failure(entry)
             return NO_LINE
         self._count(written)
         return encode_line(written)
@@ -258,28 +256,32 @@ class EntryWriter:
     def _write_anew(self, plan: PlannedEntry) -> Entry | None:
         entry, old = plan.entry, plan.entry if plan.is_same else plan.old
         stale = self._reuse.stale_after(old) if old is not None else ()
-        self._was_begun = False
         if plan.is_same and entry.carried:
-            return self._keep_last_version(entry, stale)
-        self._has_version = self._earlier is not None and _is_better(old)
+            return self._versions.keep(entry, stale)
+        self._was_begun = False
+        self._has_version = self._versions.has_any and _is_better(old)
         written = self._write(entry, self._known_pieces(entry, old))
         if written is not None:
             written.stale = stale
-        elif old is None or not self._may_replace(old):
+            return written
+        if old is None or not self._may_replace(old):
             self._tell_failure(entry)
-        elif self._failure_kind == _PRIVATE:
+            return None
+        if self._failure_kind == _PRIVATE:
             self._tell_failure(entry)
-            return self._keep_last_version(old, stale) if self._earlier else None
-        elif self._earlier is None:
-            self._tell_lost(old, self._failure, self._holder)
-        else:
-            # An entry of this path may be in a kept chunk, and tar would bring it back.
-            return self._keep_last_version(old, stale, self._failure)
-        return written
+            return self._versions.keep(old, stale) if self._versions.has_any else None
+        if not self._versions.has_any:
+            self._versions.tell_lost(old, self._failure)
+            return None
+        # An entry of this path may be in a kept chunk, and tar would bring it back.
+        is_gone, is_begun = self._failure_kind == _VANISHED, self._was_begun
+        return self._versions.keep(old, stale, self._failure, is_gone=is_gone, is_begun=is_begun)
 
     def _may_replace(self, old: Entry) -> bool:
         """Whether an earlier entry may take the place of the one that could not be stored. A file
         must, even if it is gone: a kept chunk may hold an older one, which tar would bring back."""
+        if self._failure_kind == _VANISHED and not self._reuse.moved:
+            return False
         return old.type == "file" or self._failure_kind == _UNREADABLE
 
     def _tell_failure(self, entry: Entry) -> None:
@@ -289,86 +291,7 @@ class EntryWriter:
         elif self._failure_kind == _VANISHED:
             self._report(Problem(printable(path), self._failure, "vanished"))
         else:
-            self._tell_lost(entry, self._failure, "" if self._is_holder_known else self._holder)
-
-    def _tell_lost(self, entry: Entry, why: str, holder: str = "") -> None:
-        """Report what is not in the archive at all.
-
-        Args:
-            holder: the archive that has its last version, or "".
-        """
-        then = f"; {holder} still has its last version" if holder else ""
-        path = printable(entry.name)
-        self._report(Problem(path, why + then, bytes=entry.size, last_whole=holder))
-
-    def _keep_last_version(self, old: Entry, stale: tuple[int, ...], why: str = "") -> Entry | None:
-        """Store an entry as the archive before has it.
-
-        Args:
-            stale: the kept chunks that hold an entry of this path.
-            why: what to report; "" if that was done.
-        """
-        if self._earlier is not None:
-            carry_entry(old, self._earlier.started_at)
-        kept: Entry | None
-        if not is_large(old) and not self._was_begun and self._reuse.keeps(old):
-            kept = self._reuse.move(old)
-        else:
-            kept = self._carry_over(old, may_fail=not stale, why=why)
-            if kept is None:
-                return None
-            kept.stale = stale
-        if kept.nlink > 1:
-            self._carried.add(hash(kept.name))
-        if why:
-            self._report(
-                Problem(
-                    printable(kept.name),
-                    f"{why}; the version of {kept.carried[:10]} was kept",
-                    "carried",
-                    bytes=kept.size,
-                    carried_from=kept.carried,
-                )
-            )
-        return kept
-
-    def _carry_over(self, old: Entry, *, may_fail: bool = True, why: str = "") -> Entry | None:
-        """Append an entry as the archive before has it. None, and told of, where that cannot be.
-
-        Args:
-            may_fail: whether the archive may do without it: nothing of this path is in it.
-        """
-        if old.type == "hardlink":
-            return self._carry_hardlink(old)
-        if old.type != "file" and not old.xattrs:
-            old.stale = ()
-            return self._add_headers(old, encode_headers(member_of(old, {})))
-        earlier = self._earlier
-        assert earlier is not None
-        lacks: tuple[type[BackupError], ...] = earlier.may_lack if may_fail else ()
-        try:
-            old.chunk, old.offset = earlier.carry_over(self._builder, old)
-        except lacks as error:
-            if old.type == "dir":
-                self._report(
-                    Problem(printable(old.name), f"{_BARE}: {one_line(str(error))}", "torn")
-                )
-                old.xattrs, old.torn = "", STRIPPED
-                return self._add_headers(old, encode_headers(member_of(old, {})))
-            if why and self._failure_kind == _VANISHED:
-                self._report(Problem(printable(old.name), why, "vanished"))
-            else:
-                self._tell_lost(old, why or one_line(str(error)), self._holder)
-            return None
-        old.stale = ()
-        return old
-
-    def _carry_hardlink(self, old: Entry) -> Entry | None:
-        if hash(old.link_name) in self._broken_links and hash(old.link_name) not in self._carried:
-            self._tell_lost(old, "the file that it is a hardlink to was replaced", self._holder)
-            return None
-        old.stale = ()
-        return self._add_headers(old, encode_headers(member_of(old, {})))
+            self._versions.tell_lost(entry, self._failure, is_held=not self._is_holder_known)
 
     def _known_pieces(self, entry: Entry, old: Entry | None) -> Sequence[int]:
         """The base's chunks that may hold the bytes of a large file, piece by piece."""
@@ -425,7 +348,7 @@ class EntryWriter:
             return None
         same_file = (status.st_ino, status.st_dev) == (entry.inode, entry.device)
         if stand_in is None or not same_file:
-            is_carried = same_file and hash(first) in self._carried
+            is_carried = same_file and hash(first) in self._versions.kept
             self._has_version |= is_carried
             written = self._write_file(entry, folder, name)
             if written is not None and stand_in is None and written.inode == entry.inode:
@@ -434,7 +357,7 @@ class EntryWriter:
                 return written
             # Neither name gives the content: the first has its last version, and so has this one.
             self._report(Problem(printable(entry.name), f"{self._failure}; {_AS_FIRST}", "carried"))
-            carry_entry(entry, self._earlier.started_at if self._earlier else "")
+            self._versions.mark(entry)
             stand_in = first
         entry.link, entry.link_b64 = name_fields(stand_in)
         return self._add_headers(entry, encode_headers(member_of(entry, {})))

@@ -28,7 +28,8 @@ ROOMS = {
     "path_spool snapshot segments content",
     "archive": "compress recipients identities encrypt runs late_links plan recheck upload spool "
     "number_spool steps archive carry copies_ahead manifest_lines turns staging entry_headers "
-    "entry_writer cut_off chunk_reader copy_check chunk_process reader read_back authenticity "
+    "version_keeper entry_writer cut_off chunk_reader copy_check chunk_process reader read_back "
+    "authenticity "
     "foreign selection members",
     "tree": "folder_trust private_folder labels making_folders new_files metadata "
     "target member_spool finish_folders extract_policy extract extract_in_order target_path "

@@ -115,6 +115,17 @@ def test_a_file_that_was_cut_while_it_was_read_is_stored_as_it_is(
     assert content_by_both(backups, "m", tmp_path / "there")[:CHUNK] == noise(2, 5 * CHUNK)[:CHUNK]
 
 
+def test_a_file_that_is_gone_by_the_time_a_full_run_comes_to_it_does_not_come_back(
+    backups: Generations,
+) -> None:
+    fill(backups, count=4)
+    backups.backup()
+    backups.on_write = lambda: (backups.source / "file02").unlink(missing_ok=True)
+    record = backups.backup(full=True)
+    assert [problem.kind for problem in record.problems] == ["vanished"]
+    assert (record.carried, record.unreadable, record.needed_backups) == (0, 0, [])
+
+
 def test_an_archive_without_these_keys_reads_as_whole_and_unknown_ones_do_no_harm() -> None:
     plain = encode_line(Entry(path="a", type="file"))
     assert b"torn" not in plain

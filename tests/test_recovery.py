@@ -100,7 +100,7 @@ class Recovery:
 
     def check(self) -> str:
         """All that the document does to check a restored tree."""
-        return "".join(self.run("Check what was restored", number) for number in range(1, 6))
+        return "".join(self.run("Check what was restored", number) for number in range(1, 7))
 
     def twin(self, folder: str) -> Path:
         """Where the restored twin of the source lies."""

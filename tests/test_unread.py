@@ -232,6 +232,7 @@ def test_a_file_that_cannot_be_looked_at_keeps_its_last_version(
 
 
 def test_what_is_gone_is_gone(backups: Generations, tmp_path: Path) -> None:
+    backups.extra = 'shrink_limit = "100%"'
     fill_folder(backups.source / "m")
     fill(backups, count=2)
     backups.backup()
