@@ -14,6 +14,7 @@ from datetime import datetime
 from backup_tasks.after_commit import settle_backup
 from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
+from backup_tasks.census import Census
 from backup_tasks.claim.clock import is_ahead
 from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
@@ -104,13 +105,11 @@ class _Approach:
             if archive is not None:
                 archive.close()
 
-    def before(self, run: BackupRun, there: Collection[str]) -> Before:
-        """What is known of the backup before.
-
-        Args:
-            there: names of the backups that count, or of all if none does.
-        """
-        newest = max(there, default="")
+    def before(self, run: BackupRun, census: Census) -> Before:
+        """What is known of the backup before."""
+        there = {backup.stored.name for backup in census.backups()}
+        found = census.newest_or_last()
+        newest = found.stored.name if found is not None else ""
         archive = self.last or self.versions
         if archive is None:
             # Nobody knows what it holds, nor whose it is.
@@ -214,9 +213,7 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
             run.progress,
             private_files(run.paths.state),
             holding,
-            approach.before(
-                run, [backup.stored.name for backup in census.proven() or census.backups()]
-            ),
+            approach.before(run, census),
         )
     finally:
         approach.close()
@@ -386,9 +383,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     there = store.list_objects()
     run.newest_seen.refuse_nothing(there, may_be_gone=True)
     census = run.census(there, record.host)
-    before = approach.before(
-        run, [backup.stored.name for backup in census.proven() or census.backups()]
-    )
+    before = approach.before(run, census)
     taken = {stored.name for stored in there} | store.names_in_the_way() | approach.under_way
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)
