@@ -29,10 +29,12 @@ class Accepted:
 
     Attributes:
         is_sure: profile or claim say so; else nothing but this machine's own key does.
+        is_strict: the profile says so, and what is not proven is refused where it is used.
     """
 
     acceptance: Acceptance
     is_sure: bool
+    is_strict: bool = False
 
 
 def whose_count(profile: Profile, state: Path, host: str, claim: Claim | None = None) -> Accepted:
@@ -54,7 +56,8 @@ def whose_count(profile: Profile, state: Path, host: str, claim: Claim | None = 
         acceptance = replace(acceptance, keys=acceptance.keys | {own_key})
     if not acceptance.keys:  # a new machine that reads: nothing tells whose the backups should be
         acceptance = replace(acceptance, names=None, trusts_locked=True)
-    return Accepted(acceptance, bool(signers) or claim is not None)
+    is_strict = bool(signers)
+    return Accepted(acceptance, is_strict or claim is not None, is_strict)
 
 
 def open_census(
@@ -82,6 +85,7 @@ def open_census(
         accepted.acceptance,
         now=now,
         is_sure=accepted.is_sure,
+        is_strict=accepted.is_strict,
         keys=keys,
         made_here=NewestSeen(state, profile, store).made_here,
     )

@@ -63,6 +63,8 @@ class Census:
         acceptance: whose backups count.
         is_sure: whether profile or claim say whose; else what is signed by others is taken for
             the latest where nothing else is there.
+        is_strict: whether what is not proven is refused where it is used, so that nobody need be
+            warned of it.
         keys: open encrypted ones that are not noted.
         made_here: whether an object is known as one that was made here, besides the notes.
         now: aware; what is dated ahead of it, and of the store's clock, does not count.
@@ -78,6 +80,7 @@ class Census:
         *,
         now: datetime,
         is_sure: bool = False,
+        is_strict: bool = False,
         keys: Keyring = NO_KEYS,
         made_here: Callable[[StoredObject], bool] = lambda _: False,
     ) -> None:
@@ -85,7 +88,7 @@ class Census:
         self.listed = list(listed)
         self.acceptance = acceptance
         self._now, self._has_asked_store = now.astimezone(UTC), False
-        self._is_sure = is_sure
+        self._is_sure, self._is_strict = is_sure, is_strict
         self._by_name = backups_among(self.listed, zone)
         self._objects = [backup.stored for backup in self._by_name]
         self._known = dict(notes.known(self._objects))
@@ -193,7 +196,7 @@ class Census:
         sound = [one for one in judged if not why_none(one.stored)]
         chosen = choose_backup(self._not_ahead(sound or judged), day=day)
         told = f"{chosen.id} is the latest by its name alone: {chosen.verdict.why}"
-        return Choice(chosen, (told,))
+        return Choice(chosen, () if self._is_strict else (told,))
 
     def _all_ahead(self, acceptance: Acceptance, asked: date | None) -> Choice | None:
         """The newest of those that are dated ahead, where all are that else would count: then this

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from backup_tasks.census import Census
-from backup_tasks.claim.clock import Clocks, judge_clock
+from backup_tasks.claim.clock import Clocks, gap_to_notice, judge_clock
 from backup_tasks.errors import StoreError
 from backup_tasks.journal import RunRecord, hold_back
+from backup_tasks.profile_model import RetentionSettings
 from backup_tasks.stores.base import Store
 
 
@@ -26,15 +27,17 @@ def read_clocks(store: Store, clock: Callable[[], datetime]) -> Clocks:
     return Clocks(before, clock(), told)
 
 
-def tell_clocks(clocks: Clocks, census: Census, record: RunRecord, *, deletes: bool) -> None:
+def tell_clocks(
+    clocks: Clocks, census: Census, record: RunRecord, retention: RetentionSettings
+) -> None:
     """Say in the record what looks wrong with the clocks, and which backups are dated ahead.
 
     Args:
         census: taken after the backup of this run, if it made one.
-        deletes: whether this run would delete anything; then it is held back.
+        retention: the profile's; if it would delete anything, that is held back.
     """
-    reasons = judge_clock(clocks, census.begun())
-    if deletes:
+    reasons = judge_clock(clocks, census.begun(), gap_to_notice(retention.keep_within))
+    if retention.is_set:
         hold_back(record, reasons)
     else:
         record.warnings += [reason for reason in reasons if reason not in record.warnings]

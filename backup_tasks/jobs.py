@@ -247,7 +247,7 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
         census.acceptance = whose_count(profile, state, record.host, claim).acceptance
     census.look_at_all()
     census.save()
-    tell_clocks(clocks, census, record, deletes=profile.retention.is_set)
+    tell_clocks(clocks, census, record, profile.retention)
     guard = find_guard(profile, store, state, census, keeper.found_hold)
     hold_back(record, guard.unpruned)
     dry_run = dry_run or bool(record.unpruned)
@@ -279,14 +279,14 @@ def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
     from backup_tasks.prune import PruneIncomplete, run_prune
     from backup_tasks.prune_guard import find_guard, why_nothing_is_pruned
 
-    record, deletes = job.record, job.profile.retention.is_set
+    record = job.record
     try:
         census = run.census(run.newest_seen.list_objects(), record.host)
     except BackupError as error:
         record.warnings.append(f"prune: {one_line(str(error))}")
         return
-    tell_clocks(clocks, census, record, deletes=deletes)
-    if not deletes:
+    tell_clocks(clocks, census, record, job.profile.retention)
+    if not job.profile.retention.is_set:
         return
     if not record.unpruned:
         hold_back(record, why_nothing_is_pruned(record.problems))

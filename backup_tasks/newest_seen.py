@@ -186,7 +186,8 @@ class NewestSeen:
             or (newest is not None and newest.taken_at >= seen.started)
         ):
             return trouble
-        if self._is_there(seen):
+        # One that was replaced is refused where it is used.
+        if (newest is not None and newest.stored.name == seen.name) or self._is_there(seen):
             return trouble
         left = f"the newest is {newest.id}" if newest else "no backup is left"
         return (

@@ -204,7 +204,7 @@ def _read_end(store: Store, found: StoredObject, footer: Footer) -> tuple[bytes,
     for piece in read_ahead(store, found, footer.offset, found.size - footer.offset):
         digest.update(memoryview(piece)[:left])
         left = max(0, left - len(piece))
-        tail = (tail + piece)[-_TAIL_BYTES:]
+        tail = (tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
     return digest.digest(), _ReadEnd(store, found.size - len(tail), tail)
 
 

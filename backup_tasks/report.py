@@ -145,7 +145,8 @@ def print_backups(details: Sequence[BackupDetails], now: datetime, *, as_json: b
 
 
 def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
-    age = render_seconds((now - found.backup.taken_at).total_seconds())
+    is_ahead = found.backup.verdict.state == "ahead"
+    age = "ahead" if is_ahead else render_seconds((now - found.backup.taken_at).total_seconds())
     size = render_bytes(found.backup.stored.size)
     header = found.header
     if header is None:

@@ -443,6 +443,7 @@ def test_an_archive_from_before_there_were_signatures_is_built_on_if_its_manifes
     fill(made)
     with monkeypatch.context() as patch:
         patch.setattr(archive, "encode_signature", lambda _: b"")
+        patch.setattr("backup_tasks.after_commit.read_back", lambda *_: None)  # as it was then
         made.backup()
     assert verify(made).proof.state == "unsigned"
     assert made.backup().copied_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import platform
 import pty
 import re
 import shutil
@@ -19,6 +20,7 @@ from tests.attacks import rewrite
 from tests.cli import Cli, assert_refused, cli, finish, s3_store
 from tests.conftest import S3Bucket
 from tests.cron_box import CronBox, cron_box
+from tests.proven import keep_key, proven_archive
 from tests.s3_server import S3Server
 from tests.smtp_server import start_smtp_server
 
@@ -446,8 +448,9 @@ def test_prune_deletes_with_reasons_and_dry_run_deletes_nothing(cli: Cli) -> Non
     cli.write_profile(more="[retention]\nkeep_last = 1\n")
     cli.store.mkdir()
     names = ["2025-06-10_0200-backup.tar.gz", "2025-06-11_0200-backup.tar.gz"]
+    keep_key(cli.state)
     for name in names:
-        (cli.store / name).write_bytes(b"x")
+        (cli.store / name).write_bytes(proven_archive(name, profile="test", host=platform.node()))
     would = cli.run("prune", "--profile", "test", "--dry-run")
     assert (would.code, cli.archives(), cli.records()) == (0, names, [])
     assert "1 would be deleted" in would.out
@@ -461,9 +464,11 @@ def test_prune_deletes_with_reasons_and_dry_run_deletes_nothing(cli: Cli) -> Non
 def test_prune_that_may_not_delete_names_what_stays(
     cli: Cli, s3_server: S3Server, s3_bucket: S3Bucket
 ) -> None:
-    for name in ("2025-06-10_0200", "2025-06-11_0200"):
-        key = f"backups/{name}-backup.tar.gz"
-        s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=key, Body=b"x")
+    keep_key(cli.state)
+    for day in ("2025-06-10_0200", "2025-06-11_0200"):
+        name = f"{day}-backup.tar.gz"
+        archive = proven_archive(name, profile="test", host=platform.node())
+        s3_bucket.client.put_object(Bucket=s3_bucket.bucket, Key=f"backups/{name}", Body=archive)
     keys = {"access_key_id": s3_server.reader_key, "secret_access_key": s3_server.reader_secret}
     cli.write_profile(s3_store(s3_bucket, **keys), more="[retention]\nkeep_last = 1\n")
     done = cli.run("prune", "--profile", "test")

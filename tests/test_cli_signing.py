@@ -221,7 +221,12 @@ def test_in_a_bucket_a_copied_and_a_hidden_backup_are_told(cli: Cli, s3_bucket: 
     )
     told = f"it holds another backup's bytes: those of {older.rpartition('/')[2]}"
     for task in ("verify", "restore", "files", "drill"):
-        assert_refused(cli, cli.run(task, *TEST), 1, told)
+        name = newer.rpartition("/")[2].removesuffix("-backup.tar.gz")
+        assert_refused(cli, cli.run(task, *TEST, "--name", name), 1, told)
+        done = cli.run(task, *TEST, *(("--to", f"{cli.here}/back") if task == "restore" else ()))
+        assert done.code == 0
+        assert f"{name} is newer by name, but nothing proves it: {told}" in done.err
+        assert "newer backups have vanished" in done.err
     # It is not built on either, but the one that it is a copy of is.
     assert cli.run("backup", *TEST).code == 0
     assert cli.run("verify", *TEST).code == 0

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup_tasks.claim.clock import Clocks, is_ahead, judge_clock
+from backup_tasks.claim.clock import Clocks, gap_to_notice, is_ahead, judge_clock
+from backup_tasks.profile_model import RetentionSettings
+from backup_tasks.retention import plan_prune
 from backup_tasks.stores.s3_answers import time_of_answer
 
 NOW = datetime(2025, 6, 12, 2, 0, tzinfo=UTC)
@@ -88,6 +90,18 @@ def test_a_clock_far_after_the_newest_backup_holds_for_two_runs() -> None:
     assert held == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("keep_within", "gap", "holds"),
+    [(None, 40, False), (None, 41, True), (30, 15, False), (30, 16, True), (365, 41, True)],
+)
+def test_a_gap_is_news_that_would_have_half_of_keep_within_deleted(
+    keep_within: int | None, gap: int, holds: bool
+) -> None:
+    longest = gap_to_notice(keep_within * DAY if keep_within else None)
+    newest = DAILY[0]
+    assert bool(judge_clock(clocks(newest + gap * DAY), DAILY, longest)) is holds
+
+
 def test_a_prune_without_a_backup_holds_too() -> None:
     [reason] = judge_clock(clocks(NOW + 365 * DAY), DAILY)
     assert "this server's clock says 2026-06-12 02:00 UTC" in reason
@@ -105,6 +119,22 @@ def test_gaps_that_retention_made_do_not_make_one_of_today_usual() -> None:
     assert judge_clock(clocks(NOW + 365 * DAY), kept) != ()
 
 
+@given(st.integers(1, 60), st.integers(-200_000, 200_000), st.integers(2, 400))
+def test_no_clock_that_is_wrong_for_one_run_deletes_the_younger_half_of_what_is_kept(
+    nights: int, hours_off: int, keep_days: int
+) -> None:
+    """On a folder, where there is no second clock: whatever is not noticed does little harm."""
+    right = {f"night {number}": NOW - DAY * number for number in range(1, nights + 1)}
+    wrong = NOW + HOUR * hours_off
+    keep_within = keep_days * DAY
+    if judge_clock(clocks(wrong), [*right.values(), wrong], gap_to_notice(keep_within)):
+        return
+    plan = plan_prune(
+        {**right, "tonight": wrong}, RetentionSettings(keep_within=keep_within), wrong
+    )
+    assert all(NOW - right[name] > keep_within / 2 - DAY for name in plan.delete)
+
+
 # --- dated ahead
 
 
@@ -120,6 +150,11 @@ def test_gaps_that_retention_made_do_not_make_one_of_today_usual() -> None:
 )
 def test_more_than_an_hour_is_ahead(started_at: datetime, ahead: bool) -> None:
     assert is_ahead(started_at, NOW) is ahead
+
+
+def test_a_name_may_run_ahead_by_what_time_zones_differ() -> None:
+    assert not is_ahead(NOW + 26 * HOUR, NOW, by_name=True)
+    assert is_ahead(NOW + 27 * HOUR, NOW, by_name=True)
 
 
 @given(

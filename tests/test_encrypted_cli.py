@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -175,6 +176,9 @@ def test_a_backup_that_is_not_encrypted_is_told_where_all_should_be(
 
 def test_list_without_a_key_still_lists(cli: Cli, pair: KeyPair) -> None:
     assert cli.run(*BACKUP).code == 0
+    listed = cli.run("list", "--profile", "test")
+    assert listed.out.split()[-1] == "complete", "as the run has noted it"
+    shutil.rmtree(cli.state / "proofs")
     listed = cli.run("list", "--profile", "test")
     assert (listed.code, listed.err) == (0, "")
     row = listed.out.splitlines()[-1].split()

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from backup_tasks.journal import read_records, render_result
 from backup_tasks.manifest import Chunk
 from backup_tasks.paths import Paths
 from backup_tasks.progress import SilentProgress
-from backup_tasks.read_back import Sent, choose_chunks, read_back
+from backup_tasks.read_back import NotedCopies, Sent, choose_chunks, read_back
 from backup_tasks.restore import run_restore_job
 from backup_tasks.restore_request import RestoreWish
 from backup_tasks.stores.base import CopySource, StoredObject
@@ -384,6 +385,20 @@ def test_of_an_archive_class_only_a_warning_tells(
 
 
 # --- which chunks
+
+
+def test_copies_that_were_withdrawn_are_not_looked_for() -> None:
+    writer: Any = MagicMock()
+    noted = NotedCopies(writer)
+    source = StoredObject("other", 100, LATER, "etag")
+    noted.copy(source, 0, 30)
+    noted.copy(source, 30, 20)
+    noted.withdraw(30)
+    noted.send(b"12345")
+    noted.copy(source, 50, 10)
+    assert noted.copied == [(0, 30), (35, 10)]
+    assert [call[0] for call in writer.method_calls] == ["copy", "copy", "withdraw", "send", "copy"]
+
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=60)
 

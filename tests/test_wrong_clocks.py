@@ -6,9 +6,13 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from backup_tasks.assembly import utc_text
+from backup_tasks.backup import _is_useful as is_useful
 from backup_tasks.drill import DrillWish, run_drill_job
 from backup_tasks.identities import Keyring
 from backup_tasks.jobs import journaled
@@ -112,7 +116,7 @@ def _read(task: str, machine: Machine, profile: Profile, store: Store, record: R
 
 
 @in_s3_too
-@pytest.mark.parametrize("ahead", [365 * DAY, 3650 * DAY])
+@pytest.mark.parametrize("ahead", [31 * DAY, 3650 * DAY])
 def test_a_run_far_ahead_deletes_nothing(web1: Machine, place: Place, ahead: timedelta) -> None:
     before = names(web1)
     record = back_up_at(web1, web1.now + ahead)
@@ -167,6 +171,43 @@ def test_what_is_dated_ahead_is_not_the_latest_and_not_built_upon(web1: Machine)
     assert set(the_latest(web1).values()) == {today.archive}
     web1.store("prod").delete(ahead.archive)
     assert web1.back_up("prod").warnings == [], "nobody says for ten years that it vanished"
+
+
+@pytest.mark.parametrize("place", ["plain"], indirect=True)
+def test_a_note_of_what_was_dated_ahead_heals(
+    web1: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no backup is made any more that would overwrite it."""
+    newest = names(web1)[-1]
+    ahead = back_up_at(web1, web1.now + 3650 * DAY)
+    assert "2035" in next((web1.paths.state / "newest").iterdir()).read_text()
+    web1.store("prod").delete(ahead.archive)
+    assert set(the_latest(web1).values()) == {newest}
+    assert "vanished" not in capsys.readouterr().err
+
+
+def test_nothing_is_built_on_what_is_a_few_days_ahead(web1: Machine) -> None:
+    """Its manifest is the one that is kept here, and no full run is due."""
+    newest = names(web1)[-1]
+    ahead = back_up_at(web1, web1.now + 5 * DAY)
+    assert header(web1, ahead.archive).copied_from == newest
+    today = web1.back_up("prod")
+    assert header(web1, today.archive).copied_from != ahead.archive
+
+
+def test_where_nothing_is_proven_the_latest_by_name_is_not_one_that_is_yet_to_come(
+    tmp_path: Path,
+) -> None:
+    machine = Machine(tmp_path / "web1", "web1", "1" * 64)
+    machine.write_profile("prod", Place.folder(tmp_path / "store"))
+    for name in ("2025-06-10_0200", "2025-06-11_0200", "9998-12-31_2359"):
+        (tmp_path / "store" / f"{name}-backup.tar.gz").write_bytes(b"x" * 5000)
+    with (
+        machine.here_and_now(),
+        journaled("verify", "prod", machine.paths, lambda: machine.now) as job,
+    ):
+        _read("verify", machine, job.profile, job.store, job.record)
+        assert job.record.archive == "2025-06-11_0200-backup.tar.gz"
 
 
 def test_with_the_state_lost_what_is_dated_ahead_is_not_the_latest_either(web1: Machine) -> None:
@@ -267,6 +308,28 @@ def test_after_a_long_pause_retention_goes_on_in_the_third_run(web1: Machine) ->
     codes = [web1.back_up("prod").exit_code for _ in range(3)]
     assert codes == [3, 3, 0]
     assert len(names(web1)) == 3
+
+
+# --- what others have under way
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+def test_a_clock_that_is_ahead_ends_no_upload_of_others(web1: Machine, s3_bucket: S3Bucket) -> None:
+    key = "backups/2025-06-12_0300-backup.tar.gz"
+    s3_bucket.client.create_multipart_upload(Bucket=s3_bucket.bucket, Key=key)
+    web1.now = datetime.now(UTC)
+    back_up_at(web1, web1.now + 30 * DAY)
+    found = s3_bucket.client.list_multipart_uploads(Bucket=s3_bucket.bucket)
+    assert [upload["Key"] for upload in found["Uploads"]] == [key]
+
+
+@pytest.mark.parametrize(("days_ago", "useful"), [(1, True), (0, True), (-1, False), (40, False)])
+def test_what_an_interrupted_run_dated_ahead_left_is_of_no_use(days_ago: int, useful: bool) -> None:
+    staging = SimpleNamespace(recipients=(), started_at=utc_text(START - days_ago * DAY))
+    backup = SimpleNamespace(full_every=30 * DAY)
+    run: Any = SimpleNamespace(now=START, profile=SimpleNamespace(recipients=(), backup=backup))
+    staged: Any = SimpleNamespace(staging=staging)
+    assert is_useful(run, staged, None) is useful
 
 
 # --- what is planted

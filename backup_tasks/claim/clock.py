@@ -18,7 +18,7 @@ NAME_SPREAD = timedelta(hours=26)
 # NTP, and a host that wakes its guests, set a clock back by so much without anybody's fault.
 _STEP_BACK = timedelta(minutes=2)
 # No backup for so long is news, unless it was so before.
-_JUMP = timedelta(days=40)
+LONGEST_GAP = timedelta(days=40)
 # So many backups on the far side of such a gap make it believed.
 _BELIEVED_AFTER = 3
 # So many gaps before it tell how long they usually are.
@@ -75,11 +75,20 @@ def is_ahead(started_at: datetime, now: datetime, *, by_name: bool = False) -> b
     return started_at - now > (NAME_SPREAD if by_name else APART)
 
 
-def judge_clock(clocks: Clocks, proven: Collection[datetime]) -> tuple[str, ...]:
+def gap_to_notice(keep_within: timedelta | None) -> timedelta:
+    """How long a gap between two backups is news: a clock that jumped so far would have half of
+    what `keep_within` keeps deleted too early, or it is very long."""
+    return min(LONGEST_GAP, keep_within / 2) if keep_within else LONGEST_GAP
+
+
+def judge_clock(
+    clocks: Clocks, proven: Collection[datetime], longest_gap: timedelta = LONGEST_GAP
+) -> tuple[str, ...]:
     """Why nothing may be deleted by what the clock says: it, or the store's, looks wrong.
 
     Args:
         proven: when each proven backup was begun, aware; also the one that was just made.
+        longest_gap: of `gap_to_notice`.
     """
     believed = [at for at in proven if not is_ahead(at, clocks.latest)]
     return tuple(
@@ -87,7 +96,7 @@ def judge_clock(clocks: Clocks, proven: Collection[datetime]) -> tuple[str, ...]
         for reason in (
             _apart(clocks, believed),
             _behind(clocks, believed if clocks.store is not None else proven),
-            _jumped(clocks.before, believed),
+            _jumped(clocks.before, believed, longest_gap),
         )
         if reason
     )
@@ -111,7 +120,7 @@ def _wrong(own: datetime, store: datetime, proven: Collection[datetime]) -> Iter
         return
     newest = max(proven)
     for whose, now in (("this server's", own), ("the store's", store)):
-        if now + APART < newest or now - newest > _JUMP:
+        if now + APART < newest or now - newest > LONGEST_GAP:
             yield whose
 
 
@@ -126,7 +135,7 @@ def _behind(clocks: Clocks, proven: Collection[datetime]) -> str:
     )
 
 
-def _jumped(now: datetime, proven: Collection[datetime]) -> str:
+def _jumped(now: datetime, proven: Collection[datetime], longest_gap: timedelta) -> str:
     """A gap that is much longer than those just before it, with few backups after it.
 
     Gaps of long ago tell nothing: retention itself made them.
@@ -138,7 +147,8 @@ def _jumped(now: datetime, proven: Collection[datetime]) -> str:
         begin, end = times[place : place + 2]
         usual = max(gaps[max(0, place - _GAPS_BEFORE) : place], default=timedelta(0))
         since = sum(at > begin for at in proven)
-        if begin in proven and gap > _JUMP and usual < gap / 2 and since < _BELIEVED_AFTER:
+        is_news = gap > longest_gap and usual < gap / 2 and since < _BELIEVED_AFTER
+        if begin in proven and is_news:
             return (
                 f"this server's clock says {_shown(now)}, and no backup was begun between "
                 f"{_shown(begin)} and {_shown(end)}, which never was so before; set the clock, or, "

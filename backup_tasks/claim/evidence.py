@@ -16,10 +16,15 @@ from backup_tasks.footer import Footer
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.limits import HEADER_PROBE_BYTES
 from backup_tasks.manifest import Header
-from backup_tasks.reader import footer_length, read_footer, read_header_at
+from backup_tasks.naming import is_encrypted_name
+from backup_tasks.reader import read_footer, read_header_at
+from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES
 from backup_tasks.signing import render_public_key
 from backup_tasks.stores.base import RangeReader, StoredObject
 from backup_tasks.text import one_line
+
+# An empty file as gzip packs it; an ordinary .tar.gz is larger still.
+_LEAST_GZIP_BYTES = 20
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,10 +98,11 @@ def _read_once(store: RangeReader, stored: StoredObject, keys: Keyring, *, whole
 
 
 def why_none(stored: StoredObject) -> str:
-    """Why an object cannot be an archive of ours, by its size alone, or ""."""
+    """Why an object cannot be a backup, by its size alone, or ""."""
     if not stored.size:
         return "it is empty"
-    return "" if stored.size > footer_length(stored) else "it is too short to be a backup"
+    least = SEALED_FOOTER_BYTES if is_encrypted_name(stored.name) else _LEAST_GZIP_BYTES
+    return "" if stored.size >= least else "it is too short to be a backup"
 
 
 def _with_header(
