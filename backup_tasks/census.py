@@ -334,7 +334,9 @@ class Census:
 
     def _is_broken(self, backup: Backup) -> bool:
         evidence = self._known.get(backup.stored.name, Known()).evidence
-        return evidence is not None and not evidence.is_whole and not why_none(backup.stored)
+        if evidence is None or evidence.is_whole or why_none(backup.stored):
+            return False
+        return bool(evidence.footer or evidence.trouble)  # else an ordinary .tar.gz
 
     def _opens(self) -> bool:
         """Whether there are keys that may open what is locked."""
@@ -363,7 +365,8 @@ class Census:
                 self._failed[name] = evidence
                 continue
             self._known[name] = replace(self._known.get(name, Known()), evidence=evidence)
-            if evidence.is_whole or evidence.trouble or not evidence.footer:
+            is_found_bad = bool(evidence.trouble) and not evidence.is_locked
+            if evidence.is_whole or is_found_bad or not evidence.footer:
                 self.notes.note(backup.stored, evidence)
 
 

@@ -190,7 +190,7 @@ def read_claim(job: Job) -> Claim | None:
     """
     keeper, key, around = _claim_parts(job, needs_key=False)
     claim = keeper.read_believed(key, around)
-    if keeper.trouble:
+    if keeper.is_there and keeper.trouble:  # a store that fails is told by what reads it next
         warn(job.record, keeper.trouble)
     return claim
 

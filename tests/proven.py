@@ -34,6 +34,7 @@ def proven_archive(
     zone: tzinfo = UTC,
     key: SigningKey | None = KEY,
     recipients: Sequence[str] = (),
+    more: bytes = b"",
     **said: Any,
 ) -> bytes:
     """The bytes of an archive without entries.
@@ -42,6 +43,7 @@ def proven_archive(
         started_at: what its manifest says; None: the time of its name, in `zone`.
         key: signs; None leaves it unsigned.
         recipients: whom it is encrypted for, if its name says that it is.
+        more: what follows the manifest's first line.
         said: what else the header says.
     """
     began = started_at or parse_backup_name(name, zone)
@@ -56,7 +58,7 @@ def proven_archive(
         "recipients": tuple(recipients),
     }
     with tempfile.TemporaryFile() as lines:
-        write_manifest(lines, header(**(facts | said)), (), ())
+        write_manifest(lines, header(**(facts | said)), (), [more])
         length = lines.tell()
         lines.seek(0)
         raw = lines.read()

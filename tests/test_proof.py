@@ -502,6 +502,38 @@ def test_a_profile_that_was_renamed_keeps_and_prunes_its_backups(
     assert made.pruned == [first]
 
 
+def test_whoever_takes_a_store_over_counts_and_prunes_what_the_former_owner_made(
+    web1: Machine,
+) -> None:
+    former = [web1.back_up("prod").archive for _ in range(1)]
+    web1.lose_state()
+    assert web1.back_up("prod").pruned == [], "nobody has said yet whose the store is"
+    web1.store("prod").delete(web1.back_up("prod").archive)
+    assert former[0] in backups_in(web1)
+    assert former[0] in web1.back_up("prod", take_over=True).pruned
+
+
+@pytest.mark.parametrize("began", ["proofs noted", "nothing noted"])
+def test_a_large_manifest_is_read_whole_before_its_backup_is_the_latest(
+    shelf: Shelf, began: str
+) -> None:
+    """Its hash alone tells a true footer behind other bytes."""
+    shelf.put(plain("2025-06-11_0200"))
+    if began == "proofs noted":
+        census = shelf.census()
+        census.look_at_all()
+        census.save()
+    large = proven_archive(plain("2025-06-12_0200"), more=noise(1, 100_000))
+    assert len(large) > 2**16, "no longer large"
+    (shelf.folder / plain("2025-06-12_0200")).write_bytes(large)
+    assert shelf.census().choose().backup.id == "2025-06-12_0200"
+    damaged = large[:80_000] + bytes([large[80_000] ^ 1]) + large[80_001:]
+    (shelf.folder / plain("2025-06-12_0200")).write_bytes(damaged)
+    choice = shelf.census().choose()
+    assert choice.backup.id == "2025-06-11_0200"
+    assert "the manifest is damaged" in choice.warnings[0]
+
+
 # Taking in
 
 

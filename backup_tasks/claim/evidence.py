@@ -27,7 +27,9 @@ from backup_tasks.text import one_line
 _LEAST_GZIP_BYTES = 20
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Evidence(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """What one object shows.
 
     Attributes:

@@ -112,6 +112,11 @@ class ClaimKeeper:
         self._last: Claim | None = None
         self._read: Claim | None = None
 
+    @property
+    def is_there(self) -> bool:
+        """Whether `read` found anything under the claim's name."""
+        return self._found is not None
+
     def read(self) -> Claim | None:
         """The store's claim, whoever owns it; None without one that its owner signed, and
         `trouble` says why if anything is there."""

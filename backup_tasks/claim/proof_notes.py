@@ -29,8 +29,8 @@ _NOTE_BYTES = 64 * 2**20
 _MOST_GONE = 4000
 
 
-class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One line of the file.
+class _Line(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One line of the file. One with an unknown key is damaged, or of a later version, and goes.
 
     Attributes:
         is_gone: there is no such backup any more; only whose the footer was is remembered.
