@@ -24,8 +24,8 @@ _IN_MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
 _MADE_UP = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "9p", "afs", "ncpfs", "prl_fs"})
 # Nothing of theirs is ever dirty; and to open an automount point would mount it.
 _VIRTUAL = frozenset(
-    """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl mqueue
-    nsfs proc pstore rpc_pipefs securityfs sysfs tracefs""".split()  # noqa: SIM905
+    """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl
+    mqueue nsfs proc pstore rpc_pipefs securityfs sysfs tracefs""".split()  # noqa: SIM905
 )
 _LOOKED_AT = 1000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
