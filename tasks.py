@@ -204,16 +204,16 @@ def backup(
 def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
-    from backup_tasks.accepted import list_and_tell
-    from backup_tasks.jobs import accepted_for_reading, open_keeper, tell_hold_of
+    from backup_tasks.accepted import list_and_tell, whose_count
+    from backup_tasks.jobs import read_claim, tell_hold_of
 
     with job("list", profile, recorded=False) as running:
         keys = running.keys(identity)
         if identity:
             keys.load()
-        keeper = open_keeper(running)
-        state, accepted = running.paths.state, accepted_for_reading(running, keeper)
-        if held := tell_hold_of(running, keeper):
+        state, claim = running.paths.state, read_claim(running)
+        accepted = whose_count(running.profile, state, running.record.host, claim)
+        if held := tell_hold_of(running, claim):
             print(f"nothing is deleted: {held}", file=sys.stderr)
         details = list_and_tell(
             running.profile, running.store, state, running.record, accepted, keys

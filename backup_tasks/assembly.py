@@ -154,7 +154,7 @@ class Assembly:
                 journal,
                 self.private,
                 holder=self.before.name,
-                is_holder_known=self.before.index is not None,
+                is_holder_known=self.before.is_known,
             )
             now_ns = int(self.record.started_at.timestamp()) * 10**9
             with (

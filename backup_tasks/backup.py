@@ -14,6 +14,7 @@ from datetime import datetime
 from backup_tasks.after_commit import settle_backup
 from backup_tasks.assembly import Assembly, Writers, Written, utc_text
 from backup_tasks.backup_run import BackupRun, begin_ahead, fill, open_writers
+from backup_tasks.census import Census
 from backup_tasks.claim.clock import is_ahead
 from backup_tasks.copy_check import check_copies
 from backup_tasks.errors import (
@@ -31,7 +32,13 @@ from backup_tasks.errors import (
 )
 from backup_tasks.holding import Holding, hold_place
 from backup_tasks.journal import RunRecord, hold_back, open_log, warn
-from backup_tasks.last_archive import FIRST_ARCHIVE, LastArchive, find_before, find_last_archive
+from backup_tasks.last_archive import (
+    FIRST_ARCHIVE,
+    LastArchive,
+    find_last_archive,
+    why_begin_anew,
+    why_full,
+)
 from backup_tasks.last_versions import Before
 from backup_tasks.leftovers import end_leftovers
 from backup_tasks.naming import choose_free_name
@@ -98,20 +105,26 @@ class _Approach:
             if archive is not None:
                 archive.close()
 
-    def before(self, run: BackupRun, there: Collection[str]) -> Before:
-        """What is known of the backup before.
-
-        Args:
-            there: names of the backups that count.
-        """
+    def before(self, run: BackupRun, census: Census) -> Before:
+        """What is known of the backup before."""
+        there = {backup.stored.name for backup in census.backups()}
+        found = census.newest_or_last()
+        newest = found.stored.name if found is not None else ""
         archive = self.last or self.versions
         if archive is None:
             # Nobody knows what it holds, nor whose it is.
-            return Before(max(there, default=""))
+            return Before(newest)
         needed = tuple(name for name in archive.needed if name in there)
         is_ours = tuple(archive.recipients) == tuple(run.profile.recipients)
         may_carry = self.last is not None or is_ours
-        return Before(archive.name, archive.started_at, archive.index, may_carry, needed)
+        return Before(
+            archive.name or newest,
+            archive.started_at,
+            archive.index,
+            may_carry,
+            needed,
+            is_known=bool(archive.name),
+        )
 
 
 def run_backup(run: BackupRun, record: RunRecord) -> None:
@@ -189,59 +202,53 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
     run.newest_seen.refuse_nothing(listed, may_be_gone=True)
     census = run.census(listed, host)
     holding = Holding(run, census, hold_place(run, None))
-    last, why_full = _choose_last(run, host)
-    approach = _Approach(
-        last, why_full, False, None if last else _find_versions(run, host, why_full)
-    )
+    last, versions, why = _choose_last(run, host)
+    approach = _Approach(last, why, may_stage=False, versions=versions)
     try:
         return plan_backup(
             run.profile,
             last,
-            why_full,
+            why,
             run.store.limits,
             run.progress,
             private_files(run.paths.state),
             holding,
-            approach.before(run, [backup.stored.name for backup in census.proven()]),
+            approach.before(run, census),
         )
     finally:
         approach.close()
 
 
-def _find_versions(run: BackupRun, host: str, why_full: str) -> LastArchive | None:
-    """The archive that a full run carries over from what it cannot read."""
-    if why_full == FIRST_ARCHIVE:
-        return None
-    own_key = read_own_key(run.paths.state)
+def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, LastArchive | None, str]:
+    """What to keep chunks of; else what to carry over from, at most, and why so."""
     census = run.census(run.store.list_objects(), host)
     census.look(_LOOKED_AT)
-    seen, margin_ns = run.newest_seen, run.margin_ns
-    found, _ = find_before(
-        run.profile, run.store, census, run.cache, seen, own_key, host, run.keys, margin_ns
-    )
-    return found
-
-
-def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, str]:
+    why = ""
     if run.full:
-        return None, "--full was asked for"
-    if run.copy_memory.refused(run.now):
-        return None, "the store refused to copy on its own side"
-    own_key = read_own_key(run.paths.state)
-    census = run.census(run.store.list_objects(), host)
-    census.look(_LOOKED_AT)
-    return find_last_archive(
+        why = "--full was asked for"
+    elif run.copy_memory.refused(run.now):
+        why = "the store refused to copy on its own side"
+    elif not run.store.can_copy:
+        why = "the store cannot copy on its own side"
+    else:
+        why = why_begin_anew(census)
+    own_key, seen = read_own_key(run.paths.state), run.newest_seen
+    found, trouble = find_last_archive(
         run.profile,
         run.store,
         census,
         run.cache,
-        run.newest_seen,
+        seen,
         own_key,
         host,
-        run.now,
         run.keys,
         run.margin_ns,
     )
+    if found is None:
+        return None, None, why or trouble
+    if why := why or why_full(found, run.profile, run.now):
+        return None, found, why
+    return found, None, trouble
 
 
 def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
@@ -249,12 +256,12 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
     store, staged = run.store, run.staging.read()
     names = [one.staging.name for one in staged if one.staging]
     end_leftovers(store, run.upload_note, run.earliest_now, names)
-    last, why_full = _choose_last(run, record.host)
-    if last is not None and why_full:
-        open_log(run.paths).info("backup %s: %s", run.profile.name, why_full)
+    last, versions, why = _choose_last(run, record.host)
+    if last is not None and why:
+        open_log(run.paths).info("backup %s: %s", run.profile.name, why)
     may_stage = store.can_copy and not run.copy_memory.refused(run.now)
     if not staged:
-        return _full_or_not(run, record.host, last, why_full, may_stage=may_stage)
+        return _Approach(last, why, may_stage, versions)
     try:
         unfinished = store.list_unfinished()
         may_resume = may_stage and not run.full
@@ -268,17 +275,9 @@ def _choose_approach(run: BackupRun, record: RunRecord) -> _Approach:
             last = build_on(last, found, run.margin_ns)
             _tell_what_was_found(run, found)
     except BaseException:
-        if last is not None:
-            last.close()
+        _Approach(last, why, may_stage, versions).close()
         raise
-    return _full_or_not(run, record.host, last, why_full, may_stage=may_stage)
-
-
-def _full_or_not(
-    run: BackupRun, host: str, last: LastArchive | None, why_full: str, *, may_stage: bool
-) -> _Approach:
-    versions = _find_versions(run, host, why_full) if last is None else None
-    return _Approach(last, why_full, may_stage, versions)
+    return _Approach(last, why, may_stage, versions)
 
 
 def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> bool:
@@ -326,9 +325,11 @@ def _approach_after(
     record.forget_problems()
     _discard(run, run.staging.read(), run.store.list_unfinished(), record)
     may_stage = approach.last is not None and not isinstance(error, CopyRefused)
+    versions = None
     # What could not be fetched just now is not asked for again, file by file.
-    is_given = approach.last is not None and isinstance(error, CopyRefused)
-    versions = _find_versions(run, record.host, str(error)) if is_given else None
+    if approach.last is not None and isinstance(error, CopyRefused):
+        last, versions, _ = _choose_last(run, record.host)
+        versions = last or versions
     return _Approach(None, one_line(str(error)), may_stage, versions)
 
 
@@ -382,7 +383,7 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
     there = store.list_objects()
     run.newest_seen.refuse_nothing(there, may_be_gone=True)
     census = run.census(there, record.host)
-    before = approach.before(run, [backup.stored.name for backup in census.proven()])
+    before = approach.before(run, census)
     taken = {stored.name for stored in there} | store.names_in_the_way() | approach.under_way
     encrypted = bool(profile.recipients)
     name = choose_free_name(run.now, profile.tzinfo, taken, encrypted=encrypted)

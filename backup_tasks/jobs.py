@@ -198,15 +198,12 @@ def _look_at_claim(job: Job, *, take_over: bool = False) -> ClaimKeeper:
     return keeper
 
 
-def read_claim(job: Job, keeper: ClaimKeeper | None = None) -> Claim | None:
+def read_claim(job: Job) -> Claim | None:
     """The store's claim, where its word counts for this profile on this machine.
 
     Warns of one that is none.
-
-    Args:
-        keeper: reads it, for who wants to know more of it.
     """
-    keeper, key, around = _claim_parts(job, keeper, needs_key=False)
+    keeper, key, around = _claim_parts(job, needs_key=False)
     claim = keeper.read_believed(key, around)
     if keeper.is_there and keeper.trouble:  # a store that fails is told by what reads it next
         warn(job.record, keeper.trouble)
@@ -214,12 +211,12 @@ def read_claim(job: Job, keeper: ClaimKeeper | None = None) -> Claim | None:
 
 
 def _claim_parts(
-    job: Job, keeper: ClaimKeeper | None = None, *, needs_key: bool = True
+    job: Job, *, needs_key: bool = True
 ) -> tuple[ClaimKeeper, SigningKey | None, Neighbours]:
     from backup_tasks.neighbours import Neighbours
     from backup_tasks.signing_key import read_own_key
 
-    keeper, key = keeper or open_keeper(job), None
+    keeper, key = open_keeper(job), None
     try:
         key = read_own_key(job.paths.state)
     except BackupError:
@@ -274,30 +271,22 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
     return done
 
 
-def tell_hold_of(job: Job, keeper: ClaimKeeper) -> str:
-    """Why nothing is deleted, if a hold stands, in one line; else "".
-
-    Args:
-        keeper: has read the claim.
-    """
+def tell_hold_of(job: Job, claim: Claim | None) -> str:
+    """Why nothing is deleted, if a hold stands, in one line; else ""."""
     from backup_tasks.claim.hold_note import SourcesMemory
     from backup_tasks.prune_guard import tell_hold
     from backup_tasks.state import state_key
 
     key = state_key(job.profile.name, job.store.url)
     note = SourcesMemory(job.paths.state, key).read()
-    return tell_hold(job.profile, note, keeper.found_hold)
+    return tell_hold(job.profile, note, claim.hold if claim is not None else None)
 
 
-def accepted_for_reading(job: Job, keeper: ClaimKeeper | None = None) -> Accepted:
-    """Whose backups count for a task that only reads: the claim says it, if its word counts here.
-
-    Args:
-        keeper: of the store's claim, for who wants to know more of it; it is read here.
-    """
+def accepted_for_reading(job: Job) -> Accepted:
+    """Whose backups count for a task that only reads, by the claim if its word counts here."""
     from backup_tasks.accepted import whose_count
 
-    return whose_count(job.profile, job.paths.state, job.record.host, read_claim(job, keeper))
+    return whose_count(job.profile, job.paths.state, job.record.host, read_claim(job))
 
 
 def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:

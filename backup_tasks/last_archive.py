@@ -99,11 +99,10 @@ def find_last_archive(
     seen: NewestSeen,
     own_key: SigningKey | None,
     host: str,
-    now: datetime,
     keys: Keyring,
     margin_ns: int = LEAST_MARGIN_NS,
 ) -> tuple[LastArchive | None, str]:
-    """The newest archive of this profile and host that chunks can be kept of.
+    """The newest archive of this profile and host that can be built on, or carried over from.
 
     What is built on is signed again, so it must surely be ours: its manifest is either kept in
     the cache, or it is proven and signed by `own_key`; and it is the object that was made here.
@@ -114,39 +113,11 @@ def find_last_archive(
         margin_ns: as in `settled_before_ns`.
 
     Returns:
-        The archive, or None; and in words what is wrong with newer ones, or why everything is
-        to be read and sent.
+        The archive, or None; and in words what is wrong with newer ones, or why there is none.
 
     Raises StoreError when the store fails. An archive that is damaged, that is not surely ours,
     or that the store does not give, is passed over.
     """
-    if not store.can_copy:
-        return None, "the store cannot copy on its own side"
-    if why := _why_begin_anew(census):
-        return None, why
-    last, why = find_before(profile, store, census, cache, seen, own_key, host, keys, margin_ns)
-    if last is None:
-        return None, why
-    reason = _why_not_for(last.recipients, profile.recipients)
-    if reason := reason or _why_full_is_due(last.full_at, profile.backup.full_every, now):
-        last.close()
-        return None, reason
-    return last, why
-
-
-def find_before(
-    profile: Profile,
-    store: Store,
-    census: Census,
-    cache: ManifestCache,
-    seen: NewestSeen,
-    own_key: SigningKey | None,
-    host: str,
-    keys: Keyring,
-    margin_ns: int = LEAST_MARGIN_NS,
-) -> tuple[LastArchive | None, str]:
-    """As `find_last_archive`, but whatever would have everything read anew: a full run may still
-    have to carry over from it what it cannot read."""
     candidates, troubles = _newest_first(census, store, cache)
     most_troubles = len(troubles) + _TRIES
     locked = ""
@@ -175,7 +146,13 @@ def find_before(
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
 
 
-def _why_begin_anew(census: Census) -> str:
+def why_full(last: LastArchive, profile: Profile, now: datetime) -> str:
+    """Why everything is to be read and sent, though there is an archive before; or ""."""
+    why = _why_not_for(last.recipients, profile.recipients)
+    return why or _why_full_is_due(last.full_at, profile.backup.full_every, now)
+
+
+def why_begin_anew(census: Census) -> str:
     """Why nothing is to be kept at all: what the newest backup was copied from may be at fault for
     what was found when it was read back."""
     made = [one for one in census.backups() if one.verdict.counts or _is_unread(one)]

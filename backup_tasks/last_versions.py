@@ -22,9 +22,10 @@ class Before:
     Attributes:
         name: its object's name; "" if there is none.
         started_at: when its run began, as in its header.
-        index: its entries; None if nobody knows them.
+        index: its entries, or those of interrupted runs after it; None if nobody knows any.
         may_carry: whether what it holds can be taken over.
         needed: names of the backups that hold what it lacks itself.
+        is_known: whether the index has all its entries.
     """
 
     name: str = ""
@@ -32,6 +33,7 @@ class Before:
     index: EntryIndex | None = None
     may_carry: bool = False
     needed: tuple[str, ...] = ()
+    is_known: bool = False
 
 
 NOTHING_BEFORE = Before()
@@ -114,7 +116,7 @@ class LastVersions:
     def holds_below(self, source: str) -> bool:
         """Whether the backup before has anything of a source, an absolute path; or, where nobody
         knows what it has, whether there is one."""
-        if self._before.index is None:
+        if self._before.index is None or not self._before.is_known:
             return bool(self._before.name)
         path = source.strip("/")
         for entry, _, _ in self._before.index.placed_entries():
@@ -145,7 +147,7 @@ class LastVersions:
             problem = Problem(path, f"{why}; {then}", "unreadable", unread.is_source)
             self._report(_counted(problem, lost, last_whole=name))
         elif not carried.entries and self._is_worth_telling(unread):
-            unknown = name if self._before.index is None else ""
+            unknown = "" if self._before.is_known else name
             then = f"; {unknown} may still have what is in it" if unknown else ""
             kind: ProblemKind = "unstorable" if unread.is_limit else "unreadable"
             self._report(Problem(path, why + then, kind, unread.is_source, last_whole=unknown))

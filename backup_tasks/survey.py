@@ -124,7 +124,12 @@ def survey_sources(
     walk = Walk(tree, walked, unread.of_walk, versions)
     counter = SourceCounter(source for source in rules.sources if source not in missing)
     survey = Survey(totals=counter.totals, missing=missing)
-    folders = file_systems_of(rules.sources, mounts, one_file_system=rules.one_file_system)
+    folders = file_systems_of(
+        rules.sources,
+        mounts,
+        one_file_system=rules.one_file_system,
+        is_left_out=lambda path: walked.excludes.match(path, True),
+    )
     if writes_back:
         survey.notes += write_back(folders)
     progress.start("looking", 0, 0)

@@ -22,7 +22,11 @@ _VM = Path("/proc/sys/vm")
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
 # Some of these make up a ctime, or give the mtime for it: looked at by `keeps_ctime`.
 _MADE_UP = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "9p", "afs", "ncpfs", "prl_fs"})
-_VIRTUAL = frozenset({"proc", "sysfs", "devpts", "cgroup", "cgroup2", "securityfs", "debugfs"})
+# Nothing of theirs is ever dirty; and to open an automount point would mount it.
+_VIRTUAL = frozenset(
+    """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl
+    mqueue nsfs proc pstore rpc_pipefs securityfs sysfs tracefs""".split()  # noqa: SIM905
+)
 _LOOKED_AT = 1000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -43,15 +47,28 @@ def read_margin_ns() -> int:
     return max(LEAST_MARGIN_NS, sum(waits) * 10**7)
 
 
-def file_systems_of(sources: Iterable[str], mounts: Mounts, *, one_file_system: bool) -> list[str]:
+def file_systems_of(
+    sources: Iterable[str],
+    mounts: Mounts,
+    *,
+    one_file_system: bool,
+    is_left_out: Callable[[str], bool] = lambda _: False,
+) -> list[str]:
     """A folder on each file system that a walk of the sources comes to: those that the sources lie
-    on, and those that are mounted below them."""
+    on, and those that are mounted below them.
+
+    Args:
+        is_left_out: whether the walk leaves out a folder, given relative to /. Nothing is asked of
+            what is mounted there: its server may not answer.
+    """
     tops = [_folder_of(os.path.realpath(source)) for source in sources]
     below: list[str] = []
     if not one_file_system:
         for mount in mounts.all:
             path = f"/{mount.path}"
-            if mount.kind not in _VIRTUAL and any(_is_below(path, top) for top in tops):
+            if mount.kind in _VIRTUAL or is_left_out(mount.path):
+                continue
+            if any(_is_below(path, top) for top in tops):
                 below.append(path)
     return [*dict.fromkeys([*tops, *below])]
 
@@ -146,10 +163,13 @@ def keeps_ctime(folder: str) -> bool:
     Nothing is written to it. Where none of the first thousand names has a ctime other than its
     mtime, as any renamed, copied or changed file would have, ctimes are made up there.
     """
-    return any(
-        status.st_ctime_ns != status.st_mtime_ns and status.st_ctime_ns > 0
-        for status in itertools.islice(_statuses(folder), _LOOKED_AT)
-    )
+    try:
+        return any(
+            status.st_ctime_ns != status.st_mtime_ns and status.st_ctime_ns > 0
+            for status in itertools.islice(_statuses(folder), _LOOKED_AT)
+        )
+    except OSError:
+        return False
 
 
 def _statuses(folder: str) -> Iterator[os.stat_result]:

@@ -227,13 +227,14 @@ def test_nothing_is_pruned_while_a_source_cannot_be_read(backups: Generations) -
         clock = backups.now
         backups.now = clock.replace(day=clock.day + 1)
         record = jobs.run_backup_job(str(file), backups.paths, lambda: clock, SilentProgress())
-        return record.warnings
+        return record.unpruned
 
     run()
     with refused(backups.source, way="list"):
         for _ in range(3):
             told = run()
-            assert told[-1].startswith("nothing was pruned, because a source is missing: ")
+            assert told[-1].startswith("held since ")
+            assert f"{backups.source} cannot be read" in told[-1]
     assert len(list(backups.store_folder.glob("*.tar.gz"))) == 4
     run()
     assert len(list(backups.store_folder.glob("*.tar.gz"))) == 1

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,7 +35,7 @@ from tests.histories import (
     use_small_chunks,
 )
 from tests.keys import make_key, recover
-from tests.other_process import NOBODY, as_nobody, public_folder
+from tests.other_process import IS_ROOT, NOBODY, as_nobody, public_folder
 from tests.test_incremental import new_replay
 from tests.unreadable import WAYS, refused
 
@@ -232,6 +233,7 @@ def test_a_file_that_cannot_be_looked_at_keeps_its_last_version(
 
 
 def test_what_is_gone_is_gone(backups: Generations, tmp_path: Path) -> None:
+    backups.extra = 'shrink_limit = "100%"'
     fill_folder(backups.source / "m")
     fill(backups, count=2)
     backups.backup()
@@ -458,7 +460,10 @@ def fuse_mount(folder: Path, owner: int) -> Iterator[None]:
     of it (ENOTCONN).
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    device = os.open("/dev/fuse", os.O_RDWR)
+    node = folder.with_name("fuse-device")
+    os.mknod(node, 0o600 | stat.S_IFCHR, os.makedev(10, 229))
+    device = os.open(node, os.O_RDWR)
+    node.unlink()
     options = f"fd={device},rootmode=40000,user_id={owner},group_id={owner}"
     try:
         done = libc.mount(b"test", bytes(folder), b"fuse", 0, options.encode())
@@ -474,6 +479,7 @@ def fuse_mount(folder: Path, owner: int) -> Iterator[None]:
             os.close(device)
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root mounts for others")
 def test_a_fuse_mount_that_refuses_root_is_named_and_costs_nothing(
     backups: Generations, tmp_path: Path
 ) -> None:
@@ -493,6 +499,7 @@ def test_a_fuse_mount_that_refuses_root_is_named_and_costs_nothing(
     assert "home/cloud" in found_by_both(backups, tmp_path / "there")
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root mounts for others")
 def test_nobody_hides_files_by_mounting_over_them(backups: Generations, tmp_path: Path) -> None:
     fill_folder(backups.source / "m")
     backups.backup()
@@ -507,6 +514,7 @@ def test_nobody_hides_files_by_mounting_over_them(backups: Generations, tmp_path
     assert below(found, "m") == below(before, "m")
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root mounts without help")
 def test_a_mount_whose_program_or_server_has_gone_keeps_its_last_version(
     backups: Generations, tmp_path: Path
 ) -> None:
@@ -539,6 +547,7 @@ def back_up_with_a_closed_folder(backups: Backups) -> RunRecord:
         (backups.source / "m").chmod(0o750)
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root gives files away")
 def test_so_it_is_for_a_user_who_may_not_look(tmp_path: Path) -> None:
     with public_folder() as place:
         (place / "store").mkdir()

@@ -134,18 +134,18 @@ class ClaimKeeper:
             self.trouble = f"{self._store.url}{CLAIM_NAME} says not whose the store is: {error}"
         return None
 
+    @property
+    def found_hold(self) -> Hold | None:
+        """The hold of the claim: of that which is ours, or else of what `read` found."""
+        claim = self.standing.claim or self._read
+        return claim.hold if claim is not None else None
+
     def read_believed(self, key: SigningKey | None, around: Surroundings) -> Claim | None:
         """The store's claim where its word counts for who reads; else None, see `counts_for`."""
         found = self.read()
         if found is None or not counts_for(found, self.known(key), around):
             return None
         return found
-
-    @property
-    def found_hold(self) -> Hold | None:
-        """The hold of the claim: of that which is ours, or else of what `read` found."""
-        claim = self.standing.claim or self._read
-        return claim.hold if claim is not None else None
 
     def open(
         self,
