@@ -13,6 +13,8 @@ import pytest
 
 from backup_tasks.assembly import utc_text
 from backup_tasks.backup import _is_useful as is_useful
+from backup_tasks.claim.claim_file import Name
+from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.drill import DrillWish, run_drill_job
 from backup_tasks.identities import Keyring
 from backup_tasks.jobs import journaled
@@ -25,6 +27,7 @@ from backup_tasks.reader import read_header
 from backup_tasks.restore import run_restore_job
 from backup_tasks.restore_request import RestoreWish
 from backup_tasks.stores.base import Store
+from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import VerifyWish, run_verify_job
 from tests.cli import Cli, cli, s3_store
 from tests.conftest import S3Bucket
@@ -427,6 +430,17 @@ def test_a_full_run_that_is_yet_to_come_is_due_now(tmp_path: Path) -> None:
     )
     assert "which is yet to come" in _why_full_is_due(made, 30 * DAY, START)
     assert _why_full_is_due(made, 30 * DAY, datetime(2035, 6, 12, tzinfo=UTC)) == ""
+
+
+def test_a_dispute_that_was_noted_in_the_future_is_over(tmp_path: Path) -> None:
+    def is_recent(moment: str) -> bool:
+        keeper = ClaimKeeper(DirectoryStore(tmp_path), tmp_path, Name("p", "h"), "", START)
+        return keeper._is_recent(moment)
+
+    assert not is_recent("")
+    assert is_recent((START - DAY).isoformat())
+    assert not is_recent((START - 9 * DAY).isoformat())
+    assert not is_recent((START + 3650 * DAY).isoformat())
 
 
 def test_a_refusal_to_copy_in_the_future_is_forgotten(tmp_path: Path) -> None:

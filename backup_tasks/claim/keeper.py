@@ -24,6 +24,7 @@ from backup_tasks.claim.claim_file import (
     parse_claim,
     render_claim,
 )
+from backup_tasks.claim.clock import is_ahead
 from backup_tasks.claim.ownership import (
     Known,
     Ownership,
@@ -260,8 +261,12 @@ class ClaimKeeper:
         self.standing = replace(self.standing, unpruned=unpruned)
 
     def _is_recent(self, moment: str) -> bool:
+        if not moment:
+            return False
         try:
-            return bool(moment) and self._now - datetime.fromisoformat(moment) < _DISPUTED_FOR
+            noted_at = datetime.fromisoformat(moment)
+            # One that was noted under a wrong clock would otherwise last until then.
+            return self._now - noted_at < _DISPUTED_FOR and not is_ahead(noted_at, self._now)
         except (ValueError, TypeError):
             return True
 
