@@ -54,10 +54,12 @@ class Asked(DirectoryStore):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.read: list[str] = []
+        self.read_bytes = 0
         self.refused: dict[str, StoreError] = {}
 
     def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
         self.read.append(source.name)
+        self.read_bytes += length
         if source.name in self.refused:
             raise self.refused[source.name]
         return super().read_range(source, start, length)
@@ -532,6 +534,27 @@ def test_a_large_manifest_is_read_whole_before_its_backup_is_the_latest(
     choice = shelf.census().choose()
     assert choice.backup.id == "2025-06-11_0200"
     assert "the manifest is damaged" in choice.warnings[0]
+
+
+def test_of_a_strangers_backup_nothing_is_read_but_its_ends(shelf: Shelf) -> None:
+    """Its manifest may be as large as he likes, and a run would read all of it."""
+    name = plain("2025-06-12_0200")
+    large = proven_archive(name, key=ATTACKER, more=noise(1, 5_000_000))
+    (shelf.folder / name).write_bytes(large)
+    for look in (lambda: shelf.census().look(4), lambda: shelf.census().look_at_all()):
+        shelf.store.read_bytes = 0
+        look()
+        assert shelf.store.read_bytes < 200_000
+    census = shelf.census()
+    census.look(4)
+    census.save()
+    shelf.store.read.clear()
+    shelf.census().look(4)
+    assert shelf.store.read == [], "and it is noted"
+    taken_over = replace(OURS, keys=OURS.keys | {render_public_key(ATTACKER.public_key)})
+    again = shelf.census(taken_over)
+    again.look(4)
+    assert [one.stored.name for one in again.proven()] == [name]
 
 
 # Taking in

@@ -7,6 +7,7 @@ or names are accepted.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 
@@ -59,24 +60,31 @@ def evidence_of(footer: Footer, header: Header) -> Evidence:
 
 
 def read_evidence(
-    store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS, *, whole: bool = True
+    store: RangeReader,
+    stored: StoredObject,
+    keys: Keyring = NO_KEYS,
+    *,
+    is_worth: Callable[[Evidence], bool] = lambda _: True,
 ) -> Evidence:
     """Look at an object.
 
     Args:
         keys: open its header if it is encrypted.
-        whole: read all of the manifest for its hash; else a large one's is left open, and
-            `is_whole` is False although nothing is wrong.
+        is_worth: whether all of a large manifest is to be read for its hash, given footer and
+            signer; else `is_whole` is False although nothing is wrong. A stranger's may be as large
+            as he likes.
 
     Raises StoreError when the store does not give it.
     """
-    found = _read_once(store, stored, keys, whole=whole)
+    found = _read_once(store, stored, keys, is_worth)
     if found.trouble and not found.is_locked and not why_none(stored):
-        return _read_once(store, stored, keys, whole=whole)  # a byte may have come wrong
+        return _read_once(store, stored, keys, is_worth)  # a byte may have come wrong
     return found
 
 
-def _read_once(store: RangeReader, stored: StoredObject, keys: Keyring, *, whole: bool) -> Evidence:
+def _read_once(
+    store: RangeReader, stored: StoredObject, keys: Keyring, is_worth: Callable[[Evidence], bool]
+) -> Evidence:
     if trouble := why_none(stored):
         return Evidence(trouble=trouble)
     try:
@@ -91,7 +99,7 @@ def _read_once(store: RangeReader, stored: StoredObject, keys: Keyring, *, whole
         wrong = f"its signature is wrong: it is not by {named}, which it names"
         return msgspec.structs.replace(found, trouble=wrong)
     front = store.read_range(stored, footer.offset, min(footer.length, HEADER_PROBE_BYTES))
-    if whole or len(front) == footer.length:
+    if len(front) == footer.length or is_worth(found):
         if not _has_hash(store, stored, footer, front):
             damaged = "the manifest is damaged: its hash is wrong"
             return msgspec.structs.replace(found, trouble=damaged)
