@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from backup_tasks.errors import ReadRefused, StoreError, UsageError
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.local_zone import find_zone
 from backup_tasks.naming import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_backup_name
+from backup_tasks.report import print_backups
 from backup_tasks.signing import make_signing_key, render_public_key
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
@@ -280,6 +282,26 @@ def test_a_backup_that_could_not_be_read_back_is_listed_and_is_never_the_latest(
     newest = again.details()[-1].backup
     assert (newest.verdict.state, newest.id) == ("not read back", "2025-06-12_0200")
     assert "another hash" in newest.verdict.why
+
+
+def test_list_shows_in_the_order_of_time_which_do_not_count_and_why(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shelf.put(plain("2025-06-12_0201"), datetime(2025, 6, 12, 2, 0, 20, tzinfo=UTC))
+    shelf.put(plain("2025-06-12_0200"), datetime(2025, 6, 12, 2, 0, 40, tzinfo=UTC))
+    shelf.put(plain("2025-06-13_0200"), key=None)
+    details = shelf.census().details()
+    print_backups(details, datetime(2025, 6, 14, tzinfo=UTC), as_json=False)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == [
+        "2025-06-12_0201",
+        "2025-06-12_0200",
+        "2025-06-13_0200",
+    ]
+    assert rows[-1].endswith("not counted: it is unsigned")
+    print_backups(details, datetime(2025, 6, 14, tzinfo=UTC), as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert [one["proof"]["state"] for one in told] == ["proven", "proven", "unproven"]
 
 
 # Readers that know nothing
