@@ -419,9 +419,10 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             if not store.copies_are_sure:
                 check_copies(store, stored, written.chunks)
             record.archive, record.archive_bytes = stored.name, stored.size
-            settle_backup(run, stored, written, writers.archive.copied, there, record)
             end.seek(0)
             run.cache.write(stored, end.read())
+            run.newest_seen.note_committed(stored)
+            settle_backup(run, stored, written, writers.archive.copied, there, record)
     finally:
         survey.close()
     run.newest_seen.note_made(stored, utc_text(run.now), census.newest_or_last(), record)
