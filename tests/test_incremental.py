@@ -105,7 +105,7 @@ class Replay:
                 play(tree, change)
             record = self.backups.backup()
             # A history may delete most of a source, and then nothing is pruned.
-            assert record.archive and not record.problems, record.problems
+            assert record.problems == []
             self.trees.append(fingerprint(self.backups.source))
             yield self.backups.archive()
 
