@@ -100,6 +100,8 @@ class Census:
                 self._known[stored.name] = replace(known, is_made_here=True)
         self._failed: dict[str, StoreError] = {}
         self._looked: set[str] = set()
+        # Good until more is known; each takes a look at every backup.
+        self._judgements: dict[Acceptance, list[Backup]] = {}
         self._key_trouble: str | None = None
 
     def backups(self) -> list[Backup]:
@@ -286,8 +288,11 @@ class Census:
         )
 
     def _judged(self, acceptance: Acceptance) -> list[Backup]:
-        verdicts = judge(self._objects, self._known, acceptance, self.notes.owners())
-        return [self._with(backup, verdicts[backup.stored.name]) for backup in self._by_name]
+        if (judged := self._judgements.get(acceptance)) is None:
+            verdicts = judge(self._objects, self._known, acceptance, self.notes.owners())
+            judged = [self._with(one, verdicts[one.stored.name]) for one in self._by_name]
+            self._judgements[acceptance] = judged
+        return judged
 
     def _with(self, backup: Backup, verdict: Verdict) -> Backup:
         failed = self._failed.get(backup.stored.name)
@@ -374,6 +379,7 @@ class Census:
         """Look, and note what is known for certain then."""
         objects = [one.stored for one in wanted]
         found = look_at(self._store, objects, self._keys, is_worth or (lambda _: False))
+        self._judgements.clear()
         for backup in wanted:
             name, evidence = backup.stored.name, found[backup.stored.name]
             self._looked.add(name)
