@@ -11,14 +11,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from backup_tasks.chunk_reader import read_ahead
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.footer import Footer
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.limits import HEADER_PROBE_BYTES
 from backup_tasks.manifest import Header
 from backup_tasks.naming import is_encrypted_name
-from backup_tasks.reader import read_footer, read_header_at
 from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES
 from backup_tasks.signing import render_public_key
 from backup_tasks.stores.base import RangeReader, StoredObject
@@ -85,6 +83,9 @@ def read_evidence(
 def _read_once(
     store: RangeReader, stored: StoredObject, keys: Keyring, is_worth: Callable[[Evidence], bool]
 ) -> Evidence:
+    # Late, as mostly nothing has to be read.
+    from backup_tasks.reader import read_footer
+
     if trouble := why_none(stored):
         return Evidence(trouble=trouble)
     try:
@@ -118,6 +119,8 @@ def why_none(stored: StoredObject) -> str:
 def _with_header(
     store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring, found: Evidence
 ) -> Evidence:
+    from backup_tasks.reader import read_header_at
+
     try:
         header = read_header_at(store, stored, footer, keys)
     except IdentityError as error:
@@ -138,6 +141,8 @@ def _told(stored: StoredObject, error: Exception) -> str:
 
 def _has_hash(store: RangeReader, stored: StoredObject, footer: Footer, front: bytes) -> bool:
     """Whether the manifest has the hash that the footer says; `front` is what is at hand of it."""
+    from backup_tasks.chunk_reader import read_ahead
+
     digest = hashlib.sha256(front)
     if left := footer.length - len(front):
         for piece in read_ahead(store, stored, footer.offset + len(front), left):
