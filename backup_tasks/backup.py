@@ -284,12 +284,12 @@ def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> b
     """Whether an interrupted run read what no later archive holds, and not too long ago."""
     if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False
-    started_at = staged.staging.started_at
-    if is_ahead(datetime.fromisoformat(started_at), run.now):
+    started_at = datetime.fromisoformat(staged.staging.started_at)
+    if is_ahead(started_at, run.now):
         return False
     if last is not None:
-        return started_at > last.started_at
-    return run.now - datetime.fromisoformat(started_at) < run.profile.backup.full_every
+        return started_at > datetime.fromisoformat(last.started_at)
+    return run.now - started_at < run.profile.backup.full_every
 
 
 def _tell_what_was_found(run: BackupRun, found: Sequence[Salvaged]) -> None:
