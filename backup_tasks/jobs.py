@@ -256,7 +256,7 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
     seen = NewestSeen(state, profile, store)
     census = list_census(profile, store, state, accepted, seen, record.started_at, job.keys())
     if adopted:
-        claim = adopt(standing.claim, census, adopted)
+        claim = adopt(standing.claim, census, adopted, profile.name)
         if key is not None and not dry_run:
             keeper.write(claim, key)
         census.acceptance = whose_count(profile, state, record.host, claim).acceptance

@@ -77,6 +77,25 @@ def assert_refused(done: Ownership, *words: str) -> None:
         assert word in done.refusal
 
 
+@pytest.mark.parametrize(
+    ("found", "known"),
+    [
+        (None, KNOWN),
+        (CLAIM, STATE_LOST),
+        (CLAIM, NEW_MACHINE),
+        (change(CLAIM, host="web2", machine="m2"), KNOWN),
+        (change(CLAIM, serial="s9"), KNOWN),
+    ],
+)
+def test_the_command_to_take_over_is_told_with_the_profile_as_one_types_it(
+    found: Claim | None, known: Known
+) -> None:
+    done = plan(found, known, Around(newest=False))
+    told = " ".join([done.refusal, *done.unpruned])
+    assert "`invoke backup --profile prod --take-over`" in told
+    assert told.count("take-over") == 1
+
+
 # --- the rows of the table
 
 

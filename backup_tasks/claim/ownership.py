@@ -12,11 +12,10 @@ from backup_tasks.claim.claim_file import Claim, Hold, Name
 from backup_tasks.text import printable
 
 _T = TypeVar("_T")
-_TAKE_OVER = "`invoke backup --take-over` makes it this profile's"
 _TWO_WRITERS = (
     "the store's claim is not the one that this machine wrote last: a clone of it has the same "
     "signing key, the state directory was set back, or somebody put an older claim there; "
-    "nothing is deleted for eight days; `invoke backup --take-over` ends that at once"
+    "nothing is deleted for eight days; {command} ends that at once"
 )
 
 
@@ -41,6 +40,11 @@ class Known:
     remembered: tuple[Claim, ...] = ()
     is_disputed: bool = False
     take_over: bool = False
+
+    @property
+    def take_over_command(self) -> str:
+        """What makes the store this profile's, as one types it."""
+        return take_over_command(self.name.profile)
 
 
 class Surroundings(Protocol):
@@ -97,7 +101,7 @@ def plan_ownership(
     if known.take_over:
         return _take_over(found, known, around)
     if found is None and trouble:
-        return Ownership(unpruned=(f"{trouble}; {_TAKE_OVER}",))
+        return Ownership(unpruned=(f"{trouble}; {_makes_it_ours(known)}",))
     if found is None:
         return _plan_unclaimed(known, around)
     if found.owner == known.own_key:
@@ -120,7 +124,7 @@ def _plan_unclaimed(known: Known, around: Surroundings) -> Ownership:
     if not around.newest_is_ours():
         return Ownership(
             unpruned=(
-                f"the newest backup in the store is not this profile's; {_TAKE_OVER}",
+                f"the newest backup in the store is not this profile's; {_makes_it_ours(known)}",
                 *_shared(around, all_profiles=True),
             )
         )
@@ -135,7 +139,7 @@ def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
         return Ownership(
             refusal=f"the store belongs to {whose(found)}, which has the same signing key: this "
             "machine is a clone of that one; give it a store.url and a signing key of its own, "
-            "or, if it replaces that machine, say `invoke backup --take-over`"
+            f"or, if it replaces that machine, say {known.take_over_command}"
         )
     if found.profile != known.name.profile:
         is_former = known.name in found.names
@@ -144,7 +148,8 @@ def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
     written = {claim.serial for claim in known.remembered if claim.owner == known.own_key}
     is_new_dispute = bool(written) and found.serial not in written
     hold = _any_hold(found, known) if is_new_dispute else found.hold
-    disputed = (_TWO_WRITERS,) if is_new_dispute or known.is_disputed else ()
+    told = _TWO_WRITERS.format(command=known.take_over_command)
+    disputed = (told,) if is_new_dispute or known.is_disputed else ()
     return Ownership(
         _succeed(found, known, hold=hold),
         unpruned=(*disputed, *_shared(around, all_profiles=False)),
@@ -176,15 +181,26 @@ def _plan_anothers(found: Claim, known: Known, around: Surroundings) -> Ownershi
     if _is_same(found, known):
         return Ownership(
             unpruned=(
-                f"{told}: the state directory of this machine was lost or exchanged; {_TAKE_OVER}",
+                f"{told}: the state directory of this machine was lost or exchanged; "
+                f"{_makes_it_ours(known)}",
             )
         )
     if around.has_backups():
-        return Ownership(unpruned=(f"{told}, and both have backups there; {_TAKE_OVER}",))
+        remedy = _makes_it_ours(known)
+        return Ownership(unpruned=(f"{told}, and both have backups there; {remedy}",))
     return Ownership(
         refusal=f"{told}; give this profile a prefix of its own in store.url, or, if this machine "
-        "replaces that one, say `invoke backup --take-over`"
+        f"replaces that one, say {known.take_over_command}"
     )
+
+
+def take_over_command(profile: str) -> str:
+    """What makes a store this profile's, as one types it."""
+    return f"`invoke backup --profile {printable(profile)} --take-over`"
+
+
+def _makes_it_ours(known: Known) -> str:
+    return f"{known.take_over_command} makes it this profile's"
 
 
 def counts_for(found: Claim, known: Known, around: Surroundings) -> bool:
