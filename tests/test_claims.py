@@ -164,6 +164,39 @@ def test_a_replaced_machine_is_refused_until_it_takes_over(
     assert_unpruned(web1, web1.back_up("prod"), "host web9")
 
 
+@in_s3_too
+def test_a_take_over_by_mistake_costs_no_backup_for_eight_days(
+    web1: Machine, place: Place, tmp_path: Path
+) -> None:
+    of_web1 = names(web1)
+    wrong = Machine(tmp_path / "wrong", "web2", "2" * 64, web1.now)
+    wrong.write_profile("prod", place)
+    for night in range(8):
+        record = wrong.back_up("prod", take_over=night == 0)
+        assert record.exit_code == 0
+        assert set(of_web1) <= set(names(web1))
+    # The machine whose store it was says so meanwhile, and takes it back.
+    web1.now = wrong.now - timedelta(days=1)
+    assert_unpruned(web1, web1.back_up("prod"), "host web2", "--take-over")
+    assert web1.back_up("prod", take_over=True).exit_code == 0
+    assert set(of_web1) & set(names(web1)) == set()
+    web1.now += timedelta(days=8)
+    web1.back_up("prod")
+    assert len(names(web1)) == 1
+
+
+def test_a_clone_that_took_over_by_mistake_deletes_nothing_of_its_original_for_eight_days(
+    web1: Machine, tmp_path: Path
+) -> None:
+    of_web1 = names(web1)
+    clone = web1.clone(tmp_path / "web2", "web2", "2" * 64)
+    for night in range(8):
+        clone.back_up("prod", take_over=night == 0)
+        assert set(of_web1) <= set(names(web1))
+    clone.back_up("prod")
+    assert len(names(web1)) == 1
+
+
 def web1_key(machine: Machine) -> str:
     from backup_tasks.claim.claim_file import owner_of
 

@@ -115,6 +115,8 @@ def _take_over(found: Claim | None, known: Known, around: Surroundings) -> Owner
         notes = (f"the store was taken over from {whose(found)}",)
     last = found or _last(known)
     claim = _succeed(last, known, hold=_any_hold(found, known))
+    if last is not None and _changes_hands(last, known) and not _is_same(last, known):
+        claim = replace(claim, is_taken_over=True)
     return Ownership(
         claim, writes_now=True, notes=notes, unpruned=_shared(around, all_profiles=True)
     )
@@ -230,6 +232,10 @@ def _is_elsewhere(found: Claim, known: Known) -> bool:
     return has_ids and found.machine != known.machine and found.host != known.name.host
 
 
+def _changes_hands(last: Claim, known: Known) -> bool:
+    return last.owner != known.own_key or _is_elsewhere(last, known)
+
+
 def _last(known: Known) -> Claim | None:
     return known.remembered[-1] if known.remembered else None
 
@@ -274,9 +280,11 @@ def _succeed(last: Claim | None, known: Known, *, hold: Hold | None = None) -> C
     )
     if last is None:
         return replace(fresh, hold=hold)
+    changes_hands = _changes_hands(last, known)
     return replace(
         fresh,
-        claimed_at=last.claimed_at if last.owner == known.own_key else "",
+        claimed_at="" if changes_hands else last.claimed_at,
+        is_taken_over=last.is_taken_over and not changes_hands,
         also=_once(key for key in (last.owner, *last.also) if key != known.own_key),
         names=_once((known.name, *last.names)),
         adopted=last.adopted,
