@@ -62,6 +62,7 @@ def find_guard(
     keep = keep_whole({name: census.header(name) for name in names})
     if keeper is not None and (claim := keeper.standing.claim) is not None:
         keep |= keep_former({name: census.shown(name) for name in names}, claim, now)
+    keep |= keep_given_up(note.given_up, now)
     return PruneGuard((told,) if told else (), keep)
 
 
@@ -119,6 +120,20 @@ def keep_former(shown: Mapping[str, Evidence], claim: Claim, now: datetime) -> d
         if one.key in claim.also
         or (one.header is not None and Name(one.header.profile, one.header.host) != own)
     }
+
+
+def keep_given_up(given_up: Mapping[str, str], now: datetime) -> dict[str, str]:
+    """The last good backups before losses that an operator accepted lately, perhaps by mistake.
+
+    Args:
+        given_up: backup -> when, ISO 8601.
+        now: aware.
+
+    Returns:
+        Names with the reason.
+    """
+    reason = f"has what --accept-shrink gave up, for {_UNDONE_WITHIN.days} days"
+    return {name: reason for name, at in given_up.items() if _is_recent(at, now)}
 
 
 def _is_recent(moment: str, now: datetime) -> bool:
