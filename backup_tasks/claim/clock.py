@@ -136,16 +136,18 @@ def _behind(clocks: Clocks, proven: Collection[datetime]) -> str:
 
 
 def _jumped(now: datetime, proven: Collection[datetime], longest_gap: timedelta) -> str:
-    """A gap that is much longer than those just before it, with few backups after it.
+    """A gap that is much longer than those just before it and after it, with few backups after it.
 
-    Gaps of long ago tell nothing: retention itself made them.
+    Gaps of long ago tell nothing: retention itself made them. One after it does: backups are made
+    that seldom, and of those before retention left none.
     """
     newest = max(proven, default=now)
     times = sorted({*proven, max(now, newest)})
     gaps = [end - begin for begin, end in pairwise(times)]
     for place, gap in enumerate(gaps):
         begin, end = times[place : place + 2]
-        usual = max(gaps[max(0, place - _GAPS_BEFORE) : place], default=timedelta(0))
+        near = (*gaps[max(0, place - _GAPS_BEFORE) : place], *gaps[place + 1 :])
+        usual = max(near, default=timedelta(0))
         since = sum(at > begin for at in proven)
         is_news = gap > longest_gap and usual < gap / 2 and since < _BELIEVED_AFTER
         if begin in proven and is_news:
