@@ -136,8 +136,10 @@ def _why_not_accepted(
     if not evidence.footer or (evidence.trouble and not evidence.is_locked):
         return evidence.trouble or "it is an ordinary .tar.gz, without a manifest of this program"
     if header is not None and header.name != stored.name and not (is_adopted and not header.name):
-        named = printable(header.name) if header.name else "one that it does not name"
-        return f"it holds another backup's bytes: those of {named}"
+        if header.name:
+            return f"it holds another backup's bytes: those of {printable(header.name)}"
+        lack = "does not say its own name" if evidence.key else "is unsigned"
+        return f"it {lack}, as those that version 0.1.0 made"
     if is_adopted:
         return ""
     if not evidence.key:
