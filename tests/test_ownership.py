@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 import msgspec
 import pytest
 
-from backup_tasks.claim.claim_file import Claim, Hold, Name
+from backup_tasks.claim.claim_file import (
+    Claim,
+    Hold,
+    Name,
+    owner_of,
+    parse_claim,
+    render_claim,
+)
 from backup_tasks.claim.ownership import Known, Ownership, counts_for, plan_ownership
+from backup_tasks.signing import make_signing_key
 
 OURS, FORMER, THEIRS = "ed25519:ours", "ed25519:former", "ed25519:theirs"
 HERE = Name("prod", "web1")
@@ -287,3 +295,14 @@ def test_the_claim_of_another_tells_nothing_about_backups_of_ours_beside_it() ->
     web = change(CLAIM, profile="web")
     assert not counts_for(web, KNOWN, Around(others=("web",)))
     assert counts_for(web, KNOWN, Around())  # it was renamed
+
+
+def test_a_host_name_that_changes_every_night_never_makes_the_claim_too_large() -> None:
+    key = make_signing_key()
+    owner = owner_of(key)
+    claim = change(CLAIM, owner=owner)
+    for night in range(3000):
+        known = Known(owner, Name("p" * 64, f"{night:04}".ljust(64, "x")), "", (claim,))
+        claim = assert_goes_on(plan(claim, known))
+    assert parse_claim(render_claim(claim, key)) == claim
+    assert claim.names[0] == known.name

@@ -12,6 +12,9 @@ from backup_tasks.claim.claim_file import Claim, Hold, Name
 from backup_tasks.text import printable
 
 _T = TypeVar("_T")
+# So many former keys, and so many names, are remembered, the last ones first: a container may have
+# another host name every night, and no claim is larger than `CLAIM_BYTES`.
+_MOST_FORMER = 100
 _TWO_WRITERS = (
     "the store's claim is not the one that this machine wrote last: a clone of it has the same "
     "signing key, the state directory was set back, or somebody put an older claim there; "
@@ -285,8 +288,8 @@ def _succeed(last: Claim | None, known: Known, *, hold: Hold | None = None) -> C
         fresh,
         claimed_at="" if changes_hands else last.claimed_at,
         is_taken_over=last.is_taken_over and not changes_hands,
-        also=_once(key for key in (last.owner, *last.also) if key != known.own_key),
-        names=_once((known.name, *last.names)),
+        also=_once(key for key in (last.owner, *last.also) if key != known.own_key)[:_MOST_FORMER],
+        names=_once((known.name, *last.names))[:_MOST_FORMER],
         adopted=last.adopted,
         hold=last.hold or hold,
     )
