@@ -197,6 +197,26 @@ def test_a_clone_that_took_over_by_mistake_deletes_nothing_of_its_original_for_e
     assert len(names(web1)) == 1
 
 
+@in_s3_too
+def test_what_a_former_owner_signs_after_it_was_replaced_takes_no_other_backups_place(
+    web1: Machine, place: Place, tmp_path: Path
+) -> None:
+    new = Machine(tmp_path / "new", "web9", "9" * 64, web1.now)
+    new.write_profile("prod", place)
+    of_web1 = names(web1)
+    new.back_up("prod", take_over=True)
+    mine = new.back_up("prod").archive
+    # The old one comes to life again; it backs up and says so each night.
+    web1.now = new.now + timedelta(days=2)
+    late = web1.back_up("prod").archive
+    new.now = web1.now
+    _, report = new.prune("prod")
+    assert mine in report.plan.keep
+    assert set(of_web1) <= set(report.plan.keep), "which it made in its own time"
+    assert "which owned the store until" in report.left_alone[late]
+    assert {mine, late} <= set(names(new))
+
+
 def web1_key(machine: Machine) -> str:
     from backup_tasks.claim.claim_file import owner_of
 
