@@ -10,6 +10,7 @@ from backup_tasks.catalog import Backup
 from backup_tasks.census import Census
 from backup_tasks.claim.claim_file import Claim
 from backup_tasks.claim.evidence import Evidence
+from backup_tasks.claim.ownership import take_over_command
 from backup_tasks.errors import UsageError
 from backup_tasks.naming import render_backup_id
 from backup_tasks.text import printable
@@ -18,20 +19,21 @@ from backup_tasks.text import printable
 _MOST_ADOPTED = 2000
 
 
-def adopt(claim: Claim | None, census: Census, names: Sequence[str]) -> Claim:
+def adopt(claim: Claim | None, census: Census, names: Sequence[str], profile: str) -> Claim:
     """The claim as it is to be, with the footers of these backups in it; pure but for `census`.
 
     Args:
         claim: the store's, if it is ours to write.
         census: looks at them, if nothing is noted.
         names: ids, or whole object names.
+        profile: its name.
 
     Raises UsageError: the claim is not ours, or one of the names is no backup that could count.
     """
     if claim is None:
         raise UsageError(
             "--adopt: the store's claim is not this profile's to change; "
-            "`invoke backup --take-over` makes the store this profile's"
+            f"{take_over_command(profile)} makes the store this profile's"
         )
     footers = [_footer_of(census, _find(census, name)) for name in names]
     adopted = tuple(dict.fromkeys((*claim.adopted, *footers)))

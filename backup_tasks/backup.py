@@ -161,12 +161,17 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
 
 
 def _open_claim(run: BackupRun, key: SigningKey, record: RunRecord) -> None:
-    """Claim the store, or find out whose it is. Raises ClaimRefused."""
+    """Claim the store, or find out whose it is. Raises ClaimRefused.
+
+    Why nothing may be deleted is noted at once: no hold is lifted meanwhile.
+    """
     if run.keeper is None:
         return
     seen_profiles = run.keeper.seen_profiles
     around = Neighbours(run.profile, run.store, run.paths, key, record.host, seen_profiles)
-    for note in run.keeper.open(key, around, take_over=run.take_over).notes:
+    standing = run.keeper.open(key, around, take_over=run.take_over)
+    hold_back(record, standing.unpruned)
+    for note in standing.notes:
         open_log(run.paths).info("backup %s: %s", run.profile.name, note)
 
 

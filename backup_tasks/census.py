@@ -173,6 +173,10 @@ class Census:
         evidence = self._known.get(name, Known()).evidence
         return evidence.header if evidence is not None else None
 
+    def shown(self, name: str) -> Evidence:
+        """What a backup shows, as far as was looked."""
+        return self._known.get(name, Known()).evidence or Evidence()
+
     def newest_or_last(self) -> Backup | None:
         """The newest that counts, as far as was looked; or the last by name where none does."""
         backups = self.backups()

@@ -202,7 +202,11 @@ class Holding:
         if self._is_good and is_clear:
             baseline = self._sight.as_baseline(name)
             note = msgspec.structs.replace(
-                self._memory.read(), baseline=baseline, hold=None, is_blind=False
+                self._memory.read(),
+                baseline=baseline,
+                hold=None,
+                is_blind=False,
+                given_up=self._given_up(),
             )
             record.warnings.extend(self._written(None, note))
             self._tell_of_the_end()
@@ -210,6 +214,16 @@ class Holding:
         assert self._standing is not None
         command = accept_command(self._run.profile.name)
         hold_back(record, [render_hold(self._standing, command, is_known=self._is_known)])
+
+    def _given_up(self) -> dict[str, str]:
+        """Backups that have what was accepted as gone, by mistake perhaps; those that are still
+        there."""
+        there = {backup.stored.name for backup in self._earlier.backups()}
+        known = {name: at for name, at in self._note.given_up.items() if name in there}
+        is_loss = bool(self._accepted) or self._standing is not None
+        if self._run.accept_shrink and is_loss and self._before is not None:
+            known[self._before.name] = utc_text(self._run.now)
+        return known
 
     def _tell_of_the_end(self) -> None:
         log, profile = open_log(self._run.paths), self._run.profile.name

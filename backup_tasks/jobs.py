@@ -256,14 +256,14 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
     seen = NewestSeen(state, profile, store)
     census = list_census(profile, store, state, accepted, seen, record.started_at, job.keys())
     if adopted:
-        claim = adopt(standing.claim, census, adopted)
+        claim = adopt(standing.claim, census, adopted, profile.name)
         if key is not None and not dry_run:
             keeper.write(claim, key)
         census.acceptance = whose_count(profile, state, record.host, claim).acceptance
     census.look_at_all()
     census.save()
     tell_clocks(clocks, census, record, profile.retention)
-    guard = find_guard(profile, store, state, census, keeper.found_hold)
+    guard = find_guard(profile, store, state, census, keeper, record.started_at)
     hold_back(record, guard.unpruned)
     dry_run = dry_run or bool(record.unpruned)
     done = run_prune(profile, store, census, job.clock(), dry_run=dry_run, protected=guard.keep)
@@ -294,8 +294,9 @@ def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
         return
     if not record.unpruned:
         hold_back(record, why_nothing_is_pruned(record.problems))
-    of_claim = run.keeper.found_hold if run.keeper is not None else None
-    guard = find_guard(job.profile, job.store, job.paths.state, census, of_claim)
+    guard = find_guard(
+        job.profile, job.store, job.paths.state, census, run.keeper, record.started_at
+    )
     if not record.unpruned:
         hold_back(record, guard.unpruned)
     if record.unpruned:

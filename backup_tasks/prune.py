@@ -128,6 +128,11 @@ def render_prune(report: PruneReport) -> str:
         lines.append(_render_row("keep", name, width, report, ", ".join(reasons)))
     for name, why in report.left_alone.items():
         lines.append(_render_row("left", name, width, report, why))
+    if report.left_alone:
+        lines.append(
+            "  what is left does not count; if one is yours, "
+            f"`invoke prune --profile {report.profile} --adopt NAME` makes it count"
+        )
     if report.foreign:
         lines.append(f"  {render_count(report.foreign, 'other object')} left alone")
     return "\n".join(lines)

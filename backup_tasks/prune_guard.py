@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from backup_tasks.census import Census
-from backup_tasks.claim.claim_file import Claim, Hold
+from backup_tasks.claim.claim_file import Claim, Hold, Name
+from backup_tasks.claim.clock import is_ahead
+from backup_tasks.claim.evidence import Evidence
 from backup_tasks.claim.hold import accept_command, may_lift, render_hold, standing_hold
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
+from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.manifest import Header
 from backup_tasks.problems import Problem
 from backup_tasks.profile_model import Profile
@@ -18,6 +22,9 @@ from backup_tasks.stores.base import Store
 from backup_tasks.units import render_count
 
 _NAMED = 3
+# What an operator said by mistake is noticed meanwhile: longer than a week, as some machines are
+# backed up weekly.
+_UNDONE_WITHIN = timedelta(days=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +41,28 @@ class PruneGuard:
 
 
 def find_guard(
-    profile: Profile, store: Store, state: Path, census: Census, of_claim: Hold | None
+    profile: Profile,
+    store: Store,
+    state: Path,
+    census: Census,
+    keeper: ClaimKeeper | None,
+    now: datetime,
 ) -> PruneGuard:
     """What a prune of this profile has to obey now.
 
     Args:
         state: the state directory.
         census: which backups there are; nothing more is looked at.
-        of_claim: the hold that the store's claim tells of.
+        keeper: of the store's claim, opened.
+        now: aware.
     """
     note = SourcesMemory(state, state_key(profile.name, store.url)).read()
-    told = tell_hold(profile, note, of_claim)
+    told = tell_hold(profile, note, keeper.found_hold if keeper is not None else None)
     names = [one.stored.name for one in reversed(census.proven())]
     keep = keep_whole({name: census.header(name) for name in names})
+    if keeper is not None and (claim := keeper.standing.claim) is not None:
+        keep |= keep_former({name: census.shown(name) for name in names}, claim, now)
+    keep |= keep_given_up(note.given_up, now)
     return PruneGuard((told,) if told else (), keep)
 
 
@@ -86,6 +102,58 @@ def keep_whole(headers: Mapping[str, Header | None]) -> dict[str, str]:
         elif not header.problems:
             return keep | {name: "the newest without problems"}
     return keep
+
+
+def keep_former(shown: Mapping[str, Evidence], claim: Claim, now: datetime) -> dict[str, str]:
+    """Backups of former owners that stay, as the store was taken over only lately.
+
+    If that was a mistake, the machine whose store it was says so every night, and takes it back.
+
+    Args:
+        shown: backup -> what it shows.
+        now: aware.
+
+    Returns:
+        Names with the reason.
+    """
+    if not claim.is_taken_over or not _is_recent(claim.claimed_at, now):
+        return {}
+    own = Name(claim.profile, claim.host)
+    reason = f"the former owner's, for {_UNDONE_WITHIN.days} days after the store was taken over"
+    return {
+        name: reason
+        for name, one in shown.items()
+        if one.key in claim.also
+        or (one.header is not None and Name(one.header.profile, one.header.host) != own)
+    }
+
+
+def keep_given_up(given_up: Mapping[str, str], now: datetime) -> dict[str, str]:
+    """The last good backups before losses that an operator accepted lately, perhaps by mistake.
+
+    Args:
+        given_up: backup -> when, ISO 8601.
+        now: aware.
+
+    Returns:
+        Names with the reason.
+    """
+    reason = f"has what --accept-shrink gave up, for {_UNDONE_WITHIN.days} days"
+    return {name: reason for name, at in given_up.items() if _is_recent(at, now)}
+
+
+def _is_recent(moment: str, now: datetime) -> bool:
+    """Whether it is a few days ago at the most.
+
+    Args:
+        moment: ISO 8601, or "" for now.
+    """
+    try:
+        at = datetime.fromisoformat(moment) if moment else now
+        # One that was noted under a wrong clock would otherwise last until then.
+        return now - at < _UNDONE_WITHIN and not is_ahead(at, now)
+    except (ValueError, TypeError):
+        return False
 
 
 def why_nothing_is_pruned(problems: Iterable[Problem]) -> list[str]:

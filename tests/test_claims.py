@@ -160,6 +160,59 @@ def test_a_replaced_machine_is_refused_until_it_takes_over(
     assert_unpruned(web1, web1.back_up("prod"), "host web9")
 
 
+@in_s3_too
+def test_a_take_over_by_mistake_costs_no_backup_for_eight_days(
+    web1: Machine, place: Place, tmp_path: Path
+) -> None:
+    of_web1 = names(web1)
+    wrong = Machine(tmp_path / "wrong", "web2", "2" * 64, web1.now)
+    wrong.write_profile("prod", place)
+    for night in range(8):
+        record = wrong.back_up("prod", take_over=night == 0)
+        assert record.exit_code == 0
+        assert set(of_web1) <= set(names(web1))
+    # The machine whose store it was says so meanwhile, and takes it back.
+    web1.now = wrong.now - timedelta(days=1)
+    assert_unpruned(web1, web1.back_up("prod"), "host web2", "--take-over")
+    assert web1.back_up("prod", take_over=True).exit_code == 0
+    assert set(of_web1) & set(names(web1)) == set()
+    web1.now += timedelta(days=8)
+    web1.back_up("prod")
+    assert len(names(web1)) == 1
+
+
+def test_a_clone_that_took_over_by_mistake_deletes_nothing_of_its_original_for_eight_days(
+    web1: Machine, tmp_path: Path
+) -> None:
+    of_web1 = names(web1)
+    clone = web1.clone(tmp_path / "web2", "web2", "2" * 64)
+    for night in range(8):
+        clone.back_up("prod", take_over=night == 0)
+        assert set(of_web1) <= set(names(web1))
+    clone.back_up("prod")
+    assert len(names(web1)) == 1
+
+
+@in_s3_too
+def test_what_a_former_owner_signs_after_it_was_replaced_takes_no_other_backups_place(
+    web1: Machine, place: Place, tmp_path: Path
+) -> None:
+    new = Machine(tmp_path / "new", "web9", "9" * 64, web1.now)
+    new.write_profile("prod", place)
+    of_web1 = names(web1)
+    new.back_up("prod", take_over=True)
+    mine = new.back_up("prod").archive
+    # The old one comes to life again; it backs up and says so each night.
+    web1.now = new.now + timedelta(days=2)
+    late = web1.back_up("prod").archive
+    new.now = web1.now
+    _, report = new.prune("prod")
+    assert mine in report.plan.keep
+    assert set(of_web1) <= set(report.plan.keep), "which it made in its own time"
+    assert "which owned the store until" in report.left_alone[late]
+    assert {mine, late} <= set(names(new))
+
+
 def web1_key(machine: Machine) -> str:
     from backup_tasks.claim.claim_file import owner_of
 
@@ -357,6 +410,16 @@ def empty_source(machine: Machine) -> Hold:
 def test_an_older_claim_that_is_put_back_lifts_no_hold(web1: Machine) -> None:
     older = raw_claim(web1)
     hold = empty_source(web1)
+    put_claim(web1, older)
+    assert_unpruned(web1, web1.back_up("prod"), "older claim", "shrank")
+    assert web1.claim("prod").hold == hold
+
+
+@in_s3_too
+def test_no_hold_is_lifted_while_it_is_in_dispute_whose_claim_it_is(web1: Machine) -> None:
+    older = raw_claim(web1)
+    hold = empty_source(web1)
+    (web1.here / "source" / "file").write_text("back again")
     put_claim(web1, older)
     assert_unpruned(web1, web1.back_up("prod"), "older claim", "shrank")
     assert web1.claim("prod").hold == hold

@@ -114,6 +114,25 @@ def test_gaps_of_about_this_length_are_no_news() -> None:
     assert judge_clock(clocks(NOW + 800 * DAY), yearly) != ()
 
 
+@pytest.mark.parametrize(("every", "keep_within"), [(7, 14), (7, 10), (30, 45), (90, 200)])
+def test_who_backs_up_as_seldom_as_that_is_believed_though_retention_keeps_few(
+    every: int, keep_within: int
+) -> None:
+    rules = RetentionSettings(keep_within=keep_within * DAY)
+    kept: dict[str, datetime] = {}
+    held = []
+    for run in range(12):
+        # No run begins at the very same time of day.
+        now = NOW + every * run * DAY + timedelta(seconds=run * run % 7)
+        kept[f"run {run}"] = now
+        reasons = judge_clock(clocks(now), kept.values(), gap_to_notice(rules.keep_within))
+        held.append(len(reasons))
+        if not reasons:
+            for name in plan_prune(kept, rules, now).delete:
+                del kept[name]
+    assert held[2:] == [0] * 10
+
+
 def test_gaps_that_retention_made_do_not_make_one_of_today_usual() -> None:
     kept = [*DAILY, *(NOW - 365 * DAY * years for years in range(1, 10))]
     assert judge_clock(clocks(NOW + 365 * DAY), kept) != ()

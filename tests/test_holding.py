@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,31 @@ def test_what_is_meant_is_accepted_and_is_the_measure_from_then_on(nights: Night
     assert nights.pass_night().exit_code == 3
     record = nights.pass_night(accept_shrink=True)
     assert (record.exit_code, record.unpruned) == (0, [])
+    record = nights.pass_night()
+    assert record.exit_code == 0
     assert len(record.pruned) == 1
-    assert nights.pass_night().exit_code == 0
     empty(nights.folder / "etc")
     assert nights.pass_night().exit_code == 3
+
+
+def test_a_loss_accepted_by_mistake_costs_no_backup_for_eight_days(plain: Nights) -> None:
+    plain.pass_night()
+    plain.pass_night()
+    *_, good = plain.names()
+    empty(plain.folder / "srv")
+    assert plain.pass_night().exit_code == 3
+    assert plain.pass_night(accept_shrink=True).exit_code == 0
+    for _ in range(7):
+        plain.now += timedelta(days=1)
+        assert plain.pass_night().exit_code == 0
+        assert len(plain.names()) == plain.keep + 1
+        assert good in plain.names()
+    report, _ = plain.prune(dry_run=True)
+    assert report.plan.keep[good] == ("has what --accept-shrink gave up, for 8 days",)
+    plain.now += timedelta(days=1)
+    assert plain.pass_night().exit_code == 0
+    assert good not in plain.names()
+    assert len(plain.names()) == plain.keep
 
 
 def test_prune_by_hand_obeys_the_hold_and_says_so(nights: Nights) -> None:
@@ -240,7 +262,6 @@ def test_counts_do_not_depend_on_how_the_walk_is_cut(plain: Nights) -> None:
 def test_an_operator_is_told_what_holds_and_what_to_do(cli: Cli) -> None:
     cli.write_profile(more="[retention]\nkeep_last = 1\n")
     cli.back_up()
-    cli.back_up()
     empty(cli.source)
     held = f"{cli.source} shrank from 6 entries and 46B to 1 entry and 0B"
     dry = cli.run("backup", "--profile", "test", "--dry-run")
@@ -260,7 +281,9 @@ def test_an_operator_is_told_what_holds_and_what_to_do(cli: Cli) -> None:
         assert "1 would be deleted" in pruned.out
     assert len(cli.archives()) == 2
     assert cli.run("backup", "--profile", "test", "--accept-shrink").code == 0
-    assert len(cli.archives()) == 1
+    shown = cli.run("prune", "--profile", "test", "--dry-run")
+    assert (shown.code, shown.err) == (0, "")
+    assert "has what --accept-shrink gave up, for 8 days" in shown.out
     assert cli.run("list", "--profile", "test").err == ""
 
 

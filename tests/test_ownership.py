@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 import msgspec
 import pytest
 
-from backup_tasks.claim.claim_file import Claim, Hold, Name
+from backup_tasks.claim.claim_file import (
+    Claim,
+    Hold,
+    Name,
+    owner_of,
+    parse_claim,
+    render_claim,
+)
 from backup_tasks.claim.ownership import Known, Ownership, counts_for, plan_ownership
+from backup_tasks.signing import make_signing_key
 
 OURS, FORMER, THEIRS = "ed25519:ours", "ed25519:former", "ed25519:theirs"
 HERE = Name("prod", "web1")
@@ -75,6 +83,25 @@ def assert_refused(done: Ownership, *words: str) -> None:
     assert done.claim is None
     for word in words:
         assert word in done.refusal
+
+
+@pytest.mark.parametrize(
+    ("found", "known"),
+    [
+        (None, KNOWN),
+        (CLAIM, STATE_LOST),
+        (CLAIM, NEW_MACHINE),
+        (change(CLAIM, host="web2", machine="m2"), KNOWN),
+        (change(CLAIM, serial="s9"), KNOWN),
+    ],
+)
+def test_the_command_to_take_over_is_told_with_the_profile_as_one_types_it(
+    found: Claim | None, known: Known
+) -> None:
+    done = plan(found, known, Around(newest=False))
+    told = " ".join([done.refusal, *done.unpruned])
+    assert "`invoke backup --profile prod --take-over`" in told
+    assert told.count("take-over") == 1
 
 
 # --- the rows of the table
@@ -268,3 +295,14 @@ def test_the_claim_of_another_tells_nothing_about_backups_of_ours_beside_it() ->
     web = change(CLAIM, profile="web")
     assert not counts_for(web, KNOWN, Around(others=("web",)))
     assert counts_for(web, KNOWN, Around())  # it was renamed
+
+
+def test_a_host_name_that_changes_every_night_never_makes_the_claim_too_large() -> None:
+    key = make_signing_key()
+    owner = owner_of(key)
+    claim = change(CLAIM, owner=owner)
+    for night in range(3000):
+        known = Known(owner, Name("p" * 64, f"{night:04}".ljust(64, "x")), "", (claim,))
+        claim = assert_goes_on(plan(claim, known))
+    assert parse_claim(render_claim(claim, key)) == claim
+    assert claim.names[0] == known.name

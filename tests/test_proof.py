@@ -592,7 +592,7 @@ def test_adopt_makes_an_unsigned_backup_of_an_old_version_count(tmp_path: Path) 
     file.write_bytes(rewrite(file.read_bytes(), None, name=""))
     made = [web1.back_up("prod").archive for _ in range(2)]
     assert web1.prune("prod")[1].left_alone == {
-        old: "it holds another backup's bytes: those of one that it does not name"
+        old: "it is unsigned, as those that version 0.1.0 made"
     }
     report = web1.prune("prod", adopted=[old])[1]
     assert (report.deleted, report.left_alone) == ((old,), {})

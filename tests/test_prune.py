@@ -292,8 +292,9 @@ def test_render_prune_tells_what_does_not_count_with_its_size(tmp_path: Path) ->
     place.put_backup(backup(11))
     place.put(backup(12), b"x")
     report = prune(place, NOW, dry_run=True)
-    first, *rows = render_prune(report).splitlines()
+    first, *rows, advice = render_prune(report).splitlines()
     assert first.endswith("1 kept, 0 would be deleted (0B); 1 left alone (1B)")
+    assert "`invoke prune --profile prod --adopt NAME`" in advice
     assert rows[-1].split(maxsplit=3) == [
         "left",
         backup(12),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 from backup_tasks.claim.claim_file import Claim, Name
 
@@ -20,12 +21,16 @@ class Acceptance:
         adopted: footers (`Footer.fingerprint`) that count whatever signed them.
         trusts_locked: a true signature does for encrypted backups that nobody here can open: the
             store has one owner, as its claim says.
+        former: those of the keys that owned the store before; until: when that ended, aware. What
+            they sign later does not count: a machine that was replaced may come to life again.
     """
 
     keys: frozenset[str]
     names: frozenset[Name] | None
     adopted: frozenset[str] = frozenset()
     trusts_locked: bool = False
+    former: frozenset[str] = frozenset()
+    until: datetime | None = None
 
 
 def plan_acceptance(
@@ -53,5 +58,18 @@ def plan_acceptance(
     if claim is None:
         return Acceptance(keys, frozenset({name}))
     return Acceptance(
-        keys, frozenset({name, *claim.names}), frozenset(claim.adopted), trusts_locked=True
+        keys,
+        frozenset({name, *claim.names}),
+        frozenset(claim.adopted),
+        trusts_locked=True,
+        former=frozenset(claim.also) - {own_key, *signers},
+        until=_moment(claim.claimed_at),
     )
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None

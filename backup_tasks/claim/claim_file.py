@@ -77,7 +77,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         names: what the owner's profile and host were called, the present names included.
         adopted: footers (SHA-256 of their bytes, hex) that count though nothing proves them.
         serial: random, another one each time that the claim is written.
-        claimed_at, renewed_at: ISO 8601, UTC.
+        claimed_at: when the store became the owner's on its machine, renewed_at: when this was
+            written; ISO 8601, UTC.
+        is_taken_over: an operator said then that it is to be the owner's.
         hold: why nothing is deleted, or None.
     """
 
@@ -88,6 +90,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     serial: str
     claimed_at: str
     renewed_at: str
+    is_taken_over: bool = False
     version: int = CLAIM_VERSION
     also: tuple[str, ...] = ()
     names: tuple[Name, ...] = ()

@@ -137,19 +137,21 @@ def _behind(clocks: Clocks, proven: Collection[datetime]) -> str:
 
 
 def _jumped(now: datetime, proven: Collection[datetime], longest_gap: timedelta) -> str:
-    """A gap that is much longer than those just before it, with few backups after it.
+    """A gap that is much longer than those just before it and after it, with few backups after it.
 
-    Gaps of long ago tell nothing: retention itself made them.
+    Gaps of long ago tell nothing: retention itself made them. One after it does: backups are made
+    that seldom, and of those before retention left none.
     """
     begun = sorted(proven)
     times = sorted({*begun, max([now, *begun[-1:]])})
     gaps = [end - begin for begin, end in pairwise(times)]
     for place, gap in enumerate(gaps):
         begin, end = times[place : place + 2]
-        usual = max(gaps[max(0, place - _GAPS_BEFORE) : place], default=timedelta(0))
         since = len(begun) - bisect_right(begun, begin)
-        is_news = gap > longest_gap and usual < gap / 2 and since < _BELIEVED_AFTER
-        if is_news:
+        if gap <= longest_gap or since >= _BELIEVED_AFTER:
+            continue
+        near = (*gaps[max(0, place - _GAPS_BEFORE) : place], *gaps[place + 1 :])
+        if max(near, default=timedelta(0)) < gap / 2:
             return (
                 f"this server's clock says {_shown(now)}, and no backup was begun between "
                 f"{_shown(begin)} and {_shown(end)}, which never was so before; set the clock, or, "

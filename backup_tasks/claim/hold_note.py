@@ -22,11 +22,13 @@ class SourcesNote(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         baseline: what the last good backup held.
         hold: why nothing is deleted; is_blind: nobody here knows what was lost when it began.
+        given_up: the last good backup before a loss that was accepted -> when, ISO 8601, UTC.
     """
 
     baseline: Baseline | None = None
     hold: Hold | None = None
     is_blind: bool = False
+    given_up: dict[str, str] = {}
 
 
 class SourcesMemory:

@@ -12,11 +12,13 @@ from backup_tasks.claim.claim_file import Claim, Hold, Name
 from backup_tasks.text import printable
 
 _T = TypeVar("_T")
-_TAKE_OVER = "`invoke backup --take-over` makes it this profile's"
+# So many former keys, and so many names, are remembered, the last ones first: a container may have
+# another host name every night, and no claim is larger than `CLAIM_BYTES`.
+_MOST_FORMER = 100
 _TWO_WRITERS = (
     "the store's claim is not the one that this machine wrote last: a clone of it has the same "
     "signing key, the state directory was set back, or somebody put an older claim there; "
-    "nothing is deleted for eight days; `invoke backup --take-over` ends that at once"
+    "nothing is deleted for eight days; {command} ends that at once"
 )
 
 
@@ -41,6 +43,11 @@ class Known:
     remembered: tuple[Claim, ...] = ()
     is_disputed: bool = False
     take_over: bool = False
+
+    @property
+    def take_over_command(self) -> str:
+        """What makes the store this profile's, as one types it."""
+        return take_over_command(self.name.profile)
 
 
 class Surroundings(Protocol):
@@ -97,7 +104,7 @@ def plan_ownership(
     if known.take_over:
         return _take_over(found, known, around)
     if found is None and trouble:
-        return Ownership(unpruned=(f"{trouble}; {_TAKE_OVER}",))
+        return Ownership(unpruned=(f"{trouble}; {_makes_it_ours(known)}",))
     if found is None:
         return _plan_unclaimed(known, around)
     if found.owner == known.own_key:
@@ -111,6 +118,8 @@ def _take_over(found: Claim | None, known: Known, around: Surroundings) -> Owner
         notes = (f"the store was taken over from {whose(found)}",)
     last = found or _last(known)
     claim = _succeed(last, known, hold=_any_hold(found, known))
+    if last is not None and _changes_hands(last, known) and not _is_same(last, known):
+        claim = replace(claim, is_taken_over=True)
     return Ownership(
         claim, writes_now=True, notes=notes, unpruned=_shared(around, all_profiles=True)
     )
@@ -120,7 +129,7 @@ def _plan_unclaimed(known: Known, around: Surroundings) -> Ownership:
     if not around.newest_is_ours():
         return Ownership(
             unpruned=(
-                f"the newest backup in the store is not this profile's; {_TAKE_OVER}",
+                f"the newest backup in the store is not this profile's; {_makes_it_ours(known)}",
                 *_shared(around, all_profiles=True),
             )
         )
@@ -135,7 +144,7 @@ def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
         return Ownership(
             refusal=f"the store belongs to {whose(found)}, which has the same signing key: this "
             "machine is a clone of that one; give it a store.url and a signing key of its own, "
-            "or, if it replaces that machine, say `invoke backup --take-over`"
+            f"or, if it replaces that machine, say {known.take_over_command}"
         )
     if found.profile != known.name.profile:
         is_former = known.name in found.names
@@ -144,7 +153,8 @@ def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
     written = {claim.serial for claim in known.remembered if claim.owner == known.own_key}
     is_new_dispute = bool(written) and found.serial not in written
     hold = _any_hold(found, known) if is_new_dispute else found.hold
-    disputed = (_TWO_WRITERS,) if is_new_dispute or known.is_disputed else ()
+    told = _TWO_WRITERS.format(command=known.take_over_command)
+    disputed = (told,) if is_new_dispute or known.is_disputed else ()
     return Ownership(
         _succeed(found, known, hold=hold),
         unpruned=(*disputed, *_shared(around, all_profiles=False)),
@@ -176,15 +186,26 @@ def _plan_anothers(found: Claim, known: Known, around: Surroundings) -> Ownershi
     if _is_same(found, known):
         return Ownership(
             unpruned=(
-                f"{told}: the state directory of this machine was lost or exchanged; {_TAKE_OVER}",
+                f"{told}: the state directory of this machine was lost or exchanged; "
+                f"{_makes_it_ours(known)}",
             )
         )
     if around.has_backups():
-        return Ownership(unpruned=(f"{told}, and both have backups there; {_TAKE_OVER}",))
+        remedy = _makes_it_ours(known)
+        return Ownership(unpruned=(f"{told}, and both have backups there; {remedy}",))
     return Ownership(
         refusal=f"{told}; give this profile a prefix of its own in store.url, or, if this machine "
-        "replaces that one, say `invoke backup --take-over`"
+        f"replaces that one, say {known.take_over_command}"
     )
+
+
+def take_over_command(profile: str) -> str:
+    """What makes a store this profile's, as one types it."""
+    return f"`invoke backup --profile {printable(profile)} --take-over`"
+
+
+def _makes_it_ours(known: Known) -> str:
+    return f"{known.take_over_command} makes it this profile's"
 
 
 def counts_for(found: Claim, known: Known, around: Surroundings) -> bool:
@@ -212,6 +233,10 @@ def _is_elsewhere(found: Claim, known: Known) -> bool:
     """Whether the claim is another machine's: host and machine id both differ."""
     has_ids = bool(found.machine and known.machine)
     return has_ids and found.machine != known.machine and found.host != known.name.host
+
+
+def _changes_hands(last: Claim, known: Known) -> bool:
+    return last.owner != known.own_key or _is_elsewhere(last, known)
 
 
 def _last(known: Known) -> Claim | None:
@@ -258,11 +283,13 @@ def _succeed(last: Claim | None, known: Known, *, hold: Hold | None = None) -> C
     )
     if last is None:
         return replace(fresh, hold=hold)
+    changes_hands = _changes_hands(last, known)
     return replace(
         fresh,
-        claimed_at=last.claimed_at if last.owner == known.own_key else "",
-        also=_once(key for key in (last.owner, *last.also) if key != known.own_key),
-        names=_once((known.name, *last.names)),
+        claimed_at="" if changes_hands else last.claimed_at,
+        is_taken_over=last.is_taken_over and not changes_hands,
+        also=_once(key for key in (last.owner, *last.also) if key != known.own_key)[:_MOST_FORMER],
+        names=_once((known.name, *last.names))[:_MOST_FORMER],
         adopted=last.adopted,
         hold=last.hold or hold,
     )

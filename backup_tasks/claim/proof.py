@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from backup_tasks.claim.acceptance import Acceptance
 from backup_tasks.claim.claim_file import Name
+from backup_tasks.claim.clock import APART, NAME_SPREAD
 from backup_tasks.claim.evidence import Evidence
 from backup_tasks.manifest import Header
+from backup_tasks.naming import parse_backup_name
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.text import printable
 
@@ -110,6 +112,9 @@ def _judge_alone(
         owner = owners.get(evidence.footer, stored.name)
         if owner != stored.name:
             return Verdict("unproven", f"it is a copy of {owner}")
+        named_at = parse_backup_name(stored.name, UTC)
+        if why := _why_too_late(evidence, is_adopted, acceptance, named_at, NAME_SPREAD):
+            return Verdict("unproven", why)
         return _passed(known, evidence, None)
     try:
         started_at = datetime.fromisoformat(header.started_at)
@@ -117,7 +122,24 @@ def _judge_alone(
             raise ValueError("a time without its zone")
     except ValueError:
         return Verdict("unproven", "its manifest does not say when it was begun")
+    if why := _why_too_late(evidence, is_adopted, acceptance, started_at, APART):
+        return Verdict("unproven", why)
     return _passed(known, evidence, started_at)
+
+
+def _why_too_late(
+    evidence: Evidence,
+    is_adopted: bool,
+    acceptance: Acceptance,
+    began_at: datetime | None,
+    spread: timedelta,
+) -> str:
+    if is_adopted or evidence.key not in acceptance.former:
+        return ""
+    if acceptance.until is None or began_at is None or began_at - spread <= acceptance.until:
+        return ""
+    until = acceptance.until.astimezone(UTC)
+    return f"it is signed by {evidence.key}, which owned the store until {until:%Y-%m-%d %H:%M} UTC"
 
 
 def _passed(known: Known, evidence: Evidence, started_at: datetime | None) -> Verdict:
@@ -136,8 +158,10 @@ def _why_not_accepted(
     if not evidence.footer or (evidence.trouble and not evidence.is_locked):
         return evidence.trouble or "it is an ordinary .tar.gz, without a manifest of this program"
     if header is not None and header.name != stored.name and not (is_adopted and not header.name):
-        named = printable(header.name) if header.name else "one that it does not name"
-        return f"it holds another backup's bytes: those of {named}"
+        if header.name:
+            return f"it holds another backup's bytes: those of {printable(header.name)}"
+        lack = "does not say its own name" if evidence.key else "is unsigned"
+        return f"it {lack}, as those that version 0.1.0 made"
     if is_adopted:
         return ""
     if not evidence.key:
