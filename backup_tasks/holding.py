@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -247,9 +247,8 @@ class Holding:
 
 
 def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Sight:
-    """What the walk saw, and what is mounted now that it went by: a look mounts what autofs has."""
-    mounted = data_mounts(Mounts().all)
-    earlier = {mount: mount_path(mount) for mount in (before.mounts if before else ())}
+    """What the walk saw, and what was mounted when it went by: a look mounts what autofs has."""
+    earlier = before.mounts if before is not None else ()
     rules = profile.backup
     tops = {source: top_of(source) for source in survey.totals}
     return Sight(
@@ -260,20 +259,19 @@ def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Si
             for source, top in tops.items()
             if top not in survey.entered and not _is_no_folder(top)
         ),
-        mounts=frozenset(
-            mount_text(path)
-            for path in at_or_below(mounted, tops.values())
-            if path in survey.entered
-        ),
-        bare=frozenset(
-            mount
-            for mount, path in earlier.items()
-            if path in survey.entered and path not in mounted
-        ),
+        mounts=frozenset(mount_text(path) for path in survey.entered.values() if path),
+        bare=frozenset(one for one in earlier if _is_bare(mount_path(one), survey.entered)),
         rules=hash_rules(
             rules.exclude, rules.exclude_caches, rules.exclude_if_present, rules.one_file_system
         ),
     )
+
+
+def _is_bare(mount: str, entered: Mapping[str, str]) -> bool:
+    """Whether the walk went into a mount point on which nothing was mounted; or, below it, into a
+    source that did not lie on it."""
+    inside = {mount} if mount in entered else at_or_below(entered, [mount])
+    return any(not at_or_below([entered[path]], [mount]) for path in inside)
 
 
 def _is_no_folder(top: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from backup_tasks.mount_points import (
     mount_text,
 )
 from backup_tasks.mounts import Mounts, parse_mounts
+from backup_tasks.paths import PROJECT_ROOT
 from tests.cli import Cli, cli
 
 __all__ = ["cli"]
@@ -184,6 +186,94 @@ def test_a_disk_that_is_missing_is_noticed_without_the_state_directory(cli: Cli)
     cli.run("backup", "--profile", "test")
     [told] = cli.records()[-1]["unpruned"]
     assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
+@pytest.mark.parametrize("there", ["stale", ""])
+def test_a_disk_above_a_source_that_is_not_mounted_any_more_holds(cli: Cli, there: str) -> None:
+    # What was copied to the disk once may still lie where it is mounted, and looks whole.
+    fill(cli.source / "disk" / "www", 60)
+    cli.write_profile(sources=[cli.source / "disk" / "www"], more=RETENTION)
+    stale = "" if there else "rm -r source/disk/www; mkdir source/disk/www\n"
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; mkdir source/disk/www\n"
+        "for one in $(seq 60); do echo $one > source/disk/www/$one; done; BACKUP\n"
+        f"umount source/disk; {stale} BACKUP; BACKUP; mount -o loop disk.img source/disk; BACKUP\n",
+    )
+    good, lost, still, whole = reasons(cli)
+    assert (good, whole) == ([], [])
+    for [told] in (lost, still):
+        assert f"{cli.source}/disk is not mounted any more" in told
+
+
+# A backup that does what it is told when it looks into source/z; it went by what sorts before that.
+MEANWHILE = """
+import subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from invoke.main import program
+from backup_tasks.snapshot import Walk
+real = Walk._open_level
+def meanwhile(walk, descriptor, path, *rest, **named):
+    if path.endswith("source/z"):
+        subprocess.run(sys.argv[2], shell=True, check=True)
+    return real(walk, descriptor, path, *rest, **named)
+Walk._open_level = meanwhile
+program.run(["invoke", "-r", sys.argv[1], "backup", "--profile", "test"])
+"""
+
+
+def backup_meanwhile(command: str) -> str:
+    """The line of a script that makes a backup, and runs a command when most was looked at."""
+    line = shlex.join([sys.executable, "-c", MEANWHILE, str(PROJECT_ROOT), command])
+    return f"{line} || true\n"
+
+
+@IS_ROOT
+def test_a_disk_that_is_mounted_when_the_walk_has_gone_by_was_not_there(cli: Cli) -> None:
+    fill(cli.source / "much", 60)
+    fill(cli.source / "z", 1)
+    cli.write_profile(more=RETENTION)
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; echo data > source/disk/data; BACKUP\n"
+        "umount source/disk\n"
+        + backup_meanwhile("mount -o loop disk.img source/disk")
+        + "BACKUP\n",
+    )
+    good, [told], whole = reasons(cli)
+    assert (good, whole) == ([], [])
+    assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
+def test_a_disk_that_the_walk_saw_may_go_while_it_looks_elsewhere(cli: Cli) -> None:
+    # autofs does so, with what nobody has looked at for a while.
+    fill(cli.source / "much", 60)
+    fill(cli.source / "z", 1)
+    cli.write_profile(more=RETENTION)
+    run_alone(
+        cli,
+        DISK
+        + "mount -o loop disk.img source/disk; BACKUP\n"
+        + backup_meanwhile("umount source/disk"),
+    )
+    assert reasons(cli) == [[], []]
+
+
+@IS_ROOT
+def test_a_mount_that_changes_nothing_may_come_and_go(cli: Cli) -> None:
+    # systemd makes one for a service with ReadOnlyPaths=; other mounts without data cover a source.
+    fill(cli.source / "disk" / "www", 60)
+    cli.write_profile(sources=[cli.source / "disk" / "www"], more=RETENTION)
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; mkdir source/disk/www; echo data > data\n"
+        "cp data source/disk/www; mount --bind source/disk/www source/disk/www; BACKUP\n"
+        "umount source/disk/www; BACKUP; mount -t tmpfs x source/disk/www\n"
+        "cp data source/disk/www; BACKUP\n",
+    )
+    assert reasons(cli) == [[], [], []]
 
 
 # /mnt is a folder that a user reaches, and that is theirs; /dev/fuse and fusermount are for all.

@@ -29,8 +29,9 @@ class Sight:
         counts: source -> what lies below it, of those that are there.
         missing: source -> why it is not there.
         unread: sources that are folders and could not be read.
-        mounts: mount points with data of their own that the walk went into, as `mount_text`.
-        bare: folders that the walk went into, of those that were such mount points, and are none.
+        mounts: mount points with data of their own that the walk went into, or that a source lies
+            on, as `mount_text`.
+        bare: those of the last good backup on which nothing was mounted when the walk went by.
         rules: a hash of what the profile leaves out.
     """
 
