@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -139,7 +139,7 @@ class Holding:
             self._sight,
             self._run.profile.backup.shrink_share,
             has_earlier=bool(self._earlier.backups()),
-            is_held=self._standing is not None,
+            standing=self._standing,
         )
         if self._run.accept_shrink:
             self._accepted = alarms
@@ -251,6 +251,8 @@ def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Si
     earlier = before.mounts if before is not None else ()
     rules = profile.backup
     tops = {source: top_of(source) for source in survey.totals}
+    around = [one for one in earlier if _concerns(mount_path(one), tops.values())]
+    mounted = set(survey.entered.values())
     return Sight(
         counts={source: totals.count for source, totals in survey.totals.items()},
         missing=survey.missing,
@@ -259,12 +261,18 @@ def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Si
             for source, top in tops.items()
             if top not in survey.entered and not _is_no_folder(top)
         ),
-        mounts=frozenset(mount_text(path) for path in survey.entered.values() if path),
+        mounts=frozenset(mount_text(path) for path in mounted if path),
         bare=frozenset(one for one in earlier if _is_bare(mount_path(one), survey.entered)),
         rules=hash_rules(
             rules.exclude, rules.exclude_caches, rules.exclude_if_present, rules.one_file_system
         ),
+        out_of_sight=frozenset(one for one in around if mount_path(one) not in mounted),
     )
+
+
+def _concerns(mount: str, tops: Collection[str]) -> bool:
+    """Whether a source lies on what is mounted there, or above it."""
+    return bool(at_or_below([mount], tops) or at_or_below(tops, [mount]))
 
 
 def _is_bare(mount: str, entered: Mapping[str, str]) -> bool:

@@ -176,6 +176,23 @@ def test_a_mount_whose_folder_was_removed_too_is_gone_on_purpose(cli: Cli) -> No
 
 
 @IS_ROOT
+def test_whoever_removes_the_folder_of_a_missing_disk_ends_no_hold(cli: Cli) -> None:
+    # Its owner may do that, but nobody else's data is meant to be gone by it.
+    fill(cli.source / "much", 60)
+    cli.write_profile(more=RETENTION)
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; BACKUP; umount source/disk; BACKUP\n"
+        "rmdir source/disk; BACKUP\n"
+        "mkdir source/disk; mount -o loop disk.img source/disk; BACKUP\n",
+    )
+    good, lost, still, whole = reasons(cli)
+    assert (good, whole) == ([], [])
+    for [told] in (lost, still):
+        assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
 def test_a_disk_that_is_missing_is_noticed_without_the_state_directory(cli: Cli) -> None:
     fill(cli.source / "much", 60)
     cli.write_profile(more=RETENTION)

@@ -32,6 +32,7 @@ class Sight:
         mounts: mount points with data of their own that the walk went into, or that a source lies
             on, as `mount_text`.
         bare: those of the last good backup on which nothing was mounted when the walk went by.
+        out_of_sight: those of them that a source of now had, and that the walk did not come to.
         rules: a hash of what the profile leaves out.
     """
 
@@ -41,6 +42,7 @@ class Sight:
     mounts: frozenset[str]
     bare: frozenset[str]
     rules: str
+    out_of_sight: frozenset[str] = frozenset()
 
     def as_baseline(self, name: str) -> Baseline:
         """What the next runs are compared with, if this backup is a good one."""
@@ -63,7 +65,7 @@ def find_alarms(
     shrink_limit: float,
     *,
     has_earlier: bool,
-    is_held: bool,
+    standing: Hold | None,
 ) -> list[Alarm]:
     """What the sources of now lack of what the last good backup held.
 
@@ -71,14 +73,15 @@ def find_alarms(
         before: that backup; None if nothing is known of it.
         shrink_limit: the share that a source may lose, 0 to 1; 1 allows everything.
         has_earlier: whether there is any earlier backup.
-        is_held: a hold stands. Then a changed rule explains no loss: it might end the hold.
+        standing: the hold that stands, if any. Then a changed rule explains no loss: it might end
+            the hold. Nor does a mount point that it names end it by being removed or left out.
     """
     if not has_earlier:
         return []
     return [
         *_away(before, now),
-        *_unmounted(before, now),
-        *_shrunk(before, now, shrink_limit, is_held=is_held),
+        *_unmounted(before, now, standing.reasons if standing is not None else ()),
+        *_shrunk(before, now, shrink_limit, is_held=standing is not None),
     ]
 
 
@@ -95,10 +98,11 @@ def _away(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
             yield Alarm(f"{printable(source)} cannot be read", "a source cannot be read")
 
 
-def _unmounted(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
+def _unmounted(before: Baseline | None, now: Sight, held_for: Sequence[str]) -> Iterator[Alarm]:
     for mount in before.mounts if before is not None else ():
-        if mount in now.bare:
-            yield Alarm(f"{mount} is not mounted any more", "something is not mounted any more")
+        text = f"{mount} is not mounted any more"
+        if mount in now.bare or (mount in now.out_of_sight and text in held_for):
+            yield Alarm(text, "something is not mounted any more")
 
 
 def _shrunk(
