@@ -22,6 +22,7 @@ from backup_tasks.claim.hold import (
     Alarm,
     Sight,
     accept_command,
+    alarm_of_size,
     baseline_of,
     find_alarms,
     for_claim,
@@ -141,6 +142,10 @@ class Holding:
             has_earlier=bool(self._earlier.backups()),
             standing=self._standing,
         )
+        if self._before is None and self._standing is None and (proven := self._earlier.proven()):
+            content_bytes = survey.content_bytes - survey.hole_bytes
+            shrink_limit = self._run.profile.backup.shrink_share
+            alarms += alarm_of_size(proven[-1].stored.size, content_bytes, shrink_limit)
         if self._run.accept_shrink:
             self._accepted = alarms
         else:
@@ -167,7 +172,9 @@ class Holding:
         now = utc_text(self._run.now)
         hold = plan_hold(self._standing, self._alarms, self._before, now)
         assert hold is not None
-        is_blind = self._standing is not None and not self._is_known
+        is_blind = any(alarm.is_blind for alarm in self._alarms) or (
+            self._standing is not None and not self._is_known
+        )
         is_encrypted = bool(self._run.profile.recipients)
         note = msgspec.structs.replace(
             self._memory.read(), baseline=self._before, hold=hold, is_blind=is_blind

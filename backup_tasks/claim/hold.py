@@ -53,10 +53,15 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One reason for a hold: with its path, and in words that name none."""
+    """One reason for a hold: with its path, and in words that name none.
+
+    Attributes:
+        is_blind: nothing will tell when it is over.
+    """
 
     text: str
     without_path: str
+    is_blind: bool = False
 
 
 def find_alarms(
@@ -83,6 +88,21 @@ def find_alarms(
         *_unmounted(before, now, standing.reasons if standing is not None else ()),
         *_shrunk(before, now, shrink_limit, is_held=standing is not None),
     ]
+
+
+def alarm_of_size(stored_bytes: int, content_bytes: int, shrink_limit: float) -> list[Alarm]:
+    """What the size of the last backup tells, where nobody knows what it held: content takes no
+    more when it is stored, so that less content than that is a loss.
+
+    Args:
+        stored_bytes: of that backup; content_bytes: of the sources now.
+    """
+    before, now = SourceCount(0, stored_bytes), SourceCount(0, content_bytes)
+    if not has_shrunk(before, now, shrink_limit):
+        return []
+    found, took = render_bytes(content_bytes), render_bytes(stored_bytes)
+    text = f"the sources hold {found}, and the last backup alone took {took}"
+    return [Alarm(text, "the sources shrank", is_blind=True)]
 
 
 def _away(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
