@@ -205,7 +205,8 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
     """List the backups: name, age, size, what was new, files, duration, result."""
     from backup_tasks import report
     from backup_tasks.accepted import list_and_tell, whose_count
-    from backup_tasks.jobs import read_claim, tell_hold_of
+    from backup_tasks.jobs import read_claim
+    from backup_tasks.prune_guard import told_hold
 
     with job("list", profile, recorded=False) as running:
         keys = running.keys(identity)
@@ -213,7 +214,7 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
             keys.load()
         state, claim = running.paths.state, read_claim(running)
         accepted = whose_count(running.profile, state, running.record.host, claim)
-        if held := tell_hold_of(running, claim):
+        if held := told_hold(running.profile, running.store, state, claim):
             print(f"nothing is deleted: {held}", file=sys.stderr)
         details = list_and_tell(
             running.profile, running.store, state, running.record, accepted, keys

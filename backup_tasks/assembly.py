@@ -333,4 +333,5 @@ def _no_lines(start: int, end: int) -> bytes:
 
 def utc_text(moment: datetime) -> str:
     """A moment as headers and journals write it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # With fractions of a second, if any, as two backups may begin in one.
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -284,12 +284,12 @@ def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> b
     """Whether an interrupted run read what no later archive holds, and not too long ago."""
     if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False
-    started_at = staged.staging.started_at
-    if is_ahead(datetime.fromisoformat(started_at), run.now):
+    started_at = datetime.fromisoformat(staged.staging.started_at)
+    if is_ahead(started_at, run.now):
         return False
     if last is not None:
-        return started_at > last.started_at
-    return run.now - datetime.fromisoformat(started_at) < run.profile.backup.full_every
+        return started_at > datetime.fromisoformat(last.started_at)
+    return run.now - started_at < run.profile.backup.full_every
 
 
 def _tell_what_was_found(run: BackupRun, found: Sequence[Salvaged]) -> None:
@@ -419,9 +419,10 @@ def _write_backup(run: BackupRun, approach: _Approach, key: SigningKey, record: 
             if not store.copies_are_sure:
                 check_copies(store, stored, written.chunks)
             record.archive, record.archive_bytes = stored.name, stored.size
-            settle_backup(run, stored, written, writers.archive.copied, there, record)
             end.seek(0)
             run.cache.write(stored, end.read())
+            run.newest_seen.note_committed(stored)
+            settle_backup(run, stored, written, writers.archive.copied, there, record)
     finally:
         survey.close()
     run.newest_seen.note_made(stored, utc_text(run.now), census.newest_or_last(), record)

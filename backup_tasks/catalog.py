@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -72,7 +72,7 @@ def read_details(
     store: Store, backups: Sequence[Backup], keys: Keyring = NO_KEYS
 ) -> list[BackupDetails]:
     """What each backup's manifest says, read side by side; trouble is told, not raised."""
-    found = look_at(store, [backup.stored for backup in backups], keys, whole=False)
+    found = look_at(store, [backup.stored for backup in backups], keys, lambda _: False)
     return [details_of(backup, found[backup.stored.name]) for backup in backups]
 
 
@@ -85,12 +85,15 @@ def details_of(backup: Backup, found: Evidence | StoreError) -> BackupDetails:
 
 
 def look_at(
-    store: Store, objects: Sequence[StoredObject], keys: Keyring, *, whole: bool
+    store: Store,
+    objects: Sequence[StoredObject],
+    keys: Keyring,
+    is_worth: Callable[[Evidence], bool],
 ) -> dict[str, Evidence | StoreError]:
     """Name -> what each object shows, read side by side, or why the store does not give it.
 
     Args:
-        whole: as `read_evidence` takes it.
+        is_worth: as `read_evidence` takes it.
     """
     if any(is_encrypted_name(stored.name) for stored in objects):
         with contextlib.suppress(IdentityError):  # told for each backup
@@ -98,7 +101,7 @@ def look_at(
 
     def read(stored: StoredObject) -> Evidence | StoreError:
         try:
-            return read_evidence(store, stored, keys, whole=whole)
+            return read_evidence(store, stored, keys, is_worth=is_worth)
         except StoreError as error:
             return error
 

@@ -100,6 +100,8 @@ class Census:
                 self._known[stored.name] = replace(known, is_made_here=True)
         self._failed: dict[str, StoreError] = {}
         self._looked: set[str] = set()
+        # Good until more is known; each takes a look at every backup.
+        self._judgements: dict[Acceptance, list[Backup]] = {}
         self._key_trouble: str | None = None
 
     def backups(self) -> list[Backup]:
@@ -126,7 +128,7 @@ class Census:
     def look(self, most: int) -> None:
         """Look at some that are not noted: the newest by name, the one that was stored last, then
         the oldest. What is found is noted; trouble is not raised."""
-        waiting = self._waiting()
+        waiting = self._half_known()
         if not waiting:
             return
         last = max(waiting, key=lambda one: (one.stored.modified_at, one.stored.name))
@@ -136,14 +138,14 @@ class Census:
     def look_at_all(self) -> None:
         """Look at all that are not noted, and again at those that were not whole."""
         broken = [one for one in self._by_name if self._is_broken(one)]
-        self._look_wholly([*self._waiting(), *broken])
+        self._look_wholly([*self._half_known(), *broken])
 
     def evidence_of(self, backup: Backup) -> Evidence:
         """What one of them shows. Raises StoreError when the store does not give it."""
         name = backup.stored.name
         found = self._known.get(name, Known()).evidence
         if found is None or not (found.is_whole or found.trouble):
-            self._look_wholly([backup])
+            self._look([backup], lambda _: True)
             if name in self._failed:
                 raise self._failed[name]
             found = self._known[name].evidence
@@ -252,7 +254,7 @@ class Census:
                 self._look_lightly(waiting[-count:])
                 room -= count
             elif best is not None and best.verdict.state == "likely":
-                self._look_wholly([best])
+                self._look([best], lambda _: True)
             else:
                 self._raise_failures(best, asked)
                 return best
@@ -286,8 +288,11 @@ class Census:
         )
 
     def _judged(self, acceptance: Acceptance) -> list[Backup]:
-        verdicts = judge(self._objects, self._known, acceptance, self.notes.owners())
-        return [self._with(backup, verdicts[backup.stored.name]) for backup in self._by_name]
+        if (judged := self._judgements.get(acceptance)) is None:
+            verdicts = judge(self._objects, self._known, acceptance, self.notes.owners())
+            judged = [self._with(one, verdicts[one.stored.name]) for one in self._by_name]
+            self._judgements[acceptance] = judged
+        return judged
 
     def _with(self, backup: Backup, verdict: Verdict) -> Backup:
         failed = self._failed.get(backup.stored.name)
@@ -332,11 +337,26 @@ class Census:
         evidence = self._known.get(name, Known()).evidence
         return evidence is None or (evidence.is_locked and self._opens())
 
+    def _half_known(self) -> list[Backup]:
+        """Those that nothing is known of, or not enough, although a known key has signed them."""
+        return [
+            one
+            for one in self._judged(self.acceptance)
+            if self._is_waiting(one) or one.verdict.state == "likely"
+        ]
+
     def _is_broken(self, backup: Backup) -> bool:
         evidence = self._known.get(backup.stored.name, Known()).evidence
-        if evidence is None or evidence.is_whole or why_none(backup.stored):
+        if evidence is None or evidence.is_locked or why_none(backup.stored):
             return False
-        return bool(evidence.footer or evidence.trouble)  # else an ordinary .tar.gz
+        return bool(evidence.trouble)
+
+    def _is_worth(self, evidence: Evidence) -> bool:
+        """Whether all of a manifest is to be read: an accepted key has signed it."""
+        accepted = self.acceptance
+        if evidence.footer in accepted.adopted:
+            return True
+        return bool(evidence.key) and (not accepted.keys or evidence.key in accepted.keys)
 
     def _opens(self) -> bool:
         """Whether there are keys that may open what is locked."""
@@ -350,14 +370,16 @@ class Census:
 
     def _look_lightly(self, wanted: Sequence[Backup]) -> None:
         """Look, but not for the hash of a large manifest."""
-        self._look(wanted, whole=False)
+        self._look(wanted, None)
 
     def _look_wholly(self, wanted: Sequence[Backup]) -> None:
-        self._look(wanted, whole=True)
+        self._look(wanted, self._is_worth)
 
-    def _look(self, wanted: Sequence[Backup], *, whole: bool) -> None:
+    def _look(self, wanted: Sequence[Backup], is_worth: Callable[[Evidence], bool] | None) -> None:
         """Look, and note what is known for certain then."""
-        found = look_at(self._store, [one.stored for one in wanted], self._keys, whole=whole)
+        objects = [one.stored for one in wanted]
+        found = look_at(self._store, objects, self._keys, is_worth or (lambda _: False))
+        self._judgements.clear()
         for backup in wanted:
             name, evidence = backup.stored.name, found[backup.stored.name]
             self._looked.add(name)
@@ -366,7 +388,7 @@ class Census:
                 continue
             self._known[name] = replace(self._known.get(name, Known()), evidence=evidence)
             is_found_bad = bool(evidence.trouble) and not evidence.is_locked
-            if evidence.is_whole or is_found_bad or not evidence.footer:
+            if is_worth or evidence.is_whole or is_found_bad or not evidence.footer:
                 self.notes.note(backup.stored, evidence)
 
 

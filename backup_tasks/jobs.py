@@ -271,17 +271,6 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
     return done
 
 
-def tell_hold_of(job: Job, claim: Claim | None) -> str:
-    """Why nothing is deleted, if a hold stands, in one line; else ""."""
-    from backup_tasks.claim.hold_note import SourcesMemory
-    from backup_tasks.prune_guard import tell_hold
-    from backup_tasks.state import state_key
-
-    key = state_key(job.profile.name, job.store.url)
-    note = SourcesMemory(job.paths.state, key).read()
-    return tell_hold(job.profile, note, claim.hold if claim is not None else None)
-
-
 def accepted_for_reading(job: Job) -> Accepted:
     """Whose backups count for a task that only reads, by the claim if its word counts here."""
     from backup_tasks.accepted import whose_count

@@ -7,7 +7,7 @@ or hide objects could pass off last month's backup as the latest one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -137,10 +137,21 @@ class NewestSeen:
             etag: of one that was made here.
         """
         seen, _ = self._read()
-        made = {**(seen.made if seen else {}), **({name: etag} if etag else {})}
-        note = {"name": name, "started_at": started_at, "made": list(made.items())[-_MOST_MADE:]}
+        self._note(name, started_at, seen.made if seen else {}, {name: etag} if etag else {})
+
+    def note_committed(self, stored: StoredObject) -> None:
+        """Remember that this very object was made here, before it is known to be the newest: a run
+        that is killed while it reads back costs the next one nothing then."""
+        seen, _ = self._read()
+        if seen is not None:  # else no object is doubted
+            self._note(seen.name, seen.started_at, seen.made, {stored.name: stored.etag})
+
+    def _note(
+        self, name: str, started_at: str, made: Mapping[str, str], new: Mapping[str, str]
+    ) -> None:
+        made_here = list({**made, **new}.items())[-_MOST_MADE:]
         with contextlib.suppress(OSError):
-            write_note(self._path, note)
+            write_note(self._path, {"name": name, "started_at": started_at, "made": made_here})
 
     def note_made(
         self, stored: StoredObject, started_at: str, newest: Backup | None, record: RunRecord

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backup_tasks.census import Census
-from backup_tasks.claim.claim_file import Hold
+from backup_tasks.claim.claim_file import Claim, Hold
 from backup_tasks.claim.hold import accept_command, may_lift, render_hold, standing_hold
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
 from backup_tasks.manifest import Header
@@ -58,6 +58,12 @@ def tell_hold(profile: Profile, note: SourcesNote, of_claim: Hold | None) -> str
     before = note.baseline or hold.before
     is_known = may_lift(before, note.hold, is_blind=note.is_blind)
     return render_hold(hold, accept_command(profile.name), is_known=is_known)
+
+
+def told_hold(profile: Profile, store: Store, state: Path, claim: Claim | None) -> str:
+    """As `tell_hold`, from what is kept in the state directory and in the claim."""
+    note = SourcesMemory(state, state_key(profile.name, store.url)).read()
+    return tell_hold(profile, note, claim.hold if claim is not None else None)
 
 
 def keep_whole(headers: Mapping[str, Header | None]) -> dict[str, str]:

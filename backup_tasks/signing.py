@@ -76,30 +76,46 @@ class SigningKey:
     """A private key; its text form shows the public half alone."""
 
     public_key: bytes
-    _private: Ed25519PrivateKey = field(repr=False)
+    _pem: bytes = field(repr=False)
 
     def sign(self, statement: bytes) -> Signature:
         """Sign a statement of `render_statement`."""
-        return Signature(self.public_key, self._private.sign(statement))
+        return Signature(self.public_key, _parse_private(self._pem).sign(statement))
 
     def render_pem(self) -> bytes:
         """The private key as PKCS #8 in PEM (RFC 8410), which `openssl pkey` reads."""
         from cryptography.hazmat.primitives import serialization as forms
 
-        return self._private.private_bytes(
+        return _parse_private(self._pem).private_bytes(
             forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()
         )
 
 
 def make_signing_key() -> SigningKey:
     """A new key, from the system's randomness."""
+    from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    return _signing_key(Ed25519PrivateKey.generate())
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    return SigningKey(private.public_key().public_bytes_raw(), pem)
 
 
 def parse_signing_key(pem: bytes) -> SigningKey:
     """Read what `SigningKey.render_pem` gave. Raises ValueError, which shows nothing of it."""
+    return SigningKey(_parse_private(pem).public_key().public_bytes_raw(), pem)
+
+
+def known_signing_key(pem: bytes, public_key: bytes) -> SigningKey:
+    """A key that was parsed before: whoever does not sign need not load what takes long to load.
+
+    Args:
+        public_key: that of this very `pem`, raw.
+    """
+    return SigningKey(public_key, pem)
+
+
+def _parse_private(pem: bytes) -> Ed25519PrivateKey:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -110,11 +126,7 @@ def parse_signing_key(pem: bytes) -> SigningKey:
         raise ValueError("no private key in PEM without a passphrase") from None
     if not isinstance(private, Ed25519PrivateKey):
         raise ValueError("a private key of another kind than Ed25519")
-    return _signing_key(private)
-
-
-def _signing_key(private: Ed25519PrivateKey) -> SigningKey:
-    return SigningKey(private.public_key().public_bytes_raw(), private)
+    return private
 
 
 def render_public_key(public_key: bytes) -> str:

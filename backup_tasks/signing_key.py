@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from backup_tasks.errors import BackupError
 from backup_tasks.journal import RunRecord, open_log
@@ -16,11 +18,13 @@ from backup_tasks.private import KnownContent, Private, parse_known, render_know
 from backup_tasks.profile_model import Profile
 from backup_tasks.signing import (
     SigningKey,
+    known_signing_key,
     make_signing_key,
+    parse_public_key,
     parse_signing_key,
     render_public_key,
 )
-from backup_tasks.state import read_kept
+from backup_tasks.state import read_kept, read_note, write_note
 from backup_tasks.text import printable
 
 _NAME = "signing.key"
@@ -28,6 +32,8 @@ _NAME = "signing.key"
 _NEW_NAME = "signing.key.new"
 # Size and hash of every key that signed here: a former one must not get into an archive either.
 _KNOWN_NAME = "signing.known"
+# The public half, and the hash of the file that it is of.
+_PUBLIC_NAME = "signing.public"
 _MOST_BYTES = 4096
 _MOST_KNOWN_BYTES = 2**18
 
@@ -68,6 +74,35 @@ def _note_known(state: Path, key: SigningKey) -> None:
             file.write(("\n" + "".join(map(render_known, new))).encode("ascii"))
 
 
+def _note_public(state: Path, key: SigningKey) -> None:
+    """Remember the public half, for who does not sign. Raises OSError."""
+    note = {"file": _hash(_peek(state / _NAME)), "key": render_public_key(key.public_key)}
+    if _read_public(state) != note:
+        write_note(state / _PUBLIC_NAME, note)
+
+
+def _known_key(state: Path, pem: bytes) -> SigningKey | None:
+    """The key in these bytes, if its public half was noted for the very same ones."""
+    note = _read_public(state)
+    try:
+        if note["file"] == _hash(pem):
+            return known_signing_key(pem, parse_public_key(note["key"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    return None
+
+
+def _read_public(state: Path) -> Any:
+    try:
+        return read_note(state / _PUBLIC_NAME)
+    except (OSError, ValueError):
+        return {}
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def read_own_key(state: Path) -> SigningKey | None:
     """The key; None when none was made yet.
 
@@ -94,8 +129,9 @@ def read_own_key(state: Path) -> SigningKey | None:
                 f"{_place(file)}, the private signing key, can be read by others: chmod 600 it; "
                 "if somebody may have, remove it too, so that a new one is made"
             )
+        pem = opened.read(_MOST_BYTES)
         try:
-            return parse_signing_key(opened.read(_MOST_BYTES))
+            return _known_key(state, pem) or parse_signing_key(pem)
         except ValueError as error:
             raise BackupError(f"{_place(file)} is no signing key: {error}; {_REMEDY}") from error
 
@@ -140,6 +176,7 @@ def open_key_of_run(profile: Profile, paths: Paths, record: RunRecord) -> Signin
     key, is_new = open_own_key(paths.state)
     try:
         _note_known(paths.state, key)
+        _note_public(paths.state, key)
     except OSError as error:
         place = _place(paths.state / _KNOWN_NAME)
         record.warnings.append(f"{place} cannot be written: {error.strerror}")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from backup_tasks.catalog import Backup, find_backups
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
 from backup_tasks.errors import BackupError
@@ -22,6 +24,8 @@ from backup_tasks.prune import PruneReport
 from backup_tasks.state import state_key
 from backup_tasks.stores.base import Store
 from backup_tasks.survey import BackupPlan
+from tests.cli import s3_store
+from tests.keys import make_key
 
 
 @dataclass
@@ -143,3 +147,42 @@ def refused(nights: Nights) -> str:
     except BackupError as error:
         return str(error)
     raise AssertionError("there is a backup")
+
+
+def server(
+    request: pytest.FixtureRequest, folder: Path, *, is_encrypted: bool, on_s3: bool
+) -> Nights:
+    """A server with two sources; encrypted, it has no private key."""
+    paths: Paths = request.getfixturevalue("paths")
+    (folder / "store").mkdir()
+    store = f'url = "file://{folder}/store/"'
+    if on_s3:
+        store = s3_store(request.getfixturevalue("s3_bucket"))
+    nights = Nights(folder, paths, store, [folder / "etc", folder / "srv"])
+    nights.recipients = (make_key(folder).recipient,) if is_encrypted else ()
+    fill(folder / "etc")
+    fill(folder / "srv")
+    return nights
+
+
+@pytest.fixture(params=["plain folder", "encrypted folder", "plain S3", "encrypted S3"])
+def everywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Nights:
+    is_encrypted, on_s3 = "encrypted" in request.param, "S3" in request.param
+    return server(request, tmp_path, is_encrypted=is_encrypted, on_s3=on_s3)
+
+
+@pytest.fixture(params=["plain folder", "encrypted S3"])
+def nights(request: pytest.FixtureRequest, tmp_path: Path) -> Nights:
+    is_encrypted, on_s3 = "encrypted" in request.param, "S3" in request.param
+    return server(request, tmp_path, is_encrypted=is_encrypted, on_s3=on_s3)
+
+
+@pytest.fixture
+def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Nights:
+    return server(request, tmp_path, is_encrypted=False, on_s3=False)
+
+
+def empty(folder: Path) -> None:
+    """Delete all that is in it."""
+    for place in folder.iterdir():
+        shutil.rmtree(place) if place.is_dir() else place.unlink()

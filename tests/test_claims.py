@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.claim.claim_file import Claim, Hold, Name
-from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.errors import ClaimRefused, StoreError
 from backup_tasks.jobs import journaled, read_claim
 from backup_tasks.journal import RunRecord
@@ -28,9 +27,6 @@ from tests.keys import make_key
 from tests.machines import Machine, Place
 
 __all__ = ["cli"]
-
-HOLD = Hold(since="2025-06-12T02:00:00Z", reasons=("a source is missing",))
-
 
 in_s3_too = pytest.mark.parametrize("place", ["plain", "encrypted", "s3"], indirect=True)
 
@@ -348,36 +344,29 @@ def test_anothers_claim_stops_no_backup(web1: Machine, place: Place, tmp_path: P
     assert_unpruned(web1, web1.back_up("prod"), "host evil")
 
 
+def empty_source(machine: Machine) -> Hold:
+    """What was in the source is gone, and a backup says so."""
+    (machine.here / "source" / "file").unlink()
+    assert_unpruned(machine, machine.back_up("prod"), "shrank")
+    hold = machine.claim("prod").hold
+    assert hold is not None
+    return hold
+
+
 @in_s3_too
 def test_an_older_claim_that_is_put_back_lifts_no_hold(web1: Machine) -> None:
     older = raw_claim(web1)
-    with web1.here_and_now():
-        set_hold(web1, HOLD)
+    hold = empty_source(web1)
     put_claim(web1, older)
-    assert_unpruned(web1, web1.back_up("prod"), "older claim")
-    assert web1.claim("prod").hold == HOLD
-
-
-def set_hold(machine: Machine, hold: Hold) -> None:
-    """As a backup does whose source is missing."""
-    import msgspec
-
-    key = read_own_key(machine.paths.state)
-    assert key is not None
-    store = machine.store("prod")
-    keeper = ClaimKeeper(
-        store, machine.paths.state, Name("prod", machine.host), machine.machine, machine.now
-    )
-    claim = keeper.read()
-    assert claim is not None
-    keeper.write(msgspec.structs.replace(claim, hold=hold), key)
+    assert_unpruned(web1, web1.back_up("prod"), "older claim", "shrank")
+    assert web1.claim("prod").hold == hold
 
 
 def test_a_claim_that_is_deleted_lifts_no_hold(web1: Machine) -> None:
-    set_hold(web1, HOLD)
+    hold = empty_source(web1)
     web1.store("prod").delete(CLAIM_NAME)
-    web1.back_up("prod")
-    assert web1.claim("prod").hold == HOLD
+    assert_unpruned(web1, web1.back_up("prod"), "shrank")
+    assert web1.claim("prod").hold == hold
     assert "the claim was gone" in web1.log()
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from backup_tasks.catalog import find_backups
+from backup_tasks.late_links import LateLinks, Surroundings
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.paths import Paths
 from backup_tasks.plan import is_large, piece_numbers
@@ -70,16 +71,22 @@ def rsync_differences(one: Path, other: Path) -> str:
 
 
 def check_dead_bytes(manifest: Manifest) -> None:
-    """What the manifest does not name stays below its limit."""
+    """What the manifest does not name stays below its limit, but for the entry of a folder that
+    every archive writes once more before the links in it that tar makes late."""
     live = [0] * len(manifest.chunks)
+    late, around, announced = LateLinks(), Surroundings(), 0
     for entry in manifest.entries():
+        if entry.type == "dir":
+            around.enter(entry)
+        elif late.has(entry) and (folder := around.new_around(entry)):
+            announced += folder.raw_span
         if is_large(entry):
             for number in (entry.chunk, *piece_numbers(entry, manifest.chunks)):
                 live[number] = manifest.chunks[number].raw
         else:
             live[entry.chunk] += entry.raw_span
     dead = sum(chunk.raw for chunk in manifest.chunks) - sum(live)
-    assert dead <= DEAD_LIMIT * sum(live)
+    assert dead - announced <= DEAD_LIMIT * sum(live)
 
 
 @dataclass
@@ -97,7 +104,8 @@ class Replay:
             for change in changes:
                 play(tree, change)
             record = self.backups.backup()
-            assert record.result == "success", record.problems
+            # A history may delete most of a source, and then nothing is pruned.
+            assert record.problems == []
             self.trees.append(fingerprint(self.backups.source))
             yield self.backups.archive()
 

@@ -173,3 +173,14 @@ def test_what_was_salvaged_is_on_the_disk_before_its_name(disk: Disk, tmp_path: 
     assert store.salvage(upload) is not None
     assert disk.after_power_cut(tmp_path / NAME) == b"half of it"
     assert disk.named_too_early == []
+
+
+def test_the_first_backup_of_a_folder_is_on_the_disk_with_the_folder(
+    disk: Disk, tmp_path: Path
+) -> None:
+    store = DirectoryStore(tmp_path / "backups", makeable_in=tmp_path)
+    writer = store.write(NAME, in_flight_bytes=1)
+    writer.send(b"whole")
+    writer.commit()
+    assert disk.after_power_cut(store.folder / NAME, below=tmp_path) == b"whole"
+    assert disk.named_too_early == []

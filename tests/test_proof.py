@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from backup_tasks.errors import ReadRefused, StoreError, UsageError
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.local_zone import find_zone
 from backup_tasks.naming import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_backup_name
+from backup_tasks.report import print_backups
 from backup_tasks.signing import make_signing_key, render_public_key
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
@@ -54,10 +56,12 @@ class Asked(DirectoryStore):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.read: list[str] = []
+        self.read_bytes = 0
         self.refused: dict[str, StoreError] = {}
 
     def read_range(self, source: StoredObject, start: int, length: int) -> bytes:
         self.read.append(source.name)
+        self.read_bytes += length
         if source.name in self.refused:
             raise self.refused[source.name]
         return super().read_range(source, start, length)
@@ -239,8 +243,10 @@ def test_a_day_is_that_of_the_beginning_in_the_profiles_zone(shelf: Shelf) -> No
     shelf.put(plain("2025-06-11_2330"), datetime(2025, 6, 11, 23, 30, tzinfo=UTC))
     census = shelf.census(zone=STOCKHOLM)
     assert census.choose(day="2025-06-12").backup.id == "2025-06-11_2330"
-    with pytest.raises(UsageError, match="there is no backup of 2025-06-11"):
-        shelf.census(zone=STOCKHOLM).choose(day="2025-06-11")
+    # What its name says is what people see, where nothing was begun on that day.
+    assert shelf.census(zone=STOCKHOLM).choose(day="2025-06-11").backup.id == "2025-06-11_2330"
+    with pytest.raises(UsageError, match="there is no backup of 2025-06-10"):
+        shelf.census(zone=STOCKHOLM).choose(day="2025-06-10")
 
 
 def test_the_latest_is_found_without_a_look_at_those_that_are_older(shelf: Shelf) -> None:
@@ -278,6 +284,26 @@ def test_a_backup_that_could_not_be_read_back_is_listed_and_is_never_the_latest(
     newest = again.details()[-1].backup
     assert (newest.verdict.state, newest.id) == ("not read back", "2025-06-12_0200")
     assert "another hash" in newest.verdict.why
+
+
+def test_list_shows_in_the_order_of_time_which_do_not_count_and_why(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shelf.put(plain("2025-06-12_0201"), datetime(2025, 6, 12, 2, 0, 20, tzinfo=UTC))
+    shelf.put(plain("2025-06-12_0200"), datetime(2025, 6, 12, 2, 0, 40, tzinfo=UTC))
+    shelf.put(plain("2025-06-13_0200"), key=None)
+    details = shelf.census().details()
+    print_backups(details, datetime(2025, 6, 14, tzinfo=UTC), as_json=False)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == [
+        "2025-06-12_0201",
+        "2025-06-12_0200",
+        "2025-06-13_0200",
+    ]
+    assert rows[-1].endswith("not counted: it is unsigned")
+    print_backups(details, datetime(2025, 6, 14, tzinfo=UTC), as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert [one["proof"]["state"] for one in told] == ["proven", "proven", "unproven"]
 
 
 # Readers that know nothing
@@ -532,6 +558,27 @@ def test_a_large_manifest_is_read_whole_before_its_backup_is_the_latest(
     choice = shelf.census().choose()
     assert choice.backup.id == "2025-06-11_0200"
     assert "the manifest is damaged" in choice.warnings[0]
+
+
+def test_of_a_strangers_backup_nothing_is_read_but_its_ends(shelf: Shelf) -> None:
+    """Its manifest may be as large as he likes, and a run would read all of it."""
+    name = plain("2025-06-12_0200")
+    large = proven_archive(name, key=ATTACKER, more=noise(1, 5_000_000))
+    (shelf.folder / name).write_bytes(large)
+    for look in (lambda: shelf.census().look(4), lambda: shelf.census().look_at_all()):
+        shelf.store.read_bytes = 0
+        look()
+        assert shelf.store.read_bytes < 200_000
+    census = shelf.census()
+    census.look(4)
+    census.save()
+    shelf.store.read.clear()
+    shelf.census().look(4)
+    assert shelf.store.read == [], "and it is noted"
+    taken_over = replace(OURS, keys=OURS.keys | {render_public_key(ATTACKER.public_key)})
+    again = shelf.census(taken_over)
+    again.look(4)
+    assert [one.stored.name for one in again.proven()] == [name]
 
 
 # Taking in

@@ -41,6 +41,7 @@ from tests.generations_s3 import S3Generations
 from tests.histories import use_small_chunks
 from tests.keys import KeyPair, make_key
 from tests.machines import Machine, Place
+from tests.mortal_store import Killed
 
 __all__ = ["cli"]
 
@@ -179,6 +180,23 @@ def test_a_copied_range_of_other_bytes_fails_the_run_and_the_next_does_without_i
         for file in either.source.iterdir():
             assert (restored / file.name).read_bytes() == file.read_bytes()
     assert first.archive != third.archive
+
+
+def test_a_run_that_is_killed_while_it_reads_back_costs_the_next_one_nothing(
+    either: Backups, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(*_: object) -> None:
+        raise Killed
+
+    either.backup()
+    with monkeypatch.context() as patch:
+        patch.setattr(after_commit, "read_back", kill)
+        with pytest.raises(Killed):
+            either.backup()
+    either.now = either.now.replace(day=either.now.day + 1)
+    after = either.backup()
+    assert (after.result, after.unpruned) == ("success", [])
+    assert after.copied_bytes > 0
 
 
 def test_an_object_that_is_lost_after_a_second_fails_the_run(

@@ -192,7 +192,7 @@ def test_an_owner_that_cannot_be_set_for_a_reason_nobody_expects_is_told(
         monkeypatch.setattr(os, "fchown", failing(code))
         setter = MetadataSetter(trusted=True)
         with pytest.raises(OSError, match=os.strerror(code)):
-            setter.set_open(file.fileno(), member)
+            setter.set_file(file.fileno(), member)
     assert setter.notes == set()
 
 
@@ -204,7 +204,7 @@ def test_an_attribute_that_cannot_be_set_for_a_reason_nobody_expects_is_told(
         monkeypatch.setattr(os, "setxattr", failing(code))
         setter = MetadataSetter(trusted=True)
         with pytest.raises(OSError, match=os.strerror(code)):
-            setter.set_open(file.fileno(), member_with())
+            setter.set_file(file.fileno(), member_with())
     assert setter.notes == set()
 
 
@@ -223,7 +223,7 @@ def test_an_attribute_that_this_disk_or_user_cannot_have_is_a_note(
     with open(target / "x", "wb") as file:
         monkeypatch.setattr(os, "setxattr", failing(code))
         setter = MetadataSetter(trusted=True)
-        setter.set_open(file.fileno(), member_with(mtime_ns=TIME))
+        setter.set_file(file.fileno(), member_with(mtime_ns=TIME))
         assert os.fstat(file.fileno()).st_mtime_ns == TIME
     (note,) = setter.notes
     assert told in note
@@ -242,7 +242,7 @@ def test_no_file_that_could_not_be_given_to_its_owner_runs_as_somebody_else(
     with open(target / "x", "wb") as file:
         monkeypatch.setattr(os, "fchown", failing(errno.EPERM))
         setter = MetadataSetter(trusted=True)
-        setter.set_open(file.fileno(), member)
+        setter.set_file(file.fileno(), member)
         assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o755
     assert "setuid and setgid bits were left out where the owner could not be set" in setter.notes
 

@@ -313,7 +313,7 @@ def test_an_answer_without_s3_s_words_is_told_by_its_status(
 
 def test_no_operation_is_asked_for_whose_answers_nobody_checks(bucket: S3Bucket) -> None:
     client = checked(bucket.client)
-    for name in ("get_paginator", "put_object", "copy_object", "delete_objects"):
+    for name in ("get_paginator", "put_object_tagging", "copy_object", "delete_objects"):
         with pytest.raises(AttributeError, match=name):
             getattr(client, name)
 

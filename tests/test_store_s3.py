@@ -453,11 +453,11 @@ def test_somebody_elses_object_that_came_first_is_neither_taken_for_ours_nor_tou
     assert store.read_range(store.stat(NAME), 0, 5) == b"other"
 
 
-def test_a_commit_at_the_same_moment_as_another_says_to_run_again(
+def test_a_commit_at_the_same_moment_as_another_finds_the_name_taken(
     store: S3Store, proxy: FaultyProxy
 ) -> None:
     proxy.misbehave("CompleteMultipartUpload", refuse(409, "ConditionalRequestConflict"), times=9)
-    with pytest.raises(StoreError, match="run the backup again"):
+    with pytest.raises(ObjectExists, match="at the same moment"):
         put(store, NAME, b"hello")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from backup_tasks import assembly
 from backup_tasks.assembly import utc_text
 from backup_tasks.backup import _is_useful as is_useful
 from backup_tasks.claim.claim_file import Name
@@ -22,6 +23,7 @@ from backup_tasks.jobs import journaled, run_backup_job, run_prune_job
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import CopyMemory
 from backup_tasks.manifest import Header
+from backup_tasks.paths import Paths
 from backup_tasks.profile_model import Profile
 from backup_tasks.progress import SilentProgress
 from backup_tasks.reader import read_header
@@ -30,8 +32,10 @@ from backup_tasks.restore_request import RestoreWish
 from backup_tasks.stores.base import Store
 from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.verify import VerifyWish, run_verify_job
+from tests.backups import Backups
 from tests.cli import Cli, cli, s3_store
 from tests.conftest import S3Bucket
+from tests.generations import LATER
 from tests.keys import make_key
 from tests.machines import START, Machine, Place
 
@@ -430,26 +434,23 @@ def test_a_bucket_takes_nothing_from_a_client_whose_clock_is_wrong(
 # --- what else goes by the clock
 
 
-def test_a_full_run_that_is_yet_to_come_is_due_now(tmp_path: Path) -> None:
-    from backup_tasks.last_archive import _why_full_is_due
+def test_a_full_run_that_is_yet_to_come_is_due_now(
+    tmp_path: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_bytes(b"content")
+    backups = Backups(tmp_path / "source", tmp_path / "store", paths, now=LATER)
+    backups.backup()
 
-    made = Header(
-        format=1,
-        profile="p",
-        host="h",
-        started_at="2025-06-11T02:00:00Z",
-        written_at="2025-06-11T02:00:00Z",
-        tool="",
-        sources=(),
-        entries=0,
-        files=0,
-        raw_bytes=0,
-        chunks=0,
-        chunk_bytes=0,
-        full_at="2035-06-11T02:00:00Z",
-    )
-    assert "which is yet to come" in _why_full_is_due(made, 30 * DAY, START)
-    assert _why_full_is_due(made, 30 * DAY, datetime(2035, 6, 12, tzinfo=UTC)) == ""
+    def wrong_header(**fields: Any) -> Header:
+        return Header(**{**fields, "full_at": "2135-06-11T02:00:00Z"})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assembly, "Header", wrong_header)
+        assert backups.backup().copied_bytes
+    assert backups.backup().copied_bytes == 0
+    assert "everything was last read on 2135-06-11, which is yet to come" in backups.log()
+    assert backups.backup().copied_bytes
 
 
 def test_a_dispute_that_was_noted_in_the_future_is_over(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -111,8 +111,11 @@ def render_claim(claim: Claim, key: SigningKey) -> bytes:
     return json.dumps(signed, indent=1, ensure_ascii=True, sort_keys=True).encode() + b"\n"
 
 
-def parse_claim(content: bytes) -> Claim:
+def parse_claim(content: bytes, written: Collection[Claim] = ()) -> Claim:
     """The claim in these bytes, which its owner has signed.
+
+    Args:
+        written: by this machine; for one that says the same no signature need be looked at.
 
     Raises UnfitClaim for anything else, also for a later version.
     """
@@ -130,7 +133,7 @@ def parse_claim(content: bytes) -> Claim:
         claim = msgspec.convert(fields, Claim)
     except (ValueError, RecursionError, msgspec.MsgspecError, binascii.Error) as error:
         raise UnfitClaim("it is no claim of this program") from error
-    if not is_signed(statement, signature):
+    if claim not in written and not is_signed(statement, signature):
         raise UnfitClaim(f"it is not signed by {claim.owner}, which it names as its owner")
     if claim.version != CLAIM_VERSION:
         raise UnfitClaim(

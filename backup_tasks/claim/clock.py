@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -140,15 +141,15 @@ def _jumped(now: datetime, proven: Collection[datetime], longest_gap: timedelta)
 
     Gaps of long ago tell nothing: retention itself made them.
     """
-    newest = max(proven, default=now)
-    times = sorted({*proven, max(now, newest)})
+    begun = sorted(proven)
+    times = sorted({*begun, max([now, *begun[-1:]])})
     gaps = [end - begin for begin, end in pairwise(times)]
     for place, gap in enumerate(gaps):
         begin, end = times[place : place + 2]
         usual = max(gaps[max(0, place - _GAPS_BEFORE) : place], default=timedelta(0))
-        since = sum(at > begin for at in proven)
+        since = len(begun) - bisect_right(begun, begin)
         is_news = gap > longest_gap and usual < gap / 2 and since < _BELIEVED_AFTER
-        if begin in proven and is_news:
+        if is_news:
             return (
                 f"this server's clock says {_shown(now)}, and no backup was begun between "
                 f"{_shown(begin)} and {_shown(end)}, which never was so before; set the clock, or, "

@@ -7,17 +7,16 @@ or names are accepted.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 
-from backup_tasks.chunk_reader import read_ahead
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.footer import Footer
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.limits import HEADER_PROBE_BYTES
 from backup_tasks.manifest import Header
 from backup_tasks.naming import is_encrypted_name
-from backup_tasks.reader import read_footer, read_header_at
 from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES
 from backup_tasks.signing import render_public_key
 from backup_tasks.stores.base import RangeReader, StoredObject
@@ -59,24 +58,34 @@ def evidence_of(footer: Footer, header: Header) -> Evidence:
 
 
 def read_evidence(
-    store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS, *, whole: bool = True
+    store: RangeReader,
+    stored: StoredObject,
+    keys: Keyring = NO_KEYS,
+    *,
+    is_worth: Callable[[Evidence], bool] = lambda _: True,
 ) -> Evidence:
     """Look at an object.
 
     Args:
         keys: open its header if it is encrypted.
-        whole: read all of the manifest for its hash; else a large one's is left open, and
-            `is_whole` is False although nothing is wrong.
+        is_worth: whether all of a large manifest is to be read for its hash, given footer and
+            signer; else `is_whole` is False although nothing is wrong. A stranger's may be as large
+            as he likes.
 
     Raises StoreError when the store does not give it.
     """
-    found = _read_once(store, stored, keys, whole=whole)
+    found = _read_once(store, stored, keys, is_worth)
     if found.trouble and not found.is_locked and not why_none(stored):
-        return _read_once(store, stored, keys, whole=whole)  # a byte may have come wrong
+        return _read_once(store, stored, keys, is_worth)  # a byte may have come wrong
     return found
 
 
-def _read_once(store: RangeReader, stored: StoredObject, keys: Keyring, *, whole: bool) -> Evidence:
+def _read_once(
+    store: RangeReader, stored: StoredObject, keys: Keyring, is_worth: Callable[[Evidence], bool]
+) -> Evidence:
+    # Late, as mostly nothing has to be read.
+    from backup_tasks.reader import read_footer
+
     if trouble := why_none(stored):
         return Evidence(trouble=trouble)
     try:
@@ -91,7 +100,7 @@ def _read_once(store: RangeReader, stored: StoredObject, keys: Keyring, *, whole
         wrong = f"its signature is wrong: it is not by {named}, which it names"
         return msgspec.structs.replace(found, trouble=wrong)
     front = store.read_range(stored, footer.offset, min(footer.length, HEADER_PROBE_BYTES))
-    if whole or len(front) == footer.length:
+    if len(front) == footer.length or is_worth(found):
         if not _has_hash(store, stored, footer, front):
             damaged = "the manifest is damaged: its hash is wrong"
             return msgspec.structs.replace(found, trouble=damaged)
@@ -110,6 +119,8 @@ def why_none(stored: StoredObject) -> str:
 def _with_header(
     store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring, found: Evidence
 ) -> Evidence:
+    from backup_tasks.reader import read_header_at
+
     try:
         header = read_header_at(store, stored, footer, keys)
     except IdentityError as error:
@@ -130,6 +141,8 @@ def _told(stored: StoredObject, error: Exception) -> str:
 
 def _has_hash(store: RangeReader, stored: StoredObject, footer: Footer, front: bytes) -> bool:
     """Whether the manifest has the hash that the footer says; `front` is what is at hand of it."""
+    from backup_tasks.chunk_reader import read_ahead
+
     digest = hashlib.sha256(front)
     if left := footer.length - len(front):
         for piece in read_ahead(store, stored, footer.offset + len(front), left):

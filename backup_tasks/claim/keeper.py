@@ -124,7 +124,7 @@ class ClaimKeeper:
         self._found, self._read, self.trouble = None, None, ""
         try:
             content, self._found = self._store.read_small(CLAIM_NAME, CLAIM_BYTES)
-            self._read = parse_claim(content)
+            self._read = parse_claim(content, self._read_note().claims)
             return self._read
         except ObjectMissing:
             return None

@@ -22,6 +22,7 @@ from backup_tasks.errors import (
     StoreError,
 )
 from backup_tasks.naming import CLAIM_NAME, is_backup_name
+from backup_tasks.paths import sync_folder
 from backup_tasks.stores.base import (
     ArchiveWriter,
     PartLimits,
@@ -214,6 +215,7 @@ class DirectoryStore:
             self._require_makeable()
         with explained(self.url, f"make the folder {self.folder}"):
             os.mkdir(self.folder, mode=0o700)
+            sync_folder(self.folder.parent)
 
     def _require_makeable(self) -> None:
         """Raises StoreError: a run made there would fill the disk below a mount point."""
