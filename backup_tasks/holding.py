@@ -47,6 +47,7 @@ from backup_tasks.mounts import Mounts
 from backup_tasks.profile_model import Profile
 from backup_tasks.signing import SigningKey
 from backup_tasks.source_counts import top_of
+from backup_tasks.sources import GONE
 from backup_tasks.survey import Survey
 from backup_tasks.text import one_line
 
@@ -260,6 +261,10 @@ def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Si
     tops = {source: top_of(source) for source in survey.totals}
     around = [one for one in earlier if _concerns(mount_path(one), tops.values())]
     mounted = set(survey.entered.values())
+    bare = frozenset(one for one in earlier if _is_bare(mount_path(one), survey.entered))
+    # A server that does not answer tonight may be unmounted tomorrow.
+    shut = {mount_path(one) for one in around if one not in bare} - mounted
+    still_there = filter(_is_there, shut)
     return Sight(
         counts={source: totals.count for source, totals in survey.totals.items()},
         missing=survey.missing,
@@ -268,8 +273,8 @@ def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Si
             for source, top in tops.items()
             if top not in survey.entered and not _is_no_folder(top)
         ),
-        mounts=frozenset(mount_text(path) for path in mounted if path),
-        bare=frozenset(one for one in earlier if _is_bare(mount_path(one), survey.entered)),
+        mounts=frozenset(mount_text(path) for path in (*mounted, *still_there) if path),
+        bare=bare,
         rules=hash_rules(
             rules.exclude, rules.exclude_caches, rules.exclude_if_present, rules.one_file_system
         ),
@@ -287,6 +292,15 @@ def _is_bare(mount: str, entered: Mapping[str, str]) -> bool:
     source that did not lie on it."""
     inside = {mount} if mount in entered else at_or_below(entered, [mount])
     return any(not at_or_below([entered[path]], [mount]) for path in inside)
+
+
+def _is_there(path: str) -> bool:
+    """Whether anything is known to be there, or nobody can tell."""
+    try:
+        os.lstat(f"/{path}")
+    except OSError as error:
+        return error.errno not in GONE
+    return True
 
 
 def _is_no_folder(top: str) -> bool:

@@ -176,6 +176,38 @@ def test_a_mount_whose_folder_was_removed_too_is_gone_on_purpose(cli: Cli) -> No
 
 
 @IS_ROOT
+def test_a_share_that_failed_one_night_and_is_not_mounted_the_next_holds(cli: Cli) -> None:
+    fill(cli.source / "much", 60)
+    fill(cli.here / "share", 20)
+    cli.write_profile(more=RETENTION)
+    run_alone(
+        cli,
+        "mkdir source/disk; bindfs -f share source/disk & server=$!\n"
+        "until mountpoint -q source/disk; do sleep 0.05; done; BACKUP\n"
+        "kill -9 $server; wait $server || true; BACKUP; umount source/disk; BACKUP\n",
+    )
+    good, failed, [told] = reasons(cli)
+    assert (good, failed) == ([], [])
+    assert [record["exit_code"] for record in cli.records()] == [0, 3, 3]
+    assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
+@pytest.mark.parametrize("source", [".", "disk/www"])
+def test_a_disk_that_is_meant_to_be_gone_is_missed_no_more(cli: Cli, source: str) -> None:
+    fill(cli.source / "disk" / "www", 60)
+    cli.write_profile(sources=[(cli.source / source).resolve()], more=RETENTION)
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; mkdir source/disk/www; BACKUP\n"
+        "umount source/disk; BACKUP; BACKUP --accept-shrink; BACKUP\n",
+    )
+    good, [told], accepted, later = reasons(cli)
+    assert (good, accepted, later) == ([], [], [])
+    assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
 def test_whoever_removes_the_folder_of_a_missing_disk_ends_no_hold(cli: Cli) -> None:
     # Its owner may do that, but nobody else's data is meant to be gone by it.
     fill(cli.source / "much", 60)

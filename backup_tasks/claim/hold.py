@@ -30,7 +30,7 @@ class Sight:
         missing: source -> why it is not there.
         unread: sources that are folders and could not be read.
         mounts: mount points with data of their own that the walk went into, or that a source lies
-            on, as `mount_text`.
+            on, as `mount_text`; and those of the last good backup that it could not look into.
         bare: those of the last good backup on which nothing was mounted when the walk went by.
         out_of_sight: those of them that a source of now had, and that the walk did not come to.
         rules: a hash of what the profile leaves out.
