@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from backup_tasks.claim.hold import (
     Alarm,
     Sight,
     accept_command,
+    alarm_of_size,
     baseline_of,
     find_alarms,
     for_claim,
@@ -46,6 +47,7 @@ from backup_tasks.mounts import Mounts
 from backup_tasks.profile_model import Profile
 from backup_tasks.signing import SigningKey
 from backup_tasks.source_counts import top_of
+from backup_tasks.sources import GONE
 from backup_tasks.survey import Survey
 from backup_tasks.text import one_line
 
@@ -139,8 +141,12 @@ class Holding:
             self._sight,
             self._run.profile.backup.shrink_share,
             has_earlier=bool(self._earlier.backups()),
-            is_held=self._standing is not None,
+            standing=self._standing,
         )
+        if self._before is None and self._standing is None and (proven := self._earlier.proven()):
+            content_bytes = survey.content_bytes - survey.hole_bytes
+            shrink_limit = self._run.profile.backup.shrink_share
+            alarms += alarm_of_size(proven[-1].stored.size, content_bytes, shrink_limit)
         if self._run.accept_shrink:
             self._accepted = alarms
         else:
@@ -167,7 +173,9 @@ class Holding:
         now = utc_text(self._run.now)
         hold = plan_hold(self._standing, self._alarms, self._before, now)
         assert hold is not None
-        is_blind = self._standing is not None and not self._is_known
+        is_blind = any(alarm.is_blind for alarm in self._alarms) or (
+            self._standing is not None and not self._is_known
+        )
         is_encrypted = bool(self._run.profile.recipients)
         note = msgspec.structs.replace(
             self._memory.read(), baseline=self._before, hold=hold, is_blind=is_blind
@@ -261,11 +269,16 @@ class Holding:
 
 
 def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Sight:
-    """What the walk saw, and what is mounted now that it went by: a look mounts what autofs has."""
-    mounted = data_mounts(Mounts().all)
-    earlier = {mount: mount_path(mount) for mount in (before.mounts if before else ())}
+    """What the walk saw, and what was mounted when it went by: a look mounts what autofs has."""
+    earlier = before.mounts if before is not None else ()
     rules = profile.backup
     tops = {source: top_of(source) for source in survey.totals}
+    around = [one for one in earlier if _concerns(mount_path(one), tops.values())]
+    mounted = set(survey.entered.values())
+    bare = frozenset(one for one in earlier if _is_bare(mount_path(one), survey.entered))
+    # A server that does not answer tonight may be unmounted tomorrow.
+    shut = {mount_path(one) for one in around if one not in bare} - mounted
+    still_there = filter(_is_there, shut)
     return Sight(
         counts={source: totals.count for source, totals in survey.totals.items()},
         missing=survey.missing,
@@ -274,20 +287,34 @@ def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Si
             for source, top in tops.items()
             if top not in survey.entered and not _is_no_folder(top)
         ),
-        mounts=frozenset(
-            mount_text(path)
-            for path in at_or_below(mounted, tops.values())
-            if path in survey.entered
-        ),
-        bare=frozenset(
-            mount
-            for mount, path in earlier.items()
-            if path in survey.entered and path not in mounted
-        ),
+        mounts=frozenset(mount_text(path) for path in (*mounted, *still_there) if path),
+        bare=bare,
         rules=hash_rules(
             rules.exclude, rules.exclude_caches, rules.exclude_if_present, rules.one_file_system
         ),
+        out_of_sight=frozenset(one for one in around if mount_path(one) not in mounted),
     )
+
+
+def _concerns(mount: str, tops: Collection[str]) -> bool:
+    """Whether a source lies on what is mounted there, or above it."""
+    return bool(at_or_below([mount], tops) or at_or_below(tops, [mount]))
+
+
+def _is_bare(mount: str, entered: Mapping[str, str]) -> bool:
+    """Whether the walk went into a mount point on which nothing was mounted; or, below it, into a
+    source that did not lie on it."""
+    inside = {mount} if mount in entered else at_or_below(entered, [mount])
+    return any(not at_or_below([entered[path]], [mount]) for path in inside)
+
+
+def _is_there(path: str) -> bool:
+    """Whether anything is known to be there, or nobody can tell."""
+    try:
+        os.lstat(f"/{path}")
+    except OSError as error:
+        return error.errno not in GONE
+    return True
 
 
 def _is_no_folder(top: str) -> bool:

@@ -266,7 +266,7 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
     guard = find_guard(profile, store, state, census, keeper, record.started_at)
     hold_back(record, guard.unpruned)
     dry_run = dry_run or bool(record.unpruned)
-    done = run_prune(profile, store, census, job.clock(), dry_run=dry_run, protected=guard.keep)
+    done = run_prune(profile, store, census, clocks.before, dry_run=dry_run, protected=guard.keep)
     record.pruned = list(done.deleted)
     return done
 
@@ -303,7 +303,7 @@ def _prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
         return
     try:
         done = run_prune(
-            job.profile, job.store, census, job.clock(), dry_run=False, protected=guard.keep
+            job.profile, job.store, census, clocks.before, dry_run=False, protected=guard.keep
         )
         record.pruned = list(done.deleted)
     except BackupError as error:

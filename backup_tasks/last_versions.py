@@ -125,7 +125,7 @@ class LastVersions:
         return False
 
     def _tell(self, unread: Unread, carried: _Tally, lost: _Tally, *, is_folder: bool) -> None:
-        if not is_folder and self._refuses_root(unread):
+        if not is_folder and self._covers_nothing(unread) and self._refuses_root(unread):
             self.notes.append(
                 f"/{printable(unread.path)} is a FUSE mount that refuses root, and is not backed "
                 "up: exclude it, or mount it with allow_root"
@@ -158,6 +158,11 @@ class LastVersions:
             return True
         is_first, self._told_of_limit = not self._told_of_limit, True
         return is_first
+
+    def _covers_nothing(self, unread: Unread) -> bool:
+        """Whether no source, and nothing that an earlier backup may have, is missing for want of
+        what cannot be read."""
+        return not unread.is_source and (self._before.is_known or not self._before.name)
 
     def _refuses_root(self, unread: Unread) -> bool:
         return unread.error.errno == errno.EACCES and self._mounts.is_fuse(unread.path)

@@ -56,7 +56,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         needed_backups: names of archives that hold what this one lacks.
         source_counts: what lay below the first sources, in their order; None below one that was
             missing.
-        mounts: mount points at and below the sources whose content is here, as `mount_points`
+        mounts: mount points above, at and below sources whose content is here, as `mount_points`
             writes them.
         rules: a hash of what the profile left out; another one says that it was changed.
         alarms: reasons why this backup is not to be compared with, as for what was lost since.

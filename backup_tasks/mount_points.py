@@ -6,7 +6,8 @@ import os
 import re
 from collections.abc import Iterable
 
-from backup_tasks.mounts import Mount
+from backup_tasks.mounted_at import is_at_or_below, standing_of
+from backup_tasks.mounts import Mount, Mounts
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 # Images that are packages or media; they come and go, and nobody's data is in them.
@@ -35,6 +36,20 @@ def data_mounts(mounts: Iterable[Mount]) -> set[str]:
     # Of several mounts on one folder the last one is seen.
     seen = {mount.path: mount for mount in mounts}
     return {path for path, mount in seen.items() if _has_data(mount)}
+
+
+def data_mount_of(descriptor: int) -> str:
+    """The nearest mount with data of its own that holds an open folder, as a path like those
+    above; "" for the root's own. A mount that shows what would be there without it is passed over.
+    """
+    try:
+        mount = standing_of(descriptor).mount
+    except OSError:
+        return ""
+    if mount is None:
+        return ""
+    points = [f"/{path}" for path in data_mounts(Mounts().all)]
+    return is_at_or_below(mount.point, points).strip("/")
 
 
 def automounts(mounts: Iterable[Mount]) -> set[str]:

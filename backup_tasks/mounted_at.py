@@ -61,11 +61,16 @@ def find_standing(folder: Path) -> Standing:
     """
     descriptor = _open_nearest(folder)
     try:
-        here = os.readlink(f"/proc/self/fd/{descriptor}")
-        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
-            number = re.search(rb"^mnt_id:\s*(\d+)", file.read(), re.MULTILINE)
+        return standing_of(descriptor)
     finally:
         os.close(descriptor)
+
+
+def standing_of(descriptor: int) -> Standing:
+    """Where an open folder lies. Raises OSError when the kernel does not tell."""
+    here = os.readlink(f"/proc/self/fd/{descriptor}")
+    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+        number = re.search(rb"^mnt_id:\s*(\d+)", file.read(), re.MULTILINE)
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = {mount.number: mount for mount in parse_mounts(file.read())}
     mount = own_mount(mounts, int(number[1]), here) if number else None

@@ -76,7 +76,7 @@ def run_prune(
 
     Args:
         census: of the store's own list, taken just now; never of a memory of it.
-        now: aware.
+        now: aware; the moment that the clock was judged by, for it may have jumped since.
         dry_run: decide and report, delete nothing.
         protected: names to keep whatever the rules say, each with the reason.
 

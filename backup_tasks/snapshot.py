@@ -24,6 +24,7 @@ from backup_tasks.limits import (
     within_time,
 )
 from backup_tasks.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
+from backup_tasks.mount_points import data_mount_of
 from backup_tasks.path_spool import PathSpool
 from backup_tasks.patterns import PathPatterns
 from backup_tasks.sources import GONE, SourceNode
@@ -148,7 +149,8 @@ class Walk:
         ignored_markers: paths of markers in a source's own folder. Whoever may write there could
             otherwise leave out the whole source.
         entered: those of the watched folders whose whole content belongs to the backup, and whose
-            names could be read.
+            names could be read -> the mount that each lay on then, as of `data_mount_of`. Later it
+            may be another: disks come up, and autofs ends what nobody looks at.
     """
 
     def __init__(
@@ -177,7 +179,7 @@ class Walk:
         self.marked = 0
         self.marked_first: list[str] = []
         self.ignored_markers: list[str] = []
-        self.entered: set[str] = set()
+        self.entered: dict[str, str] = {}
 
     def entries(self) -> Iterator[Entry]:
         """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
@@ -435,7 +437,7 @@ class Walk:
         if not self._had_room(path):
             ordered, statuses = iter(()), {}
         if is_whole and not marker and path in self._rules.watched:
-            self.entered.add(path)
+            self.entered[path] = data_mount_of(descriptor)
         self._front = front
         return _Level(descriptor, len(front), node, is_whole, status.st_dev, ordered, statuses)
 

@@ -48,7 +48,7 @@ class Survey:
             first one of each folder that folder's.
         reuse: what is kept of the last archive.
         totals: source -> what lies below it; missing: sources that are not there -> why.
-        entered: those of the watched folders that the walk went into.
+        entered: those of the watched folders that the walk went into -> the mount that each lay on.
         content_bytes: of all files; read_bytes: of those that must be read.
         hole_bytes: what of the former are holes, in files with many.
         rechecked_bytes: what was read only to see whether it had changed.
@@ -63,7 +63,7 @@ class Survey:
     reuse: Reuse = NO_REUSE
     totals: dict[str, SourceTotals] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    entered: set[str] = field(default_factory=set)
+    entered: dict[str, str] = field(default_factory=dict)
     content_bytes: int = 0
     hole_bytes: int = 0
     read_bytes: int = 0

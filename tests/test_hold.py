@@ -56,8 +56,8 @@ def sight(**changed: Any) -> Sight:
     return Sight(**(nothing | changed))
 
 
-def alarms(before: Baseline | None, now: Sight, limit: float = HALF, **how: bool) -> list[str]:
-    known = {"has_earlier": True, "is_held": False} | how
+def alarms(before: Baseline | None, now: Sight, limit: float = HALF, **how: Any) -> list[str]:
+    known: dict[str, Any] = {"has_earlier": True, "standing": None} | how
     return [alarm.text for alarm in find_alarms(before, now, limit, **known)]
 
 
@@ -150,7 +150,16 @@ def test_other_rules_of_what_is_left_out_explain_every_shrinking(before: Sight, 
 def test_other_rules_do_not_end_a_hold_that_stands() -> None:
     now = sight(counts={"/srv": SourceCount(1, 0)}, rules="b")
     assert alarms(base(), now) == []
-    assert len(alarms(base(), now, is_held=True)) == 1
+    assert len(alarms(base(), now, standing=HOLD)) == 1
+
+
+def test_a_mount_point_that_is_removed_or_left_out_ends_no_hold_that_names_it() -> None:
+    known, now = base(mounts=("/srv/disk",)), sight(out_of_sight=frozenset({"/srv/disk"}))
+    [told] = alarms(known, sight(bare=frozenset({"/srv/disk"})))
+    assert alarms(known, now) == []
+    assert alarms(known, now, standing=HOLD) == []
+    assert alarms(known, now, standing=Hold(since=THEN, reasons=(told,))) == [told]
+    assert alarms(known, sight(), standing=Hold(since=THEN, reasons=(told,))) == []
 
 
 def test_a_mount_point_of_then_whose_folder_is_bare_alarms() -> None:
@@ -182,7 +191,7 @@ def test_of_two_sources_the_lost_one_is_named() -> None:
 def test_a_hold_keeps_its_beginning_and_what_it_is_compared_with() -> None:
     found = find_alarms(
         base(), sight(bare=frozenset(), counts={"/srv": SourceCount(1, 0)}), HALF,
-        has_earlier=True, is_held=True,
+        has_earlier=True, standing=HOLD,
     )  # fmt: skip
     first = plan_hold(None, found, base(), THEN)
     assert first is not None
@@ -196,7 +205,7 @@ def test_a_hold_keeps_its_beginning_and_what_it_is_compared_with() -> None:
 def test_any_number_of_reasons_fits_into_a_claim() -> None:
     many = {f"/{number:05}": f"source: {'x' * 100}" for number in range(5000)}
     before = base(counts=dict.fromkeys(many, MANY))
-    found = find_alarms(before, sight(missing=many), HALF, has_earlier=True, is_held=False)
+    found = find_alarms(before, sight(missing=many), HALF, has_earlier=True, standing=None)
     hold = plan_hold(None, found, before, NOW)
     assert hold is not None
     told = for_claim(hold, found, is_encrypted=False)
@@ -212,7 +221,7 @@ def test_the_claim_of_an_encrypted_profile_names_no_path_and_no_number() -> None
         missing={"/srv/away": "source: gone"},
         bare=frozenset({"/srv/secret/disk"}),
     )
-    found = find_alarms(before, now, HALF, has_earlier=True, is_held=False)
+    found = find_alarms(before, now, HALF, has_earlier=True, standing=None)
     hold = plan_hold(None, found, before, NOW)
     assert hold is not None
     told = for_claim(hold, found, is_encrypted=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from backup_tasks.claim.claim_file import CLAIM_BYTES, parse_claim
+from backup_tasks.claim.hold import FEW_BYTES
 from backup_tasks.errors import StoreError
 from backup_tasks.holding import Holding
 from backup_tasks.journal import RunRecord
@@ -78,6 +80,31 @@ def test_a_hold_that_only_the_claim_of_an_encrypted_profile_knows_is_lifted_by_h
     assert record.exit_code == 0
     assert record.pruned
     assert plain.pass_night().exit_code == 0
+
+
+def test_without_its_memory_an_encrypted_profile_notices_by_its_size_what_was_lost_meanwhile(
+    tmp_path: Path, plain: Nights
+) -> None:
+    plain.recipients = (make_key(tmp_path).recipient,)
+    srv, elsewhere = plain.folder / "srv", plain.folder / "elsewhere"
+    (srv / "much").write_bytes(os.urandom(2 * FEW_BYTES))
+    good = [plain.pass_night().archive for _ in range(2)]
+    srv.rename(elsewhere)
+    srv.mkdir()
+    plain.lose_memory()
+    for _ in range(3):
+        [reason] = plain.pass_night().unpruned
+        assert "the sources hold" in reason
+        assert "look whether they are whole" in reason
+    assert set(good) <= set(plain.names())
+    plain.lose_memory()
+    [reason] = plain.pass_night().unpruned
+    assert "the sources shrank" in reason
+    srv.rmdir()
+    elsewhere.rename(srv)
+    assert plain.pass_night(accept_shrink=True).exit_code == 0
+    plain.lose_memory()
+    assert plain.pass_night().exit_code == 0, "it is whole"
 
 
 def test_a_plain_profile_without_its_memory_lifts_the_hold_when_all_is_there_again(

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from backup_tasks.mount_points import (
     mount_text,
 )
 from backup_tasks.mounts import Mounts, parse_mounts
+from backup_tasks.paths import PROJECT_ROOT
 from tests.cli import Cli, cli
 
 __all__ = ["cli"]
@@ -174,6 +176,55 @@ def test_a_mount_whose_folder_was_removed_too_is_gone_on_purpose(cli: Cli) -> No
 
 
 @IS_ROOT
+def test_a_share_that_failed_one_night_and_is_not_mounted_the_next_holds(cli: Cli) -> None:
+    fill(cli.source / "much", 60)
+    fill(cli.here / "share", 20)
+    cli.write_profile(more=RETENTION)
+    run_alone(
+        cli,
+        "mkdir source/disk; bindfs -f share source/disk & server=$!\n"
+        "until mountpoint -q source/disk; do sleep 0.05; done; BACKUP\n"
+        "kill -9 $server; wait $server || true; BACKUP; umount source/disk; BACKUP\n",
+    )
+    good, failed, [told] = reasons(cli)
+    assert (good, failed) == ([], [])
+    assert [record["exit_code"] for record in cli.records()] == [0, 3, 3]
+    assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
+@pytest.mark.parametrize("source", [".", "disk/www"])
+def test_a_disk_that_is_meant_to_be_gone_is_missed_no_more(cli: Cli, source: str) -> None:
+    fill(cli.source / "disk" / "www", 60)
+    cli.write_profile(sources=[(cli.source / source).resolve()], more=RETENTION)
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; mkdir source/disk/www; BACKUP\n"
+        "umount source/disk; BACKUP; BACKUP --accept-shrink; BACKUP\n",
+    )
+    good, [told], accepted, later = reasons(cli)
+    assert (good, accepted, later) == ([], [], [])
+    assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
+def test_whoever_removes_the_folder_of_a_missing_disk_ends_no_hold(cli: Cli) -> None:
+    # Its owner may do that, but nobody else's data is meant to be gone by it.
+    fill(cli.source / "much", 60)
+    cli.write_profile(more=RETENTION)
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; BACKUP; umount source/disk; BACKUP\n"
+        "rmdir source/disk; BACKUP\n"
+        "mkdir source/disk; mount -o loop disk.img source/disk; BACKUP\n",
+    )
+    good, lost, still, whole = reasons(cli)
+    assert (good, whole) == ([], [])
+    for [told] in (lost, still):
+        assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
 def test_a_disk_that_is_missing_is_noticed_without_the_state_directory(cli: Cli) -> None:
     fill(cli.source / "much", 60)
     cli.write_profile(more=RETENTION)
@@ -184,6 +235,94 @@ def test_a_disk_that_is_missing_is_noticed_without_the_state_directory(cli: Cli)
     cli.run("backup", "--profile", "test")
     [told] = cli.records()[-1]["unpruned"]
     assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
+@pytest.mark.parametrize("there", ["stale", ""])
+def test_a_disk_above_a_source_that_is_not_mounted_any_more_holds(cli: Cli, there: str) -> None:
+    # What was copied to the disk once may still lie where it is mounted, and looks whole.
+    fill(cli.source / "disk" / "www", 60)
+    cli.write_profile(sources=[cli.source / "disk" / "www"], more=RETENTION)
+    stale = "" if there else "rm -r source/disk/www; mkdir source/disk/www\n"
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; mkdir source/disk/www\n"
+        "for one in $(seq 60); do echo $one > source/disk/www/$one; done; BACKUP\n"
+        f"umount source/disk; {stale} BACKUP; BACKUP; mount -o loop disk.img source/disk; BACKUP\n",
+    )
+    good, lost, still, whole = reasons(cli)
+    assert (good, whole) == ([], [])
+    for [told] in (lost, still):
+        assert f"{cli.source}/disk is not mounted any more" in told
+
+
+# A backup that does what it is told when it looks into source/z; it went by what sorts before that.
+MEANWHILE = """
+import subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from invoke.main import program
+from backup_tasks.snapshot import Walk
+real = Walk._open_level
+def meanwhile(walk, descriptor, path, *rest, **named):
+    if path.endswith("source/z"):
+        subprocess.run(sys.argv[2], shell=True, check=True)
+    return real(walk, descriptor, path, *rest, **named)
+Walk._open_level = meanwhile
+program.run(["invoke", "-r", sys.argv[1], "backup", "--profile", "test"])
+"""
+
+
+def backup_meanwhile(command: str) -> str:
+    """The line of a script that makes a backup, and runs a command when most was looked at."""
+    line = shlex.join([sys.executable, "-c", MEANWHILE, str(PROJECT_ROOT), command])
+    return f"{line} || true\n"
+
+
+@IS_ROOT
+def test_a_disk_that_is_mounted_when_the_walk_has_gone_by_was_not_there(cli: Cli) -> None:
+    fill(cli.source / "much", 60)
+    fill(cli.source / "z", 1)
+    cli.write_profile(more=RETENTION)
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; echo data > source/disk/data; BACKUP\n"
+        "umount source/disk\n"
+        + backup_meanwhile("mount -o loop disk.img source/disk")
+        + "BACKUP\n",
+    )
+    good, [told], whole = reasons(cli)
+    assert (good, whole) == ([], [])
+    assert f"{cli.source}/disk is not mounted any more" in told
+
+
+@IS_ROOT
+def test_a_disk_that_the_walk_saw_may_go_while_it_looks_elsewhere(cli: Cli) -> None:
+    # autofs does so, with what nobody has looked at for a while.
+    fill(cli.source / "much", 60)
+    fill(cli.source / "z", 1)
+    cli.write_profile(more=RETENTION)
+    run_alone(
+        cli,
+        DISK
+        + "mount -o loop disk.img source/disk; BACKUP\n"
+        + backup_meanwhile("umount source/disk"),
+    )
+    assert reasons(cli) == [[], []]
+
+
+@IS_ROOT
+def test_a_mount_that_changes_nothing_may_come_and_go(cli: Cli) -> None:
+    # systemd makes one for a service with ReadOnlyPaths=; other mounts without data cover a source.
+    fill(cli.source / "disk" / "www", 60)
+    cli.write_profile(sources=[cli.source / "disk" / "www"], more=RETENTION)
+    run_alone(
+        cli,
+        DISK + "mount -o loop disk.img source/disk; mkdir source/disk/www; echo data > data\n"
+        "cp data source/disk/www; mount --bind source/disk/www source/disk/www; BACKUP\n"
+        "umount source/disk/www; BACKUP; mount -t tmpfs x source/disk/www\n"
+        "cp data source/disk/www; BACKUP\n",
+    )
+    assert reasons(cli) == [[], [], []]
 
 
 # /mnt is a folder that a user reaches, and that is theirs; /dev/fuse and fusermount are for all.

@@ -514,6 +514,37 @@ def test_nobody_hides_files_by_mounting_over_them(backups: Generations, tmp_path
     assert below(found, "m") == below(before, "m")
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root mounts for others")
+def test_nobody_hides_files_by_mounting_over_them_where_nothing_is_known(
+    backups: Generations, tmp_path: Path
+) -> None:
+    backups.recipients = (make_key(tmp_path).recipient,)
+    fill_folder(backups.source / "m")
+    first = backups.backup().archive
+    shutil.rmtree(backups.paths.state / "manifests")
+    with fuse_mount(backups.source / "m", 65534):
+        record = backups.backup()
+    (problem,) = record.problems
+    assert record.exit_code == 3
+    assert problem.reason == f"Permission denied; {first} may still have what is in it"
+    assert record.needed_backups == [first]
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root mounts for others")
+def test_a_source_that_is_a_fuse_mount_which_refuses_root_is_a_problem(
+    backups: Generations, tmp_path: Path
+) -> None:
+    cloud = tmp_path / "cloud"
+    cloud.mkdir()
+    profile = backups.write_profile()
+    text = profile.read_text().replace('source"]', f'source", "{cloud}"]')
+    backups.write_profile = lambda: profile.write_text(text) and profile  # type: ignore
+    with fuse_mount(cloud, 65534):
+        record = backups.backup()
+    (problem,) = record.problems
+    assert (record.exit_code, problem.kind, problem.is_source) == (3, "unreadable", True)
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root mounts without help")
 def test_a_mount_whose_program_or_server_has_gone_keeps_its_last_version(
     backups: Generations, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.drill import DrillWish, run_drill_job
 from backup_tasks.identities import Keyring
-from backup_tasks.jobs import journaled
+from backup_tasks.jobs import journaled, run_backup_job, run_prune_job
 from backup_tasks.journal import RunRecord
 from backup_tasks.last_archive import CopyMemory
 from backup_tasks.manifest import Header
@@ -131,6 +132,25 @@ def test_a_run_far_ahead_deletes_nothing(web1: Machine, place: Place, ahead: tim
     assert names(web1) == [*before, record.archive]
     assert "this server's clock says 20" in " ".join(record.unpruned)
     assert "nothing is deleted: this server's clock says" in web1.log().splitlines()[-1]
+
+
+@in_s3_too
+@pytest.mark.parametrize("task", ["backup", "prune"])
+def test_a_clock_that_jumps_in_the_midst_of_a_run_deletes_nothing(web1: Machine, task: str) -> None:
+    before, calls = names(web1), itertools.count()
+
+    def jumping() -> datetime:
+        # It is read once for the record, and twice around the question to the store.
+        return web1.now + 365 * DAY * (next(calls) >= 3)
+
+    with web1.here_and_now():
+        if task == "backup":
+            run_backup_job("prod", web1.paths, jumping, SilentProgress())
+        else:
+            with journaled("prune", "prod", web1.paths, jumping) as job:
+                run_prune_job(job, dry_run=False)
+    assert next(calls) > 3
+    assert set(before) <= set(names(web1))
 
 
 @in_s3

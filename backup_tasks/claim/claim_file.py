@@ -37,7 +37,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: of that backup.
         counts: source -> what lay below it.
-        mounts: mount points at and below sources, as `mount_points` writes them.
+        mounts: mount points that sources lie on, and below them, as `mount_points` writes them.
         rules: a hash of what the profile left out.
     """
 

@@ -29,8 +29,10 @@ class Sight:
         counts: source -> what lies below it, of those that are there.
         missing: source -> why it is not there.
         unread: sources that are folders and could not be read.
-        mounts: mount points with data of their own that the walk went into, as `mount_text`.
-        bare: folders that the walk went into, of those that were such mount points, and are none.
+        mounts: mount points with data of their own that the walk went into, or that a source lies
+            on, as `mount_text`; and those of the last good backup that it could not look into.
+        bare: those of the last good backup on which nothing was mounted when the walk went by.
+        out_of_sight: those of them that a source of now had, and that the walk did not come to.
         rules: a hash of what the profile leaves out.
     """
 
@@ -40,6 +42,7 @@ class Sight:
     mounts: frozenset[str]
     bare: frozenset[str]
     rules: str
+    out_of_sight: frozenset[str] = frozenset()
 
     def as_baseline(self, name: str) -> Baseline:
         """What the next runs are compared with, if this backup is a good one."""
@@ -50,10 +53,15 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One reason for a hold: with its path, and in words that name none."""
+    """One reason for a hold: with its path, and in words that name none.
+
+    Attributes:
+        is_blind: nothing will tell when it is over.
+    """
 
     text: str
     without_path: str
+    is_blind: bool = False
 
 
 def find_alarms(
@@ -62,7 +70,7 @@ def find_alarms(
     shrink_limit: float,
     *,
     has_earlier: bool,
-    is_held: bool,
+    standing: Hold | None,
 ) -> list[Alarm]:
     """What the sources of now lack of what the last good backup held.
 
@@ -70,15 +78,31 @@ def find_alarms(
         before: that backup; None if nothing is known of it.
         shrink_limit: the share that a source may lose, 0 to 1; 1 allows everything.
         has_earlier: whether there is any earlier backup.
-        is_held: a hold stands. Then a changed rule explains no loss: it might end the hold.
+        standing: the hold that stands, if any. Then a changed rule explains no loss: it might end
+            the hold. Nor does a mount point that it names end it by being removed or left out.
     """
     if not has_earlier:
         return []
     return [
         *_away(before, now),
-        *_unmounted(before, now),
-        *_shrunk(before, now, shrink_limit, is_held=is_held),
+        *_unmounted(before, now, standing.reasons if standing is not None else ()),
+        *_shrunk(before, now, shrink_limit, is_held=standing is not None),
     ]
+
+
+def alarm_of_size(stored_bytes: int, content_bytes: int, shrink_limit: float) -> list[Alarm]:
+    """What the size of the last backup tells, where nobody knows what it held: content takes no
+    more when it is stored, so that less content than that is a loss.
+
+    Args:
+        stored_bytes: of that backup; content_bytes: of the sources now.
+    """
+    before, now = SourceCount(0, stored_bytes), SourceCount(0, content_bytes)
+    if not has_shrunk(before, now, shrink_limit):
+        return []
+    found, took = render_bytes(content_bytes), render_bytes(stored_bytes)
+    text = f"the sources hold {found}, and the last backup alone took {took}"
+    return [Alarm(text, "the sources shrank", is_blind=True)]
 
 
 def _away(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
@@ -94,10 +118,11 @@ def _away(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
             yield Alarm(f"{printable(source)} cannot be read", "a source cannot be read")
 
 
-def _unmounted(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
+def _unmounted(before: Baseline | None, now: Sight, held_for: Sequence[str]) -> Iterator[Alarm]:
     for mount in before.mounts if before is not None else ():
-        if mount in now.bare:
-            yield Alarm(f"{mount} is not mounted any more", "something is not mounted any more")
+        text = f"{mount} is not mounted any more"
+        if mount in now.bare or (mount in now.out_of_sight and text in held_for):
+            yield Alarm(text, "something is not mounted any more")
 
 
 def _shrunk(
