@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyrage
 import pytest
 
 from backup_tasks.census import Census
+from backup_tasks.claim import proof_notes
 from backup_tasks.claim.acceptance import Acceptance
 from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.evidence import read_evidence
@@ -513,6 +514,29 @@ def test_whoever_takes_a_store_over_counts_and_prunes_what_the_former_owner_made
     assert former[0] in web1.back_up("prod", take_over=True).pruned
 
 
+@pytest.mark.parametrize("place", ["encrypted"], indirect=True)
+def test_copies_of_what_was_deleted_make_no_backup_go_though_the_state_was_lost(
+    web1: Machine, place: Place
+) -> None:
+    web1.write_profile("prod", place, "keep_last = 3")
+    old = {
+        name: content_of(web1, name) for name in (web1.back_up("prod").archive for _ in range(3))
+    }
+    for _ in range(3):
+        web1.back_up("prod")
+    web1.lose_state()
+    good = backups_in(web1)
+    assert not set(good) & set(old)
+    web1.back_up("prod", take_over=True)
+    for hour, content in enumerate(old.values()):
+        put(web1, sealed(f"{web1.now - timedelta(days=1):%Y-%m-%d}_2{hour}00"), content)
+    record, _ = web1.prune("prod")
+    assert (record.exit_code, record.pruned) == (0, [])
+    made = [web1.back_up("prod").archive for _ in range(3)]
+    assert set(made) <= set(backups_in(web1)), "what is dated by more is never replaced"
+    assert not set(good) & set(backups_in(web1)), "they go by retention in the end"
+
+
 @pytest.mark.parametrize("began", ["proofs noted", "nothing noted"])
 def test_a_large_manifest_is_read_whole_before_its_backup_is_the_latest(
     shelf: Shelf, began: str
@@ -532,6 +556,26 @@ def test_a_large_manifest_is_read_whole_before_its_backup_is_the_latest(
     choice = shelf.census().choose()
     assert choice.backup.id == "2025-06-11_0200"
     assert "the manifest is damaged" in choice.warnings[0]
+
+
+def test_notes_of_what_was_made_here_outlast_whatever_strangers_put_beside_it(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_notes, "_NOTE_BYTES", 20_000)
+    shelf.put(plain("2025-06-11_0200"))
+    (original,) = shelf.store.list_objects()
+    notes = ProofNotes(shelf.state, shelf.store.place)
+    notes.note_made(original, read_evidence(shelf.store, original))
+    notes.save([original])
+    for minute in range(10, 50):
+        shelf.put(plain(f"2025-06-10_02{minute}"), key=ATTACKER, sources=("/" + "a" * 5_000,))
+    shelf.put(plain("2025-06-10_0300"), key=ATTACKER, sources=("/" + "a" * 500_000,))
+    census = shelf.census()
+    census.look_at_all()
+    census.save()
+    known = ProofNotes(shelf.state, shelf.store.place).known(shelf.store.list_objects())
+    assert known[original.name].is_made_here
+    assert 1 < len(known) < 42
 
 
 # Taking in
