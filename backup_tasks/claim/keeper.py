@@ -217,15 +217,20 @@ class ClaimKeeper:
             renewed_at=moment,
         )
         # Another's, that was taken over, must not pass for our own if somebody puts it back.
+        before = self._read_note().claims
         former = tuple(
             last
             for last in (self._last,)
-            if last is not None and (last.owner == new.owner or last in self._read_note().claims)
+            if last is not None and (last.owner == new.owner or last in before)
         )
         self._note(claims=(*former, new))
-        self._found = self._store.put_small(
-            CLAIM_NAME, render_claim(new, key), replaces=self._found
-        )
+        try:
+            self._found = self._store.put_small(
+                CLAIM_NAME, render_claim(new, key), replaces=self._found
+            )
+        except (ObjectExists, ObjectChanged):  # it is another's, and ours never lay there
+            self._note(claims=before)
+            raise
         if any(claim.owner != new.owner for claim in former):
             self._note(claims=(new,))
         self._last = new

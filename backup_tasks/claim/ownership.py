@@ -106,10 +106,23 @@ def plan_ownership(
 
 
 def _take_over(found: Claim | None, known: Known, around: Surroundings) -> Ownership:
+    """Make the store this profile's, and keep accepting what the former owner signed.
+
+    But whoever may write to the store can put a claim there. Where this machine knows that the
+    store was its own, another's claim adds no key, no name, and nothing that was adopted.
+    """
     notes: tuple[str, ...] = ()
-    if found is not None and not _is_same(found, known):
-        notes = (f"the store was taken over from {whose(found)}",)
-    last = found or _last(known)
+    is_strange = found is not None and _is_strange(found, known)
+    if found is not None and is_strange:
+        notes = (
+            f"the store was taken back from {whose(found)}; what {found.owner} signed does not "
+            "count; if it should, name that key in [signing] public_key",
+        )
+    elif found is not None and not (_is_same(found, known) and found.owner == known.own_key):
+        notes = (
+            f"the store was taken over from {whose(found)}; what {found.owner} signed still counts",
+        )
+    last = _last(known) if is_strange else found or _last(known)
     claim = _succeed(last, known, hold=_any_hold(found, known))
     return Ownership(
         claim, writes_now=True, notes=notes, unpruned=_shared(around, all_profiles=True)
@@ -131,7 +144,7 @@ def _plan_unclaimed(known: Known, around: Surroundings) -> Ownership:
 
 
 def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
-    if _is_elsewhere(found, known):
+    if _is_elsewhere(found, known) and not _is_put_back(found, known):
         return Ownership(
             refusal=f"the store belongs to {whose(found)}, which has the same signing key: this "
             "machine is a clone of that one; give it a store.url and a signing key of its own, "
@@ -173,6 +186,13 @@ def _plan_anothers(found: Claim, known: Known, around: Surroundings) -> Ownershi
             unpruned=_shared(around, all_profiles=False),
         )
     told = f"the store belongs to {whose(found)}, by another signing key"
+    if _is_strange(found, known):
+        return Ownership(
+            unpruned=(
+                f"{told}, and was this machine's before: it was taken over, or somebody put that "
+                f"claim there; {_TAKE_OVER}",
+            )
+        )
     if _is_same(found, known):
         return Ownership(
             unpruned=(
@@ -191,8 +211,11 @@ def counts_for(found: Claim, known: Known, around: Surroundings) -> bool:
     """Whether a claim tells a reader which backups are this profile's.
 
     It does on a new machine, which has nothing else to go by. Where this profile has made backups
-    under its own key or name, beside those of the owner, these are its own.
+    under its own key or name, beside those of the owner, these are its own. Where the store was
+    this machine's, another's claim may be anybody's.
     """
+    if _is_strange(found, known):
+        return False
     if found.owner == known.own_key:
         return found.profile == known.name.profile or not around.shares_with(found.profile)
     return _is_same(found, known) or not (known.own_key and around.has_backups())
@@ -212,6 +235,21 @@ def _is_elsewhere(found: Claim, known: Known) -> bool:
     """Whether the claim is another machine's: host and machine id both differ."""
     has_ids = bool(found.machine and known.machine)
     return has_ids and found.machine != known.machine and found.host != known.name.host
+
+
+def _is_put_back(found: Claim, known: Known) -> bool:
+    """Whether this very machine has written a later claim with the same key."""
+    return any(
+        (claim.owner, claim.machine) == (found.owner, known.machine)
+        and claim.renewed_at > found.renewed_at
+        for claim in known.remembered
+    )
+
+
+def _is_strange(found: Claim, known: Known) -> bool:
+    """Whether it is by a key that never was this machine's, in a store that was."""
+    ours = {known.own_key, *(claim.owner for claim in known.remembered)}
+    return bool(known.remembered) and found.owner not in ours
 
 
 def _last(known: Known) -> Claim | None:
