@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -85,12 +85,17 @@ def details_of(backup: Backup, found: Evidence | StoreError) -> BackupDetails:
 
 
 def look_at(
-    store: Store, objects: Sequence[StoredObject], keys: Keyring, *, whole: bool
+    store: Store,
+    objects: Sequence[StoredObject],
+    keys: Keyring,
+    *,
+    whole: bool,
+    accepted: Collection[str] = (),
 ) -> dict[str, Evidence | StoreError]:
     """Name -> what each object shows, read side by side, or why the store does not give it.
 
     Args:
-        whole: as `read_evidence` takes it.
+        whole, accepted: as `read_evidence` takes them.
     """
     if any(is_encrypted_name(stored.name) for stored in objects):
         with contextlib.suppress(IdentityError):  # told for each backup
@@ -98,7 +103,7 @@ def look_at(
 
     def read(stored: StoredObject) -> Evidence | StoreError:
         try:
-            return read_evidence(store, stored, keys, whole=whole)
+            return read_evidence(store, stored, keys, whole=whole, accepted=accepted)
         except StoreError as error:
             return error
 

@@ -131,12 +131,12 @@ class Census:
             return
         last = max(waiting, key=lambda one: (one.stored.modified_at, one.stored.name))
         wanted = list(dict.fromkeys([waiting[-1], last, *waiting]))[:most]
-        self._look_wholly(wanted)
+        self._look(wanted, whole=True, accepted=self._accepted)
 
     def look_at_all(self) -> None:
         """Look at all that are not noted, and again at those that were not whole."""
         broken = [one for one in self._by_name if self._is_broken(one)]
-        self._look_wholly([*self._waiting(), *broken])
+        self._look([*self._waiting(), *broken], whole=True, accepted=self._accepted)
 
     def evidence_of(self, backup: Backup) -> Evidence:
         """What one of them shows. Raises StoreError when the store does not give it."""
@@ -237,6 +237,7 @@ class Census:
     def _latest(self, acceptance: Acceptance, asked: date | None) -> Backup | None:
         """The newest, or the last of a day, that is proven under `acceptance`."""
         room = len(self._by_name) if self._is_sure else _LOOK_BACK
+        at_once = 2
         while True:
             fits = [
                 one
@@ -248,9 +249,10 @@ class Census:
             best = fits[-1] if fits else None
             waiting = [one for one in self._waiting() if _may_be(one, asked, best)]
             if waiting and room > 0:
-                count = min(room, _AT_ONCE if best or len(waiting) == 1 else 2)
+                count = min(room, max(at_once, _AT_ONCE) if best else at_once)
                 self._look_lightly(waiting[-count:])
                 room -= count
+                at_once *= 2  # whoever puts thousands there must not have them judged each time
             elif best is not None and best.verdict.state == "likely":
                 self._look_wholly([best])
             else:
@@ -330,13 +332,18 @@ class Census:
         if name in self._looked:
             return False
         evidence = self._known.get(name, Known()).evidence
-        return evidence is None or (evidence.is_locked and self._opens())
+        if evidence is None or (evidence.is_locked and self._opens()):
+            return True
+        # It was a stranger's when it was looked at.
+        is_open = bool(evidence.footer) and not evidence.is_whole and not evidence.trouble
+        return is_open and self._is_accepted(evidence)
 
     def _is_broken(self, backup: Backup) -> bool:
         evidence = self._known.get(backup.stored.name, Known()).evidence
         if evidence is None or evidence.is_whole or why_none(backup.stored):
             return False
-        return bool(evidence.footer or evidence.trouble)  # else an ordinary .tar.gz
+        # Else an ordinary .tar.gz, or a stranger's.
+        return bool(evidence.trouble or (evidence.footer and self._is_accepted(evidence)))
 
     def _opens(self) -> bool:
         """Whether there are keys that may open what is locked."""
@@ -348,6 +355,14 @@ class Census:
                 self._key_trouble = str(error)
         return not self._key_trouble
 
+    @property
+    def _accepted(self) -> frozenset[str]:
+        """As `read_evidence` takes it."""
+        return self.acceptance.keys | self.acceptance.adopted
+
+    def _is_accepted(self, evidence: Evidence) -> bool:
+        return not self._accepted or not self._accepted.isdisjoint((evidence.key, evidence.footer))
+
     def _look_lightly(self, wanted: Sequence[Backup]) -> None:
         """Look, but not for the hash of a large manifest."""
         self._look(wanted, whole=False)
@@ -355,9 +370,12 @@ class Census:
     def _look_wholly(self, wanted: Sequence[Backup]) -> None:
         self._look(wanted, whole=True)
 
-    def _look(self, wanted: Sequence[Backup], *, whole: bool) -> None:
-        """Look, and note what is known for certain then."""
-        found = look_at(self._store, [one.stored for one in wanted], self._keys, whole=whole)
+    def _look(
+        self, wanted: Sequence[Backup], *, whole: bool, accepted: frozenset[str] = frozenset()
+    ) -> None:
+        """Look, and note what is known for certain then, also of what nobody accepted signed."""
+        objects = [one.stored for one in wanted]
+        found = look_at(self._store, objects, self._keys, whole=whole, accepted=accepted)
         for backup in wanted:
             name, evidence = backup.stored.name, found[backup.stored.name]
             self._looked.add(name)
@@ -366,7 +384,8 @@ class Census:
                 continue
             self._known[name] = replace(self._known.get(name, Known()), evidence=evidence)
             is_found_bad = bool(evidence.trouble) and not evidence.is_locked
-            if evidence.is_whole or is_found_bad or not evidence.footer:
+            is_strangers = bool(accepted) and not self._is_accepted(evidence)
+            if evidence.is_whole or is_found_bad or not evidence.footer or is_strangers:
                 self.notes.note(backup.stored, evidence)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -13,16 +13,20 @@ from typing import Any
 import pyrage
 import pytest
 
+from backup_tasks import census as census_module
 from backup_tasks.census import Census
 from backup_tasks.claim import proof_notes
 from backup_tasks.claim.acceptance import Acceptance
 from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.evidence import read_evidence
+from backup_tasks.claim.proof import judge
 from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.errors import ReadRefused, StoreError, UsageError
+from backup_tasks.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.local_zone import find_zone
 from backup_tasks.naming import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_backup_name
+from backup_tasks.signature_member import encode_signature
 from backup_tasks.signing import make_signing_key, render_public_key
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
@@ -97,10 +101,15 @@ def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path)
 
 
+def why_not(census: Census, name: str) -> str:
+    """Why one does not count, as far as was looked."""
+    return next(one.verdict.why for one in census.backups() if one.stored.name == name)
+
+
 def why(census: Census, name: str) -> str:
     """Why one does not count, after a look at all."""
     census.look_at_all()
-    return next(one.verdict.why for one in census.backups() if one.stored.name == name)
+    return why_not(census, name)
 
 
 # What does not count
@@ -556,6 +565,64 @@ def test_a_large_manifest_is_read_whole_before_its_backup_is_the_latest(
     choice = shelf.census().choose()
     assert choice.backup.id == "2025-06-11_0200"
     assert "the manifest is damaged" in choice.warnings[0]
+
+
+def test_of_a_strangers_archive_little_is_read_whatever_it_says_of_its_length(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put(plain("2025-06-11_0200"))
+    size, asked = 32 * 2**20, []
+    footer = Footer(0, size, bytes(32))
+    signature = encode_signature(ATTACKER.sign(footer.statement))
+    with open(shelf.folder / plain("2025-06-12_0200"), "wb") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(END_CHUNK + signature + encode_footer(footer))
+
+    def read_range(self: Asked, source: StoredObject, start: int, length: int) -> bytes:
+        asked.append(length)
+        return DirectoryStore.read_range(self, source, start, length)
+
+    monkeypatch.setattr(Asked, "read_range", read_range)
+    for look in (lambda census: census.look(4), Census.look_at_all):
+        census = shelf.census()
+        look(census)
+        assert "cannot be read" in why_not(census, plain("2025-06-12_0200"))
+        assert sum(asked) < 2**20
+    census.save()
+    asked.clear()
+    shelf.census().look(4)
+    assert not asked, "it is noted"
+
+
+def test_what_a_stranger_signed_is_read_whole_once_his_key_is_accepted(shelf: Shelf) -> None:
+    shelf.put(plain("2025-06-12_0200"), key=ATTACKER, more=noise(1, 100_000))
+    census = shelf.census()
+    census.look_at_all()
+    census.save()
+    both = replace(OURS, keys=OURS.keys | {render_public_key(ATTACKER.public_key)})
+    census = shelf.census(both)
+    census.look(4)
+    assert [one.id for one in census.proven()] == ["2025-06-12_0200"]
+
+
+def test_the_latest_is_found_soon_however_much_junk_is_newer_by_name(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put(plain("2025-06-11_0200"))
+    for minute in range(300):
+        (shelf.folder / plain(f"2025-06-12_{minute // 60:02d}{minute % 60:02d}")).write_bytes(
+            b"x" * 40
+        )
+    judged = []
+
+    def count(objects: Sequence[StoredObject], *known: Any) -> Any:
+        judged.append(len(objects))
+        return judge(objects, *known)
+
+    monkeypatch.setattr(census_module, "judge", count)
+    assert shelf.census(is_sure=True).choose().backup.id == "2025-06-11_0200"
+    assert len(judged) < 20
 
 
 def test_notes_of_what_was_made_here_outlast_whatever_strangers_put_beside_it(

@@ -7,6 +7,7 @@ or names are accepted.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import msgspec
 
@@ -59,7 +60,12 @@ def evidence_of(footer: Footer, header: Header) -> Evidence:
 
 
 def read_evidence(
-    store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS, *, whole: bool = True
+    store: RangeReader,
+    stored: StoredObject,
+    keys: Keyring = NO_KEYS,
+    *,
+    whole: bool = True,
+    accepted: Collection[str] = (),
 ) -> Evidence:
     """Look at an object.
 
@@ -67,16 +73,20 @@ def read_evidence(
         keys: open its header if it is encrypted.
         whole: read all of the manifest for its hash; else a large one's is left open, and
             `is_whole` is False although nothing is wrong.
+        accepted: public keys as text, and footers that were adopted; nothing else is read whole,
+            for a stranger's manifest may be of any length. None of them: all is.
 
     Raises StoreError when the store does not give it.
     """
-    found = _read_once(store, stored, keys, whole=whole)
+    found = _read_once(store, stored, keys, whole, accepted)
     if found.trouble and not found.is_locked and not why_none(stored):
-        return _read_once(store, stored, keys, whole=whole)  # a byte may have come wrong
+        return _read_once(store, stored, keys, whole, accepted)  # a byte may have come wrong
     return found
 
 
-def _read_once(store: RangeReader, stored: StoredObject, keys: Keyring, *, whole: bool) -> Evidence:
+def _read_once(
+    store: RangeReader, stored: StoredObject, keys: Keyring, whole: bool, accepted: Collection[str]
+) -> Evidence:
     if trouble := why_none(stored):
         return Evidence(trouble=trouble)
     try:
@@ -91,7 +101,9 @@ def _read_once(store: RangeReader, stored: StoredObject, keys: Keyring, *, whole
         wrong = f"its signature is wrong: it is not by {named}, which it names"
         return msgspec.structs.replace(found, trouble=wrong)
     front = store.read_range(stored, footer.offset, min(footer.length, HEADER_PROBE_BYTES))
-    if whole or len(front) == footer.length:
+    if (whole and (not accepted or {found.key, found.footer} & set(accepted))) or len(
+        front
+    ) == footer.length:
         if not _has_hash(store, stored, footer, front):
             damaged = "the manifest is damaged: its hash is wrong"
             return msgspec.structs.replace(found, trouble=damaged)
