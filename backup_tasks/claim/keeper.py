@@ -228,8 +228,9 @@ class ClaimKeeper:
             self._found = self._store.put_small(
                 CLAIM_NAME, render_claim(new, key), replaces=self._found
             )
-        except (ObjectExists, ObjectChanged):  # it is another's, and ours never lay there
-            self._note(claims=before)
+        except (ObjectExists, ObjectChanged):
+            if not before:  # another was first, and the store never was this machine's
+                self._note(claims=())
             raise
         if any(claim.owner != new.owner for claim in former):
             self._note(claims=(new,))
