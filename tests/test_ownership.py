@@ -151,6 +151,15 @@ def test_an_older_own_claim_that_is_put_back_lifts_no_hold() -> None:
     assert done.claim.hold == HOLD
 
 
+def test_an_older_own_claim_that_is_put_back_changes_not_whose_backups_count() -> None:
+    older = change(CLAIM, serial="s1", adopted=("cd" * 32,))
+    last = change(CLAIM, also=(FORMER,), names=(HERE, Name("web", "w")), adopted=("ab" * 32,))
+    claim = plan(older, replace(KNOWN, remembered=(last,))).claim
+    assert claim is not None
+    assert (claim.also, claim.names) == (last.also, last.names)
+    assert claim.adopted == ("ab" * 32, "cd" * 32)
+
+
 def test_a_crash_between_note_and_claim_is_no_clone() -> None:
     known = replace(KNOWN, remembered=(CLAIM, change(CLAIM, serial="s3")))
     assert_goes_on(plan(CLAIM, known))

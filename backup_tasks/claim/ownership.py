@@ -158,8 +158,9 @@ def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
     is_new_dispute = bool(written) and found.serial not in written
     hold = _any_hold(found, known) if is_new_dispute else found.hold
     disputed = (_TWO_WRITERS,) if is_new_dispute or known.is_disputed else ()
+    before = _joined(found, known) if is_new_dispute else found
     return Ownership(
-        _succeed(found, known, hold=hold),
+        _succeed(before, known, hold=hold),
         unpruned=(*disputed, *_shared(around, all_profiles=False)),
         notes=tuple(_renamings(found, known)),
         is_new_dispute=is_new_dispute,
@@ -254,6 +255,19 @@ def _is_strange(found: Claim, known: Known) -> bool:
 
 def _last(known: Known) -> Claim | None:
     return known.remembered[-1] if known.remembered else None
+
+
+def _joined(found: Claim, known: Known) -> Claim:
+    """What it and our last claim accept together: an older one that was put back knows less."""
+    last = _last(known)
+    if last is None or last.owner != found.owner:
+        return found
+    return replace(
+        found,
+        also=_once((*last.also, *found.also)),
+        names=_once((*last.names, *found.names)),
+        adopted=_once((*last.adopted, *found.adopted)),
+    )
 
 
 def _any_hold(found: Claim | None, known: Known) -> Hold | None:
