@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -91,11 +91,13 @@ def look_at(
     *,
     whole: bool,
     accepted: Collection[str] = (),
+    shorten: Callable[[Evidence], Evidence] = lambda found: found,
 ) -> dict[str, Evidence | StoreError]:
     """Name -> what each object shows, read side by side, or why the store does not give it.
 
     Args:
         whole, accepted: as `read_evidence` takes them.
+        shorten: is given each, before others are read that take memory too.
     """
     if any(is_encrypted_name(stored.name) for stored in objects):
         with contextlib.suppress(IdentityError):  # told for each backup
@@ -103,7 +105,7 @@ def look_at(
 
     def read(stored: StoredObject) -> Evidence | StoreError:
         try:
-            return read_evidence(store, stored, keys, whole=whole, accepted=accepted)
+            return shorten(read_evidence(store, stored, keys, whole=whole, accepted=accepted))
         except StoreError as error:
             return error
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
+import msgspec
+
 from backup_tasks.catalog import (
     Backup,
     BackupDetails,
@@ -39,6 +41,7 @@ from backup_tasks.text import one_line
 _LOOK_BACK = 64
 # So many are looked at together while the latest is looked for.
 _AT_ONCE = 8
+_STRANGERS_HEADER_BYTES = 2**16
 _OF_ONE_OBJECT = (ObjectMissing, ObjectChanged, ReadRefused)
 
 
@@ -363,6 +366,14 @@ class Census:
     def _is_accepted(self, evidence: Evidence) -> bool:
         return not self._accepted or not self._accepted.isdisjoint((evidence.key, evidence.footer))
 
+    def _shortened(self, evidence: Evidence) -> Evidence:
+        """Without a stranger's header that takes more than any of ours: there may be thousands."""
+        is_ours = not self._accepted.isdisjoint((evidence.key, evidence.footer))
+        if is_ours or len(msgspec.json.encode(evidence.header)) <= _STRANGERS_HEADER_BYTES:
+            return evidence
+        trouble = "the first line of its manifest is longer than any that this program writes"
+        return Evidence(footer=evidence.footer, key=evidence.key, trouble=trouble)
+
     def _look_lightly(self, wanted: Sequence[Backup]) -> None:
         """Look, but not for the hash of a large manifest."""
         self._look(wanted, whole=False)
@@ -375,7 +386,14 @@ class Census:
     ) -> None:
         """Look, and note what is known for certain then, also of what nobody accepted signed."""
         objects = [one.stored for one in wanted]
-        found = look_at(self._store, objects, self._keys, whole=whole, accepted=accepted)
+        found = look_at(
+            self._store,
+            objects,
+            self._keys,
+            whole=whole,
+            accepted=accepted,
+            shorten=self._shortened,
+        )
         for backup in wanted:
             name, evidence = backup.stored.name, found[backup.stored.name]
             self._looked.add(name)

@@ -595,6 +595,15 @@ def test_of_a_strangers_archive_little_is_read_whatever_it_says_of_its_length(
     assert not asked, "it is noted"
 
 
+def test_a_strangers_endless_first_line_is_not_kept_in_memory(shelf: Shelf) -> None:
+    shelf.put(plain("2025-06-11_0200"), sources=("/" + "a" * 100_000,))
+    shelf.put(plain("2025-06-12_0200"), sources=("/" + "a" * 100_000,), key=ATTACKER)
+    census = shelf.census()
+    assert "longer than any" in why(census, plain("2025-06-12_0200"))
+    assert census.header(plain("2025-06-12_0200")) is None
+    assert [one.id for one in census.proven()] == ["2025-06-11_0200"]
+
+
 def test_what_a_stranger_signed_is_read_whole_once_his_key_is_accepted(shelf: Shelf) -> None:
     shelf.put(plain("2025-06-12_0200"), key=ATTACKER, more=noise(1, 100_000))
     census = shelf.census()
