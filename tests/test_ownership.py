@@ -187,7 +187,7 @@ def test_the_owner_deletes_nothing_where_another_profile_uses_its_store() -> Non
 
 
 def test_after_the_state_was_lost_nothing_is_deleted_until_the_operator_says_so() -> None:
-    assert_deletes_nothing(plan(CLAIM, STATE_LOST), "state directory", "--take-over")
+    assert_deletes_nothing(plan(CLAIM, STATE_LOST), "state directory", OURS, "--take-over")
     done = plan(CLAIM, replace(STATE_LOST, take_over=True))
     claim = assert_goes_on(done)
     assert done.writes_now

@@ -186,7 +186,7 @@ def _plan_anothers(found: Claim, known: Known, around: Surroundings) -> Ownershi
             notes=("the signing key was replaced, and owns the store from now on",),
             unpruned=_shared(around, all_profiles=False),
         )
-    told = f"the store belongs to {whose(found)}, by another signing key"
+    told = f"the store belongs to {whose(found)}, by another signing key, {found.owner}"
     if _is_strange(found, known):
         return Ownership(
             unpruned=(
