@@ -240,6 +240,24 @@ def test_two_profiles_that_share_a_store_already_go_on_and_delete_nothing(
             assert_unpruned(web1, web1.back_up(name), told)
 
 
+@pytest.mark.parametrize("place", ["encrypted"], indirect=True)
+def test_a_profile_that_cannot_be_read_loses_no_backup_to_one_that_shares_its_store(
+    web1: Machine, place: Place, tmp_path: Path
+) -> None:
+    forget_claims(web1)
+    web1.write_profile("other", place)
+    share(web1, "other")
+    shutil.rmtree(web1.paths.state / "proofs")
+    profile = web1.paths.profiles / "other.toml"
+    whole = profile.read_text()
+    profile.write_text("broken [")
+    for _ in range(3):
+        assert_unpruned(web1, web1.back_up("prod"), "profile other")
+    elsewhere = Place.folder(tmp_path / "elsewhere", place.recipients)
+    profile.write_text(whole.replace(place.lines, elsewhere.lines))
+    assert web1.back_up("prod").unpruned == []
+
+
 def forget_claims(machine: Machine) -> None:
     """As a store, and a state directory, of the version before claims."""
     machine.store("prod").delete(CLAIM_NAME)

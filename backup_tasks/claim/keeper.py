@@ -251,7 +251,7 @@ class ClaimKeeper:
         return self.standing
 
     def _carry_out(self, plan: Ownership, key: SigningKey, take_over: bool) -> None:
-        profiles = dict.fromkeys((*self.seen_profiles(), self.name.profile))
+        profiles = dict.fromkeys((*self.seen_profiles(), *plan.sharers, self.name.profile))
         disputed: dict[str, Any] = {}
         if plan.is_new_dispute:
             disputed = {"disputed_at": self._now.isoformat()}

@@ -75,6 +75,7 @@ class Ownership:
         unpruned: why nothing may be deleted.
         notes: what is worth a line in the log.
         is_new_dispute: another writer with our key was noticed.
+        sharers: other profiles of this machine that were found to use the store, or may.
     """
 
     claim: Claim | None = None
@@ -83,6 +84,7 @@ class Ownership:
     unpruned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     is_new_dispute: bool = False
+    sharers: tuple[str, ...] = ()
 
 
 def plan_ownership(
@@ -124,23 +126,23 @@ def _take_over(found: Claim | None, known: Known, around: Surroundings) -> Owner
         )
     last = _last(known) if is_strange else found or _last(known)
     claim = _succeed(last, known, hold=_any_hold(found, known))
+    sharers = around.sharers(all_profiles=True)
     return Ownership(
-        claim, writes_now=True, notes=notes, unpruned=_shared(around, all_profiles=True)
+        claim, writes_now=True, notes=notes, unpruned=_told_shared(sharers), sharers=sharers
     )
 
 
 def _plan_unclaimed(known: Known, around: Surroundings) -> Ownership:
+    sharers = around.sharers(all_profiles=True)
+    shared = _told_shared(sharers)
     if not around.newest_is_ours():
-        return Ownership(
-            unpruned=(
-                f"the newest backup in the store is not this profile's; {_TAKE_OVER}",
-                *_shared(around, all_profiles=True),
-            )
-        )
+        told = f"the newest backup in the store is not this profile's; {_TAKE_OVER}"
+        return Ownership(unpruned=(told, *shared), sharers=sharers)
     last = _last(known)
     notes = ("the claim was gone from the store, and is written anew",) if last else ()
-    unpruned = _shared(around, all_profiles=True)
-    return Ownership(_succeed(last, known), writes_now=True, notes=notes, unpruned=unpruned)
+    return Ownership(
+        _succeed(last, known), writes_now=True, notes=notes, unpruned=shared, sharers=sharers
+    )
 
 
 def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
@@ -161,7 +163,7 @@ def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
     before = _joined(found, known) if is_new_dispute else found
     return Ownership(
         _succeed(before, known, hold=hold),
-        unpruned=(*disputed, *_shared(around, all_profiles=False)),
+        unpruned=(*disputed, *_shared(around)),
         notes=tuple(_renamings(found, known)),
         is_new_dispute=is_new_dispute,
     )
@@ -184,7 +186,7 @@ def _plan_anothers(found: Claim, known: Known, around: Surroundings) -> Ownershi
             _succeed(found, known, hold=_any_hold(found, known)),
             writes_now=True,
             notes=("the signing key was replaced, and owns the store from now on",),
-            unpruned=_shared(around, all_profiles=False),
+            unpruned=_shared(around),
         )
     told = f"the store belongs to {whose(found)}, by another signing key, {found.owner}"
     if _is_strange(found, known):
@@ -276,13 +278,18 @@ def _any_hold(found: Claim | None, known: Known) -> Hold | None:
     return (found.hold if found else None) or (last.hold if last else None)
 
 
-def _shared(around: Surroundings, *, all_profiles: bool) -> tuple[str, ...]:
-    if not (names := around.sharers(all_profiles=all_profiles)):
+def _shared(around: Surroundings) -> tuple[str, ...]:
+    """By profiles that have been seen there."""
+    return _told_shared(around.sharers(all_profiles=False))
+
+
+def _told_shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
         return ()
     told = ", ".join(map(printable, names))
     return (
-        f"the store is also that of profile {told}; give each profile a prefix of its own in "
-        "store.url",
+        f"the store is also that of profile {told}, unless that cannot be read; give each profile "
+        "a prefix of its own in store.url, and mend what `invoke profiles` names",
     )
 
 
