@@ -89,11 +89,13 @@ def look_at(
     objects: Sequence[StoredObject],
     keys: Keyring,
     is_worth: Callable[[Evidence], bool],
+    shorten: Callable[[Evidence], Evidence] = lambda found: found,
 ) -> dict[str, Evidence | StoreError]:
     """Name -> what each object shows, read side by side, or why the store does not give it.
 
     Args:
         is_worth: as `read_evidence` takes it.
+        shorten: is given each, before others are read that take memory too.
     """
     if any(is_encrypted_name(stored.name) for stored in objects):
         with contextlib.suppress(IdentityError):  # told for each backup
@@ -101,7 +103,7 @@ def look_at(
 
     def read(stored: StoredObject) -> Evidence | StoreError:
         try:
-            return read_evidence(store, stored, keys, is_worth=is_worth)
+            return shorten(read_evidence(store, stored, keys, is_worth=is_worth))
         except StoreError as error:
             return error
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
+import msgspec
+
 from backup_tasks.catalog import (
     Backup,
     BackupDetails,
@@ -39,6 +41,7 @@ from backup_tasks.text import one_line
 _LOOK_BACK = 64
 # So many are looked at together while the latest is looked for.
 _AT_ONCE = 8
+_STRANGERS_HEADER_BYTES = 2**16
 _OF_ONE_OBJECT = (ObjectMissing, ObjectChanged, ReadRefused)
 
 
@@ -243,6 +246,7 @@ class Census:
     def _latest(self, acceptance: Acceptance, asked: date | None) -> Backup | None:
         """The newest, or the last of a day, that is proven under `acceptance`."""
         room = len(self._by_name) if self._is_sure else _LOOK_BACK
+        at_once = 2
         while True:
             fits = [
                 one
@@ -254,9 +258,10 @@ class Census:
             best = fits[-1] if fits else None
             waiting = [one for one in self._waiting() if _may_be(one, asked, best)]
             if waiting and room > 0:
-                count = min(room, _AT_ONCE if best or len(waiting) == 1 else 2)
+                count = min(room, max(at_once, _AT_ONCE) if best else at_once)
                 self._look_lightly(waiting[-count:])
                 room -= count
+                at_once *= 2  # whoever puts thousands there must not have them judged each time
             elif best is not None and best.verdict.state == "likely":
                 self._look([best], lambda _: True)
             else:
@@ -372,6 +377,19 @@ class Census:
                 self._key_trouble = str(error)
         return not self._key_trouble
 
+    @property
+    def _accepted(self) -> frozenset[str]:
+        """As `read_evidence` takes it."""
+        return self.acceptance.keys | self.acceptance.adopted
+
+    def _shortened(self, evidence: Evidence) -> Evidence:
+        """Without a stranger's header that takes more than any of ours: there may be thousands."""
+        is_ours = not self._accepted.isdisjoint((evidence.key, evidence.footer))
+        if is_ours or len(msgspec.json.encode(evidence.header)) <= _STRANGERS_HEADER_BYTES:
+            return evidence
+        trouble = "the first line of its manifest is longer than any that this program writes"
+        return Evidence(footer=evidence.footer, key=evidence.key, trouble=trouble)
+
     def _look_lightly(self, wanted: Sequence[Backup]) -> None:
         """Look, but not for the hash of a large manifest."""
         self._look(wanted, None)
@@ -382,7 +400,8 @@ class Census:
     def _look(self, wanted: Sequence[Backup], is_worth: Callable[[Evidence], bool] | None) -> None:
         """Look, and note what is known for certain then."""
         objects = [one.stored for one in wanted]
-        found = look_at(self._store, objects, self._keys, is_worth or (lambda _: False))
+        worth = is_worth or (lambda _: False)
+        found = look_at(self._store, objects, self._keys, worth, self._shortened)
         self._judgements.clear()
         for backup in wanted:
             name, evidence = backup.stored.name, found[backup.stored.name]

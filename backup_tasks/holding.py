@@ -206,7 +206,9 @@ class Holding:
         hold stays; nobody misses it.
         """
         assert self._sight is not None
-        is_clear = self._standing is None or not record.unpruned or self._run.accept_shrink
+        keeper = self._run.keeper
+        speaks_against = record.unpruned or (keeper is not None and keeper.standing.unpruned)
+        is_clear = self._standing is None or not speaks_against or self._run.accept_shrink
         if self._is_good and is_clear:
             baseline = self._sight.as_baseline(name)
             note = msgspec.structs.replace(

@@ -11,7 +11,7 @@ from backup_tasks.errors import ArchiveError, IdentityError, ObjectMissing
 from backup_tasks.identities import NO_KEYS
 from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
-from backup_tasks.profile import describe_profiles
+from backup_tasks.profile import ProfileSummary, describe_profiles
 from backup_tasks.profile_model import Profile
 from backup_tasks.reader import read_footer, read_header
 from backup_tasks.signing import SigningKey
@@ -64,15 +64,16 @@ class Neighbours:
         return tuple(
             found.name
             for found in describe_profiles(self.paths)
-            if found.name != self.profile.name and found.place == self.store.place
+            if found.name != self.profile.name
+            and (
+                found.place == self.store.place or (self.profile.recipients and _is_unknown(found))
+            )
         )
 
     def shares_with(self, profile: str) -> bool:
         for found in describe_profiles(self.paths):
             if found.name == profile:
-                # One that cannot be read may well be the owner.
-                is_unknown = bool(found.problem) and not found.place and not found.base_only
-                return is_unknown or found.place == self.store.place
+                return _is_unknown(found) or found.place == self.store.place
         return False
 
     @property
@@ -114,3 +115,8 @@ class Neighbours:
             return "ours"
         is_renamed = is_by_us and not self.shares_with(header.profile)
         return "renamed" if is_renamed else "another"
+
+
+def _is_unknown(found: ProfileSummary) -> bool:
+    """Whether a profile cannot be read: it may well be the owner, or share the store."""
+    return bool(found.problem) and not found.place and not found.base_only

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backup_tasks.errors import StoreError
@@ -88,7 +88,7 @@ def run_prune(
     taken_at = {one.stored.name: one.taken_at for one in counting}
     kept = {
         **_stored_last(counting),
-        **_safe_from_names(counting, profile.retention, now),
+        **_safe_from_copies(counting, profile.retention, now),
         **(protected or {}),
     }
     report = PruneReport(
@@ -151,24 +151,21 @@ def _stored_last(counting: Sequence[Backup]) -> dict[str, str]:
     return {newest.stored.name: "stored last"} if newest else {}
 
 
-def _safe_from_names(
+def _safe_from_copies(
     counting: Sequence[Backup], rules: RetentionRules, now: datetime
 ) -> dict[str, str]:
-    """What to keep where some backups are dated by their names alone, with the reasons.
+    """What to keep where some backups may be copies of others under a new name, with the reasons.
 
-    Such a one may be a copy of what was deleted long ago, under a new name. So none of them takes
-    the place of one that is dated by more, and none goes before that is newer than it.
+    None of these takes the place of any other backup: each stays as if it were the only one.
     """
-    sure = {one.stored.name: one.taken_at for one in counting if not one.verdict.by_name}
-    unsure = [one for one in counting if one.verdict.by_name]
+    sure = {one.stored.name: one.taken_at for one in counting if not one.verdict.may_be_copy}
+    unsure = {one.stored.name: one.taken_at for one in counting if one.verdict.may_be_copy}
     if not unsure:
         return {}
     kept = {name: why[0] for name, why in plan_prune(sure, rules, now).keep.items()}
-    newest = max((moment.astimezone(UTC) for moment in sure.values()), default=None)
-    reason = "dated by its name alone, and nothing newer is dated by more"
-    for one in unsure:
-        if newest is None or one.taken_at.astimezone(UTC) >= newest:
-            kept[one.stored.name] = reason
+    for name, taken_at in unsure.items():
+        if name in plan_prune({**sure, name: taken_at}, rules, now).keep:
+            kept[name] = "dated by its name alone, and nothing surer takes its place"
     return kept
 
 

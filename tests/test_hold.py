@@ -317,3 +317,8 @@ def test_a_note_comes_back_and_a_broken_one_is_none(tmp_path: Any) -> None:
     for broken in (b"", b"[]", b"{", b"\xff", b'{"hold": 1}', b"[" * 10_000):
         (tmp_path / "sources" / "key.json").write_bytes(broken)
         assert memory.read() == SourcesNote()
+
+
+def test_a_hold_of_a_claim_that_anybody_wrote_moves_no_cursor() -> None:
+    told = render_hold(Hold(since="\x1b[2J\n", reasons=("\x1b]0;x\x07\n",)), "x", is_known=True)
+    assert told.isprintable()

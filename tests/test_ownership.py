@@ -178,6 +178,15 @@ def test_an_older_own_claim_that_is_put_back_lifts_no_hold() -> None:
     assert done.claim.hold == HOLD
 
 
+def test_an_older_own_claim_that_is_put_back_changes_not_whose_backups_count() -> None:
+    older = change(CLAIM, serial="s1", adopted=("cd" * 32,))
+    last = change(CLAIM, also=(FORMER,), names=(HERE, Name("web", "w")), adopted=("ab" * 32,))
+    claim = plan(older, replace(KNOWN, remembered=(last,))).claim
+    assert claim is not None
+    assert (claim.also, claim.names) == (last.also, last.names)
+    assert claim.adopted == ("ab" * 32, "cd" * 32)
+
+
 def test_a_crash_between_note_and_claim_is_no_clone() -> None:
     known = replace(KNOWN, remembered=(CLAIM, change(CLAIM, serial="s3")))
     assert_goes_on(plan(CLAIM, known))
@@ -205,7 +214,7 @@ def test_the_owner_deletes_nothing_where_another_profile_uses_its_store() -> Non
 
 
 def test_after_the_state_was_lost_nothing_is_deleted_until_the_operator_says_so() -> None:
-    assert_deletes_nothing(plan(CLAIM, STATE_LOST), "state directory", "--take-over")
+    assert_deletes_nothing(plan(CLAIM, STATE_LOST), "state directory", OURS, "--take-over")
     done = plan(CLAIM, replace(STATE_LOST, take_over=True))
     claim = assert_goes_on(done)
     assert done.writes_now
@@ -213,7 +222,8 @@ def test_after_the_state_was_lost_nothing_is_deleted_until_the_operator_says_so(
 
 
 def test_another_key_where_we_have_made_backups_deletes_nothing() -> None:
-    done = plan(change(CLAIM, owner=THEIRS, host="web9", machine="m9"), KNOWN, Around(backups=True))
+    found = change(CLAIM, owner=THEIRS, host="web9", machine="m9")
+    done = plan(found, replace(KNOWN, remembered=()), Around(backups=True))
     assert_deletes_nothing(done, "profile prod on host web9", "both have backups")
     assert done.claim is None
 
@@ -253,6 +263,34 @@ def test_a_clone_that_replaces_its_original_takes_over() -> None:
     assert (claim.host, claim.also) == ("web1", ())
 
 
+@pytest.mark.parametrize("host", ["web1", "evil"])
+def test_a_claim_that_anybody_put_into_our_store_stops_no_backup(host: str) -> None:
+    forged = change(CLAIM, owner=THEIRS, host=host, machine="m1" if host == "web1" else "m9")
+    assert_deletes_nothing(plan(forged, KNOWN), "was this machine's before", "--take-over")
+
+
+def test_who_takes_his_store_back_accepts_nothing_of_a_claim_that_anybody_may_have_put_there() -> (
+    None
+):
+    forged = change(
+        CLAIM, owner=THEIRS, also=(FORMER,), names=(Name("x", "y"),), adopted=("ab" * 32,)
+    )
+    done = plan(forged, replace(KNOWN, take_over=True))
+    claim = assert_goes_on(done)
+    assert (claim.owner, claim.also, claim.names, claim.adopted) == (OURS, (), (HERE,), ())
+    assert THEIRS in done.notes[0]
+    assert assert_goes_on(plan(change(forged, hold=HOLD), replace(KNOWN, take_over=True))).hold
+
+
+def test_a_claim_of_the_machine_before_that_is_put_back_stops_no_backup() -> None:
+    former = change(CLAIM, host="web0", machine="m0", serial="s0")
+    later = change(CLAIM, renewed_at="2025-06-13T02:00:00Z")
+    done = plan(former, replace(KNOWN, remembered=(later,)))
+    assert_deletes_nothing(done, "an older claim")
+    taken = change(former, renewed_at="2025-06-14T02:00:00Z")
+    assert_refused(plan(taken, replace(KNOWN, remembered=(later,))), "clone")
+
+
 def test_a_key_that_was_replaced_here_owns_the_store_without_being_told() -> None:
     found = change(CLAIM, owner=FORMER, hold=HOLD)
     done = plan(found, replace(KNOWN, remembered=(found,)))
@@ -288,6 +326,13 @@ def test_the_claim_tells_a_new_machine_which_backups_are_whose() -> None:
     assert counts_for(CLAIM, replace(NEW_MACHINE, own_key=""), Around(backups=True))
     assert counts_for(CLAIM, KNOWN, Around())
     assert counts_for(CLAIM, STATE_LOST, Around(backups=True))
+
+
+def test_a_claim_that_anybody_put_into_our_store_tells_a_reader_nothing() -> None:
+    assert not counts_for(change(CLAIM, owner=THEIRS), KNOWN, Around(backups=True))
+    assert not counts_for(change(CLAIM, owner=THEIRS), KNOWN, Around())
+    former = change(CLAIM, owner=FORMER)
+    assert counts_for(former, replace(KNOWN, remembered=(former,)), Around(backups=True))
 
 
 def test_the_claim_of_another_tells_nothing_about_backups_of_ours_beside_it() -> None:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pyrage
 import pytest
 
+from backup_tasks import census as census_module
 from backup_tasks.census import Census
+from backup_tasks.claim import proof_notes
 from backup_tasks.claim.acceptance import Acceptance
 from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.evidence import read_evidence
+from backup_tasks.claim.proof import judge
 from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.errors import ReadRefused, StoreError, UsageError
+from backup_tasks.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.local_zone import find_zone
 from backup_tasks.naming import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_backup_name
 from backup_tasks.report import print_backups
+from backup_tasks.signature_member import encode_signature
 from backup_tasks.signing import make_signing_key, render_public_key
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
@@ -100,10 +105,15 @@ def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path)
 
 
+def why_not(census: Census, name: str) -> str:
+    """Why one does not count, as far as was looked."""
+    return next(one.verdict.why for one in census.backups() if one.stored.name == name)
+
+
 def why(census: Census, name: str) -> str:
     """Why one does not count, after a look at all."""
     census.look_at_all()
-    return next(one.verdict.why for one in census.backups() if one.stored.name == name)
+    return why_not(census, name)
 
 
 # What does not count
@@ -539,6 +549,29 @@ def test_whoever_takes_a_store_over_counts_and_prunes_what_the_former_owner_made
     assert former[0] in web1.back_up("prod", take_over=True).pruned
 
 
+@pytest.mark.parametrize("place", ["encrypted"], indirect=True)
+def test_copies_of_what_was_deleted_make_no_backup_go_though_the_state_was_lost(
+    web1: Machine, place: Place
+) -> None:
+    web1.write_profile("prod", place, "keep_last = 3")
+    old = {
+        name: content_of(web1, name) for name in (web1.back_up("prod").archive for _ in range(3))
+    }
+    for _ in range(3):
+        web1.back_up("prod")
+    web1.lose_state()
+    good = backups_in(web1)
+    assert not set(good) & set(old)
+    web1.back_up("prod", take_over=True)
+    for hour, content in enumerate(old.values()):
+        put(web1, sealed(f"{web1.now - timedelta(days=1):%Y-%m-%d}_2{hour}00"), content)
+    record, _ = web1.prune("prod")
+    assert (record.exit_code, record.pruned) == (0, [])
+    made = [web1.back_up("prod").archive for _ in range(3)]
+    assert set(made) <= set(backups_in(web1)), "what is dated by more is never replaced"
+    assert not set(good) & set(backups_in(web1)), "they go by retention in the end"
+
+
 @pytest.mark.parametrize("began", ["proofs noted", "nothing noted"])
 def test_a_large_manifest_is_read_whole_before_its_backup_is_the_latest(
     shelf: Shelf, began: str
@@ -579,6 +612,93 @@ def test_of_a_strangers_backup_nothing_is_read_but_its_ends(shelf: Shelf) -> Non
     again = shelf.census(taken_over)
     again.look(4)
     assert [one.stored.name for one in again.proven()] == [name]
+
+
+def test_of_a_strangers_archive_little_is_read_whatever_it_says_of_its_length(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put(plain("2025-06-11_0200"))
+    size, asked = 32 * 2**20, []
+    footer = Footer(0, size, bytes(32))
+    signature = encode_signature(ATTACKER.sign(footer.statement))
+    with open(shelf.folder / plain("2025-06-12_0200"), "wb") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(END_CHUNK + signature + encode_footer(footer))
+
+    def read_range(self: Asked, source: StoredObject, start: int, length: int) -> bytes:
+        asked.append(length)
+        return DirectoryStore.read_range(self, source, start, length)
+
+    monkeypatch.setattr(Asked, "read_range", read_range)
+    for look in (lambda census: census.look(4), Census.look_at_all):
+        census = shelf.census()
+        look(census)
+        assert "cannot be read" in why_not(census, plain("2025-06-12_0200"))
+        assert sum(asked) < 2**20
+    census.save()
+    asked.clear()
+    shelf.census().look(4)
+    assert not asked, "it is noted"
+
+
+def test_a_strangers_endless_first_line_is_not_kept_in_memory(shelf: Shelf) -> None:
+    shelf.put(plain("2025-06-11_0200"), sources=("/" + "a" * 100_000,))
+    shelf.put(plain("2025-06-12_0200"), sources=("/" + "a" * 100_000,), key=ATTACKER)
+    census = shelf.census()
+    assert "longer than any" in why(census, plain("2025-06-12_0200"))
+    assert census.header(plain("2025-06-12_0200")) is None
+    assert [one.id for one in census.proven()] == ["2025-06-11_0200"]
+
+
+def test_what_a_stranger_signed_is_read_whole_once_his_key_is_accepted(shelf: Shelf) -> None:
+    shelf.put(plain("2025-06-12_0200"), key=ATTACKER, more=noise(1, 100_000))
+    census = shelf.census()
+    census.look_at_all()
+    census.save()
+    both = replace(OURS, keys=OURS.keys | {render_public_key(ATTACKER.public_key)})
+    census = shelf.census(both)
+    census.look(4)
+    assert [one.id for one in census.proven()] == ["2025-06-12_0200"]
+
+
+def test_the_latest_is_found_soon_however_much_junk_is_newer_by_name(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put(plain("2025-06-11_0200"))
+    for minute in range(300):
+        (shelf.folder / plain(f"2025-06-12_{minute // 60:02d}{minute % 60:02d}")).write_bytes(
+            b"x" * 40
+        )
+    judged = []
+
+    def count(objects: Sequence[StoredObject], *known: Any) -> Any:
+        judged.append(len(objects))
+        return judge(objects, *known)
+
+    monkeypatch.setattr(census_module, "judge", count)
+    assert shelf.census(is_sure=True).choose().backup.id == "2025-06-11_0200"
+    assert len(judged) < 20
+
+
+def test_notes_of_what_was_made_here_outlast_whatever_strangers_put_beside_it(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_notes, "_NOTE_BYTES", 20_000)
+    shelf.put(plain("2025-06-11_0200"))
+    (original,) = shelf.store.list_objects()
+    notes = ProofNotes(shelf.state, shelf.store.place)
+    notes.note_made(original, read_evidence(shelf.store, original))
+    notes.save([original])
+    for minute in range(10, 50):
+        shelf.put(plain(f"2025-06-10_02{minute}"), key=ATTACKER, sources=("/" + "a" * 5_000,))
+    shelf.put(plain("2025-06-10_0300"), key=ATTACKER, sources=("/" + "a" * 500_000,))
+    census = shelf.census()
+    census.look_at_all()
+    census.save()
+    known = ProofNotes(shelf.state, shelf.store.place).known(shelf.store.list_objects())
+    assert known[original.name].is_made_here
+    assert 1 < len(known) < 42
 
 
 # Taking in

@@ -10,7 +10,7 @@ import msgspec
 
 from backup_tasks.claim.claim_file import Baseline, Hold
 from backup_tasks.manifest import Header, SourceCount
-from backup_tasks.text import printable
+from backup_tasks.text import one_line, printable
 from backup_tasks.units import render_bytes
 
 # Of a source that held less than this a share says little: it alarms only when nothing is left.
@@ -221,8 +221,9 @@ def render_hold(hold: Hold, command: str, *, is_known: bool) -> str:
         else "what the sources held is no longer known here, so look whether they are whole; "
         f"then: {command}"
     )
-    since = hold.since[:16].replace("T", " ")
-    return f"held since {since} UTC: {'; '.join(hold.reasons)}; {ends}"
+    # It may come from a claim that anybody wrote.
+    since, reasons = hold.since[:16].replace("T", " "), "; ".join(hold.reasons)
+    return f"held since {one_line(since)} UTC: {one_line(reasons)}; {ends}"
 
 
 def accept_command(profile: str) -> str:

@@ -217,15 +217,21 @@ class ClaimKeeper:
             renewed_at=moment,
         )
         # Another's, that was taken over, must not pass for our own if somebody puts it back.
+        before = self._read_note().claims
         former = tuple(
             last
             for last in (self._last,)
-            if last is not None and (last.owner == new.owner or last in self._read_note().claims)
+            if last is not None and (last.owner == new.owner or last in before)
         )
         self._note(claims=(*former, new))
-        self._found = self._store.put_small(
-            CLAIM_NAME, render_claim(new, key), replaces=self._found
-        )
+        try:
+            self._found = self._store.put_small(
+                CLAIM_NAME, render_claim(new, key), replaces=self._found
+            )
+        except (ObjectExists, ObjectChanged):
+            if not before:  # another was first, and the store never was this machine's
+                self._note(claims=())
+            raise
         if any(claim.owner != new.owner for claim in former):
             self._note(claims=(new,))
         self._last = new
@@ -245,7 +251,7 @@ class ClaimKeeper:
         return self.standing
 
     def _carry_out(self, plan: Ownership, key: SigningKey, take_over: bool) -> None:
-        profiles = dict.fromkeys((*self.seen_profiles(), self.name.profile))
+        profiles = dict.fromkeys((*self.seen_profiles(), *plan.sharers, self.name.profile))
         disputed: dict[str, Any] = {}
         if plan.is_new_dispute:
             disputed = {"disputed_at": self._now.isoformat()}

@@ -82,6 +82,7 @@ class Ownership:
         unpruned: why nothing may be deleted.
         notes: what is worth a line in the log.
         is_new_dispute: another writer with our key was noticed.
+        sharers: other profiles of this machine that were found to use the store, or may.
     """
 
     claim: Claim | None = None
@@ -90,6 +91,7 @@ class Ownership:
     unpruned: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     is_new_dispute: bool = False
+    sharers: tuple[str, ...] = ()
 
 
 def plan_ownership(
@@ -113,34 +115,47 @@ def plan_ownership(
 
 
 def _take_over(found: Claim | None, known: Known, around: Surroundings) -> Ownership:
+    """Make the store this profile's, and keep accepting what the former owner signed.
+
+    But whoever may write to the store can put a claim there. Where this machine knows that the
+    store was its own, another's claim adds no key, no name, and nothing that was adopted.
+    """
     notes: tuple[str, ...] = ()
-    if found is not None and not _is_same(found, known):
-        notes = (f"the store was taken over from {whose(found)}",)
-    last = found or _last(known)
+    is_strange = found is not None and _is_strange(found, known)
+    if found is not None and is_strange:
+        notes = (
+            f"the store was taken back from {whose(found)}; what {found.owner} signed does not "
+            "count; if it should, name that key in [signing] public_key",
+        )
+    elif found is not None and not (_is_same(found, known) and found.owner == known.own_key):
+        notes = (
+            f"the store was taken over from {whose(found)}; what {found.owner} signed still counts",
+        )
+    last = _last(known) if is_strange else found or _last(known)
     claim = _succeed(last, known, hold=_any_hold(found, known))
     if last is not None and _changes_hands(last, known) and not _is_same(last, known):
         claim = replace(claim, is_taken_over=True)
+    sharers = around.sharers(all_profiles=True)
     return Ownership(
-        claim, writes_now=True, notes=notes, unpruned=_shared(around, all_profiles=True)
+        claim, writes_now=True, notes=notes, unpruned=_told_shared(sharers), sharers=sharers
     )
 
 
 def _plan_unclaimed(known: Known, around: Surroundings) -> Ownership:
+    sharers = around.sharers(all_profiles=True)
+    shared = _told_shared(sharers)
     if not around.newest_is_ours():
-        return Ownership(
-            unpruned=(
-                f"the newest backup in the store is not this profile's; {_makes_it_ours(known)}",
-                *_shared(around, all_profiles=True),
-            )
-        )
+        told = f"the newest backup in the store is not this profile's; {_makes_it_ours(known)}"
+        return Ownership(unpruned=(told, *shared), sharers=sharers)
     last = _last(known)
     notes = ("the claim was gone from the store, and is written anew",) if last else ()
-    unpruned = _shared(around, all_profiles=True)
-    return Ownership(_succeed(last, known), writes_now=True, notes=notes, unpruned=unpruned)
+    return Ownership(
+        _succeed(last, known), writes_now=True, notes=notes, unpruned=shared, sharers=sharers
+    )
 
 
 def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
-    if _is_elsewhere(found, known):
+    if _is_elsewhere(found, known) and not _is_put_back(found, known):
         return Ownership(
             refusal=f"the store belongs to {whose(found)}, which has the same signing key: this "
             "machine is a clone of that one; give it a store.url and a signing key of its own, "
@@ -155,9 +170,10 @@ def _plan_own(found: Claim, known: Known, around: Surroundings) -> Ownership:
     hold = _any_hold(found, known) if is_new_dispute else found.hold
     told = _TWO_WRITERS.format(command=known.take_over_command)
     disputed = (told,) if is_new_dispute or known.is_disputed else ()
+    before = _joined(found, known) if is_new_dispute else found
     return Ownership(
-        _succeed(found, known, hold=hold),
-        unpruned=(*disputed, *_shared(around, all_profiles=False)),
+        _succeed(before, known, hold=hold),
+        unpruned=(*disputed, *_shared(around)),
         notes=tuple(_renamings(found, known)),
         is_new_dispute=is_new_dispute,
     )
@@ -180,9 +196,16 @@ def _plan_anothers(found: Claim, known: Known, around: Surroundings) -> Ownershi
             _succeed(found, known, hold=_any_hold(found, known)),
             writes_now=True,
             notes=("the signing key was replaced, and owns the store from now on",),
-            unpruned=_shared(around, all_profiles=False),
+            unpruned=_shared(around),
         )
-    told = f"the store belongs to {whose(found)}, by another signing key"
+    told = f"the store belongs to {whose(found)}, by another signing key, {found.owner}"
+    if _is_strange(found, known):
+        return Ownership(
+            unpruned=(
+                f"{told}, and was this machine's before: it was taken over, or somebody put that "
+                f"claim there; {_makes_it_ours(known)}",
+            )
+        )
     if _is_same(found, known):
         return Ownership(
             unpruned=(
@@ -212,8 +235,11 @@ def counts_for(found: Claim, known: Known, around: Surroundings) -> bool:
     """Whether a claim tells a reader which backups are this profile's.
 
     It does on a new machine, which has nothing else to go by. Where this profile has made backups
-    under its own key or name, beside those of the owner, these are its own.
+    under its own key or name, beside those of the owner, these are its own. Where the store was
+    this machine's, another's claim may be anybody's.
     """
+    if _is_strange(found, known):
+        return False
     if found.owner == known.own_key:
         return found.profile == known.name.profile or not around.shares_with(found.profile)
     return _is_same(found, known) or not (known.own_key and around.has_backups())
@@ -239,8 +265,36 @@ def _changes_hands(last: Claim, known: Known) -> bool:
     return last.owner != known.own_key or _is_elsewhere(last, known)
 
 
+def _is_put_back(found: Claim, known: Known) -> bool:
+    """Whether this very machine has written a later claim with the same key."""
+    return any(
+        (claim.owner, claim.machine) == (found.owner, known.machine)
+        and claim.renewed_at > found.renewed_at
+        for claim in known.remembered
+    )
+
+
+def _is_strange(found: Claim, known: Known) -> bool:
+    """Whether it is by a key that never was this machine's, in a store that was."""
+    ours = {known.own_key, *(claim.owner for claim in known.remembered)}
+    return bool(known.remembered) and found.owner not in ours
+
+
 def _last(known: Known) -> Claim | None:
     return known.remembered[-1] if known.remembered else None
+
+
+def _joined(found: Claim, known: Known) -> Claim:
+    """What it and our last claim accept together: an older one that was put back knows less."""
+    last = _last(known)
+    if last is None or last.owner != found.owner:
+        return found
+    return replace(
+        found,
+        also=_once((*last.also, *found.also)),
+        names=_once((*last.names, *found.names)),
+        adopted=_once((*last.adopted, *found.adopted)),
+    )
 
 
 def _any_hold(found: Claim | None, known: Known) -> Hold | None:
@@ -249,13 +303,18 @@ def _any_hold(found: Claim | None, known: Known) -> Hold | None:
     return (found.hold if found else None) or (last.hold if last else None)
 
 
-def _shared(around: Surroundings, *, all_profiles: bool) -> tuple[str, ...]:
-    if not (names := around.sharers(all_profiles=all_profiles)):
+def _shared(around: Surroundings) -> tuple[str, ...]:
+    """By profiles that have been seen there."""
+    return _told_shared(around.sharers(all_profiles=False))
+
+
+def _told_shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
         return ()
     told = ", ".join(map(printable, names))
     return (
-        f"the store is also that of profile {told}; give each profile a prefix of its own in "
-        "store.url",
+        f"the store is also that of profile {told}, unless that cannot be read; give each profile "
+        "a prefix of its own in store.url, and mend what `invoke profiles` names",
     )
 
 

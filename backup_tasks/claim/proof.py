@@ -38,14 +38,17 @@ class Verdict:
     Attributes:
         why: it does not, in words fit to print; "" if it does.
         started_at: aware, as the manifest says it; None where that is not known.
-        by_name: nothing but its name tells when it was begun, and that it is not a copy: it is
-            encrypted, and no key was at hand.
+        by_name: nothing but its name tells when it was begun: it is encrypted, and no key was at
+            hand.
+        may_be_copy: nor does anything tell that it was made here under this name: it may be a
+            copy of what was deleted long ago.
     """
 
     state: ProofState
     why: str = ""
     started_at: datetime | None = None
     by_name: bool = False
+    may_be_copy: bool = False
 
     @property
     def counts(self) -> bool:
@@ -148,7 +151,8 @@ def _passed(known: Known, evidence: Evidence, started_at: datetime | None) -> Ve
         return Verdict("not read back", known.unread, started_at, by_name)
     if not evidence.is_whole:
         return Verdict("likely", "not all of its manifest was read", started_at, by_name)
-    return Verdict("proven", "", started_at, by_name)
+    may_be_copy = by_name and not known.is_made_here
+    return Verdict("proven", "", started_at, by_name, may_be_copy)
 
 
 def _why_not_accepted(

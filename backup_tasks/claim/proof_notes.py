@@ -7,7 +7,7 @@ not for a profile: another profile of this machine that writes there leaves word
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,8 @@ from backup_tasks.text import one_line, printable
 
 # A line takes about 1 KB, and at most some 30, with all of a profile's sources in it.
 _NOTE_BYTES = 64 * 2**20
+# More than this the manifest of a stranger alone makes of it. It is looked at anew each time.
+_LINE_BYTES = 2**16
 # Of so many encrypted backups that are gone is remembered whose footer was whose.
 _MOST_GONE = 4000
 
@@ -115,8 +117,7 @@ class ProofNotes:
         if not self._changed:
             return
         with contextlib.suppress(OSError):
-            lines = [*self._gone[-_MOST_GONE:], *kept]
-            write_kept(self._file, msgspec.json.Encoder().encode_lines(lines))
+            write_kept(self._file, b"".join(_encode([*self._gone[-_MOST_GONE:], *kept])))
             self._changed.clear()
 
     def _put(self, stored: StoredObject, evidence: Evidence, made: bool) -> None:
@@ -149,6 +150,17 @@ class ProofNotes:
         if self._lines is None:
             self._lines, self._gone = _load(self._file)
         return self._lines
+
+
+def _encode(lines: Iterable[_Line]) -> Iterator[bytes]:
+    """Lines as they are written. What was made here, and what is gone, comes first and is never
+    left out: others may put as much beside our backups as they like."""
+    encoder, left = msgspec.json.Encoder(), _NOTE_BYTES
+    for line in sorted(lines, key=lambda line: not (line.made or line.is_gone)):
+        encoded = encoder.encode(line) + b"\n"
+        if line.made or line.is_gone or len(encoded) <= min(left, _LINE_BYTES):
+            left -= len(encoded)
+            yield encoded
 
 
 def _footer_of(line: _Line) -> Evidence:
