@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable
 
 from backup_tasks.mounted_at import is_at_or_below, standing_of
-from backup_tasks.mounts import Mount, Mounts
+from backup_tasks.mounts import Mount, unescaped
 
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 # Images that are packages or media; they come and go, and nobody's data is in them.
 _IMAGES = {"squashfs", "iso9660", "udf", "erofs", "cramfs", "romfs"}
 # Without a device in /dev, and data nevertheless.
@@ -43,13 +42,13 @@ def data_mount_of(descriptor: int) -> str:
     above; "" for the root's own. A mount that shows what would be there without it is passed over.
     """
     try:
-        mount = standing_of(descriptor).mount
+        standing = standing_of(descriptor)
     except OSError:
         return ""
-    if mount is None:
+    if standing.mount is None:
         return ""
-    points = [f"/{path}" for path in data_mounts(Mounts().all)]
-    return is_at_or_below(mount.point, points).strip("/")
+    points = [f"/{path}" for path in data_mounts(standing.mounts)]
+    return is_at_or_below(standing.mount.point, points).strip("/")
 
 
 def automounts(mounts: Iterable[Mount]) -> set[str]:
@@ -70,8 +69,7 @@ def mount_text(path: str) -> str:
 
 def mount_path(text: str) -> str:
     """The path that `mount_text` wrote so, relative to /."""
-    raw = _OCTAL.sub(_from_octal, text.encode("utf-8", "surrogateescape"))
-    return os.fsdecode(raw.strip(b"/"))
+    return unescaped(text.encode("utf-8", "surrogateescape")).strip("/")
 
 
 def at_or_below(paths: Iterable[str], tops: Iterable[str]) -> set[str]:
@@ -82,10 +80,6 @@ def at_or_below(paths: Iterable[str], tops: Iterable[str]) -> set[str]:
         for path in paths
         if any(not top or path == top or path.startswith(f"{top}/") for top in found)
     }
-
-
-def _from_octal(found: re.Match[bytes]) -> bytes:
-    return bytes([int(found[1], 8) & 0xFF])
 
 
 def _has_data(mount: Mount) -> bool:

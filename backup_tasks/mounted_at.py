@@ -8,31 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One line of mountinfo.
-
-    Attributes:
-        number, parent: of this mount, and of the one that its mount point lies on.
-        device: of the file system, as major:minor.
-        root: the folder of the file system that is shown at the mount point.
-        point: the mount point, absolute.
-        kind: the type of the file system, such as nfs4.
-        source: what is mounted, such as nas:/backups.
-    """
-
-    number: int
-    parent: int
-    device: str
-    root: str
-    point: str
-    kind: str
-    source: str
+from backup_tasks.mounts import MOUNTINFO, Mount, parse_mounts, unescaped
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +22,16 @@ class Standing:
     Attributes:
         folder: without links; the nearest one above where it does not exist.
         mount: None for the root's own file system, and where the kernel tells nothing.
-        points: all mount points on which something is mounted.
+        mounts: all that the kernel tells of, in the order in which they were mounted.
     """
 
     folder: Path
     mount: Mount | None
-    points: frozenset[str]
+    mounts: Sequence[Mount] = ()
+
+    def has_mount_on(self, point: str) -> bool:
+        """Whether something is mounted on that mount point, absolute."""
+        return any(mount.point == point and mount.kind != "autofs" for mount in self.mounts)
 
     def is_on(self, point: str) -> bool:
         """Whether it lies on what is mounted there, or on something that is mounted below."""
@@ -71,21 +55,10 @@ def standing_of(descriptor: int) -> Standing:
     here = os.readlink(f"/proc/self/fd/{descriptor}")
     with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
         number = re.search(rb"^mnt_id:\s*(\d+)", file.read(), re.MULTILINE)
-    with open("/proc/self/mountinfo", "rb") as file:
-        mounts = {mount.number: mount for mount in parse_mounts(file.read())}
-    mount = own_mount(mounts, int(number[1]), here) if number else None
-    points = frozenset(mount.point for mount in mounts.values() if mount.kind != "autofs")
-    return Standing(Path(here), mount, points)
-
-
-def parse_mounts(content: bytes) -> Iterator[Mount]:
-    """The lines of mountinfo; what is none is passed over."""
-    for line in content.splitlines():
-        before, _, after = line.partition(b" - ")
-        fields, others = before.split(b" "), after.split(b" ")
-        if len(fields) >= 6 and len(others) >= 2 and fields[0].isdigit() and fields[1].isdigit():
-            device, root, point, kind, source = map(unescaped, (*fields[2:5], others[0], others[1]))
-            yield Mount(int(fields[0]), int(fields[1]), device, root, point, kind, source)
+    mounts = parse_mounts(MOUNTINFO.read_bytes())
+    by_number = {mount.number: mount for mount in mounts}
+    mount = own_mount(by_number, int(number[1]), here) if number else None
+    return Standing(Path(here), mount, mounts)
 
 
 def own_mount(mounts: Mapping[int, Mount], number: int, folder: str) -> Mount | None:
@@ -125,14 +98,7 @@ def is_at_or_below(folder: str | Path, points: Iterable[str]) -> str:
     return max(holding, key=len, default="")
 
 
-def unescaped(text: bytes) -> str:
-    r"""A field with its spaces and tabs, which both files write as \040 and \011."""
-    return os.fsdecode(
-        re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8) & 255]), text)
-    )
-
-
-def _place_in(mount: Mount, folder: str) -> tuple[str, str]:
+def _place_in(mount: Mount, folder: str) -> tuple[int, str]:
     """Which folder of which file system this one is, seen through the mount."""
     inner = f"{mount.root}/{folder[len(mount.point) :]}"
     # normpath keeps two slashes at the front, which POSIX leaves to each system.

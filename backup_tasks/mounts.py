@@ -21,6 +21,8 @@ class Mount:
         device: as `st_dev` has it, but for subvolumes of btrfs, which have numbers of their own.
         kind: the file system's type, such as "ext4" or "fuse.sshfs".
         source: what is mounted, such as "/dev/sda1"; options: those of the file system.
+        number, parent: of this mount, and of the one that its mount point lies on.
+        root: the folder of the file system that is shown at the mount point.
     """
 
     path: str
@@ -28,6 +30,14 @@ class Mount:
     kind: str
     source: str = field(default="", compare=False)
     options: tuple[str, ...] = field(default=(), compare=False)
+    number: int = field(default=0, compare=False)
+    parent: int = field(default=0, compare=False)
+    root: str = field(default="/", compare=False)
+
+    @property
+    def point(self) -> str:
+        """The mount point, absolute."""
+        return f"/{self.path}"
 
     @property
     def is_fuse(self) -> bool:
@@ -42,14 +52,26 @@ def parse_mounts(text: bytes) -> list[Mount]:
         fields = line.split(b" ")
         try:
             major, minor = fields[2].split(b":")
-            kind, source, options = map(os.fsdecode, fields[fields.index(b"-", 6) + 1 :][:3])
-            device = os.makedev(int(major), int(minor))
+            kind, source, options = map(unescaped, fields[fields.index(b"-", 6) + 1 :][:3])
+            mount = Mount(
+                path=unescaped(fields[4]).strip("/"),
+                device=os.makedev(int(major), int(minor)),
+                kind=kind,
+                source=source,
+                options=tuple(options.split(",")),
+                number=int(fields[0]),
+                parent=int(fields[1]),
+                root=unescaped(fields[3]),
+            )
         except (ValueError, IndexError):
             continue
-        path = _ESCAPED.sub(lambda octal: bytes([int(octal[1], 8) & 0xFF]), fields[4])
-        place = os.fsdecode(path.strip(b"/"))
-        found.append(Mount(place, device, kind, source, tuple(options.split(","))))
+        found.append(mount)
     return found
+
+
+def unescaped(text: bytes) -> str:
+    r"""A field with its spaces and tabs, which mountinfo and fstab write as \040 and \011."""
+    return os.fsdecode(_ESCAPED.sub(lambda octal: bytes([int(octal[1], 8) & 0xFF]), text))
 
 
 class Mounts:

@@ -105,7 +105,7 @@ class StorePlace:
 
     def _why_unplanned(self, standing: Standing, points: Iterable[str]) -> str:
         planned = is_at_or_below(standing.folder, points)
-        if not planned or planned in standing.points or standing.is_on(planned):
+        if not planned or standing.has_mount_on(planned) or standing.is_on(planned):
             return ""
         if self.folder.is_dir() and any(map(is_backup_name, os.listdir(self.folder))):
             return ""

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.mounted_at import (
-    Mount,
     Standing,
     find_standing,
     is_at_or_below,
     mount_points_of,
     own_mount,
-    parse_mounts,
 )
+from backup_tasks.mounts import parse_mounts
 from tests.cli import Cli, Done, assert_refused, cli
 from tests.mount_box import MountBox, open_mount_box
 
@@ -233,7 +232,10 @@ def test_the_mount_that_decides_what_is_in_a_folder(number: int, folder: str, po
 
 def test_a_line_of_mountinfo_is_read_with_its_escapes() -> None:
     assert len(MOUNTS) == 10
-    assert MOUNTS[28] == Mount(28, 20, "0:44", "/@backups", "/srv/sub volume", "btrfs", "/dev/vdb")
+    found = MOUNTS[28]
+    assert (found.number, found.parent, found.device) == (28, 20, os.makedev(0, 44))
+    assert (found.root, found.point) == ("/@backups", "/srv/sub volume")
+    assert (found.kind, found.source) == ("btrfs", "/dev/vdb")
     assert MOUNTS[21].source == "nas:/export"
 
 
@@ -259,5 +261,5 @@ def test_a_folder_that_is_not_there_lies_where_it_would_be_made(tmp_path: Path) 
     link.symlink_to(tmp_path)
     standing = find_standing(link / "a" / "b")
     assert standing.folder == Path(os.path.realpath(tmp_path))
-    assert "/" in standing.points
-    assert not Standing(tmp_path, None, frozenset()).is_on("/")
+    assert standing.has_mount_on("/")
+    assert not Standing(tmp_path, None).is_on("/")
