@@ -78,10 +78,6 @@ _MOST_LOST_NAMES = 10
 _NAMED_PROBLEMS = 50_000
 
 
-# Of backups that are not noted, a run looks at so many: a lost state directory heals in some days.
-_LOOKED_AT = 4
-
-
 @dataclass(frozen=True, slots=True)
 class _Approach:
     """How an archive is to be made.
@@ -227,8 +223,7 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 def _choose_last(run: BackupRun, host: str) -> tuple[LastArchive | None, LastArchive | None, str]:
     """What to keep chunks of; else what to carry over from, at most, and why so."""
     census = run.census(run.store.list_objects(), host)
-    census.look(_LOOKED_AT)
-    why = ""
+    census.look()
     if run.full:
         why = "--full was asked for"
     elif run.copy_memory.refused(run.now):

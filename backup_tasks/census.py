@@ -39,6 +39,8 @@ from backup_tasks.text import one_line
 
 # Where nobody says which keys are accepted, so many are looked at for one of our own.
 _LOOK_BACK = 64
+# Of those that are not noted, a run looks at so many: a lost state directory heals in some days.
+_LOOKED_AT = 4
 # So many are looked at together while the latest is looked for.
 _AT_ONCE = 8
 _STRANGERS_HEADER_BYTES = 2**16
@@ -128,7 +130,7 @@ class Census:
             if one.verdict.counts or one.verdict.state == "ahead"
         ]
 
-    def look(self, most: int) -> None:
+    def look(self, most: int = _LOOKED_AT) -> None:
         """Look at some that are not noted: the newest by name, the one that was stored last, then
         the oldest. What is found is noted; trouble is not raised."""
         waiting = self._half_known()

@@ -51,9 +51,6 @@ from backup_tasks.sources import GONE
 from backup_tasks.survey import Survey
 from backup_tasks.text import one_line
 
-# Of backups that are not noted, so many are looked at for what the sources held.
-_LOOKED_AT = 4
-
 
 class HoldPlace(Protocol):
     """Where the hold is kept besides the state directory: the store's claim."""
@@ -262,7 +259,7 @@ class Holding:
             return self._note.baseline
         if self._standing is not None and self._standing.before is not None:
             return self._standing.before
-        self._earlier.look(_LOOKED_AT)
+        self._earlier.look()
         for backup in reversed(self._earlier.proven()):
             header = self._earlier.header(backup.stored.name)
             if header is not None and (found := baseline_of(header)) is not None:

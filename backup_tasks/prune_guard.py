@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from backup_tasks.census import Census
 from backup_tasks.claim.claim_file import Claim, Hold, Name
-from backup_tasks.claim.clock import is_ahead
+from backup_tasks.claim.clock import LATELY, is_lately
 from backup_tasks.claim.evidence import Evidence
 from backup_tasks.claim.hold import accept_command, may_lift, render_hold, standing_hold
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
@@ -22,9 +22,6 @@ from backup_tasks.stores.base import Store
 from backup_tasks.units import render_count
 
 _NAMED = 3
-# What an operator said by mistake is noticed meanwhile: longer than a week, as some machines are
-# backed up weekly.
-_UNDONE_WITHIN = timedelta(days=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ def keep_former(shown: Mapping[str, Evidence], claim: Claim, now: datetime) -> d
     if not claim.is_taken_over or not _is_recent(claim.claimed_at, now):
         return {}
     own = Name(claim.profile, claim.host)
-    reason = f"the former owner's, for {_UNDONE_WITHIN.days} days after the store was taken over"
+    reason = f"the former owner's, for {LATELY.days} days after the store was taken over"
     return {
         name: reason
         for name, one in shown.items()
@@ -138,7 +135,7 @@ def keep_given_up(given_up: Mapping[str, str], now: datetime) -> dict[str, str]:
     Returns:
         Names with the reason.
     """
-    reason = f"has what --accept-shrink gave up, for {_UNDONE_WITHIN.days} days"
+    reason = f"has what --accept-shrink gave up, for {LATELY.days} days"
     return {name: reason for name, at in given_up.items() if _is_recent(at, now)}
 
 
@@ -149,9 +146,7 @@ def _is_recent(moment: str, now: datetime) -> bool:
         moment: ISO 8601, or "" for now.
     """
     try:
-        at = datetime.fromisoformat(moment) if moment else now
-        # One that was noted under a wrong clock would otherwise last until then.
-        return now - at < _UNDONE_WITHIN and not is_ahead(at, now)
+        return is_lately(datetime.fromisoformat(moment) if moment else now, now)
     except (ValueError, TypeError):
         return False
 

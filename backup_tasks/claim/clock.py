@@ -24,6 +24,9 @@ LONGEST_GAP = timedelta(days=40)
 _BELIEVED_AFTER = 3
 # So many gaps before it tell how long they usually are.
 _GAPS_BEFORE = 4
+# What somebody did by mistake, or as a clone, is noticed meanwhile: longer than a week, as some
+# machines are backed up weekly.
+LATELY = timedelta(days=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,12 @@ def is_ahead(started_at: datetime, now: datetime, *, by_name: bool = False) -> b
             minute or an hour later.
     """
     return started_at - now > (NAME_SPREAD if by_name else APART)
+
+
+def is_lately(at: datetime, now: datetime) -> bool:
+    """Whether something was noted within the last `LATELY`; both aware. What was noted under a
+    clock that was ahead would otherwise last until then."""
+    return now - at < LATELY and not is_ahead(at, now)
 
 
 def gap_to_notice(keep_within: timedelta | None) -> timedelta:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from backup_tasks.claim.claim_file import (
     parse_claim,
     render_claim,
 )
-from backup_tasks.claim.clock import is_ahead
+from backup_tasks.claim.clock import is_lately
 from backup_tasks.claim.ownership import (
     Known,
     Ownership,
@@ -45,8 +45,6 @@ from backup_tasks.state import read_note, state_key, write_note
 from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.text import one_line
 
-# Longer than a week, as clones may be backed up weekly.
-_DISPUTED_FOR = timedelta(days=8)
 # A name of this many profiles is remembered; the rest would be no store of anybody's.
 _MOST_PROFILES = 100
 _TRIES = 3
@@ -270,9 +268,7 @@ class ClaimKeeper:
         if not moment:
             return False
         try:
-            noted_at = datetime.fromisoformat(moment)
-            # One that was noted under a wrong clock would otherwise last until then.
-            return self._now - noted_at < _DISPUTED_FOR and not is_ahead(noted_at, self._now)
+            return is_lately(datetime.fromisoformat(moment), self._now)
         except (ValueError, TypeError):
             return True
 
