@@ -72,6 +72,13 @@ def test_an_unmounted_disk_is_an_error_for_every_command_and_nothing_is_made_on_
     assert_done(box.invoke(cli, *BACKUP))
 
 
+def back_up_on(disk: Path, cli: Cli, box: MountBox) -> None:
+    """A backup to the store while the disk is mounted there."""
+    cli.write_profile()
+    box.run("mount", "--bind", disk, cli.store)
+    assert_done(box.invoke(cli, *BACKUP))
+
+
 def test_a_folder_that_vanished_with_its_mount_is_an_error(
     cli: Cli, box: MountBox, disk: Path
 ) -> None:
@@ -102,9 +109,7 @@ def test_a_disk_that_is_mounted_below_its_place_is_missed_too(
 def test_the_command_of_the_error_lets_the_store_lie_on_the_other_disk(
     cli: Cli, box: MountBox, disk: Path
 ) -> None:
-    cli.write_profile()
-    box.run("mount", "--bind", disk, cli.store)
-    assert_done(box.invoke(cli, *BACKUP))
+    back_up_on(disk, cli, box)
     box.run("umount", cli.store)
     told = box.invoke(cli, *BACKUP).err
     subprocess.run(["/bin/sh", "-c", told.partition("run: ")[2]], check=True)
@@ -117,9 +122,7 @@ def test_the_command_of_the_error_lets_the_store_lie_on_the_other_disk(
 def test_a_store_that_was_moved_with_its_backups_goes_on_without_help(
     cli: Cli, box: MountBox, disk: Path
 ) -> None:
-    cli.write_profile()
-    box.run("mount", "--bind", disk, cli.store)
-    assert_done(box.invoke(cli, *BACKUP))
+    back_up_on(disk, cli, box)
     box.run("umount", cli.store)
     box.run("cp", "-a", f"{disk}/.", cli.store)
     assert_done(box.invoke(cli, "list", "--profile", "test"))
@@ -131,9 +134,7 @@ def test_a_store_that_was_moved_with_its_backups_goes_on_without_help(
 def test_a_renamed_profile_knows_the_place_of_its_store(
     cli: Cli, box: MountBox, disk: Path
 ) -> None:
-    cli.write_profile()
-    box.run("mount", "--bind", disk, cli.store)
-    assert_done(box.invoke(cli, *BACKUP))
+    back_up_on(disk, cli, box)
     box.run("umount", cli.store)
     cli.write_profile(name="renamed")
     done = box.invoke(cli, "backup", "--profile", "renamed")
@@ -151,9 +152,7 @@ def test_a_mount_that_shows_what_is_there_anyway_is_not_missed(cli: Cli, box: Mo
 def test_where_the_state_was_lost_fstab_tells_that_the_disk_is_not_mounted(
     cli: Cli, box: MountBox, disk: Path
 ) -> None:
-    cli.write_profile()
-    box.run("mount", "--bind", disk, cli.store)
-    assert_done(box.invoke(cli, *BACKUP))
+    back_up_on(disk, cli, box)
     box.run("umount", cli.store)
     shutil.rmtree(cli.state)
     fstab = cli.here / "fstab"
@@ -180,9 +179,7 @@ def test_an_fstab_that_is_out_of_date_stops_no_store_that_has_backups(
 
 
 def test_a_broken_note_stops_nothing(cli: Cli, box: MountBox, disk: Path) -> None:
-    cli.write_profile()
-    box.run("mount", "--bind", disk, cli.store)
-    assert_done(box.invoke(cli, *BACKUP))
+    back_up_on(disk, cli, box)
     [note] = note_of(cli)
     for content in (b"", b"[]", b'{"mount_point": 7, "kind": "", "source": ""}', b"{}", b"\xff"):
         note.write_bytes(content)
