@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from backup_tasks.claim.evidence import Evidence, read_evidence
 from backup_tasks.claim.proof import UNKNOWN, Verdict
 from backup_tasks.errors import IdentityError, StoreError, UsageError
-from backup_tasks.identities import NO_KEYS, Keyring
+from backup_tasks.identities import Keyring
 from backup_tasks.manifest import Header
 from backup_tasks.naming import is_encrypted_name, parse_backup_name, render_backup_id
 from backup_tasks.stores.base import Store, StoredObject
@@ -53,27 +53,14 @@ class BackupDetails:
     is_locked: bool = False
 
 
-def find_backups(store: Store, zone: tzinfo) -> list[Backup]:
-    """Every backup in the store, by name; other objects are passed over."""
-    return backups_among(store.list_objects(), zone)
-
-
 def backups_among(objects: Iterable[StoredObject], zone: tzinfo) -> list[Backup]:
-    """As `find_backups`, among objects that were listed already."""
+    """Every backup among these objects, in the order of names; others are passed over."""
     found = []
     for stored in objects:
         taken_at = parse_backup_name(stored.name, zone)
         if taken_at is not None:
             found.append(Backup(render_backup_id(stored.name), taken_at, stored))
     return sorted(found, key=lambda backup: backup.stored.name)
-
-
-def read_details(
-    store: Store, backups: Sequence[Backup], keys: Keyring = NO_KEYS
-) -> list[BackupDetails]:
-    """What each backup's manifest says, read side by side; trouble is told, not raised."""
-    found = look_at(store, [backup.stored for backup in backups], keys, lambda _: False)
-    return [details_of(backup, found[backup.stored.name]) for backup in backups]
 
 
 def details_of(backup: Backup, found: Evidence | StoreError) -> BackupDetails:

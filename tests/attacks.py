@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backup_tasks.catalog import Backup, find_backups
+from backup_tasks.catalog import Backup
 from backup_tasks.compress import compress_chunk
 from backup_tasks.footer import (
     END_CHUNK,
@@ -45,6 +45,7 @@ from backup_tasks.tarstream import (
     encode_headers,
     padding_bytes,
 )
+from tests.support.details import find_backups
 
 NAME = "2025-06-12_0200-backup.tar.gz"
 UTC = find_zone("UTC")

@@ -15,7 +15,6 @@ import pytest
 from backup_tasks.accepted import open_census, whose_count
 from backup_tasks.backup import run_backup, run_backup_plan
 from backup_tasks.backup_run import BackupRun
-from backup_tasks.catalog import find_backups
 from backup_tasks.identities import Keyring
 from backup_tasks.journal import RunRecord
 from backup_tasks.paths import PROJECT_ROOT, Paths
@@ -31,6 +30,7 @@ from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from backup_tasks.survey import BackupPlan
 from tests.histories import use_small_chunks
+from tests.support.details import find_backups
 
 # What the log says of a signing key that was just made.
 NEW_KEY = "archives are signed from now on with this machine's new key"

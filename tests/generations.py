@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup_tasks.catalog import find_backups
 from backup_tasks.manifest import Entry
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.progress import SilentProgress
@@ -24,6 +23,7 @@ from tests.backups import Backups
 from tests.histories import CHUNK, noise
 from tests.keys import decrypt
 from tests.recording_store import RecordingStore
+from tests.support.details import find_backups
 
 ANY = PartLimits(smallest=1, largest=2**62, count=2**31)
 # As S3's, for archives of some tens of KiB.

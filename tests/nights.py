@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.catalog import Backup, find_backups
+from backup_tasks.catalog import Backup
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
 from backup_tasks.errors import BackupError
 from backup_tasks.jobs import Job, journaled, run_backup_job, run_backup_plan_job, run_prune_job
@@ -26,6 +26,7 @@ from backup_tasks.stores.base import Store
 from backup_tasks.survey import BackupPlan
 from tests.cli import s3_store
 from tests.keys import make_key
+from tests.support.details import find_backups
 
 
 @dataclass

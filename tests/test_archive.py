@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.catalog import find_backups
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, decode_footer
 from backup_tasks.late_links import LateLinks
@@ -22,6 +21,7 @@ from backup_tasks.signature_member import decode_signature
 from backup_tasks.tarstream import decode_headers
 from tests.backups import Backups
 from tests.source_trees import make_whole_tree
+from tests.support.details import find_backups
 
 MIB = 2**20
 UTC = find_zone("UTC")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.authenticity import Trust
-from backup_tasks.catalog import Backup, find_backups, read_details
+from backup_tasks.catalog import Backup
 from backup_tasks.drill import run_drill
 from backup_tasks.errors import ArchiveError, BackupError, UnprovenError
 from backup_tasks.footer import FOOTER_BYTES
@@ -37,6 +37,7 @@ from tests.backups import NEW_KEY
 from tests.generations import LATER, Generations, fill
 from tests.histories import use_small_chunks
 from tests.keys import make_key
+from tests.support.details import find_backups, read_details
 
 ATTACKER = make_signing_key()
 ATTACKER_KEY = render_public_key(ATTACKER.public_key)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from backup_tasks.catalog import find_backups
 from backup_tasks.errors import SourceError, StoreError
 from backup_tasks.local_zone import find_zone
 from backup_tasks.paths import Paths
@@ -17,6 +16,7 @@ from tests.attacks import fingerprint
 from tests.backups import Backups
 from tests.other_process import killed_after
 from tests.source_trees import assert_same_tree, make_files, make_links, run
+from tests.support.details import find_backups
 
 MIB = 2**20
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.catalog import Backup, choose_backup, find_backups, read_details
+from backup_tasks.catalog import Backup, choose_backup
 from backup_tasks.errors import StoreError, UsageError
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory import DirectoryStore
+from tests.support.details import find_backups, read_details
 
 STOCKHOLM = ZoneInfo("Europe/Stockholm")
 MOMENTS = st.datetimes(min_value=datetime(1990, 1, 1), max_value=datetime(2200, 1, 1))  # noqa: DTZ001

@@ -26,7 +26,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.catalog import Backup, choose_backup, find_backups, read_details
+from backup_tasks.catalog import Backup, choose_backup
 from backup_tasks.errors import BackupError
 from backup_tasks.footer import END_CHUNK
 from backup_tasks.identities import Keyring
@@ -46,6 +46,7 @@ from backup_tasks.verify_report import render_verify
 from tests.backups import Backups, paths_in
 from tests.histories import use_small_chunks
 from tests.keys import make_key
+from tests.support.details import find_backups, read_details
 
 NAME = "2025-06-13_0200-backup.tar.gz"
 CHUNK_BYTES = 4096

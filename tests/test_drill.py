@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from backup_tasks import drill, drill_notes, foreign
-from backup_tasks.catalog import find_backups
 from backup_tasks.drill import run_drill
 from backup_tasks.drill_command import TAIL_LINES, CommandResult, run_command
 from backup_tasks.drill_place import temporary_tree
@@ -38,6 +37,7 @@ from tests.cli import Cli, cli, finish
 from tests.other_process import IS_ROOT, NOBODY, as_nobody, killed_after
 from tests.smtp_server import start_smtp_server
 from tests.source_trees import make_whole_tree
+from tests.support.details import find_backups
 
 __all__ = ["cli"]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from backup_tasks.catalog import find_backups, read_details
 from backup_tasks.encrypt import Sealer, open_sealed
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.identities import Keyring
@@ -26,6 +25,7 @@ from backup_tasks.verify import run_verify
 from tests.generations import ANY, EARLIER, LATER, NARROW, Generations, fill, restored, untar
 from tests.histories import CHUNK, Change, fingerprint, histories, noise, use_small_chunks
 from tests.keys import KINDS, decrypt, make_key, recover
+from tests.support.details import find_backups, read_details
 from tests.test_incremental import check_dead_bytes, new_replay, vanishing
 from tests.unreadable import refused
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from backup_tasks import last_archive, survey
-from backup_tasks.catalog import BackupDetails, find_backups, read_details
+from backup_tasks.catalog import BackupDetails
 from backup_tasks.errors import (
     CopyRefused,
     CopyUnsupported,
@@ -31,6 +31,7 @@ from backup_tasks.stores.directory import DirectoryStore
 from backup_tasks.units import render_bytes
 from tests.generations import LATER, Generations, fill, restored, untar
 from tests.histories import RealTree, fingerprint, noise, use_small_chunks
+from tests.support.details import find_backups, read_details
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from backup_tasks import segments
-from backup_tasks.catalog import find_backups
 from backup_tasks.limits import TOO_MANY_HOLES
 from backup_tasks.local_zone import find_zone
 from backup_tasks.paths import Paths
@@ -39,6 +38,7 @@ from tests.source_trees import (
     rsync_differences,
     run,
 )
+from tests.support.details import find_backups
 
 UTC = find_zone("UTC")
 MIB = 2**20

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_tasks import segments
-from backup_tasks.catalog import Backup, find_backups
+from backup_tasks.catalog import Backup
 from backup_tasks.compare import hash_file
 from backup_tasks.content_hash import BLOCK_BYTES, PlainHash, SparseHash
 from backup_tasks.drill import run_drill
@@ -32,6 +32,7 @@ from backup_tasks.verify_report import VerifyReport
 from tests import attacks
 from tests.attacks import Item
 from tests.backups import Backups
+from tests.support.details import find_backups
 
 UTC = find_zone("UTC")
 MIB = 2**20

@@ -15,7 +15,6 @@ import pytest
 
 from backup_tasks import reader
 from backup_tasks.authenticity import Trust
-from backup_tasks.catalog import find_backups
 from backup_tasks.compress import compress_chunk
 from backup_tasks.errors import BackupError, UnprovenError
 from backup_tasks.limits import CHUNK_RAW_LIMIT
@@ -31,6 +30,7 @@ from backup_tasks.tarstream import Member, encode_headers, encode_sparse_map
 from tests.cli import Cli, cli
 from tests.hostile import NAME, chunk_lines, entry_lines, write_archive
 from tests.peak_memory import run_measured
+from tests.support.details import find_backups
 
 __all__ = ["cli"]
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from backup_tasks.catalog import find_backups
 from backup_tasks.late_links import LateLinks, Surroundings
 from backup_tasks.manifest_reader import Manifest
 from backup_tasks.paths import Paths
@@ -47,6 +46,7 @@ from tests.histories import (
     play,
     use_small_chunks,
 )
+from tests.support.details import find_backups
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,6 @@ import pytest
 from pyrage import x25519
 
 from backup_tasks import archive, limits, segments, snapshot, stat_entry
-from backup_tasks.catalog import find_backups
 from backup_tasks.compress import compress_bounded
 from backup_tasks.errors import ProfileError, SourceError
 from backup_tasks.journal import RunRecord
@@ -44,6 +43,7 @@ from backup_tasks.reader import read_header
 from backup_tasks.tarstream import Member, encode_headers, encode_sparse_map
 from backup_tasks.verify import run_verify
 from tests.backups import Backups
+from tests.support.details import find_backups
 
 UTC = find_zone("UTC")
 MIB = 2**20

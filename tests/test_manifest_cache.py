@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.catalog import find_backups
 from backup_tasks.footer import FOOTER_BYTES
 from backup_tasks.manifest_cache import ManifestCache
 from backup_tasks.paths import Paths
 from backup_tasks.reader import read_manifest
 from backup_tasks.stores.base import StoredObject
 from tests.generations import LATER, Generations, fill, restored
+from tests.support.details import find_backups
 
 
 @pytest.fixture

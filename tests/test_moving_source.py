@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from backup_tasks import backup, content
-from backup_tasks.catalog import find_backups
 from backup_tasks.journal import RunRecord
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
@@ -25,6 +24,7 @@ from backup_tasks.reader import read_manifest
 from backup_tasks.restore import run_restore
 from backup_tasks.restore_request import RestoreRequest
 from tests.backups import Backups
+from tests.support.details import find_backups
 
 Hook = Callable[[Path], None]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from backup_tasks.catalog import find_backups
 from backup_tasks.errors import ArchiveError, RestoreError, UsageError
 from backup_tasks.listing import list_entries
 from backup_tasks.local_zone import find_zone
@@ -37,6 +36,7 @@ from tests.source_trees import (
     make_times,
     run,
 )
+from tests.support.details import find_backups
 
 UTC = find_zone("UTC")
 MIB = 2**20

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 import backup_tasks.backup_run
 import backup_tasks.stages
 from backup_tasks.archive import Base, join_bases
-from backup_tasks.catalog import find_backups
 from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectMissing, StoreError
 from backup_tasks.last_archive import LastArchive
 from backup_tasks.leftovers import UploadNote, do_each, end_leftovers
@@ -52,6 +51,7 @@ from tests.histories import (
     use_small_chunks,
 )
 from tests.mortal_store import Killed, MortalStore
+from tests.support.details import find_backups
 
 # As S3's, for trees of some tens of KiB; a part is 8,000 bytes.
 NARROW = PartLimits(smallest=6_000, largest=8_000, count=1000)

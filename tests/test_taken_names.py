@@ -11,7 +11,6 @@ import pytest
 
 from backup_tasks.backup import run_backup
 from backup_tasks.backup_run import BackupRun
-from backup_tasks.catalog import find_backups, read_details
 from backup_tasks.errors import ObjectExists
 from backup_tasks.journal import RunRecord
 from backup_tasks.profile import load_profile
@@ -20,6 +19,7 @@ from backup_tasks.stores import open_store
 from backup_tasks.stores.base import Store
 from tests.conftest import S3Bucket
 from tests.machines import START, Machine, Place
+from tests.support.details import find_backups, read_details
 
 ROUNDS = 3
 TOGETHER = 4

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from backup_tasks.catalog import Backup, find_backups, read_details
+from backup_tasks.catalog import Backup
 from backup_tasks.drill import DrillWish, run_drill_job
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES
 from backup_tasks.journal import RunRecord
@@ -24,6 +24,7 @@ from backup_tasks.verify import run_verify
 from tests.backups import Backups
 from tests.flipping_store import FlippingStore
 from tests.keys import make_key
+from tests.support.details import find_backups, read_details
 
 CONTENT = b"what lies in the only file\n" * 40
 

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import backup_tasks.chunk_reader
-from backup_tasks.catalog import find_backups
 from backup_tasks.compress import decompress_chunk
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.paths import Paths
@@ -24,6 +23,7 @@ from backup_tasks.verify import run_verify
 from backup_tasks.verify_report import VerifyReport
 from tests.backups import Backups, small_backups
 from tests.histories import CHUNK, Change, RealTree, histories, play, use_small_chunks
+from tests.support.details import find_backups
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 
 from backup_tasks import entry_check
-from backup_tasks.catalog import find_backups
 from backup_tasks.chunk_reader import ReadChunk
 from backup_tasks.compress import compress_chunk
 from backup_tasks.entry_check import EntryCheck
@@ -39,6 +38,7 @@ from tests.chunks import laid_out
 from tests.cli import Cli, cli, s3_store
 from tests.conftest import S3Bucket
 from tests.histories import Change, RealTree, histories, play
+from tests.support.details import find_backups
 
 __all__ = ["cli"]
 
