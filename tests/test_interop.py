@@ -180,10 +180,6 @@ def test_whoever_recovers_with_plain_tar_finds_the_manifest(
 
 
 def test_every_chunk_is_a_gzip_member_of_its_own(tree: Path, tmp_path: Path, paths: Paths) -> None:
-    from backup_tasks.catalog import find_backups
-    from backup_tasks.local_zone import find_zone
-    from backup_tasks.reader import read_manifest
-
     backups = Backups(tree, tmp_path / "store", paths)
     backups.backup()
     store = backups.open_store()
