@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 
 from backup_tasks.footer import FOOTER_BYTES
+from backup_tasks.local_zone import find_zone
 from backup_tasks.manifest import MANIFEST_PATH, decode_header
 from backup_tasks.paths import Paths
+from backup_tasks.reader import read_manifest
 from tests.backups import Backups
 from tests.conftest import S3Bucket
 from tests.source_trees import make_files, make_links, make_names, make_sparse, make_times
+from tests.support.details import find_backups
 
 PYTHON = "import sys, tarfile; tarfile.open(sys.argv[1], 'r:gz').extractall('.')"
 TOOLS = {
