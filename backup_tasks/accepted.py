@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backup_tasks.catalog import Backup, BackupDetails
 from backup_tasks.census import Census
@@ -23,8 +25,7 @@ from backup_tasks.signing_key import read_own_key
 from backup_tasks.stores.base import Store, StoredObject
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """Whose backups count.
 
     Attributes:

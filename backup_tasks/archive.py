@@ -10,9 +10,12 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backup_tasks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_bounded
 from backup_tasks.encrypt import Sealer
@@ -34,8 +37,7 @@ Place = tuple[int, int]
 _GAP = Chunk(0, 0, "", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(Struct, frozen=True):
     """Earlier objects that chunks are kept from, numbered as if they were one archive.
 
     Attributes:
@@ -46,7 +48,7 @@ class Base:
 
     objects: Sequence[tuple[int, StoredObject]]
     chunks: Sequence[Chunk]
-    arrived: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    arrived: Mapping[str, Sequence[int]] = msgspec.field(default_factory=dict)
 
     def source_of(self, number: int) -> StoredObject:
         """The object that a chunk lies in."""

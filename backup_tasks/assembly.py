@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO
+
+from msgspec import Struct
 
 from backup_tasks import __version__
 from backup_tasks.archive import ArchiveBuilder
@@ -52,8 +53,7 @@ _ENTRY_OVERHEAD_BYTES = 2048
 _NAMED = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Writers:
+class Writers(Struct, frozen=True):
     """Where an archive is written to.
 
     Attributes:
@@ -69,8 +69,7 @@ class Writers:
     stages: Stages | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SourcesSeen:
+class SourcesSeen(Struct, frozen=True):
     """What a header says of the sources, so that a later run notices what they lost.
 
     Attributes:
@@ -84,8 +83,7 @@ class SourcesSeen:
     alarms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """An archive as it was written: its chunks, the manifest's header, and the footer, signed."""
 
     chunks: Sequence[Chunk]
@@ -93,8 +91,7 @@ class Written:
     footer: Footer
 
 
-@dataclass(frozen=True, slots=True)
-class Assembly:
+class Assembly(Struct, frozen=True):
     """Writes one archive.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from backup_tasks.errors import UnprovenError
 from backup_tasks.footer import Footer
@@ -16,8 +17,7 @@ from backup_tasks.text import printable
 State = Literal["trusted", "not compared", "unsigned", "another key", "wrong"]
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(Struct, frozen=True):
     """Whose archives are believed.
 
     Attributes:
@@ -32,8 +32,7 @@ class Trust:
 ANYBODY = Trust()
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What one archive proves about where it comes from.
 
     Attributes:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backup_tasks.after_commit import settle_backup
 from backup_tasks.assembly import Assembly, Writers, Written, utc_text
@@ -78,8 +80,7 @@ _MOST_LOST_NAMES = 10
 _NAMED_PROBLEMS = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Approach:
+class _Approach(Struct, frozen=True):
     """How an archive is to be made.
 
     Attributes:

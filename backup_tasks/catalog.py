@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
+
+from msgspec import Struct
 
 from backup_tasks.claim.evidence import Evidence, read_evidence
 from backup_tasks.claim.proof import UNKNOWN, Verdict
@@ -20,8 +21,7 @@ from backup_tasks.text import printable
 _REQUESTS_AT_ONCE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Backup:
+class Backup(Struct, frozen=True):
     """One committed archive.
 
     Attributes:
@@ -37,8 +37,7 @@ class Backup:
     verdict: Verdict = UNKNOWN
 
 
-@dataclass(frozen=True, slots=True)
-class BackupDetails:
+class BackupDetails(Struct, frozen=True):
     """A backup with what its own manifest says of it.
 
     Attributes:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backup_tasks.catalog import (
     Backup,
@@ -47,8 +48,7 @@ _STRANGERS_HEADER_BYTES = 2**16
 _OF_ONE_OBJECT = (ObjectMissing, ObjectChanged, ReadRefused)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """The backup that is meant, and what is to be told with it.
 
     Attributes:

@@ -6,10 +6,12 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backup_tasks.compress import decompress_chunk
 from backup_tasks.encrypt import open_sealed_chunk
@@ -41,8 +43,7 @@ _Result = TypeVar("_Result")
 _Call = tuple[int, Callable[[], _Result]]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadChunk:
+class ReadChunk(Struct, frozen=True):
     """One chunk as read: its raw bytes, or what is wrong with it.
 
     Attributes:
@@ -55,8 +56,7 @@ class ReadChunk:
     fetched_again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkRange:
+class ChunkRange(Struct, frozen=True):
     """Chunks that one request fetches: their numbers, and the bytes from `start` to `end`."""
 
     numbers: tuple[int, ...]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from msgspec import Struct
+
 from backup_tasks.content_hash import ContentHash, content_hash
 from backup_tasks.findings import Findings
 from backup_tasks.folders import OPEN_FOLDER, FolderStack, split_path
@@ -32,8 +34,7 @@ _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 FoundT = TypeVar("FoundT")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """One name of a tree.
 
     Attributes:

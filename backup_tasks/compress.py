@@ -8,9 +8,9 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from isal import igzip_lib, isal_zlib
+from msgspec import Struct
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.workers import Workers
@@ -24,8 +24,7 @@ CHUNK_BYTES = 2**20
 _GZIP_WINDOW = 31
 
 
-@dataclass(frozen=True, slots=True)
-class StoredChunk:
+class StoredChunk(Struct, frozen=True):
     """One gzip member as it will lie in the object, its SHA-256, and its raw length.
 
     `content` is the SHA-256 of the gzip member once it is encrypted, else "".

@@ -14,8 +14,9 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from backup_tasks.errors import ScheduleError
 from backup_tasks.text import printable
@@ -24,8 +25,7 @@ _PROFILES = "BACKUP_TASKS_PROFILES"
 _NOTE = b"# Written by `invoke cron-install`. Change the profiles, not these lines.\n"
 
 
-@dataclass(frozen=True, slots=True)
-class CronLine:
+class CronLine(Struct, frozen=True):
     """One line of the block.
 
     Attributes:
@@ -41,8 +41,7 @@ class CronLine:
     profiles: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SplitCrontab:
+class SplitCrontab(Struct, frozen=True):
     """A crontab cut at the block. Without a block, everything is in `before`."""
 
     before: bytes

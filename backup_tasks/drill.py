@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from backup_tasks.accepted import Accepted, choose_and_tell, list_census, whose_count
 from backup_tasks.authenticity import Trust, demand_signature
@@ -39,8 +40,7 @@ from backup_tasks.stores.base import Store
 from backup_tasks.text import printable
 
 
-@dataclass(frozen=True, slots=True)
-class DrillWish:
+class DrillWish(Struct, frozen=True):
     """What an operator typed after `invoke drill`; "" where nothing."""
 
     name: str = ""

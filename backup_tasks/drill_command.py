@@ -9,9 +9,10 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+
+from msgspec import Struct
 
 from backup_tasks.drill_place import signals_held
 from backup_tasks.errors import DrillError
@@ -25,8 +26,7 @@ _STEP_SECONDS = 0.2
 _PASSED_ON = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"}
 
 
-@dataclass(frozen=True, slots=True)
-class CommandResult:
+class CommandResult(Struct, frozen=True):
     """How the command ended.
 
     Attributes:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from msgspec import Struct
+
 Overwrite = Literal["never", "older", "always"]
 # What problems take in memory, roughly; beyond that they are counted.
 PROBLEMS_BYTES = 2**25
 _PROBLEM_BYTES = 200
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractPolicy:
+class ExtractPolicy(Struct, frozen=True):
     """What an archive may do to the target.
 
     Attributes:

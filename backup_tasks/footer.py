@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.signing import Signature, is_signed, render_statement
@@ -38,8 +39,7 @@ _SUBFIELD = b"BT"
 _SUBFIELD_BYTES = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Footer:
+class Footer(Struct, frozen=True):
     """Where the manifest lies in the object, and the hash of that range.
 
     Attributes:

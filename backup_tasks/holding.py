@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
+from msgspec import Struct
 
 from backup_tasks.assembly import SourcesSeen, utc_text
 from backup_tasks.backup_run import BackupRun
@@ -63,8 +63,7 @@ class HoldPlace(Protocol):
         """Write the claim anew with this hold. Raises BackupError."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedHold:
+class ClaimedHold(Struct, frozen=True):
     """The hold in a claim that is ours to write."""
 
     keeper: ClaimKeeper
@@ -82,8 +81,7 @@ class ClaimedHold:
             self.keeper.write(msgspec.structs.replace(claim, hold=hold), self.key)
 
 
-@dataclass(frozen=True, slots=True)
-class NoClaim:
+class NoClaim(Struct, frozen=True):
     """A store whose claim is not to be written: the hold is kept in the state directory alone."""
 
     hold: Hold | None = None

@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from backup_tasks.errors import BackupError, ProfileError
 from backup_tasks.identities import Keyring
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
     from backup_tasks.survey import BackupPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True):
     """What a task works with, while its outcome is being watched."""
 
     profile: Profile

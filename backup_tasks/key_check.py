@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from backup_tasks.encrypt import Sealer, open_sealed
 from backup_tasks.errors import ArchiveError, IdentityError, UsageError
@@ -65,8 +66,7 @@ def refuse_unproven(profile: Profile, proven: ProvenKeys) -> None:
         raise IdentityError(why)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyCheck:
+class KeyCheck(Struct, frozen=True):
     """What became of each recipient: "opened", "not opened by this key" or "skipped"."""
 
     results: Sequence[tuple[str, str]]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from msgspec import Struct
 
 from backup_tasks.errors import UsageError
 from backup_tasks.paths import home_folder, make_private, sync_folder
 from backup_tasks.text import printable
 
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
+class NewKey(Struct, frozen=True):
     """Where the private key lies, and the public key that goes with it."""
 
     file: Path

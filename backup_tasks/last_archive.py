@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct
 
 from backup_tasks.archive import Base
 from backup_tasks.catalog import Backup
@@ -57,8 +58,7 @@ class EntryIndex(Protocol):
         """Free memory and files."""
 
 
-@dataclass(frozen=True, slots=True)
-class LastArchive:
+class LastArchive(Struct, frozen=True):
     """What the next archive may keep chunks of; `close` it when done.
 
     Attributes:

@@ -6,6 +6,8 @@ import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from backup_tasks.last_archive import EntryIndex
 from backup_tasks.manifest import Entry, carry_entry, walk_key
 from backup_tasks.mounts import Mounts
@@ -15,8 +17,7 @@ from backup_tasks.text import printable
 from backup_tasks.units import render_bytes, render_count
 
 
-@dataclass(frozen=True, slots=True)
-class Before:
+class Before(Struct, frozen=True):
     """The backup before this one, as far as it is known.
 
     Attributes:

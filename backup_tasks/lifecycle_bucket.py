@@ -7,8 +7,9 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from backup_tasks.errors import StoreError
 from backup_tasks.lifecycle_plan import LifecyclePlan, Rule, comparable
@@ -22,8 +23,7 @@ _READ_BACK_TRIES = 5
 _READ_BACK_PAUSE_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class BucketLifecycle:
+class BucketLifecycle(Struct, frozen=True):
     """What a bucket has now.
 
     Attributes:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import shlex
 import traceback
-from dataclasses import dataclass
 from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid, parseaddr
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from backup_tasks.errors import NotifyError
 from backup_tasks.journal import Problem, Result, RunRecord, summarize_problems
@@ -34,8 +35,7 @@ _SUBJECT_LENGTH = 200
 _LOOKS = {"verify": "checked", "drill": "compared"}
 
 
-@dataclass(frozen=True, slots=True)
-class MailView:
+class MailView(Struct, frozen=True):
     """What a template may say; every text is one printable line, whatever the record held.
 
     Attributes:

@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 import os
 import secrets
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import FOOTER_BYTES, decode_footer

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from backup_tasks.catalog import Backup, backups_among
 from backup_tasks.errors import ArchiveError, IdentityError, ObjectMissing
@@ -24,8 +25,7 @@ _LOOK_BACK = 16
 _Maker = Literal["ours", "renamed", "perhaps", "another", "junk"]
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbours(Struct, frozen=True):
     """See `claim.ownership.Surroundings`.
 
     Attributes:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from backup_tasks.claim.clock import is_ahead
 from backup_tasks.errors import ObjectMissing, StoreError
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 _MOST_MADE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(Struct, frozen=True):
     """What the note says.
 
     Attributes:

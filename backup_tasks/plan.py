@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 
 import msgspec
+from msgspec import Struct
 
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.late_links import LateLinks
@@ -52,8 +53,7 @@ class ReuseCounts:
     gone: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Reuse:
+class Reuse(Struct, frozen=True):
     """The decision.
 
     Attributes:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import Struct
+
 from backup_tasks.manifest import Entry
 
 # An Ed25519 key without a passphrase, as PKCS #8 in PEM (RFC 8410); all are of one length.
@@ -20,8 +22,7 @@ _PEM_BEGINS = b"-----BEGIN PRIVATE KEY-----\n"
 _USUAL_NAMES = ("backup-tasks/signing.key", "backup-tasks/signing.key.new")
 
 
-@dataclass(frozen=True, slots=True)
-class KnownContent:
+class KnownContent(Struct, frozen=True):
     """A content that is not to be stored: its size in bytes, and its SHA-256, hex."""
 
     size: int

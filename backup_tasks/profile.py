@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from pydantic import ValidationError
 
 from backup_tasks.errors import ProfileError, UsageError
@@ -244,8 +245,7 @@ def place_secrets(
     return {key: wrap(value, (key,)) for key, value in merged.values.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Examined:
+class _Examined(Struct, frozen=True):
     """A profile of the folder; None if it is broken, or if nothing runs with it.
 
     Attributes:

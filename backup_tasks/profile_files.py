@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import Struct
+
 from backup_tasks.errors import ProfileError
 from backup_tasks.paths import Paths
 from backup_tasks.profile_types import PROFILE_NAME
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A line, from 1, of a file."""
 
     file: Path

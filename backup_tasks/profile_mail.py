@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Protocol
 
+from msgspec import Struct
 from pydantic import ValidationError
 
 from backup_tasks.errors import ProfileError
@@ -45,8 +45,7 @@ class MailedProfile(Protocol):
     def tzinfo(self) -> tzinfo: ...
 
 
-@dataclass(frozen=True, slots=True)
-class BrokenProfile:
+class BrokenProfile(Struct, frozen=True):
     """What can be believed of a profile with problems.
 
     Attributes:

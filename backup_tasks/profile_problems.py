@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date, time
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
+from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 
 from backup_tasks.errors import ProfileError
@@ -34,8 +34,7 @@ _EXAMPLES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileProblem:
+class ProfileProblem(Struct, frozen=True):
     """One problem: where it is written, the key (dotted, "" for the file) and the reason.
 
     `is_missing` tells a key that has to come from somewhere from one that is wrong.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+
+import msgspec
+from msgspec import Struct
 
 from backup_tasks.census import Census
 from backup_tasks.claim.claim_file import Claim, Hold, Name
 from backup_tasks.claim.clock import LATELY, is_lately
 from backup_tasks.claim.evidence import Evidence
-from backup_tasks.claim.hold import accept_command, may_lift, render_hold, standing_hold
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
 from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.manifest import Header
@@ -24,8 +25,7 @@ from backup_tasks.units import render_count
 _NAMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class PruneGuard:
+class PruneGuard(Struct, frozen=True):
     """What a prune has to obey.
 
     Attributes:
@@ -34,7 +34,7 @@ class PruneGuard:
     """
 
     unpruned: tuple[str, ...] = ()
-    keep: Mapping[str, str] = field(default_factory=dict)
+    keep: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def find_guard(
@@ -65,6 +65,10 @@ def find_guard(
 
 def tell_hold(profile: Profile, note: SourcesNote, of_claim: Hold | None) -> str:
     """The hold that stands, in words, with what to do about it; "" if none does."""
+    if of_claim is None and note.hold is None:
+        return ""
+    from backup_tasks.claim.hold import accept_command, may_lift, render_hold, standing_hold
+
     hold = standing_hold(of_claim, note.hold)
     if hold is None:
         return ""

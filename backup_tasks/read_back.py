@@ -11,7 +11,8 @@ import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from backup_tasks.chunk_reader import read_ahead, read_chunks
 from backup_tasks.errors import (
@@ -90,8 +91,7 @@ class NotedCopies:
         self._inner.leave()
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """An archive as it was sent.
 
     Attributes:
@@ -183,8 +183,7 @@ def _look(store: Store, stored: StoredObject, sent: Sent) -> None:
             raise NotAsSent(f"chunk {wrong.number}: {wrong.damage}")
 
 
-@dataclass(frozen=True, slots=True)
-class _ReadEnd:
+class _ReadEnd(Struct, frozen=True):
     """An object of which the last bytes, from `start` on, are at hand."""
 
     store: Store

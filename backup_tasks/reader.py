@@ -7,10 +7,10 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from typing import IO
 
 from isal import igzip, isal_zlib
+from msgspec.structs import replace
 
 from backup_tasks.chunk_reader import read_ahead
 from backup_tasks.compress import IsalError

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from backup_tasks.accepted import Accepted, choose_and_tell, list_census, whose_count
 from backup_tasks.authenticity import Proof, demand_proof, demand_signature

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast, get_args
+
+import msgspec
+from msgspec import Struct
 
 from backup_tasks.authenticity import ANYBODY, Proof, Trust
 from backup_tasks.catalog import Backup
@@ -15,8 +17,7 @@ from backup_tasks.manifest import Header
 from backup_tasks.not_whole import NotWhole
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreRequest:
+class RestoreRequest(Struct, frozen=True):
     """What to restore and where to.
 
     Attributes:
@@ -51,8 +52,7 @@ class RestoreRequest:
         return ExtractPolicy(self.overwrite or "never", self.trusted)
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreWish:
+class RestoreWish(Struct, frozen=True):
     """What an operator typed after `invoke restore`; "" where nothing."""
 
     name: str = ""
@@ -95,8 +95,7 @@ def parse_wish(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreReport:
+class RestoreReport(Struct, frozen=True):
     """What was restored, or in a dry run would be.
 
     Attributes:
@@ -115,4 +114,4 @@ class RestoreReport:
     proof: Proof
     header: Header | None = None
     fault_at_end: str = ""
-    not_whole: NotWhole = field(default_factory=NotWhole)
+    not_whole: NotWhole = msgspec.field(default_factory=NotWhole)

@@ -8,11 +8,11 @@ an entry of one path the later one counts, as it does for tar.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 import msgspec
+from msgspec import Struct
 
 from backup_tasks.archive import Base, join_bases
 from backup_tasks.chunk_reader import read_chunks
@@ -64,8 +64,7 @@ def _uploads_of(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Salvaged:
+class Salvaged(Struct, frozen=True):
     """What is there of an interrupted run.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+from msgspec import Struct
 
 from backup_tasks.units import render_seconds
 
@@ -32,8 +33,7 @@ class RetentionRules(Protocol):
     def keep_yearly(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class PrunePlan:
+class PrunePlan(Struct, frozen=True):
     """What to keep and why, and what to delete; every backup stands in one of them, once.
 
     Attributes:

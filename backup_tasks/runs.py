@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # Of the bytes of entries that count, those of entries that do not may be so many unasked.
 DEAD_WELCOME = 0.07
@@ -29,8 +30,7 @@ _HIGHEST_PRICE = 2.0**20
 _STEPS = 512
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkCosts:
+class ChunkCosts(Struct, frozen=True):
     """The chunks of an archive, each by what it costs to keep and not to keep.
 
     Attributes:
@@ -43,8 +43,7 @@ class ChunkCosts:
     stored: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class RunRules:
+class RunRules(Struct, frozen=True):
     """What the runs must keep to.
 
     Attributes:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct
 
 from backup_tasks.cron_block import (
     CronLine,
@@ -69,8 +72,7 @@ class CronReport:
     entries: tuple[CronEntry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CronChange:
+class CronChange(Struct, frozen=True):
     """What an installation or a removal did, or would do.
 
     Attributes:
@@ -81,7 +83,7 @@ class CronChange:
 
     actions: dict[str, Action]
     dry_run: bool
-    broken: Mapping[str, str] = field(default_factory=dict)
+    broken: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def install_cron(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
 
 from backup_tasks.cron_block import CronLine
 from backup_tasks.errors import ProfileError
@@ -17,8 +19,7 @@ if TYPE_CHECKING:
     from backup_tasks.profile_model import Profile
 
 
-@dataclass(frozen=True, slots=True)
-class Scheduled:
+class Scheduled(Struct, frozen=True):
     """The profiles of the folder, as far as cron is concerned.
 
     Attributes:
@@ -27,7 +28,7 @@ class Scheduled:
     """
 
     profiles: tuple[Profile, ...]
-    broken: Mapping[str, str] = field(default_factory=dict)
+    broken: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def find_scheduled(paths: Paths, profile: str = "") -> Scheduled:

@@ -12,9 +12,10 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec import Struct
 
 from backup_tasks.errors import ProfileError, TrustError
 from backup_tasks.text import one_line
@@ -32,8 +33,7 @@ Kind = Literal["env", "file", "command", "literal"]
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(Struct, frozen=True):
     """A value of a profile together with where it was written.
 
     Attributes:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,6 +25,9 @@ PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 _FACTS = struct.Struct("<HQQ32s")
 _KIND = "ed25519:"
+# RFC 8410: this, then the 32 bytes of the key; 48 in all, which are 64 characters of base64.
+_PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
+_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
 # Points of small order, their sign bit left out: under these as a key, signatures can be made up
 # for any statement without a private key, and OpenSSL accepts them.
 _WEAK_KEYS = frozenset(
@@ -38,8 +44,7 @@ _WEAK_KEYS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(Struct, frozen=True):
     """A signature as an archive carries it, with the public key that it names (both raw)."""
 
     public_key: bytes
@@ -84,21 +89,15 @@ class SigningKey:
 
     def render_pem(self) -> bytes:
         """The private key as PKCS #8 in PEM (RFC 8410), which `openssl pkey` reads."""
-        from cryptography.hazmat.primitives import serialization as forms
-
-        return _parse_private(self._pem).private_bytes(
-            forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()
-        )
+        return _render_private(_parse_private(self._pem))
 
 
 def make_signing_key() -> SigningKey:
     """A new key, from the system's randomness."""
-    from cryptography.hazmat.primitives import serialization as forms
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     private = Ed25519PrivateKey.generate()
-    pem = private.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
-    return SigningKey(private.public_key().public_bytes_raw(), pem)
+    return SigningKey(private.public_key().public_bytes_raw(), _render_private(private))
 
 
 def parse_signing_key(pem: bytes) -> SigningKey:
@@ -115,7 +114,23 @@ def known_signing_key(pem: bytes, public_key: bytes) -> SigningKey:
     return SigningKey(public_key, pem)
 
 
+def _render_private(private: Ed25519PrivateKey) -> bytes:
+    content = base64.b64encode(_PKCS8_PREFIX + private.private_bytes_raw())
+    return b"-----BEGIN PRIVATE KEY-----\n%b\n-----END PRIVATE KEY-----\n" % content
+
+
 def _parse_private(pem: bytes) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    if usual := _PEM.fullmatch(pem):
+        content = base64.b64decode(usual[1])
+        if content.startswith(_PKCS8_PREFIX):
+            return Ed25519PrivateKey.from_private_bytes(content[len(_PKCS8_PREFIX) :])
+    return _parse_unusual(pem)
+
+
+def _parse_unusual(pem: bytes) -> Ed25519PrivateKey:
+    """A key in another form than ours; the modules that read any take 12 ms to load."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key

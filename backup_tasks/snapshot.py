@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Protocol
 
+from msgspec import Struct
+
 from backup_tasks.folder_names import sorted_names
 from backup_tasks.folders import OPEN_FOLDER, allow_deep_folders
 from backup_tasks.limits import (
@@ -48,8 +50,7 @@ _KINDS: dict[int, EntryType] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class WalkRules:
+class WalkRules(Struct, frozen=True):
     """What a walk leaves out.
 
     Attributes:
@@ -86,8 +87,7 @@ class _Level:
     statuses: dict[str, os.stat_result]
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(Struct, frozen=True):
     """A name that the walk came to and could not look at, or into.
 
     Attributes:

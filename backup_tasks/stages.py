@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from msgspec import Struct
+
 from backup_tasks.archive import ArchiveBuilder
 from backup_tasks.manifest import Chunk, Entry
 from backup_tasks.staging import StagingJournal
@@ -24,8 +26,7 @@ STAGE_BYTES = 256 * 2**20
 _MOST_STAGES = 250
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """One staging object in the making, and the journal of what is in it."""
 
     journal: StagingJournal
@@ -90,8 +91,7 @@ class Stages:
         self._committer.shutdown()
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
+class Watched(Struct, frozen=True):
     """Records chunks, and sees to it that trouble with copies is met now and not at the end."""
 
     archive: ArchiveWriter

@@ -10,12 +10,12 @@ import contextlib
 import os
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from backup_tasks.errors import StoreError
-from backup_tasks.mounted_at import Standing, find_standing, is_at_or_below, mount_points_of
 from backup_tasks.naming import is_backup_name
 from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import Paths
@@ -25,13 +25,13 @@ from backup_tasks.stores.base import Store
 from backup_tasks.text import printable
 
 if TYPE_CHECKING:
+    from backup_tasks.mounted_at import Standing
     from backup_tasks.profile_model import Profile
 
 FSTAB = Path("/etc/fstab")
 
 
-@dataclass(frozen=True, slots=True)
-class _Noted:
+class _Noted(Struct, frozen=True):
     """What the note says: where something was mounted, and what."""
 
     mount_point: str
@@ -39,8 +39,7 @@ class _Noted:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class StorePlace:
+class StorePlace(Struct, frozen=True):
     """Remembers, in the state directory, on which mount a store's folder lay.
 
     Attributes:
@@ -64,6 +63,8 @@ class StorePlace:
         store was moved to this disk with all that it held, and nothing is refused. fstab may be
         out of date: it is believed only of a folder without backups.
         """
+        from backup_tasks.mounted_at import find_standing
+
         noted, points = self._read(), self._points_of_fstab()
         if noted is None and not points:
             return
@@ -77,6 +78,8 @@ class StorePlace:
 
     def note(self) -> None:
         """Remember where the folder lies, after a backup was made there. Failing to is no error."""
+        from backup_tasks.mounted_at import find_standing
+
         with contextlib.suppress(StoreError, OSError):
             self.check()
             mount = find_standing(self.folder).mount
@@ -90,6 +93,8 @@ class StorePlace:
                 )
 
     def _why_lost(self, standing: Standing, noted: _Noted | None) -> str:
+        from backup_tasks.mounted_at import is_at_or_below
+
         lost = is_at_or_below(standing.folder, [noted.mount_point] if noted else [])
         if not noted or not lost or standing.is_on(lost):
             return ""
@@ -104,6 +109,8 @@ class StorePlace:
         )
 
     def _why_unplanned(self, standing: Standing, points: Iterable[str]) -> str:
+        from backup_tasks.mounted_at import is_at_or_below
+
         planned = is_at_or_below(standing.folder, points)
         if not planned or standing.has_mount_on(planned) or standing.is_on(planned):
             return ""
@@ -130,6 +137,8 @@ class StorePlace:
         return found if is_text and found.mount_point.startswith("/") else None
 
     def _points_of_fstab(self) -> list[str]:
+        from backup_tasks.mounted_at import mount_points_of
+
         try:
             return list(mount_points_of(self.fstab.read_bytes()))
         except OSError:

@@ -7,9 +7,9 @@ they are private, so a test pins the names and the behaviour that this file lean
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from tomlkit.exceptions import ParseError, TOMLKitError, UnexpectedCharError
 from tomlkit.items import AoT as ArrayOfTables
 from tomlkit.items import Array, InlineTable, Item, Key, Table
@@ -18,8 +18,7 @@ from tomlkit.parser import Parser
 KeyPath = tuple[str | int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedToml:
+class PlacedToml(Struct, frozen=True):
     """A parsed document.
 
     Attributes:

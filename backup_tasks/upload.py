@@ -7,6 +7,8 @@ import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from backup_tasks.stores.base import (
     ArchiveWriter,
     CopySource,
@@ -112,8 +114,7 @@ class _Run:
     enough: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(Struct, frozen=True):
     """What an object holds already: so many bytes at its front, copied in so many parts."""
 
     bytes: int

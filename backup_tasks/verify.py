@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 
+from msgspec import Struct
+
 from backup_tasks.accepted import Accepted, choose_and_tell, list_census, whose_count
 from backup_tasks.authenticity import weigh_proof
 from backup_tasks.catalog import Backup, render_maker
@@ -41,8 +43,7 @@ from backup_tasks.verify_report import VerifyReport, render_verify
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyWish:
+class VerifyWish(Struct, frozen=True):
     """What an operator typed after `invoke verify`; "" where nothing."""
 
     name: str = ""
@@ -237,8 +238,7 @@ def _verify_foreign(store: Store, report: VerifyReport, progress: Progress) -> N
     report.limit = "; ".join([report.limit, *sorted(notes)])
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """A part of an archive's chunks, another one each day, the same one all day.
 
     Attributes:

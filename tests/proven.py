@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
 from isal import igzip
+from msgspec.structs import replace
 
 from backup_tasks.assembly import utc_text
 from backup_tasks.encrypt import Sealer

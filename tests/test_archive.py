@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks.compress import CHUNK_BYTES
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, decode_footer

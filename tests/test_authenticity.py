@@ -11,6 +11,7 @@ from datetime import UTC
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from backup_tasks.authenticity import Trust
 from backup_tasks.catalog import Backup
@@ -344,9 +345,11 @@ def test_another_signature_in_an_encrypted_archive_is_refused(
         "nobody": None,
         "another": ATTACKER.sign(footer.statement),
         "the wrong key": footer.signature
-        and replace(ATTACKER.sign(footer.statement), public_key=footer.signature.public_key),
+        and structs.replace(
+            ATTACKER.sign(footer.statement), public_key=footer.signature.public_key
+        ),
     }[signed_by]
-    end = encode_sealed_footer(replace(footer, signature=forged))
+    end = encode_sealed_footer(structs.replace(footer, signature=forged))
     encrypted.archive().write_bytes(content[:-size] + end)
     state = {"nobody": "unsigned", "another": "another key", "the wrong key": "wrong"}[signed_by]
     assert verify(encrypted).proof.state == state

@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks.chunk_process import _SLOTS, WORTH_A_PROCESS, read_chunks_apart
 from backup_tasks.chunk_reader import ReadChunk

@@ -7,11 +7,12 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks import segments
 from backup_tasks.limits import TOO_MANY_HOLES

@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pyrage
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks import census as census_module
 from backup_tasks.census import Census

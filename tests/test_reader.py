@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks.errors import ArchiveError
 from backup_tasks.footer import END_CHUNK, FOOTER_BYTES, Footer, decode_footer, encode_footer

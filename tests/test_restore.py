@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks.errors import ArchiveError, RestoreError, UsageError
 from backup_tasks.listing import list_entries

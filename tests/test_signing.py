@@ -6,12 +6,12 @@ import gzip
 import io
 import subprocess
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from backup_tasks.compress import compress_chunk
 from backup_tasks.footer import END_CHUNK, Footer, encode_footer

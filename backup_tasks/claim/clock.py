@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+
+from msgspec import Struct
 
 from backup_tasks.units import render_count
 
@@ -29,8 +30,7 @@ _GAPS_BEFORE = 4
 LATELY = timedelta(days=8)
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
+class Clocks(Struct, frozen=True):
     """What this machine's clock and the store's said at about the same moment; all aware.
 
     Attributes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
+from msgspec import Struct
 
 from backup_tasks.claim.claim_file import Baseline, Hold
 from backup_tasks.manifest import Header, SourceCount
@@ -21,8 +21,7 @@ _NAMED_REASONS = 20
 _BASELINE_BYTES = 2**16
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(Struct, frozen=True):
     """What a walk saw of the sources.
 
     Attributes:
@@ -51,8 +50,7 @@ class Sight:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Alarm:
+class Alarm(Struct, frozen=True):
     """One reason for a hold: with its path, and in words that name none.
 
     Attributes:

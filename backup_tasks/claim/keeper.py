@@ -7,12 +7,13 @@ crash leaves in the store, the next run knows it for its own.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backup_tasks.claim.claim_file import (
     CLAIM_BYTES,
@@ -50,8 +51,7 @@ _MOST_PROFILES = 100
 _TRIES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """What this run may do in the store.
 
     Attributes:

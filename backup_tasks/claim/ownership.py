@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from backup_tasks.claim.claim_file import Claim, Hold, Name
@@ -22,8 +22,7 @@ _TWO_WRITERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What this machine knows by itself.
 
     Attributes:
@@ -70,8 +69,7 @@ class Surroundings(Protocol):
         """Whether another profile of this machine, of that name, uses this store."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ownership:
+class Ownership(Struct, frozen=True):
     """What a run may do.
 
     Attributes:

@@ -7,9 +7,10 @@ ordered by the moment when it was begun, as its manifest says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
+
+from msgspec import Struct
 
 from backup_tasks.claim.acceptance import Acceptance
 from backup_tasks.claim.claim_file import Name
@@ -31,8 +32,7 @@ ProofState = Literal[
 _SOUND = ("proven", "likely", "not read back")
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """Whether a backup counts.
 
     Attributes:
@@ -59,8 +59,7 @@ class Verdict:
 UNKNOWN = Verdict("unknown", "it was not looked at yet")
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What is known of one object.
 
     Attributes:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import mmap
 import os
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
+
+class StoredObject(Struct, frozen=True):
     """One object as the store listed it.
 
     Attributes:
@@ -48,8 +48,7 @@ def folder_place(folder: Path) -> str:
     return f"file://{os.path.realpath(folder)}/"
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
+class Unfinished(Struct, frozen=True):
     """A write that was started and neither committed nor aborted.
 
     Attributes:
@@ -63,8 +62,7 @@ class Unfinished:
     started_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class PartLimits:
+class PartLimits(Struct, frozen=True):
     """What parts a store accepts: bytes of any part but the last, and their number."""
 
     smallest: int

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+from msgspec import Struct
+
 from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing
 from backup_tasks.stores.base import StoredObject, Unfinished
 from backup_tasks.stores.s3_answers import pages
@@ -49,8 +52,7 @@ class Pins:
     reads: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class S3Access:
+class S3Access(Struct, frozen=True):
     """A client and what every request through it needs to know.
 
     Attributes:
@@ -65,7 +67,7 @@ class S3Access:
     prefix: str
     storage_class: str
     max_attempts: int
-    pins: Pins = field(default_factory=Pins)
+    pins: Pins = msgspec.field(default_factory=Pins)
 
     def key(self, name: str) -> str:
         """The object's key in the bucket."""

@@ -7,9 +7,10 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, cast
+
+from msgspec import Struct
 
 from backup_tasks.errors import (
     CopyRefused,
@@ -54,8 +55,7 @@ class Unreachable(StoreError):
     """The server could not be reached, so that asking it to clean up twice is no use."""
 
 
-@dataclass(frozen=True, slots=True)
-class S3Upload:
+class S3Upload(Struct, frozen=True):
     """One multipart upload; its requests may be made side by side.
 
     Attributes:
