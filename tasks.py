@@ -248,7 +248,7 @@ def files(
         census = list_census(running.profile, store, state, accepted, seen, started_at, keys)
         chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
-        entries = list_entries(store, chosen, path or (), keys, trust)
+        entries = list_entries(store, chosen.stored, path or (), keys, trust)
         report.print_entries(entries, as_json=json)
 
 

@@ -7,19 +7,18 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from backup_tasks.authenticity import ANYBODY, Trust, demand_proof, demand_signature
-from backup_tasks.catalog import Backup
 from backup_tasks.foreign import foreign_members
 from backup_tasks.identities import NO_KEYS, Keyring
 from backup_tasks.manifest import Entry, name_fields
 from backup_tasks.reader import read_manifest
 from backup_tasks.selection import WantedPaths
-from backup_tasks.stores.base import Store
+from backup_tasks.stores.base import Store, StoredObject
 from backup_tasks.tarstream import Member
 
 
 def list_entries(
     store: Store,
-    backup: Backup,
+    stored: StoredObject,
     patterns: Sequence[str],
     keys: Keyring = NO_KEYS,
     trust: Trust = ANYBODY,
@@ -36,20 +35,22 @@ def list_entries(
         open it.
     """
     wanted = WantedPaths(patterns)
-    for entry in _all_entries(store, backup, keys, trust):
+    for entry in _all_entries(store, stored, keys, trust):
         if wanted.match(entry.name, entry.type == "dir"):
             yield entry
-    wanted.check_all_met(backup.stored.name)
+    wanted.check_all_met(stored.name)
 
 
-def _all_entries(store: Store, backup: Backup, keys: Keyring, trust: Trust) -> Iterator[Entry]:
-    name = backup.stored.name
+def _all_entries(
+    store: Store, stored: StoredObject, keys: Keyring, trust: Trust
+) -> Iterator[Entry]:
+    name = stored.name
     believe = partial(demand_signature, stored_name=name, trust=trust)
-    manifest = read_manifest(store, backup.stored, keys, believe)
+    manifest = read_manifest(store, stored, keys, believe)
     try:
         demand_proof(manifest, name, trust)
         if manifest is None:
-            for member, _ in foreign_members(store, backup.stored):
+            for member, _ in foreign_members(store, stored):
                 yield _entry_of(member)
         else:
             yield from manifest.entries()

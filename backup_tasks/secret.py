@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from backup_tasks.errors import ProfileError, TrustError
+from backup_tasks.secret_schema import SECRET_JSON_SCHEMA, VARIABLE
 from backup_tasks.text import one_line
 from backup_tasks.trust import check_file, check_program, open_trusted
 
@@ -30,7 +30,6 @@ LARGEST_BYTES = 64 * 1024
 FORMS = '{ env = "NAME" }, { file = "path" } or { command = ["program", "argument"] }'
 
 Kind = Literal["env", "file", "command", "literal"]
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Placed(Struct, frozen=True):
@@ -221,8 +220,6 @@ class Secret:
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        from backup_tasks.secret_schema import SECRET_JSON_SCHEMA
-
         return SECRET_JSON_SCHEMA
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from backup_tasks.secret import VARIABLE
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def _json_form(key: str, value: dict[str, Any], description: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Nights:
         store = self.open_store()
         [meant] = [one for one in self.backups() if one.stored.name == backup]
         wanted = str(file).lstrip("/")
-        return any(entry.name == wanted for entry in list_entries(store, meant, ()))
+        return any(entry.name == wanted for entry in list_entries(store, meant.stored, ()))
 
     def note(self) -> SourcesNote:
         """What this machine remembers of the sources."""

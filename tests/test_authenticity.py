@@ -107,7 +107,7 @@ def refusals(backups: Generations, folder: Path) -> set[str]:
     assert list((folder / "refused").iterdir()) == []
     trust = Trust(profile.signing.public_key)
     with pytest.raises(UnprovenError) as caught:
-        next(list_entries(store, backup, (), backups.keys, trust))
+        next(list_entries(store, backup.stored, (), backups.keys, trust))
     told.add(str(caught.value))
     with pytest.raises(UnprovenError) as caught:
         run_drill(profile, store, backup, SilentProgress(), backups.keys, against_sources=False)
@@ -666,7 +666,7 @@ def test_the_private_key_gets_into_no_archive(tmp_path: Path, paths: Paths) -> N
     (paths.state / "signing.key.new").write_text("what a crash left")
     made.backup()
     store, backup = newest(made)
-    names = {os.path.basename(entry.name) for entry in list_entries(store, backup, ())}
+    names = {os.path.basename(entry.name) for entry in list_entries(store, backup.stored, ())}
     assert "other" in names
     assert names.isdisjoint({"signing.key", "signing.key.new"})
     manifest = read_manifest(store, backup.stored)

@@ -143,7 +143,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     name = name.replace(name[:15], NAME[:15])
     store, backup = put(here / "store", content, name)
     run_restore(store, backup, RestoreRequest((), here / "whole"), SilentProgress(), keys)
-    entries = [entry.name for entry in list_entries(store, backup, (), keys)]
+    entries = [entry.name for entry in list_entries(store, backup.stored, (), keys)]
     (details,) = read_details(store, [backup], keys)
     assert details.header is not None
     borders = borders_of(store, backup, keys)
@@ -255,7 +255,7 @@ def assert_listing_is_honest(sound: Sound, store: DirectoryStore, backup: Backup
     (details,) = read_details(store, [backup], sound.keys)
     assert details.header in (None, sound.header)
     try:
-        listed = [entry.name for entry in list_entries(store, backup, (), sound.keys)]
+        listed = [entry.name for entry in list_entries(store, backup.stored, (), sound.keys)]
     except BackupError:
         return
     assert listed == sound.entries

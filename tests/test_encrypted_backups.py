@@ -368,7 +368,7 @@ def test_a_wrong_key_is_told_with_whom_the_archive_was_made_for(
     wrong = Keyring(make_key(tmp_path, name="wrong").file, recipients=[pair.recipient])
     for read in (
         lambda: run_verify(store, backup, SilentProgress(), None, wrong),
-        lambda: list(list_entries(store, backup, (), wrong)),
+        lambda: list(list_entries(store, backup.stored, (), wrong)),
     ):
         with pytest.raises(IdentityError) as caught:
             read()

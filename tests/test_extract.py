@@ -377,7 +377,7 @@ def test_listing_a_bomb_is_stopped_too(scene: Scene, monkeypatch: pytest.MonkeyP
         scene.here / "store", forge_plain([Item("zeros", content=bytes(32 * MIB))])
     )
     with pytest.raises(ArchiveError, match="fill disks"):
-        list(list_entries(store, backup, ()))
+        list(list_entries(store, backup.stored, ()))
 
 
 def test_zeros_of_ordinary_size_are_no_bomb(scene: Scene) -> None:

@@ -217,7 +217,7 @@ def test_the_signature_is_looked_at_before_anything_that_it_covers(
 
     monkeypatch.setattr(store, "read_range", noted)
     with pytest.raises(UnprovenError, match=r"where \[signing\] public_key asks for"):
-        next(list_entries(store, backup, (), trust=trust))
+        next(list_entries(store, backup.stored, (), trust=trust))
     with pytest.raises(UnprovenError):
         run_restore(
             store, backup, RestoreRequest((), tmp_path / "target", trust=trust), SilentProgress()

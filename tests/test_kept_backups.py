@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.jobs import run_backup_job
+from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.newest_seen import NewestSeen
 from backup_tasks.paths import PROJECT_ROOT, Paths
 from backup_tasks.progress import SilentProgress
@@ -36,7 +38,7 @@ class Rules:
 def backups(tmp_path: Path, paths: Paths) -> Backups:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_text("content")
-    return Backups(tmp_path / "source", tmp_path / "store", paths)
+    return Backups(tmp_path / "source", tmp_path / "store", paths, host=platform.node())
 
 
 def with_rules(backups: Backups, rules: str) -> Path:
@@ -55,22 +57,25 @@ def invoke(backups: Backups, *arguments: str) -> subprocess.CompletedProcess[str
     return done
 
 
+@pytest.mark.parametrize("strangers", ["notes.txt", "2025-06-01_0200-backup.tar.gz"])
 def test_what_was_stored_last_stays_also_beside_a_strangers_younger_object(
-    backups: Backups,
+    backups: Backups, strangers: str
 ) -> None:
     """Its name is older than another's where a clock went back in between."""
-    backups.backup()
+    backups.now = datetime.now(UTC) - timedelta(days=2)
+    newest = backups.backup().archive
     backups.now -= timedelta(days=3)
+    backups.backup()
     stored_last = backups.backup().archive
-    (backups.store_folder / "notes.txt").write_text("a stranger's")
-    moments = {stored_last: 200, "notes.txt": 300}
+    (backups.store_folder / strangers).write_text("a stranger's")
+    moments = {stored_last: 200, strangers: 300}
     for name in os.listdir(backups.store_folder):
-        when = NOW.timestamp() + moments.get(name, 100)
+        when = backups.now.timestamp() + moments.get(name, 100)
         os.utime(backups.store_folder / name, (when, when))
     shutil.rmtree(backups.paths.state / "newest")  # it is kept by its own merit
     invoke(backups, "prune", "--profile", str(with_rules(backups, "keep_last = 1")))
-    assert stored_last in os.listdir(backups.store_folder)
-    assert "notes.txt" in os.listdir(backups.store_folder)
+    left = {name for name in os.listdir(backups.store_folder) if name[0] != "."}
+    assert left - {CLAIM_NAME} == {newest, stored_last, strangers}
 
 
 def test_the_newest_true_backup_stays_beside_one_from_the_future_when_all_are_too_old() -> None:

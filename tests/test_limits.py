@@ -70,7 +70,7 @@ def everything_else_is_there(backups: Backups, target: Path) -> Path:
     newest = find_backups(store, UTC)[-1]
     report = run_verify(store, newest, SilentProgress())
     assert (report.faults, report.lost.first) == ([], [])
-    listed = {entry.name for entry in list_entries(store, newest, ())}
+    listed = {entry.name for entry in list_entries(store, newest.stored, ())}
     backups.restore(target)
     twin = backups.in_target(target)
     for name in ("a-before", "z-after"):

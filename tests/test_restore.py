@@ -117,7 +117,7 @@ def test_listing_fetches_the_manifest_alone(backups: Backups) -> None:
     backups.backup()
     store = CountingStore(backups.open_store())
     found = find_backups(store, UTC)[-1]  # type: ignore[arg-type]
-    names = [entry.name for entry in list_entries(store, found, ())]  # type: ignore[arg-type]
+    names = [entry.name for entry in list_entries(store, found.stored, ())]  # type: ignore[arg-type]
     assert str(backups.source / "3").lstrip("/") in names
     assert store.bytes < 20_000
 
@@ -610,7 +610,7 @@ def test_a_plain_tar_gz_is_listed_and_restored(
     plain(f"--format={form}", "-C", backups.source, ".")
     store = backups.open_store()
     found = find_backups(store, UTC)[-1]
-    names = {entry.name for entry in list_entries(store, found, ())}
+    names = {entry.name for entry in list_entries(store, found.stored, ())}
     assert {str(p.relative_to(backups.source)) for p in backups.source.rglob("*")} == names
     report = restore(backups, tmp_path / "target")
     assert report.extracted.problems == []
@@ -637,7 +637,7 @@ def test_a_link_of_a_plain_tar_gz_whose_file_was_not_asked_for_is_named(
     store = backups.open_store()
     links = {
         entry.name: entry.link_name
-        for entry in list_entries(store, find_backups(store, UTC)[-1], ())
+        for entry in list_entries(store, find_backups(store, UTC)[-1].stored, ())
         if entry.type == "hardlink" and entry.link_name.endswith(("first", "second", "last"))
     }
     name, target = sorted(links.items())[0]

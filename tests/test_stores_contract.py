@@ -15,7 +15,8 @@ import pytest
 from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing, StoreError
 from backup_tasks.naming import CLAIM_NAME
 from backup_tasks.stores.base import ArchiveWriter, PartBody, Store, StoredObject, Unfinished
-from backup_tasks.stores.directory import DirectoryStore, partial_path
+from backup_tasks.stores.directory import DirectoryStore
+from backup_tasks.stores.directory_files import partial_path
 from backup_tasks.stores.s3 import S3Store
 from backup_tasks.stores.s3_writer import S3Writer
 from tests.conftest import S3Bucket

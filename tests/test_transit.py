@@ -88,7 +88,7 @@ def test_a_byte_flipped_on_its_way_is_no_damage_to_verify(backups: Backups) -> N
 def test_a_byte_flipped_on_its_way_hides_no_list(backups: Backups) -> None:
     for place in places(backups):
         store, _, backup = flipping(backups, place)
-        found = list_entries(store, backup, (), backups.keys)
+        found = list_entries(store, backup.stored, (), backups.keys)
         assert any(entry.name.endswith("source/file") for entry in found), place
         store, _, backup = flipping(backups, place)
         (details,) = read_details(store, [backup], backups.keys)

@@ -410,7 +410,7 @@ def assert_refused_everywhere(backups: Backups) -> None:
     store = backups.open_store()
     (backup,) = find_backups(store, UTC)
     with pytest.raises(ArchiveError):
-        list(list_entries(store, backup, ()))
+        list(list_entries(store, backup.stored, ()))
     target = backups.source.parent / "restored"
     with pytest.raises(ArchiveError):
         run_restore(store, backup, RestoreRequest((), target), SilentProgress())

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
 import shlex
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 from backup_tasks.errors import (
-    ObjectChanged,
-    ObjectExists,
     ObjectMissing,
-    ReadRefused,
     StoreError,
 )
 from backup_tasks.naming import CLAIM_NAME, is_backup_name
@@ -30,25 +24,21 @@ from backup_tasks.stores.base import (
     Unfinished,
     folder_place,
 )
+from backup_tasks.stores.directory_files import (
+    OPEN_FILE,
+    explained,
+    open_pinned,
+    partial_path,
+    stored_object,
+    taken,
+)
+from backup_tasks.stores.directory_small import put_small, read_small
+from backup_tasks.stores.directory_writer import DirectoryWriter, give_name
 from backup_tasks.text import printable
 from backup_tasks.units import moment_of
 
 LIMITS = PartLimits(smallest=1, largest=2**62, count=2**31)
-# A FIFO that somebody puts in its place is not waited for.
-OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<upload_id>[0-9a-f]{16})\.partial", re.DOTALL)
-_REASONS = {
-    errno.ENOSPC: "disk full; free some space, or keep fewer backups",
-    errno.EDQUOT: "disk quota used up; free some space, or keep fewer backups",
-    errno.EFBIG: "the file system does not take files as large as this",
-    errno.EROFS: "the file system is mounted read-only",
-    errno.EACCES: "no permission; check owner and mode of the folder",
-    errno.EPERM: "no permission; check owner and mode of the folder",
-    errno.EIO: "the disk reports an error; see dmesg",
-    errno.ESTALE: "the network file system lost it; mount it again",
-    errno.EEXIST: "there is something else of that name; check store.url",
-    errno.ENOTDIR: "this is not a folder; check store.url",
-}
 
 
 class DirectoryStore:
@@ -136,22 +126,16 @@ class DirectoryStore:
 
     def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
         del in_flight_bytes  # a part is with the kernel as soon as it is sent
-        from backup_tasks.stores.directory_writer import DirectoryWriter
-
         self._make_folder()
         if os.path.lexists(self.folder / name):
             raise taken(self.url, name)
         return DirectoryWriter(self.folder, name, secrets.token_hex(8), self.url)
 
     def read_small(self, name: str, most_bytes: int) -> tuple[bytes, StoredObject]:
-        from backup_tasks.stores.directory_small import read_small
-
         with explained(self.url, f"read {name}", name):
             return read_small(self.folder, name, most_bytes, self.url)
 
     def put_small(self, name: str, body: bytes, *, replaces: StoredObject | None) -> StoredObject:
-        from backup_tasks.stores.directory_small import put_small
-
         self._make_folder()
         with explained(self.url, f"write {name}"):
             return put_small(self.folder, name, body, replaces, self.url)
@@ -163,7 +147,7 @@ class DirectoryStore:
     def list_unfinished(self) -> list[Unfinished]:
         """`started_at` is when it was last written to: no file system tells when it was begun."""
         return [
-            Unfinished(match["name"], match["upload_id"], _modified_at(status))
+            Unfinished(match["name"], match["upload_id"], moment_of(status.st_mtime))
             for name, status in self._files()
             if (match := _PARTIAL.fullmatch(name))
         ]
@@ -173,8 +157,6 @@ class DirectoryStore:
             partial_path(self.folder, upload.name, upload.upload_id).unlink(missing_ok=True)
 
     def salvage(self, upload: Unfinished) -> StoredObject | None:
-        from backup_tasks.stores.directory_writer import give_name
-
         partial = partial_path(self.folder, upload.name, upload.upload_id)
         with explained(self.url, f"keep what there is of {upload.name}"):
             try:
@@ -231,54 +213,3 @@ class DirectoryStore:
             f"{self.url}: the folder {missing} does not exist; is the disk mounted? If it is, and "
             f"this is the first backup there, make the folder once: {command}"
         )
-
-
-def stored_object(name: str, status: os.stat_result) -> StoredObject:
-    """A file as the contract describes an object; a replaced file gets another etag."""
-    etag = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
-    return StoredObject(name, status.st_size, _modified_at(status), etag)
-
-
-def open_pinned(folder: Path, source: StoredObject, url: str) -> int:
-    """A descriptor of this very object. Raises ObjectChanged, OSError."""
-    descriptor = os.open(folder / source.name, OPEN_FILE)
-    if stored_object(source.name, os.fstat(descriptor)).etag != source.etag:
-        os.close(descriptor)
-        raise ObjectChanged(
-            f"{url}: {source.name} was replaced by something else in the meantime; run again"
-        )
-    return descriptor
-
-
-def partial_path(folder: Path, name: str, upload_id: str) -> Path:
-    """Where an archive under way lies."""
-    return folder / f".{name}.{upload_id}.partial"
-
-
-def taken(url: str, name: str) -> ObjectExists:
-    """The error for a name that has an object already."""
-    return ObjectExists(f"{url}: {name} exists already, and nothing is ever overwritten")
-
-
-@contextmanager
-def explained(url: str, doing: str, name: str = "") -> Iterator[None]:
-    """Turn an OSError inside into a StoreError that says what was being done.
-
-    Args:
-        name: of the object, where one is read; if it is missing, ObjectMissing is raised.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        if name:
-            raise ObjectMissing(f"{url}: there is no {name}") from error
-        raise StoreError(f"{url}: could not {doing}: it was removed in the meantime") from error
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        if name and error.errno in (errno.EACCES, errno.EPERM, errno.EIO):
-            raise ReadRefused(f"{url}: could not {doing}: {reason}") from error
-        raise StoreError(f"{url}: could not {doing}: {reason}") from error
-
-
-def _modified_at(status: os.stat_result) -> datetime:
-    return moment_of(status.st_mtime)

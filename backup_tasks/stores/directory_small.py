@@ -14,7 +14,7 @@ from pathlib import Path
 from backup_tasks.errors import ObjectChanged, ReadRefused
 from backup_tasks.paths import sync_folder
 from backup_tasks.stores.base import StoredObject
-from backup_tasks.stores.directory import OPEN_FILE, stored_object
+from backup_tasks.stores.directory_files import OPEN_FILE, stored_object
 from backup_tasks.stores.directory_writer import give_name
 
 # A temporary file that is so much older than ours was left by a crash.

@@ -13,7 +13,7 @@ from pathlib import Path
 from backup_tasks.errors import ObjectExists, StoreError
 from backup_tasks.paths import sync_folder
 from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
-from backup_tasks.stores.directory import (
+from backup_tasks.stores.directory_files import (
     explained,
     open_pinned,
     partial_path,

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from backup_tasks.stores import StoreSettings
+    from backup_tasks.stores.settings import StoreSettings
 
 MIB = 2**20
 LIMITS = PartLimits(smallest=5 * MIB, largest=5 * 1024 * MIB, count=10_000)
