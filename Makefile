@@ -16,7 +16,7 @@ COMPILE := pip-compile --quiet --generate-hashes --strip-extras --no-header --no
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint mutants schema bench bench-report bench-scale requirements clean
+.PHONY: help venv demo test lint mutants docs schema bench bench-report bench-scale requirements clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -38,8 +38,11 @@ lint: .venv/.installed-dev ## Check style and types
 mutants: .venv/.installed-dev ## Break modules that can lose data: do the tests notice? (ONLY=part of a name)
 	@$(BIN)/python -m tests.mutants --only '$(ONLY)'
 
+docs: .venv/.installed-dev ## Write the page of modules anew from their docstrings
+	$(BIN)/python -m tests.project.module_table
+
 schema: .venv/.installed-dev ## Write the JSON Schema of a profile, for editors
-	$(BIN)/python -m backup_tasks.profile_schema
+	$(BIN)/python -m backup_tasks.profile.json_schema
 
 bench: .venv/.installed-dev $(BENCH_FOLDER)/venv/.installed ## Measure beside restic, borg and tar (SIZE=small for a look)
 	@$(BIN)/python -m bench.install

@@ -17,13 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from backup_tasks.common.paths import find_paths
+from backup_tasks.common.units import render_bytes, render_count, render_seconds
 from backup_tasks.errors import BackupError
-from backup_tasks.paths import find_paths
-from backup_tasks.profile import load_profile
-from backup_tasks.units import render_bytes, render_count, render_seconds
-from tests.s3_server import S3Server
-from tests.stage import SIGNALS, DemoError, Ended, Screen, remove_tree, started
-from tests.trees import Comparison, TreeRules, compare_trees
+from backup_tasks.profile.load import load_profile
+from tests.support.s3_server import S3Server
+from tests.support.stage import SIGNALS, DemoError, Ended, Screen, remove_tree, started
+from tests.support.trees import Comparison, TreeRules, compare_trees
 
 BUCKET = "demo"
 _SHOWN = 5

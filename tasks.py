@@ -21,12 +21,12 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task
 
+from backup_tasks.common.memory import explain_memory
+from backup_tasks.common.paths import find_paths
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, UsageError
-from backup_tasks.memory import explain_memory
-from backup_tasks.paths import find_paths
 
 if TYPE_CHECKING:
-    from backup_tasks.jobs import Job
+    from backup_tasks.command.job import Job
 
 
 def _open_closed_streams() -> None:
@@ -159,7 +159,7 @@ def _drop_output() -> None:
 @contextlib.contextmanager
 def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
     """A profile with its store, the outcome watched, errors made fit for an operator."""
-    from backup_tasks.jobs import journaled
+    from backup_tasks.command.job import journaled
 
     with operator_errors(), journaled(name, profile, find_paths(), now, **how) as running:
         yield running
@@ -176,14 +176,14 @@ def backup(
     json: bool = False,
 ) -> None:
     """Back up the profile's sources as one new archive, then prune."""
-    from backup_tasks import report
-    from backup_tasks.jobs import run_backup_job, run_backup_plan_job
-    from backup_tasks.terminal import terminal_progress
+    from backup_tasks.command import output
+    from backup_tasks.command.job import run_backup_job, run_backup_plan_job
+    from backup_tasks.common.terminal import terminal_progress
 
     if dry_run:
         with job("backup", profile, recorded=False) as running:
             plan = run_backup_plan_job(running, terminal_progress(), full=full, take_over=take_over)
-            report.print_backup_plan(plan, as_json=json)
+            output.print_backup_plan(plan, as_json=json)
         return
     with operator_errors():
         record = run_backup_job(
@@ -195,18 +195,18 @@ def backup(
             accept_shrink=accept_shrink,
             take_over=take_over,
         )
-        report.print_backup(record, as_json=json)
+        output.print_backup(record, as_json=json)
     if record.exit_code:
-        raise Exit(report.render_missing(record), code=record.exit_code)
+        raise Exit(output.render_missing(record), code=record.exit_code)
 
 
 @task("list")
 def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
-    from backup_tasks import report
-    from backup_tasks.accepted import list_and_tell, whose_count
-    from backup_tasks.jobs import read_claim
-    from backup_tasks.prune_guard import told_hold
+    from backup_tasks.census.accepted import list_and_tell, whose_count
+    from backup_tasks.command import output
+    from backup_tasks.command.job import read_claim
+    from backup_tasks.prune.prune_guard import told_hold
 
     with job("list", profile, recorded=False) as running:
         keys = running.keys(identity)
@@ -219,7 +219,7 @@ def list_(_: Context, profile: str = "", identity: str = "", json: bool = False)
         details = list_and_tell(
             running.profile, running.store, state, running.record, accepted, keys
         )
-        report.print_backups(details, now(), as_json=json)
+        output.print_backups(details, now(), as_json=json)
 
 
 @task()
@@ -234,12 +234,12 @@ def files(
     json: bool = False,
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
-    from backup_tasks import report
-    from backup_tasks.accepted import choose_and_tell, list_census
-    from backup_tasks.authenticity import Trust
-    from backup_tasks.jobs import accepted_for_reading
-    from backup_tasks.listing import list_entries
-    from backup_tasks.newest_seen import NewestSeen
+    from backup_tasks.census.accepted import choose_and_tell, list_census
+    from backup_tasks.census.newest_seen import NewestSeen
+    from backup_tasks.command import output
+    from backup_tasks.command.job import accepted_for_reading
+    from backup_tasks.read.authenticity import Trust
+    from backup_tasks.read.listing import list_entries
 
     with job("files", profile, recorded=False) as running:
         store, state = running.store, running.paths.state
@@ -249,7 +249,7 @@ def files(
         chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
         trust = Trust(running.profile.signing.public_key, unproven)
         entries = list_entries(store, chosen.stored, path or (), keys, trust)
-        report.print_entries(entries, as_json=json)
+        output.print_entries(entries, as_json=json)
 
 
 @task()
@@ -270,11 +270,11 @@ def restore(
     json: bool = False,
 ) -> None:
     """Restore the latest backup, or the one that --date or --name chooses."""
-    from backup_tasks import report
-    from backup_tasks.jobs import accepted_for_reading
-    from backup_tasks.restore import run_restore_job
-    from backup_tasks.restore_request import RestoreWish
-    from backup_tasks.terminal import terminal_progress
+    from backup_tasks.command import output
+    from backup_tasks.command.job import accepted_for_reading
+    from backup_tasks.common.terminal import terminal_progress
+    from backup_tasks.restore.request import RestoreWish
+    from backup_tasks.restore.run_restore import run_restore_job
 
     wish = RestoreWish(
         name=name,
@@ -300,11 +300,11 @@ def restore(
             running.keys(identity),
             accepted_for_reading(running),
         )
-        report.print_restore(done, as_json=json)
+        output.print_restore(done, as_json=json)
         if done.extracted.lost:
-            raise report.unrestored(done)
+            raise output.unrestored(done)
     if running.record.exit_code:
-        told = report.render_torn(done.backup.id, done.not_whole)
+        told = output.render_torn(done.backup.id, done.not_whole)
         raise Exit(told, code=running.record.exit_code)
 
 
@@ -320,11 +320,11 @@ def verify(
     json: bool = False,
 ) -> None:
     """Check every byte of the newest backup, or of the one that --date or --name chooses."""
-    from backup_tasks import report
-    from backup_tasks.jobs import accepted_for_reading
-    from backup_tasks.terminal import terminal_progress
-    from backup_tasks.verify import VerifyWish, run_verify_job
-    from backup_tasks.verify_report import damage_error
+    from backup_tasks.command import output
+    from backup_tasks.command.job import accepted_for_reading
+    from backup_tasks.common.terminal import terminal_progress
+    from backup_tasks.verify.run_verify import VerifyWish, run_verify_job
+    from backup_tasks.verify.verify_report import damage_error
 
     wish = VerifyWish(name, date, all_, sample)
     with job("verify", profile, mailed=True) as running:
@@ -339,7 +339,7 @@ def verify(
             running.keys(identity),
             accepted_for_reading(running),
         )
-        report.print_verify(found, as_json=json)
+        output.print_verify(found, as_json=json)
         if any(one.is_damaged for one in found):
             raise damage_error(found)
 
@@ -355,11 +355,11 @@ def drill(
     json: bool = False,
 ) -> None:
     """Restore a backup into a temporary folder, for proof, and mail the evidence."""
-    from backup_tasks import report
-    from backup_tasks.drill import DrillWish, run_drill_job
-    from backup_tasks.drill_report import drill_error
-    from backup_tasks.jobs import accepted_for_reading
-    from backup_tasks.terminal import terminal_progress
+    from backup_tasks.command import output
+    from backup_tasks.command.job import accepted_for_reading
+    from backup_tasks.common.terminal import terminal_progress
+    from backup_tasks.verify.drill_report import drill_error
+    from backup_tasks.verify.run_drill import DrillWish, run_drill_job
 
     wish = DrillWish(name, date, against_sources)
     with job("drill", profile, mailed=True) as running:
@@ -373,25 +373,25 @@ def drill(
             running.keys(identity),
             accepted_for_reading(running),
         )
-        report.print_drill(done, as_json=json)
+        output.print_drill(done, as_json=json)
         if done.failures:
             raise drill_error(done)
     if running.record.exit_code:
-        told = report.render_torn(done.backup.id, done.not_whole)
+        told = output.render_torn(done.backup.id, done.not_whole)
         raise Exit(told, code=running.record.exit_code)
 
 
 @task()
 def signing_key(_: Context, json: bool = False) -> None:
     """Print this machine's public signing key as lines for a profile; makes the first one."""
-    from backup_tasks import report
-    from backup_tasks.signing_key import key_file, open_own_key
-    from backup_tasks.watch import watched
+    from backup_tasks.claim.machine_key import key_file, open_own_key
+    from backup_tasks.command import output
+    from backup_tasks.command.supervise import watched
 
     paths = find_paths()
     with operator_errors(), watched("signing-key", "", paths, now, recorded=False):
         key, is_new = open_own_key(paths.state)
-        report.print_signing_key(key, key_file(paths.state), is_new=is_new, as_json=json)
+        output.print_signing_key(key, key_file(paths.state), is_new=is_new, as_json=json)
 
 
 @task()
@@ -403,20 +403,20 @@ def prune(
     json: bool = False,
 ) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
-    from backup_tasks import report
-    from backup_tasks.jobs import run_prune_job
-    from backup_tasks.prune import PruneIncomplete
+    from backup_tasks.command import output
+    from backup_tasks.command.job import run_prune_job
+    from backup_tasks.prune.run_prune import PruneIncomplete
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
         try:
             done = run_prune_job(running, dry_run=dry_run, adopted=adopt or ())
         except PruneIncomplete as error:
             running.record.pruned = list(error.report.deleted)
-            report.print_prune(error.report, as_json=json)
+            output.print_prune(error.report, as_json=json)
             raise
-        report.print_prune(done, as_json=json)
+        output.print_prune(done, as_json=json)
     if running.record.unpruned:
-        raise Exit(report.render_missing(running.record), code=running.record.exit_code)
+        raise Exit(output.render_missing(running.record), code=running.record.exit_code)
 
 
 @task()
@@ -428,20 +428,20 @@ def lifecycle(
     json: bool = False,
 ) -> None:
     """Show the bucket's lifecycle rules and those that the profile asks for."""
-    from backup_tasks import report
-    from backup_tasks.lifecycle import run_lifecycle
+    from backup_tasks.command import output
+    from backup_tasks.prune.lifecycle import run_lifecycle
 
     changes = install and not dry_run
     with job("lifecycle", profile, exclusive=changes, recorded=changes) as running:
         found = run_lifecycle(running.profile, install=install, dry_run=dry_run)
-        report.print_lifecycle(found, as_json=json)
+        output.print_lifecycle(found, as_json=json)
 
 
 @task()
 def keygen(_: Context, output: str = "") -> None:
     """Make a key pair for encrypted backups; never overwrites one."""
-    from backup_tasks.keygen import default_identity_file, render_new_key, run_keygen
-    from backup_tasks.watch import watched
+    from backup_tasks.command.supervise import watched
+    from backup_tasks.keys.keygen import default_identity_file, render_new_key, run_keygen
 
     with operator_errors(), watched("keygen", "", find_paths(), now):
         file = Path(output).absolute() if output else default_identity_file(os.environ)
@@ -451,7 +451,7 @@ def keygen(_: Context, output: str = "") -> None:
 @task()
 def key_check(_: Context, profile: str = "", identity: str = "", skip: bool = False) -> None:
     """Prove that a key opens what is encrypted for the profile's recipients."""
-    from backup_tasks.key_check import ProvenKeys, render_key_check, run_key_check
+    from backup_tasks.backup.key_check import ProvenKeys, render_key_check, run_key_check
 
     with job("key-check", profile) as running:
         if skip and identity:
@@ -464,7 +464,7 @@ def key_check(_: Context, profile: str = "", identity: str = "", skip: bool = Fa
 @task()
 def notify_test(_: Context, profile: str = "") -> None:
     """Send a sample of each mail that the profile asks for."""
-    from backup_tasks.notify import send_test
+    from backup_tasks.notify.outcome import send_test
 
     with job("notify-test", profile) as running:
         sent = send_test(running.profile, running.paths, now())
@@ -475,9 +475,9 @@ def notify_test(_: Context, profile: str = "") -> None:
 @task()
 def cron_install(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Write a crontab line for every profile with [schedule], or for one."""
-    from backup_tasks.schedule import broken_profiles_error, install_cron, render_change
-    from backup_tasks.scheduled import find_scheduled
-    from backup_tasks.watch import watched
+    from backup_tasks.command.supervise import watched
+    from backup_tasks.schedule.install import broken_profiles_error, install_cron, render_change
+    from backup_tasks.schedule.scheduled import find_scheduled
 
     paths = find_paths()
     with operator_errors(), watched("cron-install", profile, paths, now, recorded=not dry_run):
@@ -491,22 +491,22 @@ def cron_install(_: Context, profile: str = "", dry_run: bool = False) -> None:
 @task()
 def cron_show(_: Context, profile: str = "", json: bool = False) -> None:
     """Say in words what is installed and when each runs next."""
-    from backup_tasks import report
-    from backup_tasks.schedule import show_cron
-    from backup_tasks.scheduled import find_scheduled
-    from backup_tasks.watch import watched
+    from backup_tasks.command import output
+    from backup_tasks.command.supervise import watched
+    from backup_tasks.schedule.install import show_cron
+    from backup_tasks.schedule.scheduled import find_scheduled
 
     paths = find_paths()
     with operator_errors(), watched("cron-show", profile, paths, now, recorded=False):
         shown = show_cron(find_scheduled(paths), paths, now())
-        report.print_cron(shown, profile, as_json=json)
+        output.print_cron(shown, profile, as_json=json)
 
 
 @task()
 def cron_remove(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Remove our lines from the crontab, or the one of a profile."""
-    from backup_tasks.schedule import remove_cron, render_change
-    from backup_tasks.watch import watched
+    from backup_tasks.command.supervise import watched
+    from backup_tasks.schedule.install import remove_cron, render_change
 
     paths = find_paths()
     with operator_errors(), watched("cron-remove", profile, paths, now, recorded=not dry_run):
@@ -516,23 +516,23 @@ def cron_remove(_: Context, profile: str = "", dry_run: bool = False) -> None:
 @task()
 def profiles(_: Context, profile: str = "", json: bool = False) -> None:
     """List the profiles: sources, store, schedule, and what is wrong with them."""
-    from backup_tasks import report
-    from backup_tasks.profile import describe_profiles
-    from backup_tasks.watch import watched
+    from backup_tasks.command import output
+    from backup_tasks.command.supervise import watched
+    from backup_tasks.profile.load import describe_profiles
 
     paths = find_paths()
     with operator_errors(), watched("profiles", profile, paths, now, recorded=False):
         found = [p for p in describe_profiles(paths) if profile in ("", p.name)]
         if profile and not found:
             raise UsageError(f"there is no profile {profile!r}; `invoke profiles` lists them")
-        report.print_profiles(found, as_json=json)
+        output.print_profiles(found, as_json=json)
 
 
 @task(positional=("name",))
 def profile_new(_: Context, name: str | None = None) -> None:
     """Write a commented profile to start from; never overwrites one."""
-    from backup_tasks.profile import write_new_profile
-    from backup_tasks.watch import watched
+    from backup_tasks.command.supervise import watched
+    from backup_tasks.profile.load import write_new_profile
 
     paths = find_paths()
     with operator_errors(), watched("profile-new", name or "", paths, now):

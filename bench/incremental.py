@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup_tasks.paths import PROJECT_ROOT, Paths
-from backup_tasks.stores.s3 import LIMITS
+from backup_tasks.common.paths import PROJECT_ROOT, Paths
+from backup_tasks.stores.s3.store import LIMITS
 from tests.conftest import S3Bucket
-from tests.faulty_proxy import FaultyProxy
-from tests.generations_s3 import (
+from tests.support.faulty_proxy import FaultyProxy
+from tests.support.generations_s3 import (
     MIB,
     S3Generations,
     change_some,
@@ -34,7 +34,7 @@ from tests.generations_s3 import (
     live_a_day,
     text,
 )
-from tests.s3_server import S3Server, start_s3_server
+from tests.support.s3_server import S3Server, start_s3_server
 
 # Later than every ctime, so that what files say of themselves is believed.
 _START = datetime(2100, 1, 1, 2, 0, tzinfo=UTC)

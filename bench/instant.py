@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.common.paths import PROJECT_ROOT
 from bench.measure import Work, measure
 from bench.peers import INVOKE
 

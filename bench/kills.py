@@ -25,8 +25,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.task_kills import TASKS, TaskRounds
-from tests.interruptions import KillingProxy, Scene, fill, make_cli, new_bucket
-from tests.s3_server import S3Server, start_s3_server
+from tests.support.interruptions import KillingProxy, Scene, fill, make_cli, new_bucket
+from tests.support.s3_server import S3Server, start_s3_server
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.s3_server import find_weed
+from tests.support.s3_server import find_weed
 
 _VERSION = re.compile(r"\d+(?:\.\d+)+(?:[-~+]\w+)*")
 

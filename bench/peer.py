@@ -13,7 +13,7 @@ from typing import Any
 from bench.measure import Work
 from bench.phases import Phase
 from bench.server import bucket_bytes
-from tests.s3_server import REGION
+from tests.support.s3_server import REGION
 
 
 @dataclass(frozen=True)

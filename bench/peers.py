@@ -10,11 +10,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.common.paths import PROJECT_ROOT
 from bench.peer import Peer, Scene
 from bench.phases import Phase
 from bench.server import folder_bytes
-from tests.s3_server import REGION
+from tests.support.s3_server import REGION
 
 # Beside this Python, as `. .venv/bin/activate` finds it.
 INVOKE = str(Path(sys.executable).parent / "invoke")

@@ -23,7 +23,7 @@ from bench.rubbish import Rubbish
 from bench.server import fresh_bucket, wait_until_quiet
 from bench.trees import Print, differences, fingerprint, summarize
 from bench.wire import CountingRelay
-from tests.s3_server import S3Server
+from tests.support.s3_server import S3Server
 
 _T = TypeVar("_T")
 

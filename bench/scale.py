@@ -25,7 +25,7 @@ from bench.rubbish import Rubbish
 from bench.server import fresh_bucket, give_room_back
 from bench.session import HERE, ends_tidily, report_folder, working_folder
 from bench.trees import differences, fingerprint, summarize
-from tests.s3_server import S3Server, start_s3_server
+from tests.support.s3_server import S3Server, start_s3_server
 
 _GIB = 2**30
 _WRITE_BYTES = 16 * 2**20

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.s3_server import S3Server
+from tests.support.s3_server import S3Server
 
 # Of what the server keeps objects in, larger than the tests have them: it pauses for about a second
 # whenever one is full, which in a real one is seldom.

@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.common.paths import PROJECT_ROOT
 from bench.corpus import SIZES, Corpus
 from bench.growth import load_growth
 from bench.instant import measure_instant
@@ -24,7 +24,7 @@ from bench.rounds import Bench
 from bench.server import VOLUME_MEBIBYTES
 from bench.session import HERE, ends_tidily, report_folder, working_folder
 from bench.trees import digest, fingerprint
-from tests.s3_server import start_s3_server
+from tests.support.s3_server import start_s3_server
 
 # The files, up to three archives of each peer at half their size, and each peer's restored tree.
 _NEEDED_TIMES = 14

@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cli import finish
-from tests.histories import fingerprint
-from tests.interruptions import KillingProxy, Scene
+from tests.support.cli import finish
+from tests.support.histories import fingerprint
+from tests.support.interruptions import KillingProxy, Scene
 
 TASKS = ("restore", "prune", "verify", "drill")
 KEPT, TOO_MANY = 2, 2

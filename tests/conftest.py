@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from backup_tasks.common.paths import Paths, find_paths
 from backup_tasks.errors import TrustError
-from backup_tasks.installation import check_installation, check_logs
-from backup_tasks.naming import CLAIM_NAME
-from backup_tasks.paths import Paths, find_paths
-from tests.backups import paths_in
-from tests.s3_server import REGION, S3Server, start_s3_server
+from backup_tasks.format.archive_names import CLAIM_NAME
+from backup_tasks.permissions.installation import check_installation, check_logs
+from tests.support.backups import paths_in
+from tests.support.s3_server import REGION, S3Server, start_s3_server
 
 # Started by nohup or in the background, the tests and what they start would ignore these.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

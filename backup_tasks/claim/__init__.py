@@ -1,5 +1,5 @@
-"""Whose a store is and which backups in it count: claim, proof, hold and clock.
+"""Whose a prefix is, which backups are proven, what holds pruning, which clock is believed.
 
-In come the store's list, the claim and the state directory's notes; out comes what may be
-built upon, called the latest, and deleted. docs/safekeeping.md tells it to administrators.
+In come what objects show and what this machine remembers; out come decisions, mostly pure. Below:
+`read`.
 """

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from backup_tasks.errors import ArchiveError
-from backup_tasks.manifest import SourceCount
-from backup_tasks.signing import (
+from backup_tasks.format.manifest import SourceCount
+from backup_tasks.keys.signing import (
     Signature,
     SigningKey,
     is_signed,

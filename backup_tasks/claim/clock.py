@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from backup_tasks.units import render_count
+from backup_tasks.common.units import render_count
 
 # Two clocks that are set by NTP differ by less than a second. A wrong time zone, which is the
 # smallest mistake that people make, is an hour or more.

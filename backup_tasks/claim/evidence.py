@@ -11,16 +11,16 @@ from collections.abc import Callable
 
 import msgspec
 
+from backup_tasks.common.printable import one_line
 from backup_tasks.errors import ArchiveError, IdentityError
-from backup_tasks.footer import Footer
-from backup_tasks.identities import NO_KEYS, Keyring
-from backup_tasks.limits import HEADER_PROBE_BYTES
-from backup_tasks.manifest import Header
-from backup_tasks.naming import is_encrypted_name
-from backup_tasks.sealed_footer import SEALED_FOOTER_BYTES
-from backup_tasks.signing import render_public_key
+from backup_tasks.format.archive_names import is_encrypted_name
+from backup_tasks.format.encrypted_footer import SEALED_FOOTER_BYTES
+from backup_tasks.format.footer import Footer
+from backup_tasks.format.limits import HEADER_PROBE_BYTES
+from backup_tasks.format.manifest import Header
+from backup_tasks.keys.identities import NO_KEYS, Keyring
+from backup_tasks.keys.signing import render_public_key
 from backup_tasks.stores.base import RangeReader, StoredObject
-from backup_tasks.text import one_line
 
 # An empty file as gzip packs it; an ordinary .tar.gz is larger still.
 _LEAST_GZIP_BYTES = 20
@@ -84,7 +84,7 @@ def _read_once(
     store: RangeReader, stored: StoredObject, keys: Keyring, is_worth: Callable[[Evidence], bool]
 ) -> Evidence:
     # Late, as mostly nothing has to be read.
-    from backup_tasks.reader import read_footer
+    from backup_tasks.read.manifest_reader import read_footer
 
     if trouble := why_none(stored):
         return Evidence(trouble=trouble)
@@ -119,7 +119,7 @@ def why_none(stored: StoredObject) -> str:
 def _with_header(
     store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring, found: Evidence
 ) -> Evidence:
-    from backup_tasks.reader import read_header_at
+    from backup_tasks.read.manifest_reader import read_header_at
 
     try:
         header = read_header_at(store, stored, footer, keys)
@@ -141,7 +141,7 @@ def _told(stored: StoredObject, error: Exception) -> str:
 
 def _has_hash(store: RangeReader, stored: StoredObject, footer: Footer, front: bytes) -> bool:
     """Whether the manifest has the hash that the footer says; `front` is what is at hand of it."""
-    from backup_tasks.chunk_reader import read_ahead
+    from backup_tasks.chunks.reader import read_ahead
 
     digest = hashlib.sha256(front)
     if left := footer.length - len(front):

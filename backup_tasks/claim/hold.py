@@ -9,9 +9,9 @@ import msgspec
 from msgspec import Struct
 
 from backup_tasks.claim.claim_file import Baseline, Hold
-from backup_tasks.manifest import Header, SourceCount
-from backup_tasks.text import one_line, printable
-from backup_tasks.units import render_bytes
+from backup_tasks.common.printable import one_line, printable
+from backup_tasks.common.units import render_bytes
+from backup_tasks.format.manifest import Header, SourceCount
 
 # Of a source that held less than this a share says little: it alarms only when nothing is left.
 FEW_ENTRIES = 10

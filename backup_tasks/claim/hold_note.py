@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from backup_tasks.claim.claim_file import Baseline, Hold
-from backup_tasks.state import read_kept, write_note
+from backup_tasks.common.state_files import read_kept, write_note
 
 _NOTE_BYTES = 2**23
 

@@ -33,6 +33,8 @@ from backup_tasks.claim.ownership import (
     counts_for,
     plan_ownership,
 )
+from backup_tasks.common.printable import one_line
+from backup_tasks.common.state_files import read_note, state_key, write_note
 from backup_tasks.errors import (
     ClaimRefused,
     ObjectChanged,
@@ -40,11 +42,9 @@ from backup_tasks.errors import (
     ObjectMissing,
     StoreError,
 )
-from backup_tasks.naming import CLAIM_NAME
-from backup_tasks.signing import SigningKey
-from backup_tasks.state import read_note, state_key, write_note
+from backup_tasks.format.archive_names import CLAIM_NAME
+from backup_tasks.keys.signing import SigningKey
 from backup_tasks.stores.base import Store, StoredObject
-from backup_tasks.text import one_line
 
 # A name of this many profiles is remembered; the rest would be no store of anybody's.
 _MOST_PROFILES = 100

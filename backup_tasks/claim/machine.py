@@ -7,7 +7,7 @@ import hmac
 import re
 from pathlib import Path
 
-from backup_tasks.state import read_kept
+from backup_tasks.common.state_files import read_kept
 
 MACHINE_ID = Path("/etc/machine-id")
 # As sd_id128_get_machine_app_specific(3) advises: the id is a secret of the machine, so that only a

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from backup_tasks.claim.claim_file import Claim, Hold, Name
-from backup_tasks.text import printable
+from backup_tasks.common.printable import printable
 
 _T = TypeVar("_T")
 # So many former keys, and so many names, are remembered, the last ones first: a container may have

@@ -16,10 +16,10 @@ from backup_tasks.claim.acceptance import Acceptance
 from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.clock import APART, NAME_SPREAD
 from backup_tasks.claim.evidence import Evidence
-from backup_tasks.manifest import Header
-from backup_tasks.naming import parse_backup_name
+from backup_tasks.common.printable import printable
+from backup_tasks.format.archive_names import parse_backup_name
+from backup_tasks.format.manifest import Header
 from backup_tasks.stores.base import StoredObject
-from backup_tasks.text import printable
 
 # "proven" alone counts. "likely": all but the hash of a large manifest was looked at. "unknown":
 # nothing was. "another's": it names another profile or host. "not read back": all of it is proven,

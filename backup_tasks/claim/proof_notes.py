@@ -14,10 +14,10 @@ import msgspec
 
 from backup_tasks.claim.evidence import Evidence
 from backup_tasks.claim.proof import Known
-from backup_tasks.naming import is_encrypted_name
-from backup_tasks.state import read_kept, state_key, write_kept
+from backup_tasks.common.printable import one_line, printable
+from backup_tasks.common.state_files import read_kept, state_key, write_kept
+from backup_tasks.format.archive_names import is_encrypted_name
 from backup_tasks.stores.base import StoredObject
-from backup_tasks.text import one_line, printable
 
 # A line takes about 1 KB, and at most some 30, with all of a profile's sources in it.
 _NOTE_BYTES = 64 * 2**20

@@ -11,12 +11,14 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from backup_tasks.common.paths import sync_folder
+from backup_tasks.common.printable import printable
+from backup_tasks.common.units import moment_of
 from backup_tasks.errors import (
     ObjectMissing,
     StoreError,
 )
-from backup_tasks.naming import CLAIM_NAME, is_backup_name
-from backup_tasks.paths import sync_folder
+from backup_tasks.format.archive_names import CLAIM_NAME, is_backup_name
 from backup_tasks.stores.base import (
     ArchiveWriter,
     PartLimits,
@@ -34,8 +36,6 @@ from backup_tasks.stores.directory_files import (
 )
 from backup_tasks.stores.directory_small import put_small, read_small
 from backup_tasks.stores.directory_writer import DirectoryWriter, give_name
-from backup_tasks.text import printable
-from backup_tasks.units import moment_of
 
 LIMITS = PartLimits(smallest=1, largest=2**62, count=2**31)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<upload_id>[0-9a-f]{16})\.partial", re.DOTALL)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from backup_tasks.common.units import moment_of
 from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing, ReadRefused, StoreError
 from backup_tasks.stores.base import StoredObject
-from backup_tasks.units import moment_of
 
 # A FIFO that somebody puts in its place is not waited for.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

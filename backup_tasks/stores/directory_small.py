@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from backup_tasks.common.paths import sync_folder
 from backup_tasks.errors import ObjectChanged, ReadRefused
-from backup_tasks.paths import sync_folder
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory_files import OPEN_FILE, stored_object
 from backup_tasks.stores.directory_writer import give_name

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from backup_tasks.common.paths import sync_folder
 from backup_tasks.errors import ObjectExists, StoreError
-from backup_tasks.paths import sync_folder
 from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
 from backup_tasks.stores.directory_files import (
     explained,

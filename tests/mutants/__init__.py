@@ -19,7 +19,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from backup_tasks.paths import PROJECT_ROOT
+from backup_tasks.common.paths import PROJECT_ROOT
 
 HERE = Path(__file__).parent
 

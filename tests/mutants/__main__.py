@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.mutants import Mutant, load_mutants
-from tests.project_copy import copy_project
+from tests.support.project_copy import copy_project
 
 LEAST_PERCENT = 95
 _PATIENCE_SECONDS = 300

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import tzinfo
 
-from backup_tasks.catalog import Backup, BackupDetails, backups_among, details_of, look_at
-from backup_tasks.identities import NO_KEYS, Keyring
+from backup_tasks.census.catalog import Backup, BackupDetails, backups_among, details_of, look_at
+from backup_tasks.keys.identities import NO_KEYS, Keyring
 from backup_tasks.stores.base import Store
 
 

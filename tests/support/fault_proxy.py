@@ -6,7 +6,7 @@
         proxy.heal()
         proxy.behave_as(SWIFT)
 
-`tests.faulty_proxy` is what it is made of: there each fault concerns the next few requests.
+`tests.support.faulty_proxy` is what it is made of: there each fault concerns the next few requests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-from tests.faulty_proxy import (
+from tests.support.faulty_proxy import (
     Answer,
     Fault,
     FaultyProxy,

@@ -23,23 +23,23 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
+from backup_tasks.command.job import journaled, run_backup_job, run_prune_job
+from backup_tasks.common.paths import Paths
+from backup_tasks.common.progress import SilentProgress
 from backup_tasks.errors import BackupError
-from backup_tasks.jobs import journaled, run_backup_job, run_prune_job
-from backup_tasks.naming import CLAIM_NAME
-from backup_tasks.paths import Paths
-from backup_tasks.progress import SilentProgress
-from backup_tasks.restore import run_restore_job
-from backup_tasks.restore_request import RestoreWish
-from backup_tasks.stores import s3
-from backup_tasks.verify import VerifyWish, run_verify_job
-from tests.backups import paths_in
-from tests.cli import s3_store
+from backup_tasks.format.archive_names import CLAIM_NAME
+from backup_tasks.restore.request import RestoreWish
+from backup_tasks.restore.run_restore import run_restore_job
+from backup_tasks.stores.s3 import store as s3
+from backup_tasks.verify.run_verify import VerifyWish, run_verify_job
 from tests.conftest import S3Bucket
-from tests.faulty_proxy import Answer, PassOn, Request
-from tests.histories import fingerprint
-from tests.interruptions import new_bucket
-from tests.s3_server import start_s3_server
+from tests.support.backups import paths_in
+from tests.support.cli import s3_store
 from tests.support.fault_proxy import FAULTS, FaultProxy, NamedFault
+from tests.support.faulty_proxy import Answer, PassOn, Request
+from tests.support.histories import fingerprint
+from tests.support.interruptions import new_bucket
+from tests.support.s3_server import start_s3_server
 
 KINDS: Final = ("first", "incremental", "resumed", "restore", "verify", "prune")
 _make_client = s3.make_client
@@ -93,10 +93,10 @@ def impatient(read_seconds: float = 60) -> Iterator[None]:
     """
     with (
         mock.patch("botocore.retries.standard.ExponentialBackoff.delay_amount", return_value=0),
-        mock.patch("backup_tasks.stores.s3_access._LONGEST_PAUSE_SECONDS", 0.0),
-        mock.patch("backup_tasks.stores.s3._READ_SECONDS", read_seconds),
-        mock.patch("backup_tasks.stores.s3.make_client", _one_client),
-        mock.patch("backup_tasks.backup_run.RESUMABLE_BYTES", 2**20),
+        mock.patch("backup_tasks.stores.s3.client._LONGEST_PAUSE_SECONDS", 0.0),
+        mock.patch("backup_tasks.stores.s3.store._READ_SECONDS", read_seconds),
+        mock.patch("backup_tasks.stores.s3.store.make_client", _one_client),
+        mock.patch("backup_tasks.backup.context.RESUMABLE_BYTES", 2**20),
     ):
         yield
 

@@ -1,0 +1,96 @@
+"""What the last archive holds, read back from the store to be written once more.
+
+That is needed when a file cannot be read any more and the chunk with its last version is not
+kept: otherwise the new archive would lose it, or plain tar would bring back an even older one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from backup_tasks.archive.builder import ArchiveBuilder, Base, Place
+from backup_tasks.chunks.compress import decompress_chunk
+from backup_tasks.chunks.encrypt import open_sealed_chunk
+from backup_tasks.errors import (
+    ArchiveError,
+    BackupError,
+    IdentityError,
+    ObjectChanged,
+    ObjectMissing,
+    ReadRefused,
+)
+from backup_tasks.format.manifest import Chunk, Entry
+from backup_tasks.keys.identities import NO_KEYS, Keyring
+from backup_tasks.reuse.plan import is_large, piece_numbers
+from backup_tasks.stores.base import RangeReader, StoredObject
+
+_NOT_GIVEN = (ObjectChanged, ObjectMissing, ReadRefused)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What was written earlier: the table of its chunks, and the store that they lie in.
+
+    Attributes:
+        keys: open what is encrypted there; a backup has them seldom.
+        started_at: of its run, as in a header.
+        copies: whether the archive that is made may copy from it; else all is read and sent.
+    """
+
+    base: Base
+    reader: RangeReader
+    keys: Keyring = NO_KEYS
+    started_at: str = ""
+    copies: bool = True
+    # The chunk that was opened last, by its number: files that cannot be read come in the order in
+    # which they lie there, and a user may have made any number of them.
+    _opened: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def may_lack(self) -> tuple[type[BackupError], ...]:
+        """What says that one entry cannot be had, and is no reason to make the archive anew."""
+        return (IdentityError,) if self.copies else (IdentityError, ArchiveError, *_NOT_GIVEN)
+
+    def carry_over(self, builder: ArchiveBuilder, entry: Entry) -> Place:
+        """Append an entry as the base holds it; returns where it begins.
+
+        Of a large one only what fills up a part is read; the rest is copied.
+
+        Raises: StoreError; ArchiveError when a chunk is damaged; IdentityError when it is
+            encrypted and cannot be opened here.
+        """
+        if is_large(entry):
+            numbers = range(entry.chunk, piece_numbers(entry, self.base.chunks).stop)
+            if self.copies:
+                return builder.keep_again(numbers)
+            return builder.send_again(self.base, numbers, self.read_stored)
+        if entry.chunk not in self._opened:
+            raw = self._open(entry.chunk)
+            self._opened.clear()
+            self._opened[entry.chunk] = raw
+        raw = self._opened[entry.chunk]
+        return builder.add_headers(raw[entry.offset : entry.offset + entry.raw_span])
+
+    def _open(self, number: int) -> bytes:
+        """The raw bytes of a chunk. Raises as `carry_over`."""
+        chunk, source = self.base.chunks[number], self.base.source_of(number)
+        if chunk.content:
+            try:
+                self.keys.load()
+            except IdentityError as error:
+                raise IdentityError(
+                    f"a file that cannot be read any more should keep its last version, which only "
+                    f"{source.name} holds: {error}"
+                ) from None
+        packed = self.read_stored(source, chunk)
+        if chunk.content:
+            packed = open_sealed_chunk(packed, chunk.content, self.keys)
+        return decompress_chunk(packed, chunk.raw)
+
+    def read_stored(self, source: StoredObject, chunk: Chunk) -> bytes:
+        """The chunk as it lies there. Raises: StoreError; ArchiveError when it is damaged."""
+        stored = self.reader.read_range(source, chunk.offset, chunk.length)
+        if hashlib.sha256(stored).hexdigest() != chunk.sha256:
+            raise ArchiveError(f"{source.name}: the chunk at byte {chunk.offset:,} is damaged")
+        return stored

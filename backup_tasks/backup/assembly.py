@@ -1,0 +1,334 @@
+"""The bytes of one archive, from the first chunk to the footer, on their way into the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import IO
+
+from msgspec import Struct
+
+from backup_tasks import __version__
+from backup_tasks.archive.builder import ArchiveBuilder
+from backup_tasks.archive.carry_over import Earlier
+from backup_tasks.archive.entry_writer import EntryWriter
+from backup_tasks.archive.pending_lines import FOLDER_LINE, LATE_LINK_LINE, complete_lines
+from backup_tasks.archive.write_order import LaterTurns
+from backup_tasks.backup.read_back import NotedCopies
+from backup_tasks.backup.survey import Survey
+from backup_tasks.chunks.encrypt import Sealer
+from backup_tasks.common.printable import printable
+from backup_tasks.common.progress import Progress
+from backup_tasks.common.temporary import temporary_file
+from backup_tasks.errors import ProfileError
+from backup_tasks.format.footer import END_CHUNK, FORMAT_VERSION, Footer
+from backup_tasks.format.limits import COUNTED_SOURCES, END_BYTES, MOUNTS_BYTES, SOURCES_BYTES
+from backup_tasks.format.manifest import Chunk, Header, SourceCount, encode_text, write_manifest
+from backup_tasks.journal.problems import Problem
+from backup_tasks.journal.run_record import RunRecord
+from backup_tasks.keys.identities import Keyring
+from backup_tasks.keys.signing import SigningKey
+from backup_tasks.previous.archive import LastArchive
+from backup_tasks.previous.versions import NOTHING_BEFORE, Before
+from backup_tasks.profile.model import Profile
+from backup_tasks.reuse.plan import NO_REUSE, Reuse
+from backup_tasks.snapshot.private_content import NOTHING_PRIVATE, Private
+from backup_tasks.spools.folder_stack import OPEN_FOLDER
+from backup_tasks.spools.records import LineSpool
+from backup_tasks.staging.journal import StagingJournal
+from backup_tasks.staging.objects import Detour, Stages, Watched
+from backup_tasks.stores.base import ArchiveWriter, Store
+from backup_tasks.upload.part_assembler import (
+    NOTHING_AHEAD,
+    Ahead,
+    PartAssembler,
+    count_copies,
+    plan_part_bytes,
+)
+
+# What an entry's headers and manifest line take, at most, in an estimate.
+_ENTRY_OVERHEAD_BYTES = 2048
+# So many of the files that were left out are named.
+_NAMED = 5
+
+
+class Writers(Struct, frozen=True):
+    """Where an archive is written to.
+
+    Attributes:
+        archive: takes the archive, and notes what of it is copied.
+        ahead: of the kept chunks, what it was asked to copy already.
+        journal: told of what is new in it, where its own writer leaves what can be salvaged.
+        stages: take what is new first, where it does not.
+    """
+
+    archive: NotedCopies
+    ahead: Ahead = NOTHING_AHEAD
+    journal: StagingJournal | None = None
+    stages: Stages | None = None
+
+
+class SourcesSeen(Struct, frozen=True):
+    """What a header says of the sources, so that a later run notices what they lost.
+
+    Attributes:
+        counts: source -> what lies below it.
+        mounts, rules, alarms: as in a `Header`.
+    """
+
+    counts: Mapping[str, SourceCount]
+    mounts: Sequence[str] = ()
+    rules: str = ""
+    alarms: int = 0
+
+
+class Written(Struct, frozen=True):
+    """An archive as it was written: its chunks, the manifest's header, and the footer, signed."""
+
+    chunks: Sequence[Chunk]
+    header: Header
+    footer: Footer
+
+
+class Assembly(Struct, frozen=True):
+    """Writes one archive.
+
+    Attributes:
+        name: the archive's.
+        key: signs it.
+        store: where the archive goes, and where what it is built on lies.
+        last: what chunks are kept of, and `survey` says which.
+        versions: in a full run, what cannot be read is carried over from.
+        before: the backup before this one, for those who look for what cannot be read.
+        record: gets the figures, and tells the profile's host.
+        report: told of each file that is not stored whole.
+        clock: reads the time, for the moment when the manifest is written.
+        keys: open chunks of the last archive, should that be needed.
+        private: what is left out.
+        seen: what the header says of the sources.
+    """
+
+    name: str
+    key: SigningKey
+    profile: Profile
+    store: Store
+    last: LastArchive | None
+    survey: Survey
+    record: RunRecord
+    report: Callable[[Problem], None]
+    progress: Progress
+    clock: Callable[[], datetime]
+    keys: Keyring
+    private: Private = NOTHING_PRIVATE
+    versions: LastArchive | None = None
+    before: Before = NOTHING_BEFORE
+    seen: SourcesSeen = SourcesSeen({})
+
+    def write(self, writers: Writers, end: IO[bytes]) -> Written:
+        """Write everything; `end` gets a copy of what follows the chunks."""
+        survey, last = self.survey, self.last
+        parts = self._assembler(writers.archive, survey.reuse, writers.ahead)
+        recipients = self.profile.recipients
+        sealer = Sealer(recipients) if recipients else None
+        _refuse_too_many(sealer)
+        builder = ArchiveBuilder(parts, self.profile.backup.compression_level, sealer)
+        root = os.open("/", OPEN_FOLDER)
+        self.progress.start("backing up", survey.read_bytes, survey.count)
+        try:
+            earlier = self._earlier()
+            if last is not None and earlier is not None:
+                builder.keep(earlier.base, survey.reuse.runs, earlier.read_stored)
+            detour = self._detour(writers, builder, parts)
+            journal = detour or writers.journal
+            entries = EntryWriter(
+                builder,
+                self.report,
+                self.progress,
+                root,
+                survey.reuse,
+                earlier,
+                journal,
+                self.private,
+                holder=self.before.name,
+                is_holder_known=self.before.is_known,
+            )
+            now_ns = int(self.record.started_at.timestamp()) * 10**9
+            with (
+                LineSpool() as lines,
+                LaterTurns(now_ns) as later,
+                LineSpool() as link_lines,
+                LineSpool() as folder_lines,
+            ):
+                kept = last.index.lines_between if last else _no_lines
+                _collect(lines, entries.write_all(survey.steps, kept, later.postpone), detour)
+                for turn in later.in_order():
+                    _collect(turn.lines, entries.write_turn(turn.plans), detour)
+                builder.end_entries()
+                if detour is not None:
+                    detour.end()
+                _collect(link_lines, entries.write_late_links(survey.late_links), None)
+                # From the deepest up: some tars set a folder's time at once, and a folder that
+                # is made in it afterwards would change it.
+                _collect(folder_lines, entries.write_folders(reversed(survey.folders)), None)
+                builder.end_entries()
+                self._note_figures(entries, parts, detour)
+                header = self._header(builder, entries)
+                awaited = {
+                    **later.lines(),
+                    LATE_LINK_LINE: link_lines,
+                    FOLDER_LINE: reversed(folder_lines),
+                }
+                entry_lines = complete_lines(lines, awaited, kept)
+                footer = self._add_manifest(builder, header, entry_lines, end)
+        finally:
+            os.close(root)
+            builder.close()
+        self._note_figures(entries, parts, detour)
+        self._tell_left_out(entries.left_out)
+        return Written(builder.chunks, header, footer)
+
+    def _earlier(self) -> Earlier | None:
+        """Where earlier versions lie, as far as they can be taken over."""
+        source = self.last or self.versions
+        if source is None or not self.before.may_carry:
+            return None
+        started_at, copies = source.started_at, self.last is not None
+        return Earlier(source.base, self.store, self.keys, started_at, copies)
+
+    def _tell_left_out(self, paths: Sequence[str]) -> None:
+        if paths:
+            named = ", ".join(printable(f"/{path}") for path in paths[:_NAMED])
+            more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+            warning = f"left out, for it is a private key that signs backups: {named}{more}"
+            if warning not in self.record.warnings:  # of a try before this one
+                self.record.warnings.append(warning)
+
+    def _detour(
+        self, writers: Writers, builder: ArchiveBuilder, parts: PartAssembler
+    ) -> Detour | None:
+        """See to it that what is new is recorded, if it is to be."""
+        if writers.journal is not None:
+            builder.record(Watched(writers.archive, writers.journal).delivered, None)
+        if writers.stages is None:
+            return None
+        return Detour(
+            writers.stages,
+            builder,
+            writers.archive,
+            parts,
+            lambda staging: self._assembler(staging, NO_REUSE),
+            self.store.limits,
+            self._expected_bytes(self.survey.reuse),
+        )
+
+    def _expected_bytes(self, reuse: Reuse) -> int:
+        survey = self.survey
+        return reuse.kept_bytes + survey.read_bytes + survey.count * _ENTRY_OVERHEAD_BYTES
+
+    def _assembler(
+        self, writer: ArchiveWriter, reuse: Reuse, ahead: Ahead = NOTHING_AHEAD
+    ) -> PartAssembler:
+        limits, kept_bytes = self.store.limits, reuse.kept_bytes
+        expected_bytes = self._expected_bytes(reuse)
+        sent_bytes = expected_bytes - kept_bytes
+        copies = count_copies(len(reuse.runs), kept_bytes, expected_bytes, limits)
+        planned_bytes = plan_part_bytes(sent_bytes, limits, copies)
+        return PartAssembler(writer, limits, planned_bytes, expected_bytes, ahead)
+
+    def _note_figures(
+        self, entries: EntryWriter, parts: PartAssembler, detour: Detour | None
+    ) -> None:
+        record, staged_bytes = self.record, detour.sent_bytes if detour else 0
+        record.files, record.raw_bytes = entries.totals.files, entries.totals.raw_bytes
+        record.sent_bytes = parts.sent_bytes + staged_bytes
+        record.copied_bytes = parts.copied_bytes - staged_bytes
+
+    def _header(self, builder: ArchiveBuilder, written: EntryWriter) -> Header:
+        last, started_at = self.last, utc_text(self.record.started_at)
+        sources = _first_texts(self.profile.backup.sources, SOURCES_BYTES)
+        return Header(
+            format=FORMAT_VERSION,
+            profile=self.profile.name,
+            host=self.record.host,
+            started_at=started_at,
+            written_at=utc_text(self.clock()),
+            tool=f"backup-tasks {__version__}",
+            sources=sources,
+            entries=written.totals.entries,
+            files=written.totals.files,
+            raw_bytes=written.totals.raw_bytes,
+            chunks=len(builder.chunks),
+            chunk_bytes=sum(chunk.length for chunk in builder.chunks),
+            problems=len(self.record.problems),
+            copied_from=last.name if last else "",
+            copied_bytes=self.record.copied_bytes,
+            full_at=last.full_at if last else started_at,
+            name=self.name,
+            recipients=self.profile.recipients,
+            torn=written.totals.torn,
+            carried=written.totals.carried,
+            unreadable=self.record.unreadable,
+            needed_backups=self._needed_backups(),
+            source_counts=tuple(map(self.seen.counts.get, sources[:COUNTED_SOURCES])),
+            mounts=_first_texts(self.seen.mounts, MOUNTS_BYTES),
+            rules=self.seen.rules,
+            alarms=self.seen.alarms,
+        )
+
+    def _needed_backups(self) -> tuple[str, ...]:
+        """The backups that hold what this one lacks. As long as anything cannot be read, those of
+        the backup before are among them: nobody knows what it is that they hold."""
+        record = self.record
+        if record.unreadable or record.carried:
+            more = [name for name in self.before.needed if name not in record.needed_backups]
+            record.needed_backups[:0] = more
+        return tuple(record.needed_backups)
+
+    def _add_manifest(
+        self,
+        builder: ArchiveBuilder,
+        header: Header,
+        entry_lines: Iterable[bytes],
+        end: IO[bytes],
+    ) -> Footer:
+        with temporary_file() as lines:
+            write_manifest(lines, header, builder.chunks, entry_lines)
+            size = lines.tell()
+            lines.seek(0)
+            return builder.add_manifest(lines, size, self.key, end)
+
+
+def _refuse_too_many(sealer: Sealer | None) -> None:
+    """Raises ProfileError when what is encrypted for all recipients is more than readers take."""
+    if sealer is not None and len(sealer.seal(END_CHUNK)) > END_BYTES:
+        raise ProfileError(
+            "encryption.recipients: too many: what age adds to every megabyte for all of them "
+            f"takes more than {END_BYTES // 1024} KiB; name fewer"
+        )
+
+
+def _first_texts(texts: Sequence[str], room: int) -> tuple[str, ...]:
+    """All texts, or as many of the first ones as the manifest's first line has room for."""
+    for number, text in enumerate(texts):
+        room -= len(encode_text(text))
+        if room < 0:
+            return tuple(texts[:number])
+    return tuple(texts)
+
+
+def _collect(lines: LineSpool, written: Iterable[bytes], detour: Detour | None) -> None:
+    for line in written:
+        lines.append(line)
+        if detour is not None:
+            detour.go_on()
+
+
+def _no_lines(start: int, end: int) -> bytes:
+    raise AssertionError(f"there is no last manifest with lines from {start} to {end}")
+
+
+def utc_text(moment: datetime) -> str:
+    """A moment as headers and journals write it."""
+    # With fractions of a second, if any, as two backups may begin in one.
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

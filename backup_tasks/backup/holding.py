@@ -1,0 +1,321 @@
+"""A backup's look at what its sources lost: the hold is raised before the commit, lifted after it.
+
+A crash between these leaves the hold. It is written to the claim first, where the prune of any
+machine obeys it, and to the state directory, which a claim that somebody set back does not change.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from backup_tasks.backup.assembly import SourcesSeen, utc_text
+from backup_tasks.backup.context import BackupRun
+from backup_tasks.backup.survey import Survey
+from backup_tasks.census.census import Census
+from backup_tasks.claim.claim_file import Baseline, Hold
+from backup_tasks.claim.hold import (
+    Alarm,
+    Sight,
+    accept_command,
+    alarm_of_size,
+    baseline_of,
+    find_alarms,
+    for_claim,
+    hash_rules,
+    may_lift,
+    plan_hold,
+    render_hold,
+    standing_hold,
+)
+from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
+from backup_tasks.claim.keeper import ClaimKeeper
+from backup_tasks.common.printable import one_line
+from backup_tasks.errors import BackupError
+from backup_tasks.filesystem.mountinfo import Mounts
+from backup_tasks.journal.run_record import RunRecord, hold_back, open_log
+from backup_tasks.keys.signing import SigningKey
+from backup_tasks.profile.model import Profile
+from backup_tasks.snapshot.mount_points import (
+    at_or_below,
+    automounts,
+    data_mounts,
+    mount_path,
+    mount_text,
+)
+from backup_tasks.snapshot.source_counts import top_of
+from backup_tasks.snapshot.source_tree import GONE
+
+
+class HoldPlace(Protocol):
+    """Where the hold is kept besides the state directory: the store's claim."""
+
+    @property
+    def hold(self) -> Hold | None:
+        """What the claim says."""
+
+    def write(self, hold: Hold | None) -> None:
+        """Write the claim anew with this hold. Raises BackupError."""
+
+
+class ClaimedHold(Struct, frozen=True):
+    """The hold in a claim that is ours to write."""
+
+    keeper: ClaimKeeper
+    key: SigningKey
+
+    @property
+    def hold(self) -> Hold | None:
+        """What the claim says."""
+        return self.keeper.found_hold
+
+    def write(self, hold: Hold | None) -> None:
+        """Write the claim anew with this hold. Raises StoreError."""
+        claim = self.keeper.standing.claim
+        if claim is not None:
+            self.keeper.write(msgspec.structs.replace(claim, hold=hold), self.key)
+
+
+class NoClaim(Struct, frozen=True):
+    """A store whose claim is not to be written: the hold is kept in the state directory alone."""
+
+    hold: Hold | None = None
+
+    def write(self, hold: Hold | None) -> None:
+        """Nothing is written."""
+
+
+def hold_place(run: BackupRun, key: SigningKey | None) -> HoldPlace:
+    """Where a run finds the hold, and writes it if the claim is its own."""
+    if run.keeper is None:
+        return NoClaim()
+    if key is None or not run.keeper.standing.is_owner:
+        return NoClaim(run.keeper.found_hold)
+    return ClaimedHold(run.keeper, key)
+
+
+class Holding:
+    """What one run needs to notice that a source shrank.
+
+    Args:
+        earlier: the backups that are there.
+        place: the claim's hold.
+    """
+
+    def __init__(self, run: BackupRun, earlier: Census, place: HoldPlace) -> None:
+        self._run = run
+        self._earlier = earlier
+        self._place = place
+        self._memory = SourcesMemory(run.paths.state, run.state_key)
+        self._note = self._memory.read()
+        self._standing = standing_hold(place.hold, self._note.hold)
+        self._before = self._find_baseline()
+        self._mounts = Mounts().all
+        self._alarms: list[Alarm] = []
+        self._accepted: list[Alarm] = []
+        self._sight: Sight | None = None
+
+    @property
+    def watched(self) -> set[str]:
+        """Folders of which the walk must tell whether it went into them."""
+        tops = self._tops()
+        earlier = map(mount_path, self._before.mounts if self._before is not None else ())
+        mounts = {*data_mounts(self._mounts), *automounts(self._mounts), *earlier}
+        return {*tops, *at_or_below(mounts, tops)}
+
+    def look(self, survey: Survey) -> list[str]:
+        """Compare with the last good backup; returns what is missing of it, in words."""
+        self._sight = see_sources(self._run.profile, survey, self._before)
+        alarms = find_alarms(
+            self._before,
+            self._sight,
+            self._run.profile.backup.shrink_share,
+            has_earlier=bool(self._earlier.backups()),
+            standing=self._standing,
+        )
+        if self._before is None and self._standing is None and (proven := self._earlier.proven()):
+            content_bytes = survey.content_bytes - survey.hole_bytes
+            shrink_limit = self._run.profile.backup.shrink_share
+            alarms += alarm_of_size(proven[-1].stored.size, content_bytes, shrink_limit)
+        if self._run.accept_shrink:
+            self._accepted = alarms
+        else:
+            self._alarms = alarms
+        return [alarm.text for alarm in alarms]
+
+    def seen(self) -> SourcesSeen:
+        """What the manifest's header says of it."""
+        assert self._sight is not None
+        return SourcesSeen(
+            self._sight.counts,
+            sorted(self._sight.mounts),
+            self._sight.rules,
+            0 if self._is_good else max(1, len(self._alarms)),
+        )
+
+    def raise_hold(self, record: RunRecord) -> None:
+        """Before the commit: see to it that nothing is deleted, if something is missing.
+
+        A store that does not take the claim is no reason to make no backup.
+        """
+        if not self._alarms:
+            return
+        now = utc_text(self._run.now)
+        hold = plan_hold(self._standing, self._alarms, self._before, now)
+        assert hold is not None
+        is_blind = any(alarm.is_blind for alarm in self._alarms) or (
+            self._standing is not None and not self._is_known
+        )
+        is_encrypted = bool(self._run.profile.recipients)
+        note = msgspec.structs.replace(
+            self._memory.read(), baseline=self._before, hold=hold, is_blind=is_blind
+        )
+        for line in self._written(for_claim(hold, self._alarms, is_encrypted=is_encrypted), note):
+            record.warnings.append(line)
+        self._note, self._standing = note, hold
+        log = open_log(self._run.paths)
+        for alarm in self._alarms:
+            log.warning("backup %s: %s", self._run.profile.name, one_line(alarm.text))
+
+    def _written(self, of_claim: Hold | None, note: SourcesNote) -> Iterator[str]:
+        """Write both; yields what went wrong."""
+        if self._place.hold != of_claim:
+            try:
+                self._place.write(of_claim)
+            except BackupError as error:
+                yield f"the hold is not in the store's claim: {one_line(str(error))}"
+        try:
+            self._memory.write(note)
+        except OSError as error:
+            yield f"the hold is not in the state directory: {error.strerror}"
+
+    def settle(self, name: str, record: RunRecord) -> None:
+        """After the commit of the backup of this name: lift the hold, if all is there again.
+
+        While something else speaks against deleting, such as that it could not be read back, a
+        hold stays; nobody misses it.
+        """
+        assert self._sight is not None
+        keeper = self._run.keeper
+        speaks_against = record.unpruned or (keeper is not None and keeper.standing.unpruned)
+        is_clear = self._standing is None or not speaks_against or self._run.accept_shrink
+        if self._is_good and is_clear:
+            baseline = self._sight.as_baseline(name)
+            note = msgspec.structs.replace(
+                self._memory.read(),
+                baseline=baseline,
+                hold=None,
+                is_blind=False,
+                given_up=self._given_up(),
+            )
+            record.warnings.extend(self._written(None, note))
+            self._tell_of_the_end()
+            return
+        assert self._standing is not None
+        command = accept_command(self._run.profile.name)
+        hold_back(record, [render_hold(self._standing, command, is_known=self._is_known)])
+
+    def _given_up(self) -> dict[str, str]:
+        """Backups that have what was accepted as gone, by mistake perhaps; those that are still
+        there."""
+        there = {backup.stored.name for backup in self._earlier.backups()}
+        known = {name: at for name, at in self._note.given_up.items() if name in there}
+        is_loss = bool(self._accepted) or self._standing is not None
+        if self._run.accept_shrink and is_loss and self._before is not None:
+            known[self._before.name] = utc_text(self._run.now)
+        return known
+
+    def _tell_of_the_end(self) -> None:
+        log, profile = open_log(self._run.paths), self._run.profile.name
+        for alarm in self._accepted:
+            log.info("backup %s: accepted: %s", profile, one_line(alarm.text))
+        if self._standing is not None:
+            log.info("backup %s: the hold of %s is lifted", profile, self._standing.since)
+
+    @property
+    def _is_known(self) -> bool:
+        return may_lift(self._before, self._note.hold, is_blind=self._note.is_blind)
+
+    @property
+    def _is_good(self) -> bool:
+        """Whether later runs may be compared with what the sources hold now."""
+        if self._run.accept_shrink:
+            return True
+        return not self._alarms and (self._standing is None or self._is_known)
+
+    def _tops(self) -> list[str]:
+        return [top_of(source) for source in self._run.profile.backup.sources]
+
+    def _find_baseline(self) -> Baseline | None:
+        """What this machine remembers; else what the hold says; else the newest good backup's."""
+        if self._note.baseline is not None:
+            return self._note.baseline
+        if self._standing is not None and self._standing.before is not None:
+            return self._standing.before
+        self._earlier.look()
+        for backup in reversed(self._earlier.proven()):
+            header = self._earlier.header(backup.stored.name)
+            if header is not None and (found := baseline_of(header)) is not None:
+                return found
+        return None
+
+
+def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Sight:
+    """What the walk saw, and what was mounted when it went by: a look mounts what autofs has."""
+    earlier = before.mounts if before is not None else ()
+    rules = profile.backup
+    tops = {source: top_of(source) for source in survey.totals}
+    around = [one for one in earlier if _concerns(mount_path(one), tops.values())]
+    mounted = set(survey.entered.values())
+    bare = frozenset(one for one in earlier if _is_bare(mount_path(one), survey.entered))
+    # A server that does not answer tonight may be unmounted tomorrow.
+    shut = {mount_path(one) for one in around if one not in bare} - mounted
+    still_there = filter(_is_there, shut)
+    return Sight(
+        counts={source: totals.count for source, totals in survey.totals.items()},
+        missing=survey.missing,
+        unread=frozenset(
+            source
+            for source, top in tops.items()
+            if top not in survey.entered and not _is_no_folder(top)
+        ),
+        mounts=frozenset(mount_text(path) for path in (*mounted, *still_there) if path),
+        bare=bare,
+        rules=hash_rules(
+            rules.exclude, rules.exclude_caches, rules.exclude_if_present, rules.one_file_system
+        ),
+        out_of_sight=frozenset(one for one in around if mount_path(one) not in mounted),
+    )
+
+
+def _concerns(mount: str, tops: Collection[str]) -> bool:
+    """Whether a source lies on what is mounted there, or above it."""
+    return bool(at_or_below([mount], tops) or at_or_below(tops, [mount]))
+
+
+def _is_bare(mount: str, entered: Mapping[str, str]) -> bool:
+    """Whether the walk went into a mount point on which nothing was mounted; or, below it, into a
+    source that did not lie on it."""
+    inside = {mount} if mount in entered else at_or_below(entered, [mount])
+    return any(not at_or_below([entered[path]], [mount]) for path in inside)
+
+
+def _is_there(path: str) -> bool:
+    """Whether anything is known to be there, or nobody can tell."""
+    try:
+        os.lstat(f"/{path}")
+    except OSError as error:
+        return error.errno not in GONE
+    return True
+
+
+def _is_no_folder(top: str) -> bool:
+    try:
+        return not stat.S_ISDIR(os.lstat(f"/{top}").st_mode)
+    except OSError:  # what stands in its way hides it too
+        return False

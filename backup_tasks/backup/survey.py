@@ -1,0 +1,401 @@
+"""What the sources hold now, and how much of it the last archive holds already."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from backup_tasks.archive.pending_lines import FOLDER_LINE, LATE_LINK_LINE
+from backup_tasks.common.gitignore import PathPatterns
+from backup_tasks.common.printable import printable
+from backup_tasks.common.progress import Progress
+from backup_tasks.errors import SourceError
+from backup_tasks.filesystem.mountinfo import Mounts
+from backup_tasks.filesystem.writeback import blind_devices, file_systems_of, write_back
+from backup_tasks.format.manifest import MANIFEST_PATH, Entry, decode_entries
+from backup_tasks.journal.problems import Problem, ProblemKind
+from backup_tasks.previous.archive import EntryIndex, LastArchive
+from backup_tasks.previous.versions import NOTHING_BEFORE, Before, LastVersions
+from backup_tasks.profile.model import Profile
+from backup_tasks.reuse.late_links import LateLinks, Surroundings
+from backup_tasks.reuse.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
+from backup_tasks.reuse.walk_log import Steps
+from backup_tasks.snapshot.content_check import ContentCheck
+from backup_tasks.snapshot.private_content import Private
+from backup_tasks.snapshot.source_counts import SourceCounter, SourceTotals
+from backup_tasks.snapshot.source_tree import GONE, plan_sources
+from backup_tasks.snapshot.walk import Walk, WalkRules
+from backup_tasks.spools.folder_stack import OPEN_FOLDER
+from backup_tasks.spools.records import Spool
+from backup_tasks.stores.base import PartLimits
+from backup_tasks.upload.part_assembler import most_runs
+
+_BATCH = 256
+Report = Callable[[Problem], None]
+
+
+@dataclass(slots=True)
+class Survey:
+    """The sources as one walk saw them, compared with the last archive.
+
+    Attributes:
+        steps: everything in the order of the walk; folders: their entries.
+        late_links: entries of links that tar makes late, in the order of the walk, and before the
+            first one of each folder that folder's.
+        reuse: what is kept of the last archive.
+        totals: source -> what lies below it; missing: sources that are not there -> why.
+        entered: those of the watched folders that the walk went into -> the mount that each lay on.
+        content_bytes: of all files; read_bytes: of those that must be read.
+        hole_bytes: what of the former are holes, in files with many.
+        rechecked_bytes: what was read only to see whether it had changed.
+        sockets: sockets met, which are not stored.
+        marked, marked_first, ignored_markers: as a `Walk` has them.
+        notes: what is worth a line in the log, and no problem of a file.
+    """
+
+    steps: Steps = field(default_factory=Steps)
+    folders: Spool[Entry] = field(default_factory=lambda: Spool(Entry))
+    late_links: Spool[Entry] = field(default_factory=lambda: Spool(Entry))
+    reuse: Reuse = NO_REUSE
+    totals: dict[str, SourceTotals] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    entered: dict[str, str] = field(default_factory=dict)
+    content_bytes: int = 0
+    hole_bytes: int = 0
+    read_bytes: int = 0
+    rechecked_bytes: int = 0
+    sockets: int = 0
+    marked: int = 0
+    marked_first: list[str] = field(default_factory=list)
+    ignored_markers: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Entries of any kind."""
+        return self.steps.entries
+
+    def close(self) -> None:
+        """Free memory and temporary files."""
+        self.steps.close()
+        self.folders.close()
+        self.late_links.close()
+
+
+def survey_sources(
+    profile: Profile,
+    last: LastArchive | None,
+    limits: PartLimits,
+    report: Report,
+    progress: Progress,
+    *,
+    private: Private,
+    watched: Collection[str] = (),
+    before: Before = NOTHING_BEFORE,
+    writes_back: bool = True,
+) -> Survey:
+    """Walk the profile's sources and decide what to keep of the last archive.
+
+    Args:
+        last: the archive to compare with; None means that everything is read.
+        limits: of the store, for the shortest run that can be copied.
+        report: told of what cannot be stored as it is.
+        private: what is left out: secrets of this program itself.
+        watched: paths of folders, relative to /; whether the walk goes into them is told.
+        before: where what cannot be read has its last version.
+        writes_back: have the sources' file systems written back first, so that what is written
+            through `mmap` later shows.
+
+    Raises SourceError when none of the sources is there, or can be read and was ever.
+    """
+    rules = profile.backup
+    tree, missing = plan_sources(rules.sources)
+    walked = walk_rules(profile, private, watched)
+    unread = _Unread(report)
+    mounts = Mounts()
+    versions = LastVersions(before, walked, unread.report, mounts)
+    for path, reason in missing.items():
+        last_whole = before.name if versions.holds_below(path) else ""
+        report(Problem(printable(path), reason, "missing", is_source=True, last_whole=last_whole))
+    walk = Walk(tree, walked, unread.of_walk, versions)
+    counter = SourceCounter(source for source in rules.sources if source not in missing)
+    survey = Survey(totals=counter.totals, missing=missing)
+    folders = file_systems_of(
+        rules.sources,
+        mounts,
+        one_file_system=rules.one_file_system,
+        is_left_out=lambda path: walked.excludes.match(path, True),
+    )
+    if writes_back:
+        survey.notes += write_back(folders)
+    progress.start("looking", 0, 0)
+    try:
+        leaves = _sort_out(walk.entries(), survey, counter, progress)
+        if last is not None:
+            blind = blind_devices(folders, mounts)
+            _compare(leaves, last, survey, limits, progress, private, blind)
+        elif before.index is not None:
+            _compare_for_versions(leaves, before.index, survey, private)
+        else:
+            for entry in leaves:
+                survey.steps.add(PlannedEntry(entry))
+            survey.read_bytes = survey.content_bytes - survey.hole_bytes
+        if unread.sources and len(unread.sources) + len(missing) == len(rules.sources):
+            _refuse_nothing(survey, unread.sources)
+    except BaseException:
+        survey.close()
+        raise
+    survey.sockets, survey.entered = walk.sockets, walk.entered
+    survey.marked, survey.marked_first = walk.marked, walk.marked_first
+    survey.ignored_markers = walk.ignored_markers
+    survey.notes += versions.notes
+    return survey
+
+
+class _Unread:
+    """Passes on what cannot be read, and remembers the sources of which nothing is known."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.sources: dict[str, str] = {}
+
+    def report(self, problem: Problem) -> None:
+        """What cannot be looked at."""
+        if problem.is_source and problem.kind == "unreadable":
+            self.sources[problem.path] = problem.reason
+        self._report(problem)
+
+    def of_walk(self, path: str, reason: str) -> None:
+        """What is gone in this moment, or no archive holds."""
+        kind: ProblemKind = "vanished" if reason in _GONE_REASONS else "unstorable"
+        self._report(Problem(printable(path), reason, kind))
+
+
+_GONE_REASONS = {os.strerror(number) for number in GONE}
+
+
+def _refuse_nothing(survey: Survey, unread: Mapping[str, str]) -> None:
+    """Raises SourceError where no source could be read, and none has an earlier version."""
+    if all(step.stand_in == FOLDER_LINE for step in survey.steps):
+        named = ", ".join(f"/{path} ({reason})" for path, reason in unread.items())
+        raise SourceError(f"none of the sources can be read: {named}; check backup.sources")
+
+
+def survey_warnings(survey: Survey) -> list[str]:
+    """One line for each marker that did not leave out its folder, and the survey's notes."""
+    ignored = [
+        f"/{printable(path)} would leave out a whole source, and is not obeyed: remove it, or take "
+        "that folder out of backup.sources"
+        for path in survey.ignored_markers
+    ]
+    return ignored + survey.notes
+
+
+def walk_rules(profile: Profile, private: Private, watched: Collection[str] = ()) -> WalkRules:
+    """What a walk of the profile's sources leaves out, files whose paths are `private` among it."""
+    rules = profile.backup
+    return WalkRules(
+        excludes=PathPatterns(rules.exclude),
+        exclude_caches=rules.exclude_caches,
+        exclude_if_present=rules.exclude_if_present,
+        one_file_system=rules.one_file_system,
+        skip=frozenset({MANIFEST_PATH, *map(_in_walk, [*_own_folder(profile), *private.paths])}),
+        watched=frozenset(watched),
+    )
+
+
+def _in_walk(path: Path) -> str:
+    return os.path.realpath(path).lstrip("/")
+
+
+def _own_folder(profile: Profile) -> list[Path]:
+    """The folder of a directory store: archives of archives would double with every run."""
+    if profile.store.kind != "directory":
+        return []
+    return [profile.store.directory]
+
+
+def _sort_out(
+    entries: Iterator[Entry], survey: Survey, counter: SourceCounter, progress: Progress
+) -> Iterator[Entry]:
+    """Count every entry, put folders and late links aside, and pass the others on.
+
+    A batch at a time: a processor goes through the code of the walk and that of the comparison
+    faster when it does not change between them with every entry.
+    """
+    late, surroundings = LateLinks(), Surroundings()
+    while batch := list(itertools.islice(entries, _BATCH)):
+        progress.advance(0, len(batch))
+        content_bytes, hole_bytes = survey.content_bytes, survey.hole_bytes
+        for entry in batch:
+            survey.content_bytes += entry.size
+            if entry.span:
+                survey.hole_bytes += entry.size - entry.read_size
+            if entry.type == "dir":
+                surroundings.enter(entry)
+                survey.folders.append(entry)
+                survey.steps.add_last(FOLDER_LINE)
+            elif entry.type != "file" and late.has(entry):
+                if folder := surroundings.new_around(entry):
+                    survey.late_links.append(folder)
+                survey.late_links.append(entry)
+                survey.steps.add_last(LATE_LINK_LINE)
+            else:
+                yield entry
+        counter.count(batch, survey.content_bytes - content_bytes, survey.hole_bytes - hole_bytes)
+
+
+def _compare(
+    leaves: Iterator[Entry],
+    last: LastArchive,
+    survey: Survey,
+    limits: PartLimits,
+    progress: Progress,
+    private: Private,
+    blind: frozenset[int],
+) -> None:
+    root = os.open("/", OPEN_FOLDER)
+    check = ContentCheck(root, progress)
+    try:
+        chunks = last.base.chunks
+        planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same, private, blind=blind)
+        for plan in planner.join(leaves, last.index.placed_entries()):
+            survey.steps.add(plan)
+    finally:
+        check.close()
+        os.close(root)
+    survey.rechecked_bytes = check.read_bytes
+    survey.reuse = planner.decide(limits.smallest, most_runs(limits))
+    survey.read_bytes = survey.steps.unkept_bytes
+    if not survey.reuse.is_all_kept:
+        survey.read_bytes += _bytes_in_dropped_chunks(last, survey)
+
+
+def _compare_for_versions(
+    leaves: Iterator[Entry], index: EntryIndex, survey: Survey, private: Private
+) -> None:
+    """Everything is read; what an archive before has is noted, for what cannot be."""
+    planner = ReusePlanner((), 0, lambda *_: False, private, reads_all=True)
+    for plan in planner.join(leaves, index.placed_entries()):
+        survey.steps.add(plan)
+    survey.read_bytes = survey.steps.unkept_bytes
+
+
+def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
+    """Content of unchanged files that are read again, because their chunk is not kept."""
+    content_bytes = 0
+    for step in survey.steps:
+        if step.plan is not None:
+            entries: Iterable[Entry] = (step.plan.entry,) if step.plan.is_same else ()
+        elif step.stand_in:
+            continue
+        else:
+            entries = decode_entries(last.index.lines_between(step.first, step.end))
+        content_bytes += sum(e.read_size for e in entries if not survey.reuse.keeps(e))
+    return content_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BackupPlan:
+    """What a dry run tells.
+
+    Attributes:
+        totals: source -> what lies below it (what two sources share counts in both).
+        entries, content_bytes: of all sources together; read_bytes: of files to be read.
+        compared_with: the last archive's name, or why there is none to keep chunks of.
+        copied_bytes: stored bytes that would be copied in the store.
+        same, changed, new, gone: numbers of entries, compared with the last archive.
+        dropped_chunks: why chunks of it are not kept: reason -> number.
+        problems: what is missing or cannot be looked at.
+        sockets: sockets met, which are not stored.
+        marked: folders whose content a marker leaves out, how many; marked_first: the first ones.
+        warnings: what a backup would warn of.
+        alarms: what the sources lost, so that nothing would be deleted.
+        refused: why `backup` would refuse to run, or "".
+    """
+
+    totals: dict[str, SourceTotals]
+    entries: int
+    content_bytes: int
+    read_bytes: int
+    compared_with: str
+    copied_bytes: int
+    same: int
+    changed: int
+    new: int
+    gone: int
+    dropped_chunks: dict[str, int]
+    problems: list[Problem]
+    sockets: int = 0
+    marked: int = 0
+    marked_first: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+    refused: str = ""
+
+
+class Lookout(Protocol):
+    """Compares a survey with what earlier backups held."""
+
+    @property
+    def watched(self) -> Collection[str]:
+        """As `survey_sources` takes it."""
+
+    def look(self, survey: Survey) -> list[str]:
+        """What the sources lost, a line each."""
+
+
+def plan_backup(
+    profile: Profile,
+    last: LastArchive | None,
+    why_full: str,
+    limits: PartLimits,
+    progress: Progress,
+    private: Private,
+    lookout: Lookout | None = None,
+    before: Before = NOTHING_BEFORE,
+) -> BackupPlan:
+    """What a backup would read, copy and send now, and why; without what is `private`.
+
+    Args:
+        lookout: says what the sources lost.
+    """
+    problems: list[Problem] = []
+    with progress:
+        survey = survey_sources(
+            profile,
+            last,
+            limits,
+            problems.append,
+            progress,
+            private=private,
+            watched=lookout.watched if lookout is not None else (),
+            before=before,
+            writes_back=False,
+        )
+    survey.close()
+    alarms = lookout.look(survey) if lookout is not None else []
+    reuse = survey.reuse
+    return BackupPlan(
+        totals=survey.totals,
+        entries=survey.count,
+        content_bytes=survey.content_bytes,
+        read_bytes=survey.read_bytes + survey.rechecked_bytes,
+        compared_with=last.name if last else why_full,
+        copied_bytes=reuse.kept_bytes,
+        same=reuse.counts.same,
+        changed=reuse.counts.changed,
+        new=reuse.counts.new,
+        gone=reuse.counts.gone,
+        dropped_chunks={why: number for why, number in reuse.dropped.items() if number},
+        problems=problems,
+        sockets=survey.sockets,
+        marked=survey.marked,
+        marked_first=[printable(f"/{path}") for path in survey.marked_first],
+        warnings=survey_warnings(survey),
+        alarms=alarms,
+    )

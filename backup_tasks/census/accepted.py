@@ -1,0 +1,148 @@
+"""Whose backups count for a profile here and now: signing key, profile and claim put together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from backup_tasks.census.catalog import Backup, BackupDetails
+from backup_tasks.census.census import Census
+from backup_tasks.census.newest_seen import NewestSeen, tell_vanished
+from backup_tasks.claim.acceptance import Acceptance, plan_acceptance
+from backup_tasks.claim.claim_file import Claim, Name
+from backup_tasks.claim.machine_key import read_own_key
+from backup_tasks.claim.proof_notes import ProofNotes
+from backup_tasks.errors import BackupError
+from backup_tasks.journal.run_record import RunRecord, warn
+from backup_tasks.keys.identities import NO_KEYS, Keyring
+from backup_tasks.keys.signing import render_public_key
+from backup_tasks.profile.model import Profile
+from backup_tasks.stores.base import Store, StoredObject
+
+
+class Accepted(Struct, frozen=True):
+    """Whose backups count.
+
+    Attributes:
+        is_sure: profile or claim say so; else nothing but this machine's own key does.
+        is_strict: the profile says so, and what is not proven is refused where it is used.
+    """
+
+    acceptance: Acceptance
+    is_sure: bool
+    is_strict: bool = False
+
+
+def whose_count(profile: Profile, state: Path, host: str, claim: Claim | None = None) -> Accepted:
+    """Whose backups count for this profile.
+
+    Args:
+        state: the state directory.
+        host: this machine's name, as manifests have it.
+        claim: the store's, if it has one whose word counts here.
+    """
+    own_key = ""
+    with contextlib.suppress(BackupError):  # an unusable one is told by who needs it
+        if (key := read_own_key(state)) is not None:
+            own_key = render_public_key(key.public_key)
+    signers = profile.signing.public_key
+    name = Name(profile.name, host)
+    acceptance = plan_acceptance(claim, own_key=own_key, signers=signers, name=name)
+    if own_key:  # also in a store whose claim is still that of a key that was lost
+        acceptance = replace(acceptance, keys=acceptance.keys | {own_key})
+    if not acceptance.keys:  # a new machine that reads: nothing tells whose the backups should be
+        acceptance = replace(acceptance, names=None, trusts_locked=True)
+    is_strict = bool(signers)
+    return Accepted(acceptance, is_strict or claim is not None, is_strict)
+
+
+def open_census(
+    profile: Profile,
+    store: Store,
+    state: Path,
+    listed: Iterable[StoredObject],
+    accepted: Accepted,
+    *,
+    now: datetime,
+    keys: Keyring = NO_KEYS,
+    notes: ProofNotes | None = None,
+) -> Census:
+    """The backups of a profile's store, as it listed them.
+
+    Args:
+        now: this machine's clock, aware.
+        notes: those of the run, if it has read them already.
+    """
+    return Census(
+        store,
+        profile.tzinfo,
+        listed,
+        notes or ProofNotes(state, store.place),
+        accepted.acceptance,
+        now=now,
+        is_sure=accepted.is_sure,
+        is_strict=accepted.is_strict,
+        keys=keys,
+        made_here=NewestSeen(state, profile, store).made_here,
+    )
+
+
+def list_census(
+    profile: Profile,
+    store: Store,
+    state: Path,
+    accepted: Accepted,
+    seen: NewestSeen,
+    now: datetime,
+    keys: Keyring = NO_KEYS,
+) -> Census:
+    """The backups that a profile's store lists now.
+
+    Args:
+        now: this machine's clock, aware.
+
+    Raises StoreError when the store fails, or lists no backup although one was seen there.
+    """
+    return open_census(profile, store, state, seen.list_objects(), accepted, now=now, keys=keys)
+
+
+def choose_and_tell(
+    census: Census, seen: NewestSeen, record: RunRecord, *, name: str = "", day: str = ""
+) -> Backup:
+    """The backup that is meant; warns of newer ones that do not count, or have vanished.
+
+    Raises: UsageError; StoreError when the store does not give one that may be meant.
+    """
+    choice = census.choose(name=name, day=day)
+    census.save()
+    for warning in choice.warnings:
+        warn(record, warning)
+    if not name and not day:
+        tell_vanished(seen, choice.backup, record)
+    return choice.backup
+
+
+def list_and_tell(
+    profile: Profile,
+    store: Store,
+    state: Path,
+    record: RunRecord,
+    accepted: Accepted,
+    keys: Keyring,
+) -> list[BackupDetails]:
+    """All backups, oldest first, with what their manifests say; warns of vanished ones.
+
+    Raises StoreError when the store fails, or lists no backup although one was seen there.
+    """
+    seen = NewestSeen(state, profile, store)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
+    details = census.details()
+    census.save()
+    if details:
+        tell_vanished(seen, census.choose().backup, record)
+    return details

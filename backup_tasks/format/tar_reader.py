@@ -1,0 +1,314 @@
+"""Any tar stream, read from front to end: pax and ustar (POSIX), GNU tar, and tar before them.
+
+Made for archives of strangers: no header makes it take more than bounded memory and time, and an
+end in the middle of something is an error. Where programs differ it is as GNU tar. Sources: as for
+tarstream.py; tar(5) of libarchive and GNU tar's manual, "Tar Internals", for the older formats and
+sparse files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from backup_tasks.errors import ArchiveError
+from backup_tasks.filesystem.posix_acl import KEYWORDS, acl_from_text
+from backup_tasks.format.limits import EXTENDED_BYTES
+from backup_tasks.format.manifest import EntryType
+from backup_tasks.format.tar_fields import (
+    read_decimal,
+    read_flag,
+    read_number,
+    read_text,
+    read_time,
+)
+from backup_tasks.format.tar_headers import (
+    BLOCK_BYTES,
+    Member,
+    decode_xattr_name,
+    padding_bytes,
+    parse_pax,
+)
+
+_PIECE_BYTES = 2**20
+_XATTR = b"SCHILY.xattr."
+# GNU tar's headers for a long name and a long link, and the pax records that say the same.
+_LONG = {b"L": b"path", b"K": b"linkpath"}
+_KINDS: dict[bytes, EntryType] = {
+    b"1": "hardlink",
+    b"2": "symlink",
+    b"3": "char",
+    b"4": "block",
+    b"5": "dir",
+    b"6": "fifo",
+    b"D": "dir",
+}
+# No bytes follow these, nor a folder that is one by its name, whatever the size field says.
+_WITHOUT_BYTES = frozenset(b"123456")
+
+Records = dict[bytes, bytes]
+Runs = list[tuple[int, int]]
+
+
+class Source(Protocol):
+    """Where the bytes come from; fewer than asked for are no end, none at all is."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(slots=True)
+class Oddities:
+    """What is odd about a tar that is read all the same.
+
+    Attributes:
+        lacks_end: there is no end mark.
+        lacks_times: some times cannot be read; the coarser ones of the header blocks count.
+        unknown_names: some of the users and groups in ACLs that are not known here; what an ACL
+            says of such is left out of it.
+    """
+
+    lacks_end: bool = False
+    lacks_times: bool = False
+    unknown_names: set[str] = field(default_factory=set)
+
+
+class TarReader:
+    """Reads members one after the other.
+
+    Args:
+        source: the unpacked bytes; after `members` is through they stand behind the end mark's
+            first block, if there is one.
+
+    Attributes:
+        oddities: complete when `members` is through.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.oddities = Oddities()
+        self._source = source
+        self._globals: Records = {}
+        self._left = 0
+        self._padding = 0
+
+    def members(self) -> Iterator[tuple[Member, Iterator[memoryview]]]:
+        """Each member, paths as they stand there, with its stored bytes, which must be read
+        before the next one is asked for.
+
+        Raises ArchiveError, here and from the bytes, when this is no sound and whole tar.
+        """
+        found = self._next(self._exactly(BLOCK_BYTES))
+        while found is not None:
+            yield found, self._content()
+            self._skip_rest()
+            # Some programs end with the last member.
+            front = self._source.read(BLOCK_BYTES)
+            if not front:
+                self.oddities.lacks_end = True
+                return
+            found = self._next(front + self._exactly(BLOCK_BYTES - len(front)))
+
+    def _next(self, first: bytes) -> Member | None:
+        """The member whose headers begin with this block; None at the end mark."""
+        extended = _Extended(self._globals)
+        room = EXTENDED_BYTES
+        block = memoryview(first)
+        while True:
+            if not any(block):
+                return None
+            flag = read_flag(block)
+            if flag not in (b"x", b"X", b"g", b"L", b"K", b"A", b"V"):
+                return self._member(block, flag, extended)
+            size = read_number(block[124:136]) if flag != b"V" else 0
+            room -= size + BLOCK_BYTES
+            if room < 0:
+                raise ArchiveError("the names and attributes of one entry take too much room")
+            body = self._exactly(size)
+            self._exactly(padding_bytes(size))
+            extended.add(flag, body)
+            block = memoryview(self._exactly(BLOCK_BYTES))
+
+    def _member(self, block: memoryview, flag: bytes, extended: _Extended) -> Member:
+        records = extended.records
+        size = read_decimal(records[b"size"]) if b"size" in records else read_number(block[124:136])
+        member = _member_of(block, flag, records, self.oddities)
+        if flag[0] in _WITHOUT_BYTES or (member.kind == "dir" and flag != b"D"):
+            return member
+        if flag == b"M":
+            raise ArchiveError("it is one volume of several")
+        self._left, self._padding = size, padding_bytes(size)
+        if member.kind == "file":
+            member.size = member.stored = size
+            self._find_holes(member, block, flag, extended)
+        return member
+
+    def _find_holes(
+        self, member: Member, block: memoryview, flag: bytes, extended: _Extended
+    ) -> None:
+        records = extended.records
+        runs: Runs
+        if flag == b"S":
+            runs = self._old_sparse_map(block)
+            member.size = read_number(block[483:495])
+        elif records.get(b"GNU.sparse.major") == b"1":
+            before = self._left
+            runs = self._sparse_map()
+            member.stored -= before - self._left
+            member.size = read_decimal(records.get(b"GNU.sparse.realsize", b""))
+        elif b"GNU.sparse.size" in records:
+            runs = extended.sparse_map()
+            member.size = read_decimal(records[b"GNU.sparse.size"])
+        else:
+            return
+        _check_runs(runs, member)
+        member.sparse = runs
+
+    def _old_sparse_map(self, block: memoryview) -> Runs:
+        """Of a GNU tar header of type S and the blocks that continue it."""
+        runs = _old_runs(block[386:482])
+        more = block[482]
+        while more:
+            if len(runs) * 24 > EXTENDED_BYTES:
+                raise ArchiveError("a sparse file's map is too long")
+            block = memoryview(self._exactly(BLOCK_BYTES))
+            runs += _old_runs(block[:504])
+            more = block[504]
+        return runs
+
+    def _sparse_map(self) -> Runs:
+        """From the front of the stored bytes (GNU pax format 1.0)."""
+        numbers: list[int] = []
+        rest = b""
+        wanted = 1
+        while len(numbers) < wanted:
+            if self._left < BLOCK_BYTES or len(rest) > 20 or wanted > EXTENDED_BYTES // 2:
+                raise ArchiveError("a sparse file's map cannot be read")
+            self._left -= BLOCK_BYTES
+            *lines, rest = (rest + self._exactly(BLOCK_BYTES)).split(b"\n")
+            numbers += [read_decimal(line) for line in lines]
+            wanted = 1 + 2 * numbers[0] if numbers else 1
+        return list(zip(numbers[1:wanted:2], numbers[2:wanted:2], strict=True))
+
+    def _content(self) -> Iterator[memoryview]:
+        while self._left:
+            piece = self._source.read(min(self._left, _PIECE_BYTES))
+            if not piece:
+                raise ArchiveError("it is cut off in the middle of a file")
+            self._left -= len(piece)
+            yield memoryview(piece)
+
+    def _skip_rest(self) -> None:
+        for _ in self._content():
+            pass
+        self._exactly(self._padding)
+        self._padding = 0
+
+    def _exactly(self, size: int) -> bytes:
+        pieces: list[bytes] = []
+        while size:
+            piece = self._source.read(size)
+            if not piece:
+                raise ArchiveError("it is cut off: tar's end mark is missing")
+            size -= len(piece)
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Extended:
+    """What the headers before an entry's own say of it.
+
+    Attributes:
+        records: of pax headers, the entry's own before global ones, and of GNU tar's long names.
+    """
+
+    def __init__(self, global_records: Records) -> None:
+        self._globals = global_records
+        self._long: Records = {}
+        self._own: Sequence[tuple[bytes, bytes]] = ()
+        self.records = global_records
+
+    def add(self, flag: bytes, body: bytes) -> None:
+        """Take a header; a later one of a kind replaces the one before, but global ones add up."""
+        if flag in _LONG:
+            self._long[_LONG[flag]] = body.split(b"\0", 1)[0]
+        elif flag == b"g":
+            self._globals.update(parse_pax(body))
+        elif flag in b"xX":
+            self._own = list(parse_pax(body))
+        self.records = {**self._long, **self._globals, **dict(self._own)}
+
+    def sparse_map(self) -> Runs:
+        """Of GNU's pax formats 0.1 (one record) and 0.0 (records that repeat)."""
+        if b"GNU.sparse.map" in self.records:
+            numbers = [read_decimal(text) for text in self.records[b"GNU.sparse.map"].split(b",")]
+        else:
+            keys = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
+            numbers = [read_decimal(value) for key, value in self._own if key in keys]
+        if len(numbers) % 2:
+            raise ArchiveError("a sparse file's map cannot be read")
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _member_of(block: memoryview, flag: bytes, records: Records, oddities: Oddities) -> Member:
+    path = records.get(b"GNU.sparse.name") or records.get(b"path") or _ustar_path(block)
+    # Before there was a type for folders, a slash at the end made one. POSIX: an unknown type
+    # is read as a file.
+    is_old_folder = flag in b"\x0007" and path.endswith(b"/")
+    mtime_ns = read_time(records[b"mtime"]) if b"mtime" in records else None
+    if mtime_ns is None:
+        oddities.lacks_times |= b"mtime" in records
+        mtime_ns = read_number(block[136:148], signed=True) * 10**9
+    return Member(
+        path=path,
+        kind="dir" if is_old_folder else _KINDS.get(flag, "file"),
+        mode=read_number(block[100:108]) & 0o7777,
+        uid=read_decimal(records[b"uid"]) if b"uid" in records else read_number(block[108:116]),
+        gid=read_decimal(records[b"gid"]) if b"gid" in records else read_number(block[116:124]),
+        user=records.get(b"uname", read_text(block[265:297])),
+        group=records.get(b"gname", read_text(block[297:329])),
+        mtime_ns=mtime_ns,
+        link=records.get(b"linkpath", read_text(block[157:257])),
+        rdev_major=read_number(block[329:337]) if flag in b"34" else 0,
+        rdev_minor=read_number(block[337:345]) if flag in b"34" else 0,
+        xattrs=_xattrs_of(records, oddities.unknown_names),
+    )
+
+
+def _xattrs_of(records: Records, unknown: set[str]) -> dict[str, bytes]:
+    found = {
+        decode_xattr_name(key[len(_XATTR) :]): value
+        for key, value in records.items()
+        if key.startswith(_XATTR)
+    }
+    for name, keyword in KEYWORDS.items():
+        if keyword in records:
+            found[name] = acl_from_text(records[keyword], unknown)
+    return found
+
+
+def _ustar_path(block: memoryview) -> bytes:
+    name = read_text(block[0:100])
+    # GNU tar's own magic has two spaces here, and other fields in the place of the prefix.
+    prefix = read_text(block[345:500]) if bytes(block[257:263]) == b"ustar\0" else b""
+    return prefix + b"/" + name if prefix else name
+
+
+def _old_runs(block: memoryview) -> Runs:
+    runs: Runs = []
+    for start in range(0, len(block), 24):
+        if not any(block[start : start + 12]) and not any(block[start + 12 : start + 24]):
+            break
+        offset, length = block[start : start + 12], block[start + 12 : start + 24]
+        runs.append((read_number(offset), read_number(length)))
+    return runs
+
+
+def _check_runs(runs: Sequence[tuple[int, int]], member: Member) -> None:
+    end = total = 0
+    for offset, length in runs:
+        if offset < end:
+            raise ArchiveError("a sparse file's map runs backwards")
+        end = offset + length
+        total += length
+    if end > member.size or total != member.stored:
+        raise ArchiveError("a sparse file's map does not fit its size")

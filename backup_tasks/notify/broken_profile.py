@@ -1,0 +1,136 @@
+"""Whom a profile with problems still tells: its [notify], where that is whole and to be trusted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from datetime import tzinfo
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import Struct
+from pydantic import ValidationError
+
+from backup_tasks.common.paths import Paths
+from backup_tasks.common.time_zones import find_zone, local_zone
+from backup_tasks.errors import ProfileError
+from backup_tasks.profile.files import MergedFiles, read_readable
+from backup_tasks.profile.load import find_profile, keys_in_one, place_secrets
+from backup_tasks.profile.model import NotifySettings, StoreSettings
+from backup_tasks.profile.problems import find_literal_secrets
+from backup_tasks.profile.trust import find_untrusted_mail
+from backup_tasks.stores.url import parse_store_url
+
+_HIDDEN = '"…"'
+
+
+class MailedProfile(Protocol):
+    """What a mail says of a profile, and where it goes to; every whole Profile is one.
+
+    Attributes:
+        store: None where nobody knows it.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def notify(self) -> NotifySettings: ...
+    @property
+    def store(self) -> StoreSettings | None: ...
+    @property
+    def tzinfo(self) -> tzinfo: ...
+
+
+class BrokenProfile(Struct, frozen=True):
+    """What can be believed of a profile with problems.
+
+    Attributes:
+        store_url: as the profile means it, "" where it is wrong.
+        values: every text that the profile holds.
+    """
+
+    name: str
+    path: Path
+    description: str
+    notify: NotifySettings
+    tzinfo: tzinfo
+    store_url: str
+    values: frozenset[str]
+    store: None = None
+
+    def hide_values(self, problems: str) -> str:
+        """The profile's problems, fit for a mail: a secret may stand under a wrong key."""
+        for value in sorted(self.values, key=len, reverse=True):
+            problems = problems.replace(f'"{value}"', _HIDDEN)
+            problems = problems.replace(f'"{value[:57]}..."', _HIDDEN)
+        return problems
+
+
+def find_mailed(name: str, paths: Paths) -> BrokenProfile | None:
+    """Whom to tell that this profile has problems, as the profile itself says.
+
+    A base that cannot be read is left out. A file that others may write is not read, neither the
+    profile's own nor a base.
+
+    Args:
+        name: as `load_profile` takes it.
+
+    Returns:
+        None without [notify], and where anything in it is wrong or not to be trusted.
+    """
+    try:
+        path = find_profile(name, paths)
+        merged = read_readable(path, paths, keys_in_one())
+        raw = place_secrets(merged, paths, None).get("notify")
+        notify = NotifySettings.model_validate(raw, context={"root": paths.root})
+    except (ProfileError, OSError, ValidationError):
+        return None
+    problems = [*find_literal_secrets(merged, paths), *find_untrusted_mail(notify, merged)]
+    if any(problem.key.startswith("notify.") for problem in problems):
+        return None
+    return BrokenProfile(
+        name=path.stem,
+        path=path,
+        description=_printable_text(merged, "description"),
+        notify=notify,
+        tzinfo=_zone(merged),
+        store_url=_store_url(merged, paths),
+        values=frozenset(_texts(merged.values)),
+    )
+
+
+def _printable_text(merged: MergedFiles, *path: str) -> str:
+    value: Any = merged.values
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, str) and value.isprintable() else ""
+
+
+def _zone(merged: MergedFiles) -> tzinfo:
+    named = _printable_text(merged, "backup", "timezone")
+    if named:
+        with contextlib.suppress(ValueError):
+            return find_zone(named)
+    return local_zone()
+
+
+def _store_url(merged: MergedFiles, paths: Paths) -> str:
+    try:
+        return parse_store_url(_printable_text(merged, "store", "url"), paths.root).render()
+    except ValueError:
+        return ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)

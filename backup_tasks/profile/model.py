@@ -1,0 +1,310 @@
+"""The model of a profile: every key, its type, its default and its meaning.
+
+docs/profiles.md and profiles/profile.schema.json say the same for people and for editors;
+tests hold them together. All models are frozen, and an unknown key is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta, tzinfo
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from backup_tasks.keys.secret import Secret
+from backup_tasks.profile import field_types as types
+from backup_tasks.profile.notify_tables import EmailSettings, NotifySettings
+from backup_tasks.profile.strict_table import Settings
+from backup_tasks.stores.url import StoreKind, StoreUrl, parse_store_url
+
+__all__ = [
+    "Profile",
+    "BackupSettings",
+    "StoreSettings",
+    "EncryptionSettings",
+    "SigningSettings",
+    "ScheduleSettings",
+    "RetentionSettings",
+    "DrillSettings",
+    "NotifySettings",
+    "EmailSettings",
+]
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class BackupSettings(Settings):
+    """[backup]: what is backed up, and how."""
+
+    sources: types.Sources = Field(
+        description="Files and folders to back up: full paths, or ./path for what lies in the "
+        "project's own folder. At least one."
+    )
+    exclude: types.Patterns = Field(
+        default=(), description="What to leave out, as gitignore patterns."
+    )
+    exclude_caches: bool = Field(
+        default=True, description="Leave out folders that hold a valid CACHEDIR.TAG."
+    )
+    exclude_if_present: types.FileNames = Field(
+        default=(), description="Leave out folders that hold a file of one of these names."
+    )
+    one_file_system: bool = Field(
+        default=False, description="Do not enter other file systems mounted below a source."
+    )
+    compression_level: int = Field(
+        default=1, ge=0, le=3, description="0 is the fastest, 3 the smallest."
+    )
+    full_every: types.PositivePeriod = Field(
+        default=timedelta(days=30),
+        description="How often every file is read again, however unchanged it looks.",
+    )
+    shrink_limit: types.Share = Field(
+        default="50%",
+        description="How much of its entries or bytes a source may lose from one backup to the "
+        'next. After more, nothing is deleted until that is settled. "100%" allows everything.',
+    )
+    timezone: types.ZoneName = Field(
+        default="",
+        description='The time zone of backup names and of days, such as "Europe/Stockholm". '
+        "Empty means the machine's own.",
+    )
+
+    @property
+    def shrink_share(self) -> float:
+        """`shrink_limit`, as 0 to 1."""
+        return int(self.shrink_limit.removesuffix("%")) / 100
+
+    def rules_of_whole(self) -> Iterator[tuple[str, str]]:
+        from backup_tasks.common.gitignore import PathPatterns
+
+        excludes = PathPatterns(self.exclude)
+        for source in self.sources:
+            # Patterns see full paths: `backups/` leaves out all of /srv/backups/web as well, and
+            # the backup would be empty without a word.
+            if source != "/" and excludes.match(source.lstrip("/"), is_folder=True):
+                yield (
+                    "sources",
+                    f'"{source}" is left out by a pattern in exclude; '
+                    f'take that away, or add "!{source}" after it',
+                )
+
+
+class StoreSettings(Settings):
+    """[store]: where the archives lie."""
+
+    url: types.StoreAddress = Field(
+        description="s3://bucket/prefix/, file:///folder/ for a folder that is there, or "
+        "file:./folder/ for one below the project's own. Nothing in it is percent-decoded."
+    )
+    region: types.Region = Field(default="", description="S3 only. Empty: as boto3 finds it.")
+    endpoint: types.Endpoint = Field(
+        default="",
+        alias="endpoint_url",
+        description='S3 only. The address of an S3-compatible server, or { env = "NAME" }. '
+        "Empty: AWS.",
+    )
+    storage_class: types.StorageClass = Field(
+        default="STANDARD", description="S3 only. The storage class of new archives."
+    )
+    access_key_id: Secret | None = Field(
+        default=None, description="S3 only. Default: boto3's own chain (environment, files, role)."
+    )
+    secret_access_key: Secret | None = Field(
+        default=None, description="S3 only. Needed with access_key_id."
+    )
+    session_token: Secret | None = Field(
+        default=None, description="S3 only. For temporary keys, together with both others."
+    )
+    max_attempts: int = Field(
+        default=8, ge=1, le=20, description="S3 only. How often a request is tried."
+    )
+    addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto", description="S3 only. Where a request names the bucket."
+    )
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        url = raw.get("url")
+        if isinstance(url, str) and url.startswith("file:"):
+            known = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in sorted(known & set(raw) - {"url"}):
+                yield key, f"means something only for s3:// stores, but url is {url}"
+            return
+        pair = ("access_key_id", "secret_access_key")
+        for key, other in (pair, pair[::-1]):
+            if key in raw and other not in raw:
+                yield key, f"needs {other} as well"
+        if "session_token" in raw and not any(key in raw for key in pair):
+            yield "session_token", "needs access_key_id and secret_access_key as well"
+
+    @property
+    def _parts(self) -> StoreUrl:
+        return parse_store_url(self.url, Path("/"))
+
+    @property
+    def kind(self) -> StoreKind:
+        return self._parts.kind
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, or "" for a directory."""
+        return self._parts.bucket
+
+    @property
+    def prefix(self) -> str:
+        """ "" or text that ends with a slash."""
+        return self._parts.prefix
+
+    @property
+    def directory(self) -> Path:
+        """The folder of a directory store, absolute."""
+        return self._parts.directory
+
+    @property
+    def endpoint_url(self) -> str:
+        """The server's address, "" for AWS. Raises ProfileError if `env` gives none."""
+        if isinstance(self.endpoint, str):
+            return self.endpoint
+        text = self.endpoint.reveal()
+        try:
+            return types.checked_endpoint(text)
+        except ValueError as error:
+            raise self.endpoint.problem(str(error)) from None
+
+
+class EncryptionSettings(Settings):
+    """[encryption]: for whom archives are encrypted, and with which key they are opened."""
+
+    recipients: types.Recipients = Field(
+        description="Public keys that archives are encrypted for: age1..., ssh-ed25519 ... or "
+        "ssh-rsa .... Each of them can restore. At least one."
+    )
+    identity_file: types.IdentityFile = Field(
+        default="",
+        description="The file with the private key, as `age -i` takes it. Only needed to restore, "
+        "verify and drill.",
+    )
+
+
+class SigningSettings(Settings):
+    """[signing]: whose archives are believed."""
+
+    public_key: types.PublicKeys = Field(
+        default=(),
+        description='Public signing keys, each as "ed25519:…": verify, restore, drill and files '
+        "refuse an archive that none of them signed. `invoke signing-key` prints this machine's. "
+        "One may stand without the list around it.",
+    )
+
+
+class ScheduleSettings(Settings):
+    """[schedule]: when cron starts the backup."""
+
+    cron: types.Cron = Field(
+        description='Five fields as in crontab(5), or one of "@hourly", "@daily", "@weekly", '
+        '"@monthly", "@yearly".'
+    )
+
+
+class RetentionSettings(Settings):
+    """[retention]: which backups `prune` keeps. A backup stays as long as one rule keeps it."""
+
+    keep_last: Count = Field(default=0, description="Keep so many of the newest.")
+    keep_within: types.Period = Field(
+        default=timedelta(), description='Keep all that are not older than this, such as "3d".'
+    )
+    keep_daily: Count = Field(default=0, description="Keep the newest of each of so many days.")
+    keep_weekly: Count = Field(default=0, description="Keep the newest of each of so many weeks.")
+    keep_monthly: Count = Field(default=0, description="Keep the newest of so many months.")
+    keep_yearly: Count = Field(default=0, description="Keep the newest of each of so many years.")
+    expire_after: types.WholeDays | None = Field(
+        default=None,
+        description="The age at which an S3 lifecycle rule deletes a backup, in whole days. Only "
+        "`invoke lifecycle` uses it.",
+    )
+
+    @property
+    def is_set(self) -> bool:
+        """Whether any rule keeps something; if none does, nothing is ever pruned."""
+        counts = (
+            self.keep_last,
+            self.keep_daily,
+            self.keep_weekly,
+            self.keep_monthly,
+            self.keep_yearly,
+        )
+        return any(counts) or bool(self.keep_within)
+
+
+class DrillSettings(Settings):
+    """[drill]: how a restored tree is tried out."""
+
+    command: types.Command = Field(
+        default=(),
+        description="A program and its arguments, run without a shell in the restored tree. Any "
+        "other exit code than 0 fails the drill.",
+    )
+    timeout_seconds: int = Field(
+        default=3600, ge=1, le=86400, description="How long the command may take."
+    )
+
+
+class Profile(Settings):
+    """One profile, whole and checked.
+
+    Attributes:
+        name: the file's name without `.toml`.
+        path: the file, absolute.
+    """
+
+    name: types.ProfileName
+    path: Path
+    description: types.Text = Field(
+        default="", description="One line for `invoke profiles`. Not inherited."
+    )
+    inherit: types.OptionalName = Field(
+        default="",
+        description="The name of a profile that this one builds on: tables are merged key by key, "
+        "lists and secrets replaced.",
+    )
+    backup: BackupSettings = Field(description="What is backed up, and how.")
+    store: StoreSettings = Field(description="Where the archives lie.")
+    encryption: EncryptionSettings | None = Field(
+        default=None, description="For whom archives are encrypted. Without it they are not."
+    )
+    signing: SigningSettings = Field(
+        default_factory=SigningSettings, description="Whose archives are believed."
+    )
+    schedule: ScheduleSettings | None = Field(
+        default=None, description="When cron starts the backup."
+    )
+    retention: RetentionSettings = Field(
+        default_factory=RetentionSettings, description="Which backups `prune` keeps."
+    )
+    drill: DrillSettings = Field(
+        default_factory=DrillSettings, description="How `drill` tries out a restored tree."
+    )
+    notify: NotifySettings = Field(
+        default_factory=NotifySettings, description="Who is told about a run."
+    )
+
+    @property
+    def recipients(self) -> tuple[str, ...]:
+        """Whom archives are encrypted for, sorted; nobody if they are not encrypted."""
+        return self.encryption.recipients if self.encryption else ()
+
+    @property
+    def identity_file(self) -> Path | None:
+        """The file with the private key, absolute."""
+        named = self.encryption.identity_file if self.encryption else ""
+        return Path(named) if named else None
+
+    @property
+    def tzinfo(self) -> tzinfo:
+        """The zone of backup names and days, with its daylight saving rules."""
+        from backup_tasks.common.time_zones import find_zone, local_zone
+
+        return find_zone(self.backup.timezone) if self.backup.timezone else local_zone()

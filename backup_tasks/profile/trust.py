@@ -1,0 +1,97 @@
+"""Files and programs that a profile names, and that decide something: who else may change them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backup_tasks.common.printable import printable
+from backup_tasks.errors import TrustError
+from backup_tasks.keys.secret import Secret
+from backup_tasks.permissions.trusted_paths import check_file, check_program
+from backup_tasks.profile.files import MergedFiles
+from backup_tasks.profile.model import NotifySettings, Profile
+from backup_tasks.profile.problems import ProfileProblem, dotted_key, secret_keys
+
+if TYPE_CHECKING:
+    from backup_tasks.profile.toml_lines import KeyPath
+
+# Where boto3 looks for keys, servers and programs that give keys: a variable, and the usual place.
+_BOTO_SETTINGS = (
+    ("AWS_CONFIG_FILE", "~/.aws/config"),
+    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+    ("BOTO_CONFIG", "~/.boto"),
+    ("", "~/.aws/models"),
+)
+
+
+def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfileProblem]:
+    """Secrets in files and from programs, the drill's program, the mail's authority, and boto3's
+    own settings.
+
+    An identity file is not among them: it opens what was made for it, and decides nothing.
+    """
+    for path in sorted(secret_keys(), key=str):
+        if path[0] != "notify":
+            yield from _flaw_of_secret(_value(profile, path), path, merged)
+    try:
+        _check_drill(profile)
+    except TrustError as error:
+        yield _problem(("drill", "command"), error, merged)
+    yield from find_untrusted_mail(profile.notify, merged)
+    if profile.store.kind == "s3":
+        for flaw in _flaws_of_boto():
+            yield _problem(("store",), flaw, merged)
+
+
+def find_untrusted_mail(notify: NotifySettings, merged: MergedFiles) -> Iterator[ProfileProblem]:
+    """As `find_untrusted`, of what a mail alone would use."""
+    for path in sorted(secret_keys(), key=str):
+        if path[0] == "notify":
+            yield from _flaw_of_secret(_value(notify, path[1:]), path, merged)
+    email = notify.email
+    if email and email.ca_file:
+        try:
+            check_file(Path(email.ca_file))
+        except TrustError as error:
+            yield _problem(("notify", "email", "ca_file"), error, merged)
+
+
+def _flaw_of_secret(value: object, path: KeyPath, merged: MergedFiles) -> Iterator[ProfileProblem]:
+    if isinstance(value, Secret):
+        try:
+            value.check_trust()
+        except TrustError as error:
+            yield _problem(path, error, merged)
+
+
+def _check_drill(profile: Profile) -> None:
+    """A program that is named by a relative path comes from the backup itself, or is not found."""
+    command = profile.drill.command
+    if command and (command[0].startswith("/") or "/" not in command[0]):
+        check_program(command[0], Path("/"), None)
+
+
+def _flaws_of_boto() -> Iterator[TrustError]:
+    """Its settings may name a program; `sudo -E` leaves HOME as another user has it."""
+    for variable, usual in _BOTO_SETTINGS:
+        named = os.environ.get(variable, "")
+        file = os.path.expanduser(named or usual)
+        if os.path.lexists(file):
+            try:
+                check_file(Path(file))
+            except TrustError as error:
+                what = f"boto3 reads {printable(file)}, and {error.what}"
+                yield TrustError(what, f"set {variable if named else 'HOME'}, or remove that file")
+
+
+def _value(settings: object, path: KeyPath) -> object:
+    for name in path:
+        settings = getattr(settings, str(name), None)
+    return settings
+
+
+def _problem(path: KeyPath, error: TrustError, merged: MergedFiles) -> ProfileProblem:
+    return ProfileProblem(merged.place(path), dotted_key(path), str(error))

@@ -1,0 +1,142 @@
+"""Which backups to keep: a pure decision from when each was taken and the profile's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from msgspec import Struct
+
+from backup_tasks.common.units import render_seconds
+
+# Names may honestly run ahead of the clock: by minutes when several backups share one, by an
+# hour when summer time ends, by most of a day when the profile's time zone was changed. Beyond
+# that a clock was wrong, and such a name must not take the place of a real newest backup.
+FUTURE_SLACK = timedelta(days=1)
+
+
+class RetentionRules(Protocol):
+    """How much to keep; 0 keeps none of that kind, and all 0 keeps everything."""
+
+    @property
+    def keep_last(self) -> int: ...
+    @property
+    def keep_within(self) -> timedelta | None: ...
+    @property
+    def keep_daily(self) -> int: ...
+    @property
+    def keep_weekly(self) -> int: ...
+    @property
+    def keep_monthly(self) -> int: ...
+    @property
+    def keep_yearly(self) -> int: ...
+
+
+class PrunePlan(Struct, frozen=True):
+    """What to keep and why, and what to delete; every backup stands in one of them, once.
+
+    Attributes:
+        keep: backup name -> the reasons, newest backup first.
+        delete: backup names, oldest first.
+    """
+
+    keep: Mapping[str, tuple[str, ...]]
+    delete: tuple[str, ...]
+
+
+def plan_prune(
+    taken_at: Mapping[str, datetime],
+    rules: RetentionRules,
+    now: datetime,
+    *,
+    protected: Mapping[str, str] | None = None,
+) -> PrunePlan:
+    """Decide which backups to keep, and why.
+
+    A rule for days, weeks (ISO), months or years keeps the newest backup of each of the last N
+    periods that have one; a period is that of the backup's own time zone.
+
+    Args:
+        taken_at: name -> when it was begun, aware, of the backups that count.
+        rules: how many of each to keep.
+        now: aware; `keep_within` counts back from it.
+        protected: names to keep whatever the rules say, each with the reason.
+
+    Returns:
+        A plan that names every backup once. The newest is always kept, and so is one that is
+        dated more than FUTURE_SLACK after `now`: such a one is left out of the counting.
+    """
+    instants = {name: _to_utc(moment) for name, moment in taken_at.items()}
+    newest_first = sorted(instants, key=lambda name: (instants[name], name), reverse=True)
+    ahead = {name for name in newest_first if instants[name] - now > FUTURE_SLACK}
+    counted = [name for name in newest_first if name not in ahead]
+
+    reasons: dict[str, list[str]] = {name: [] for name in newest_first}
+    for name, reason in _apply_rules(counted, taken_at, instants, rules, now):
+        reasons[name].append(reason)
+    for name in ahead:
+        reasons[name].append("dated in the future")
+    for name in counted[:1]:
+        reasons[name] = reasons[name] or ["the newest"]
+    for name, reason in (protected or {}).items():
+        if name in reasons:
+            reasons[name] = reasons[name] or [reason]
+
+    return PrunePlan(
+        keep={name: tuple(why) for name, why in reasons.items() if why},
+        delete=tuple(name for name in reversed(newest_first) if not reasons[name]),
+    )
+
+
+def keeps_everything(rules: RetentionRules) -> bool:
+    """Whether no rule is set, so that nothing is ever deleted."""
+    counts = [rules.keep_last, rules.keep_daily, rules.keep_weekly]
+    counts += [rules.keep_monthly, rules.keep_yearly]
+    return not rules.keep_within and not any(count > 0 for count in counts)
+
+
+def _apply_rules(
+    counted: list[str],
+    taken_at: Mapping[str, datetime],
+    instants: Mapping[str, datetime],
+    rules: RetentionRules,
+    now: datetime,
+) -> Iterator[tuple[str, str]]:
+    """Each backup that a rule keeps, with that reason; `counted` is newest first."""
+    if keeps_everything(rules):
+        yield from ((name, "no rule deletes anything") for name in counted)
+        return
+    for place, name in enumerate(counted[: max(0, rules.keep_last)], start=1):
+        yield name, f"last {place} of {rules.keep_last}"
+    if rules.keep_within:
+        within = render_seconds(rules.keep_within.total_seconds())
+        for name in counted:
+            if now - instants[name] <= rules.keep_within:
+                yield name, f"within {within}"
+    periods: tuple[tuple[str, int, Callable[[datetime], str]], ...] = (
+        ("daily", rules.keep_daily, lambda moment: f"{moment:%Y-%m-%d}"),
+        ("weekly", rules.keep_weekly, _iso_week),
+        ("monthly", rules.keep_monthly, lambda moment: f"{moment:%Y-%m}"),
+        ("yearly", rules.keep_yearly, lambda moment: f"{moment:%Y}"),
+    )
+    for rule, count, period_of in periods:
+        newest_of: dict[str, str] = {}
+        for name in counted:
+            newest_of.setdefault(period_of(taken_at[name]), name)
+        for period in list(newest_of)[: max(0, count)]:
+            yield newest_of[period], f"{rule} {period}"
+
+
+def _iso_week(moment: datetime) -> str:
+    week = moment.isocalendar()
+    return f"{week.year}-W{week.week:02d}"
+
+
+def _to_utc(moment: datetime) -> datetime:
+    """In UTC, because Python compares two times of one zone by their wall clock, which runs
+    backwards once a year."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # a name dated in the year 1 or 9999
+        return moment.replace(tzinfo=UTC)

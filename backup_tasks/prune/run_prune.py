@@ -1,0 +1,189 @@
+"""Delete the backups that a profile's retention no longer keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from backup_tasks.common.printable import one_line
+from backup_tasks.common.units import render_bytes, render_count
+from backup_tasks.errors import StoreError
+from backup_tasks.format.archive_names import CLAIM_NAME
+from backup_tasks.prune.retention import PrunePlan, RetentionRules, plan_prune
+
+if TYPE_CHECKING:
+    from backup_tasks.census.catalog import Backup
+    from backup_tasks.census.census import Census
+    from backup_tasks.profile.model import Profile
+    from backup_tasks.stores.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What a prune kept and deleted.
+
+    Attributes:
+        plan: the decision; with `dry_run` nothing of it was carried out.
+        sizes: backup name -> bytes, as the store listed them.
+        deleted: the backups that are gone now, oldest first; empty with `dry_run`.
+        failed: backup name -> why the store did not delete it, on one line.
+        left_alone: name -> why it does not count, of what is named like a backup: it is neither
+            counted nor deleted.
+        foreign: how many other objects lie beside the backups; they are never touched.
+    """
+
+    profile: str
+    store: str
+    dry_run: bool
+    plan: PrunePlan
+    sizes: dict[str, int]
+    deleted: tuple[str, ...]
+    failed: dict[str, str]
+    left_alone: dict[str, str]
+    foreign: int
+
+
+class PruneIncomplete(StoreError):
+    """Some backups could not be deleted; all others were. `report` tells which."""
+
+    def __init__(self, report: PruneReport) -> None:
+        first, why = next(iter(report.failed.items()))
+        super().__init__(
+            f"{report.store}: {render_count(len(report.failed), 'backup')} could not be deleted "
+            f"({len(report.deleted)} were): {first}: {why}; "
+            "the next prune tries again"
+        )
+        self.report = report
+
+
+def run_prune(
+    profile: Profile,
+    store: Store,
+    census: Census,
+    now: datetime,
+    *,
+    dry_run: bool,
+    protected: Mapping[str, str] | None = None,
+) -> PruneReport:
+    """Delete what the profile's retention does not keep, oldest first.
+
+    Only backups that are proven are counted, and only they are deleted: what else is named like
+    one is listed, and left alone. Neither the newest that counts nor the one of them that was
+    stored last is ever deleted. A crash in the middle leaves the younger backups; running again
+    finishes the work.
+
+    Args:
+        census: of the store's own list, taken just now; never of a memory of it.
+        now: aware; the moment that the clock was judged by, for it may have jumped since.
+        dry_run: decide and report, delete nothing.
+        protected: names to keep whatever the rules say, each with the reason.
+
+    Raises PruneIncomplete when the store refused to delete some; tried after all others.
+    """
+    backups = census.backups()
+    # Without a key there is nobody whose backups these could be known to be.
+    counting = [one for one in backups if one.verdict.counts and census.acceptance.keys]
+    taken_at = {one.stored.name: one.taken_at for one in counting}
+    kept = {
+        **_stored_last(counting),
+        **_safe_from_copies(counting, profile.retention, now),
+        **(protected or {}),
+    }
+    report = PruneReport(
+        profile=profile.name,
+        store=profile.store.url,
+        dry_run=dry_run,
+        plan=plan_prune(taken_at, profile.retention, now, protected=kept),
+        sizes={one.stored.name: one.stored.size for one in backups},
+        deleted=(),
+        failed={},
+        left_alone={
+            one.stored.name: one.verdict.why or "this machine has no signing key yet"
+            for one in backups
+            if one.stored.name not in taken_at
+        },
+        foreign=len([one for one in census.listed if one.name != CLAIM_NAME]) - len(backups),
+    )
+    return report if dry_run else _delete(store, report)
+
+
+def render_prune(report: PruneReport) -> str:
+    """The report as lines for people: a summary, then each backup, oldest first."""
+    gone = report.plan.delete if report.dry_run else report.deleted
+    verb = "would be deleted" if report.dry_run else "deleted"
+    count = len(report.plan.keep) + len(report.plan.delete)
+    lines = [
+        f"{report.profile}: {render_count(count, 'backup')} in {report.store}: "
+        f"{count - len(gone)} kept, {len(gone)} {verb} ({_size_of(report, gone)})"
+    ]
+    if report.left_alone:
+        lines[0] += f"; {len(report.left_alone)} left alone ({_size_of(report, report.left_alone)})"
+    width = max(map(len, report.sizes), default=0)
+    for name in report.plan.delete:
+        why = report.failed.get(name)
+        lines.append(_render_row("FAILED" if why else "delete", name, width, report, why or ""))
+    for name, reasons in reversed(list(report.plan.keep.items())):
+        lines.append(_render_row("keep", name, width, report, ", ".join(reasons)))
+    for name, why in report.left_alone.items():
+        lines.append(_render_row("left", name, width, report, why))
+    if report.left_alone:
+        lines.append(
+            "  what is left does not count; if one is yours, "
+            f"`invoke prune --profile {report.profile} --adopt NAME` makes it count"
+        )
+    if report.foreign:
+        lines.append(f"  {render_count(report.foreign, 'other object')} left alone")
+    return "\n".join(lines)
+
+
+def _size_of(report: PruneReport, names: Iterable[str]) -> str:
+    return render_bytes(sum(report.sizes[name] for name in names))
+
+
+def _stored_last(counting: Sequence[Backup]) -> dict[str, str]:
+    """The backup that the store took last, if any, with the reason to keep it.
+
+    Another one is newer as its manifest says it where a clock was wrong for one run.
+    """
+    newest = max(counting, key=lambda one: (one.stored.modified_at, one.stored.name), default=None)
+    return {newest.stored.name: "stored last"} if newest else {}
+
+
+def _safe_from_copies(
+    counting: Sequence[Backup], rules: RetentionRules, now: datetime
+) -> dict[str, str]:
+    """What to keep where some backups may be copies of others under a new name, with the reasons.
+
+    None of these takes the place of any other backup: each stays as if it were the only one.
+    """
+    sure = {one.stored.name: one.taken_at for one in counting if not one.verdict.may_be_copy}
+    unsure = {one.stored.name: one.taken_at for one in counting if one.verdict.may_be_copy}
+    if not unsure:
+        return {}
+    kept = {name: why[0] for name, why in plan_prune(sure, rules, now).keep.items()}
+    for name, taken_at in unsure.items():
+        if name in plan_prune({**sure, name: taken_at}, rules, now).keep:
+            kept[name] = "dated by its name alone, and nothing surer takes its place"
+    return kept
+
+
+def _delete(store: Store, report: PruneReport) -> PruneReport:
+    deleted: list[str] = []
+    failed: dict[str, str] = {}
+    for name in report.plan.delete:
+        try:
+            store.delete(name)
+            deleted.append(name)
+        except StoreError as error:
+            failed[name] = one_line(str(error))
+    done = replace(report, deleted=tuple(deleted), failed=failed)
+    if failed:
+        raise PruneIncomplete(done)
+    return done
+
+
+def _render_row(verb: str, name: str, width: int, report: PruneReport, note: str) -> str:
+    size = render_bytes(report.sizes[name])
+    return f"  {verb:<6}  {name:<{width}}  {size:>6}  {note}".rstrip()

@@ -1,0 +1,117 @@
+"""What an operator asks of a restore, and what came of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast, get_args
+
+import msgspec
+from msgspec import Struct
+
+from backup_tasks.census.catalog import Backup
+from backup_tasks.errors import UsageError
+from backup_tasks.format.manifest import Header
+from backup_tasks.read.authenticity import ANYBODY, Proof, Trust
+from backup_tasks.read.not_whole import NotWhole
+from backup_tasks.restore.policy import ExtractPolicy, ExtractReport, Overwrite
+
+
+class RestoreRequest(Struct, frozen=True):
+    """What to restore and where to.
+
+    Attributes:
+        paths: patterns as gitignore writes them; none means everything.
+        target: the folder to write below; "/" when in place.
+        overwrite: None refuses a target that is not empty (in place: as "never").
+        trusted: devices and setuid bits are restored too, and others' archives may unpack to
+            hundreds of times their size.
+        is_unattended: nobody looked at the archive, so that no such size is taken all the same.
+        skip_damaged: leave out the files that a damaged chunk costs, instead of stopping.
+        trust: whose archives are restored.
+    """
+
+    paths: tuple[str, ...]
+    target: Path
+    in_place: bool = False
+    overwrite: Overwrite | None = None
+    trusted: bool = False
+    is_unattended: bool = False
+    dry_run: bool = False
+    skip_damaged: bool = False
+    trust: Trust = ANYBODY
+
+    @property
+    def is_told_what_to_do(self) -> bool:
+        """Whether the target may hold files already."""
+        return self.in_place or self.overwrite is not None
+
+    @property
+    def policy(self) -> ExtractPolicy:
+        """What the archive may do to the target."""
+        return ExtractPolicy(self.overwrite or "never", self.trusted)
+
+
+class RestoreWish(Struct, frozen=True):
+    """What an operator typed after `invoke restore`; "" where nothing."""
+
+    name: str = ""
+    day: str = ""
+    paths: tuple[str, ...] = ()
+    to: str = ""
+    in_place: bool = False
+    overwrite: str = ""
+    trusted: bool = False
+    dry_run: bool = False
+    skip_damaged: bool = False
+    unproven: bool = False
+
+
+def parse_wish(
+    wish: RestoreWish, backup: Backup, folder: Path, signers: tuple[str, ...]
+) -> RestoreRequest:
+    """What the operator means.
+
+    Args:
+        signers: public keys, of which one must have signed; none means anybody's.
+        folder: relative paths start here.
+
+    Raises UsageError when the words do not go together.
+    """
+    if wish.to and wish.in_place:
+        raise UsageError("give --to or --in-place, not both")
+    if wish.overwrite not in ("", *get_args(Overwrite)):
+        raise UsageError(f"--overwrite {wish.overwrite!r}: choose never, older or always")
+    target = Path("/") if wish.in_place else folder / (wish.to or f"restored/{backup.id}")
+    return RestoreRequest(
+        paths=wish.paths,
+        target=target,
+        in_place=wish.in_place,
+        overwrite=cast(Overwrite, wish.overwrite) if wish.overwrite else None,
+        trusted=wish.trusted or (wish.in_place and os.geteuid() == 0),
+        dry_run=wish.dry_run,
+        skip_damaged=wish.skip_damaged,
+        trust=Trust(signers, wish.unproven),
+    )
+
+
+class RestoreReport(Struct, frozen=True):
+    """What was restored, or in a dry run would be.
+
+    Attributes:
+        fetched_bytes: stored bytes that the wanted entries need.
+        proof: whose archive it is; header: its manifest's, None without one of ours.
+        not_whole: files among them that were not whole when the backup was made.
+        fault_at_end: what is wrong behind the manifest, where no file depends on it, or "".
+    """
+
+    backup: Backup
+    target: Path
+    entries: int
+    fetched_bytes: int
+    extracted: ExtractReport
+    dry_run: bool
+    proof: Proof
+    header: Header | None = None
+    fault_at_end: str = ""
+    not_whole: NotWhole = msgspec.field(default_factory=NotWhole)

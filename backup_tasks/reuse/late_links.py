@@ -1,0 +1,83 @@
+"""Links that GNU tar makes late, after everything else: which they are, and what goes with them.
+
+Of a symlink that is absolute or goes up by `..` it makes an empty file first, so that nothing
+can be written through the link, and the link itself at the very end. A folder's time is set
+after that only if the folder's own entry, or an entry in it, came right before the link.
+Source: GNU tar 1.34 and 1.35, src/extract.c, create_placeholder_file and mark_after_links.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from backup_tasks.format.manifest import Entry, name_fields
+
+
+def is_late_target(target: str) -> bool:
+    """Whether tar makes a symlink with this target late. Pure."""
+    return target.startswith("/") or (".." in target and ".." in target.split("/"))
+
+
+class LateLinks:
+    """Finds them in the order of a walk: such symlinks, and hardlinks to one of them.
+
+    Memory grows with the number of such symlinks that have several names, not with their paths.
+    """
+
+    def __init__(self) -> None:
+        # Of their paths the hashes, which have a secret key.
+        self._linked: set[int] = set()
+
+    def has(self, entry: Entry) -> bool:
+        """Whether an entry is one; ask for each but folders, in the order of the walk."""
+        if entry.type == "symlink":
+            is_late = is_late_target(entry.link_name)
+            if is_late and entry.nlink > 1:
+                self._linked.add(hash(entry.name))
+            return is_late
+        return entry.type == "hardlink" and hash(entry.link_name) in self._linked
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder that the walk is in, without its path; the paths in it begin with the first
+    `front` characters of the walk's own front."""
+
+    front: int
+    folder: Entry
+    is_given: bool = False
+
+
+class Surroundings:
+    """Knows the folder that an entry lies in, as a walk goes on.
+
+    Memory grows with the depth: a path in each level would make it grow by the square.
+    """
+
+    def __init__(self) -> None:
+        self._levels: list[_Level] = []
+        self._front = ""
+
+    def enter(self, folder: Entry) -> None:
+        """The walk came to a folder."""
+        name = folder.name
+        self._leave(name)
+        self._front = name + "/"
+        self._levels.append(_Level(len(self._front), replace(folder, path="", path_b64="")))
+
+    def new_around(self, entry: Entry) -> Entry | None:
+        """The folder of an entry; None if it was given before, or the entry lies at the top."""
+        self._leave(entry.name)
+        if not self._levels or self._levels[-1].is_given:
+            return None
+        self._levels[-1].is_given = True
+        folder = self._levels[-1].folder
+        folder.path, folder.path_b64 = name_fields(self._front[:-1])
+        return folder
+
+    def _leave(self, name: str) -> None:
+        while self._levels and not name.startswith(self._front):
+            self._levels.pop()
+            self._front = self._front[: self._levels[-1].front] if self._levels else ""

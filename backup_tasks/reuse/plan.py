@@ -1,0 +1,415 @@
+"""Which chunks of the last archive to keep, and which entries to write anew. Pure.
+
+The order of an archive is: kept chunks, new entries, late links, folders. Plain `tar x` lets the
+last entry of a name win, so a changed file's earlier entry may stay in a kept chunk. Whatever tar
+would bring back or trip over may not: a deleted path and a path that became something else take
+the chunks that hold them along, and a file that is written anew those of the hardlinks to it.
+So do late links that stand among other entries, as archives of 0.1.0 have them: tar passes over
+a second entry of such a link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import msgspec
+from msgspec import Struct
+
+from backup_tasks.chunks.compress import CHUNK_BYTES
+from backup_tasks.format.manifest import Chunk, Entry, PlacedEntry
+from backup_tasks.reuse.copy_ranges import ChunkCosts, RunRules, choose_runs, runs_of
+from backup_tasks.reuse.late_links import LateLinks
+from backup_tasks.snapshot.private_content import NOTHING_PRIVATE, Private
+
+
+class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
+    """One entry of the walk with what the last archive knows of it.
+
+    Attributes:
+        entry: to be written, or, if `is_same`, as the last archive has it.
+        is_same: unchanged: kept, if its chunk is. Or it cannot be read, and is the last version,
+            as `entry.carried` says then.
+        old: the file's earlier entry, if it changed.
+        place, end: if not a letter of the last manifest's line needs to change, where that
+            begins and ends there; else -1.
+    """
+
+    entry: Entry
+    is_same: bool = False
+    old: Entry | None = None
+    place: int = -1
+    end: int = -1
+
+
+@dataclass(slots=True)
+class ReuseCounts:
+    """Why what is kept or written: numbers of entries."""
+
+    same: int = 0
+    changed: int = 0
+    new: int = 0
+    gone: int = 0
+
+
+class Reuse(Struct, frozen=True):
+    """The decision.
+
+    Attributes:
+        runs: consecutive chunk numbers that are copied, in order.
+        moved: old chunk number -> number in the new archive, -1 for those not kept.
+        kept_bytes: stored bytes of the runs.
+        counts: of entries; `dropped` of chunks: reason -> number.
+        is_all_kept: every unchanged entry stays in a chunk of the same number.
+    """
+
+    runs: list[range]
+    moved: list[int]
+    kept_bytes: int
+    counts: ReuseCounts
+    dropped: dict[str, int]
+    is_all_kept: bool = False
+
+    def keeps(self, entry: Entry) -> bool:
+        """Whether the chunk that the old entry begins in is kept."""
+        return 0 <= entry.chunk < len(self.moved) and self.moved[entry.chunk] >= 0
+
+    def move(self, entry: Entry) -> Entry:
+        """The old entry as it stands in the new archive; changes it in place."""
+        entry.stale = tuple(self.moved[c] for c in entry.stale if self.moved[c] >= 0)
+        entry.chunk = self.moved[entry.chunk]
+        return entry
+
+    def stale_after(self, old: Entry) -> tuple[int, ...]:
+        """The kept chunks in which an entry of this path stays behind when it is written anew."""
+        if not self.moved:
+            return ()
+        held = {self.moved[c] for c in packed_chunks(old)}
+        return tuple(sorted(number for number in held if number >= 0))
+
+
+NO_REUSE = Reuse([], [], 0, ReuseCounts(), {})
+
+
+def is_large(entry: Entry) -> bool:
+    """Whether the entry has chunks of its own."""
+    return entry.type == "file" and entry.raw_span > CHUNK_BYTES
+
+
+def piece_numbers(entry: Entry, chunks: Sequence[Chunk]) -> range:
+    """The chunks with a large entry's own bytes, after that of its headers."""
+    own_bytes = entry.raw_span - chunks[entry.chunk].raw
+    first = entry.chunk + 1
+    return range(first, min(first + -(-own_bytes // CHUNK_BYTES), len(chunks)))
+
+
+def packed_chunks(old: Entry) -> tuple[int, ...]:
+    """Where entries of this path stand among others, earlier ones included."""
+    return old.stale if is_large(old) else (*old.stale, old.chunk)
+
+
+# How often runs are chosen anew because of hardlinks, before all chunks with such links go.
+_MOST_TRIES = 8
+# Why a chunk must go: an entry in it is gone or retyped; it holds a late link.
+_GONE, _LATE = 1, 2
+_NOTHING: tuple[Entry | None, int, int] = (None, -1, -1)
+
+
+class ReusePlanner:
+    """Compares a walk with the last manifest as two sorted streams, then decides.
+
+    Args:
+        chunks: of the last archive.
+        settled_before_ns: files whose ctime is not older than this may have changed unseen.
+        is_same_content: asked when only inode or ctime differ, or ctime is too young:
+            reads the file and says whether its tar entry would be the same bytes.
+        private: what is not to be stored; a chunk that holds it is not kept.
+        blind: file systems, by `device`, on which no ctime tells of every change.
+        reads_all: nothing is kept; entries of before only tell what an earlier version is.
+
+    Memory grows with the number of chunks and of hardlinked files, not of entries.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        settled_before_ns: int,
+        is_same_content: Callable[[Entry, Entry], bool],
+        private: Private = NOTHING_PRIVATE,
+        *,
+        reads_all: bool = False,
+        blind: frozenset[int] = frozenset(),
+    ) -> None:
+        self._reads_all, self._blind = reads_all, blind
+        if reads_all:
+            self._pair = self._pair_to_read  # type: ignore[method-assign,assignment]
+        elif blind:
+            self._is_exact = self._is_exact_and_seen  # type: ignore[method-assign]
+        self._private, self._sizes_to_check = private, private.sizes
+        self._chunks = chunks
+        self._settled_before_ns = settled_before_ns
+        self._is_same_content = is_same_content
+        self._live = [0] * len(chunks)
+        self._must_go = bytearray(len(chunks))
+        # Chunks of which every entry is known: those of folders are not among them.
+        self._known = bytearray(len(chunks))
+        # Unchanged files that have several names: hash of the first one's path, which has a secret
+        # key -> the chunk that it stands in.
+        self._first_chunks: dict[int, int] = {}
+        # A chunk with such files -> the chunks further back with hardlinks to them.
+        self._link_chunks: dict[int, set[int]] = {}
+        # Chunks with hardlinks whose file is not unchanged, or comes after them.
+        self._orphaned: set[int] = set()
+        self._new_bytes = 0
+        self.counts = ReuseCounts()
+
+    def join(
+        self, walked: Iterable[Entry], before: Iterable[PlacedEntry]
+    ) -> Iterator[PlannedEntry]:
+        """Pair the entries of both streams, both in the order of a walk.
+
+        Args:
+            walked: without folders and late links, which are written anew in any case.
+            before: with the place of each entry's line, -1 if it is not to be used.
+        """
+        leaves = self._without_last(before)
+        old, place, end = next(leaves, _NOTHING)
+        for entry in walked:
+            path, path_b64 = entry.path, entry.path_b64
+            is_met = False
+            while old is not None:
+                is_met = old.path == path and old.path_b64 == path_b64
+                if is_met or old.walk_key > entry.walk_key:
+                    break
+                self._gone(old)
+                old, place, end = next(leaves, _NOTHING)
+            if old is not None and is_met:
+                if entry.carried:
+                    yield from self._carry(entry)
+                else:
+                    yield self._pair(entry, old, place, end)
+                old, place, end = next(leaves, _NOTHING)
+            elif not entry.carried:
+                self.counts.new += 1
+                self._new_bytes += entry.raw_span
+                yield PlannedEntry(entry)
+        while old is not None:
+            self._gone(old)
+            old, place, end = next(leaves, _NOTHING)
+
+    def _without_last(self, before: Iterable[PlacedEntry]) -> Iterator[PlacedEntry]:
+        """The old entries without folders and late links."""
+        late = LateLinks()
+        for placed in before:
+            old = placed[0]
+            if old.type == "file":
+                yield placed
+            elif old.type != "dir":
+                if late.has(old):
+                    self._take_along(old, _LATE)
+                else:
+                    yield placed
+
+    def _carry(self, old: Entry) -> Iterator[PlannedEntry]:
+        """An entry of before takes the place of what cannot be read now."""
+        if old.size in self._sizes_to_check and self._private.may_be_in(old):
+            self.counts.gone += 1
+            self._take_along(old)
+            return
+        if not self._reads_all:
+            self._count_same(old)
+        yield PlannedEntry(old, is_same=True)
+
+    def _pair(self, entry: Entry, old: Entry, place: int, end: int) -> PlannedEntry:
+        if old.size in self._sizes_to_check and self._private.may_be_in(old):
+            self.counts.changed += 1
+            self._new_bytes += entry.raw_span
+            self._take_along(old)
+            return PlannedEntry(entry)
+        if self._is_exact(entry, old):
+            self._count_same(old)
+            return PlannedEntry(old, is_same=True, place=place, end=end)
+        same = self._same(entry, old)
+        if same is not None:
+            self._count_same(same)
+            return PlannedEntry(same, is_same=True)
+        self.counts.changed += 1
+        self._new_bytes += entry.raw_span
+        if entry.type == old.type == "file":
+            for number in packed_chunks(old):
+                self._known[number] = 1
+            return PlannedEntry(entry, old=old)
+        self._take_along(old)
+        return PlannedEntry(entry)
+
+    def _pair_to_read(self, entry: Entry, old: Entry, *_: int) -> PlannedEntry:
+        is_file = entry.type == old.type == "file"
+        return PlannedEntry(entry, old=old if is_file else None)
+
+    def _count_same(self, same: Entry) -> None:
+        self.counts.same += 1
+        self._count_live(same)
+        for number in same.stale:
+            self._known[number] = 1
+        if same.nlink > 1 or same.type == "hardlink":
+            self._note_link(same)
+
+    def _is_exact(self, entry: Entry, old: Entry) -> bool:
+        """Whether the old entry still holds to the last letter."""
+        return (
+            entry.ctime_ns == old.ctime_ns
+            and entry.inode == old.inode
+            and entry.mtime_ns == old.mtime_ns
+            and entry.size == old.size
+            and entry.device == old.device
+            and entry.type == old.type
+            and entry.link == old.link
+            and entry.link_b64 == old.link_b64
+            and entry.rdev == old.rdev
+            and entry.nlink == old.nlink
+            and not old.stale
+            and 0 < old.ctime_ns < self._settled_before_ns
+            and not old.lacks_hash
+        )
+
+    def _is_exact_and_seen(self, entry: Entry, old: Entry) -> bool:
+        return entry.device not in self._blind and ReusePlanner._is_exact(self, entry, old)
+
+    def _same(self, entry: Entry, old: Entry) -> Entry | None:
+        """The old entry if it still holds, with the inode and ctime of today."""
+        if (
+            entry.type != old.type
+            or entry.size != old.size
+            or entry.mtime_ns != old.mtime_ns
+            or entry.link != old.link
+            or entry.link_b64 != old.link_b64
+            or entry.rdev != old.rdev
+            or old.lacks_hash
+        ):
+            return None
+        is_settled = (
+            entry.ctime_ns == old.ctime_ns
+            and entry.inode == old.inode
+            and 0 < old.ctime_ns < self._settled_before_ns
+            and entry.device not in self._blind
+        )
+        if not is_settled:
+            owner = (entry.mode, entry.uid, entry.gid, entry.user, entry.group)
+            if owner != (old.mode, old.uid, old.gid, old.user, old.group):
+                return None
+            # A hardlink has no content of its own: it goes with the name that has it.
+            if entry.type != "hardlink" and not self._is_same_content(entry, old):
+                return None
+        old.ctime_ns, old.inode, old.device = entry.ctime_ns, entry.inode, entry.device
+        old.nlink, old.carried = entry.nlink, ""
+        return old
+
+    def _gone(self, old: Entry) -> None:
+        self.counts.gone += 1
+        self._take_along(old)
+
+    def _take_along(self, old: Entry, why: int = _GONE) -> None:
+        if self._reads_all:
+            return
+        for number in packed_chunks(old):
+            self._must_go[number] |= why
+
+    def _count_live(self, old: Entry) -> None:
+        span = old.raw_span
+        if span > CHUNK_BYTES and is_large(old):
+            # All of it or nothing: these chunks lie side by side and hold nothing else, so
+            # that no rule ends a run between them.
+            for number in range(old.chunk, piece_numbers(old, self._chunks).stop):
+                self._live[number] = self._chunks[number].raw
+        else:
+            self._live[old.chunk] += span
+
+    def _note_link(self, same: Entry) -> None:
+        if same.type != "hardlink":
+            self._first_chunks[hash(same.name)] = same.chunk
+            return
+        first = self._first_chunks.get(hash(same.link_name), -1)
+        if not 0 <= first <= same.chunk:
+            # In the archive before, and the file in what an interrupted run left.
+            self._orphaned.add(same.chunk)
+        elif first != same.chunk:
+            self._link_chunks.setdefault(first, set()).add(same.chunk)
+
+    def decide(self, smallest_run_bytes: int, most_runs: int) -> Reuse:
+        """Choose the chunks to keep, after `join` was read to its end.
+
+        Args:
+            smallest_run_bytes: stored bytes of the shortest run that can be copied.
+            most_runs: how many runs there may be; beyond that the shortest are given up.
+        """
+        chunks = self._chunks
+        dead = [max(0, c.raw - live) for c, live in zip(chunks, self._live, strict=True)]
+        costs = ChunkCosts(self._live, dead, [chunk.length for chunk in chunks])
+        # One without a live byte may still stay, as a bridge between two that would be too short.
+        may_keep = bytearray(
+            (live > 0 or known) and not gone
+            for live, known, gone in zip(self._live, self._known, self._must_go, strict=True)
+        )
+        rules = RunRules(smallest_run_bytes, most_runs, self._new_bytes)
+        links_lost = 0
+        for tries in count(1):
+            chosen = choose_runs(costs, may_keep, rules)
+            lost = self._links_to_drop(chosen)
+            if not lost:
+                break
+            if tries == _MOST_TRIES:
+                # Links laid out for it could make each choice spoil the next one.
+                with_links = set().union(*self._link_chunks.values())
+                lost |= {number for number in with_links if chosen[number]}
+            for number in lost:
+                may_keep[number] = 0
+            links_lost += len(lost)
+        return self._reuse(chosen, may_keep, links_lost)
+
+    def _links_to_drop(self, chosen: bytearray) -> set[int]:
+        """Chunks with links whose file would come after them, as it is written anew; and those
+        with links to what is in these, and so on."""
+        lost = {number for number in self._orphaned if chosen[number]}
+        waiting = [*lost, *(first for first in self._link_chunks if not chosen[first])]
+        while waiting:
+            for number in self._link_chunks.get(waiting.pop(), ()):
+                if chosen[number] and number not in lost:
+                    lost.add(number)
+                    waiting.append(number)
+        return lost
+
+    def _stored_length(self, run: range) -> int:
+        first, last = self._chunks[run[0]], self._chunks[run[-1]]
+        return last.end - first.offset
+
+    def _reuse(self, chosen: bytearray, may_keep: bytearray, links_lost: int) -> Reuse:
+        runs = runs_of(chosen)
+        moved = [-1] * len(chosen)
+        for following, number in enumerate(number for run in runs for number in run):
+            moved[number] = following
+        kept_bytes = sum(self._stored_length(run) for run in runs)
+        is_all_kept = all(
+            new == old if self._live[old] else new in (-1, old) for old, new in enumerate(moved)
+        )
+        dropped = self._why_dropped(chosen, may_keep, links_lost)
+        return Reuse(runs, moved, kept_bytes, self.counts, dropped, is_all_kept)
+
+    def _why_dropped(
+        self, chosen: bytearray, may_keep: bytearray, links_lost: int
+    ) -> dict[str, int]:
+        """Numbers of chunks that hold something live and are not kept all the same."""
+        why = [why for live, why in zip(self._live, self._must_go, strict=True) if live and why]
+        given_up = [
+            number
+            for number, allowed in enumerate(may_keep)
+            if allowed and self._live[number] and not chosen[number]
+        ]
+        stale = sum(self._live[number] < self._chunks[number].raw for number in given_up)
+        return {
+            "deleted or retyped": sum(1 for reasons in why if reasons & _GONE),
+            "links that tar must meet last": why.count(_LATE),
+            "too many stale bytes": stale,
+            "links to what is written anew": links_lost,
+            "run too short": len(given_up) - stale,
+        }

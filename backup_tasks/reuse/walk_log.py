@@ -1,0 +1,91 @@
+"""The walk's outcome as steps: what to write, what to keep, and where what comes last stands.
+
+A run of entries that stay as they are is a few small steps, so that an unchanged server costs
+next to nothing here, whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from backup_tasks.reuse.plan import PlannedEntry
+from backup_tasks.spools.records import Spool
+
+# The lines of a run are read at once: more than so many bytes are several runs, for a folder may
+# hold any number of files, with paths of any length.
+_RUN_BYTES = 2**18
+
+
+class Step(msgspec.Struct, omit_defaults=True, gc=False):
+    """One of: an entry; a run of unchanged ones; the place of an entry that is written last.
+
+    Attributes:
+        plan: an entry that is written, or kept with other numbers.
+        first, end, count: a run: where its lines begin and end in the last manifest, and how
+            many entries follow each other there and here.
+        files, content_bytes: of the run.
+        stand_in: for the line of the next folder, or late link, in the order of the walk.
+    """
+
+    plan: PlannedEntry | None = None
+    first: int = 0
+    end: int = 0
+    count: int = 0
+    files: int = 0
+    content_bytes: int = 0
+    stand_in: bytes = b""
+
+
+class Steps:
+    """Collects the steps of one walk, then gives them back as often as needed.
+
+    Attributes:
+        entries: number of entries of any kind.
+        unkept_bytes: content bytes of entries that are new or changed.
+    """
+
+    def __init__(self) -> None:
+        self._spool = Spool(Step)
+        self._run: Step | None = None
+        self.entries = 0
+        self.unkept_bytes = 0
+
+    def add(self, plan: PlannedEntry) -> None:
+        """The next entry, neither a folder nor a late link."""
+        self.entries += 1
+        if plan.place < 0:
+            self._end_run()
+            if not plan.is_same:
+                self.unkept_bytes += plan.entry.read_size
+            self._spool.append(Step(plan=plan))
+            return
+        run = self._run
+        if run is None or run.end != plan.place or run.end - run.first > _RUN_BYTES:
+            self._end_run()
+            run = self._run = Step(first=plan.place)
+        run.end = plan.end
+        run.count += 1
+        if plan.entry.type == "file":
+            run.files += 1
+            run.content_bytes += plan.entry.size
+
+    def add_last(self, stand_in: bytes) -> None:
+        """A folder or a late link, whose entry is kept elsewhere."""
+        self.entries += 1
+        self._end_run()
+        self._spool.append(Step(stand_in=stand_in))
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._spool.append(self._run)
+            self._run = None
+
+    def __iter__(self) -> Iterator[Step]:
+        self._end_run()
+        return iter(self._spool)
+
+    def close(self) -> None:
+        """Free the memory or the file."""
+        self._spool.close()

@@ -1,0 +1,68 @@
+"""The user's crontab, through the `crontab` program; as bytes, since it may hold anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from backup_tasks.common.printable import one_line
+from backup_tasks.errors import ScheduleError, TrustError
+from backup_tasks.permissions.trusted_paths import check_program
+
+_TIMEOUT_SECONDS = 30
+
+
+def read_crontab() -> bytes:
+    """The crontab of the user who runs this; empty when there is none.
+
+    Raises: ScheduleError; TrustError when others may change the program that gives it.
+    """
+    listing = _run_crontab("-l")
+    if listing.returncode == 0:
+        return listing.stdout
+    # Debian's, cronie's and busybox's words for a user who has none.
+    if b"no crontab for" in listing.stderr or b"No such file" in listing.stderr:
+        return b""
+    raise ScheduleError(f"the crontab cannot be read: {_reason(listing)}")
+
+
+def write_crontab(content: bytes) -> None:
+    """Replace the crontab as a whole.
+
+    Raises ScheduleError, with the program's own words, when it refuses; then the crontab is
+    as it was. TrustError as `read_crontab`.
+    """
+    written = _run_crontab("-", content)
+    if written.returncode != 0:
+        raise ScheduleError(
+            f"the crontab was not changed: the program crontab refused: {_reason(written)}"
+        )
+
+
+def _run_crontab(argument: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    try:
+        check_program("crontab", Path("/"), os.environ.get("PATH"))
+    except TrustError as error:
+        what = f"the program crontab is looked for in $PATH, and {error.what}"
+        raise TrustError(what, "set PATH") from None
+    try:
+        return subprocess.run(
+            ["crontab", argument],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=_TIMEOUT_SECONDS,
+            env={**os.environ, "LC_ALL": "C"},  # we read its messages
+        )
+    except FileNotFoundError:
+        raise ScheduleError(
+            "the program crontab is missing; install it (Debian and Ubuntu: apt install cron)"
+        ) from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ScheduleError(f"the program crontab cannot be run: {one_line(str(error))}") from error
+
+
+def _reason(ended: subprocess.CompletedProcess[bytes]) -> str:
+    lines = ended.stderr.decode("utf-8", "surrogateescape").splitlines()
+    return "; ".join(one_line(line) for line in lines) or f"it ended with {ended.returncode}"

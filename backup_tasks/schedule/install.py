@@ -1,0 +1,319 @@
+"""Backups in the user's crontab: install, show and remove the lines of this project."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+from msgspec import Struct
+
+from backup_tasks.common.paths import Paths, find_paths
+from backup_tasks.common.terminal import render_table
+from backup_tasks.common.time_zones import local_zone
+from backup_tasks.errors import ProfileError, ScheduleError
+from backup_tasks.journal.locks import hold_lock
+from backup_tasks.profile.cron_expression import expand_cron
+from backup_tasks.schedule.crontab import read_crontab, write_crontab
+from backup_tasks.schedule.crontab_block import (
+    CronLine,
+    SplitCrontab,
+    join_crontab,
+    render_line,
+    split_crontab,
+)
+from backup_tasks.schedule.scheduled import Scheduled, look_up, profiles_of
+
+if TYPE_CHECKING:
+    from backup_tasks.profile.model import Profile
+
+State = Literal["current", "out of date", "orphan", "not installed", "broken"]
+Action = Literal["added", "changed", "removed", "unchanged", "kept as it is", "left out"]
+
+_HINTS: dict[State, str] = {
+    "out of date": "out of date: the profile or the project has changed since; "
+    "`invoke cron-install` writes the line anew.",
+    "orphan": "orphan: there is no such profile with [schedule] any more; "
+    "`invoke cron-remove --profile NAME` removes the line.",
+    "broken": "broken: the profile has problems, and so its backup fails; mend it. Its line in the "
+    "crontab, if there is one, stays.",
+    "not installed": "not installed: `invoke cron-install` installs it.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CronEntry:
+    """One profile in the crontab, or one that should be there.
+
+    Attributes:
+        profile: as `--profile` takes it.
+        expression: what the crontab says; for one that is not installed, what the profile says.
+        explanation: the same in words.
+        next_run: in the machine's zone; None if it is not installed or never runs.
+        problem: the first of a broken profile, one line, or "".
+    """
+
+    profile: str
+    expression: str
+    explanation: str
+    next_run: datetime | None
+    state: State
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CronReport:
+    """What `show_cron` found, in the order of the crontab, then what is not installed."""
+
+    entries: tuple[CronEntry, ...]
+
+
+class CronChange(Struct, frozen=True):
+    """What an installation or a removal did, or would do.
+
+    Attributes:
+        actions: profile -> what happened to its line.
+        dry_run: nothing was written.
+        broken: profile -> its problems, a line each; its line was not touched.
+    """
+
+    actions: dict[str, Action]
+    dry_run: bool
+    broken: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+def install_cron(
+    scheduled: Scheduled, paths: Paths, *, keep_others: bool = False, dry_run: bool = False
+) -> CronChange:
+    """Write one line for every profile that has [schedule] into our block of the crontab.
+
+    What is outside the block stays byte for byte, and so does the line of a profile that has
+    problems. A line goes only when its profile's file is gone, or is whole and has no [schedule].
+    Doing it twice changes nothing.
+
+    Args:
+        scheduled: all profiles; or with `keep_others` the ones to write, while the other lines
+            of the block stay.
+
+    Raises: ScheduleError, and then the crontab is as it was; LockedError.
+    """
+    wanted = {line.profile: line for line in _lines_of(scheduled.profiles, paths)}
+    if keep_others and len(wanted) < len(scheduled.profiles):
+        without = (str(profile.path) for profile in scheduled.profiles if not profile.schedule)
+        missing = ", ".join(without)
+        raise ScheduleError(f'{missing}: has no [schedule]; add for example cron = "0 2 * * *"')
+    broken = dict(scheduled.broken)
+    with hold_lock(["crontab"], paths, "cron-install"):
+        split = split_crontab(read_crontab(), paths.root)
+        # Each line keeps its place, so that doing it again finds nothing to change.
+        lines: dict[str | bytes, CronLine] = {}
+        for line in split.lines:
+            if keep_others or line.profile in wanted:
+                lines[line.profile or line.text] = wanted.get(line.profile, line)
+                continue
+            due = _line_due(line, scheduled, paths)
+            if isinstance(due, ProfileError):
+                broken[line.profile] = str(due)
+                lines[line.profile] = line
+            elif due is not None:
+                lines[line.profile] = due
+        return _apply(split, [*(lines | wanted).values()], paths, broken, dry_run=dry_run)
+
+
+def _line_due(line: CronLine, scheduled: Scheduled, paths: Paths) -> CronLine | ProfileError | None:
+    """What should stand in place of a line that no whole profile of the folder asks for.
+
+    Returns:
+        The line of a profile that lies elsewhere; what is wrong with a profile that has problems;
+        None when the profile is gone or has no [schedule].
+    """
+    if line.profile in scheduled.broken and profiles_of(line) == paths.profiles:
+        return ProfileError(scheduled.broken[line.profile])
+    found = look_up(line, paths) if line.profile else None
+    if found is None or isinstance(found, ProfileError):
+        return found
+    return next(_lines_of([found], replace(paths, profiles=profiles_of(line))), None)
+
+
+def remove_cron(paths: Paths, profile: str = "", *, dry_run: bool = False) -> CronChange:
+    """Remove our block from the crontab, or only the line of one profile.
+
+    Args:
+        profile: as `cron-show` names it; it need not exist any more.
+
+    Raises: ScheduleError, also when that profile has no line; LockedError.
+    """
+    with hold_lock(["crontab"], paths, "cron-remove"):
+        split = split_crontab(read_crontab(), paths.root)
+        kept = [line for line in split.lines if profile and line.profile != profile]
+        if profile and len(kept) == len(split.lines):
+            names = ", ".join(line.profile for line in split.lines) or "none"
+            raise ScheduleError(f"the crontab has no line for {profile!r}; there are: {names}")
+        return _apply(split, kept, paths, {}, dry_run=dry_run)
+
+
+def show_cron(scheduled: Scheduled, paths: Paths, now: datetime) -> CronReport:
+    """What the crontab holds for this project, and what the profiles would have there.
+
+    Args:
+        scheduled: all profiles.
+        now: aware.
+    """
+    zone = local_zone()
+    wanted = {line.profile: line for line in _lines_of(scheduled.profiles, paths)}
+    installed = split_crontab(read_crontab(), paths.root).lines
+    entries: list[CronEntry] = []
+    for line in installed:
+        due = wanted.get(line.profile) or _line_due(line, scheduled, paths)
+        problem = str(due).partition("\n")[0] if isinstance(due, ProfileError) else ""
+        entries.append(_entry(line, _state(line, due), now, zone, problem))
+    there = {line.profile for line in installed}
+    entries += [
+        _entry(line, "not installed", now, zone)
+        for line in wanted.values()
+        if line.profile not in there
+    ]
+    entries += [
+        CronEntry(name, "-", "-", None, "broken", problems.partition("\n")[0])
+        for name, problems in scheduled.broken.items()
+        if name not in there
+    ]
+    return CronReport(tuple(entries))
+
+
+def render_cron(report: CronReport) -> str:
+    """The report as a table, with a line of advice for whatever is not current."""
+    if not report.entries:
+        return "Nothing is scheduled: the crontab has no line of ours, and no profile [schedule]."
+    rows = [
+        (
+            entry.profile or "?",
+            entry.expression,
+            entry.explanation,
+            f"{entry.next_run:%a %Y-%m-%d %H:%M}" if entry.next_run else "-",
+            entry.state,
+        )
+        for entry in report.entries
+    ]
+    table = render_table(("profile", "schedule", "in words", "next run", "state"), rows)
+    states = {entry.state for entry in report.entries}
+    hints = [entry.problem for entry in report.entries if entry.problem]
+    hints += [hint for state, hint in _HINTS.items() if state in states]
+    return "\n".join((table, *([""] if hints else []), *hints))
+
+
+def render_change(change: CronChange) -> str:
+    """One line for each profile: what happened to its line in the crontab."""
+    if not change.actions:
+        return "Nothing to do: the crontab has no line of ours, and none is asked for."
+    rows = [
+        (profile or "?", f"would be {action}" if change.dry_run else action)
+        for profile, action in change.actions.items()
+    ]
+    return render_table(("profile", "line in the crontab"), rows)
+
+
+def broken_profiles_error(change: CronChange) -> ProfileError:
+    """The error that names the broken profiles of an installation, and what to do about them."""
+    problems = [line for told in change.broken.values() for line in told.splitlines()]
+    kept = [name for name in change.broken if change.actions.get(name) == "kept as it is"]
+    new = [name for name in change.broken if name not in kept]
+    lines = list(dict.fromkeys(problems))  # of a base that several inherit from
+    if kept:
+        lines.append(
+            f"the line of {', '.join(kept)} stays in the crontab as it was: mend the profile and "
+            "run `invoke cron-install` again; or `invoke cron-remove --profile NAME` removes it"
+        )
+    if new:
+        lines.append(
+            f"{', '.join(new)} got no line in the crontab: mend the profile and run "
+            "`invoke cron-install` again"
+        )
+    return ProfileError("\n".join(lines))
+
+
+def _apply(
+    split: SplitCrontab,
+    lines: Sequence[CronLine],
+    paths: Paths,
+    broken: Mapping[str, str],
+    *,
+    dry_run: bool,
+) -> CronChange:
+    actions: dict[str, Action] = {}
+    before = {line.profile: line.text for line in split.lines}
+    after = {line.profile: line.text for line in lines}
+    for profile in before | after:
+        if profile in broken:
+            actions[profile] = "kept as it is"
+        elif profile not in after:
+            actions[profile] = "removed"
+        elif profile not in before:
+            actions[profile] = "added"
+        else:
+            actions[profile] = "unchanged" if before[profile] == after[profile] else "changed"
+    actions |= {profile: "left out" for profile in broken if profile not in actions}
+    if not dry_run and tuple(lines) != split.lines:
+        write_crontab(join_crontab(split, lines, paths.root))
+    return CronChange(actions, dry_run, broken)
+
+
+def _lines_of(profiles: Sequence[Profile], paths: Paths) -> Iterator[CronLine]:
+    python = _find_python()
+    for profile in profiles:
+        if profile.schedule is None:
+            continue
+        elsewhere = profile.path.parent != paths.profiles
+        yield render_line(
+            expand_cron(profile.schedule.cron),
+            str(profile.path) if elsewhere else profile.name,
+            paths.root,
+            python,
+            _moved_folders(paths),
+        )
+
+
+def _find_python() -> str:
+    # `python` and `python3` of a virtualenv are the same, and must not make different lines.
+    named = Path(sys.prefix, "bin", "python3")
+    if named.exists():
+        return str(named)
+    if not sys.executable:
+        raise ScheduleError("the path of the Python interpreter is unknown; start it by full path")
+    return sys.executable
+
+
+def _moved_folders(paths: Paths) -> dict[str, str]:
+    """The variables without which a run under cron would look for its folders elsewhere."""
+    bare = find_paths({})
+    return {
+        f"BACKUP_TASKS_{name.upper()}": str(getattr(paths, name))
+        for name in ("profiles", "templates", "logs", "state")
+        if getattr(paths, name) != getattr(bare, name)
+    }
+
+
+def _state(line: CronLine, due: CronLine | ProfileError | None) -> State:
+    if due is None:
+        return "orphan"
+    if isinstance(due, ProfileError):
+        return "broken"
+    return "current" if due.text == line.text else "out of date"
+
+
+def _entry(
+    line: CronLine, state: State, now: datetime, zone: tzinfo, problem: str = ""
+) -> CronEntry:
+    from cronsim import CronSim, CronSimError
+
+    try:
+        runs = CronSim(line.expression, now.astimezone(zone))
+        explanation = runs.explain()
+        next_run = next(runs, None) if state != "not installed" else None
+    except CronSimError as error:  # somebody changed the line by hand
+        explanation, next_run = f"cannot be read: {error}", None
+    return CronEntry(line.profile, line.expression, explanation, next_run, state, problem)

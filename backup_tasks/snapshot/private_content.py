@@ -1,0 +1,92 @@
+"""What must not get into an archive: who reads the private signing key there can sign in our name.
+
+It is known by its content, wherever it lies: in a bind mount, a snapshot, a copy, under another
+link. Only files of exactly its size are looked at. Paths are for what has no content yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec import Struct
+
+from backup_tasks.format.manifest import Entry
+
+# An Ed25519 key without a passphrase, as PKCS #8 in PEM (RFC 8410); all are of one length.
+USUAL_KEY_BYTES = 119
+_PEM_BEGINS = b"-----BEGIN PRIVATE KEY-----\n"
+# Where other users of this program, and other machines in our sources, have theirs.
+_USUAL_NAMES = ("backup-tasks/signing.key", "backup-tasks/signing.key.new")
+
+
+class KnownContent(Struct, frozen=True):
+    """A content that is not to be stored: its size in bytes, and its SHA-256, hex."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, content: bytes | bytearray) -> KnownContent:
+        """What is known of a content."""
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """What is left out of archives.
+
+    Attributes:
+        paths: files that are left out whatever they hold.
+        contents: of this machine's key, and of those that it had before.
+        sizes: of files that have to be looked at.
+    """
+
+    paths: tuple[Path, ...] = ()
+    contents: frozenset[KnownContent] = frozenset()
+    sizes: frozenset[int] = field(default=frozenset({USUAL_KEY_BYTES}), init=False)
+
+    def __post_init__(self) -> None:
+        sizes = {USUAL_KEY_BYTES, *(known.size for known in self.contents)}
+        object.__setattr__(self, "sizes", frozenset(sizes))
+
+    def holds(self, path: str, content: bytes | bytearray) -> bool:
+        """Whether a file of this content is left out.
+
+        Another user's key is known only where such a key usually lies, for other Ed25519 keys
+        belong into a backup.
+        """
+        if KnownContent.of(content) in self.contents:
+            return True
+        looks_like_a_key = len(content) == USUAL_KEY_BYTES and content.startswith(_PEM_BEGINS)
+        return looks_like_a_key and _is_usual(path)
+
+    def may_be_in(self, entry: Entry) -> bool:
+        """Whether an entry of an earlier archive is, or may be, such a file."""
+        if KnownContent(entry.size, entry.sha256) in self.contents:
+            return True
+        return entry.size == USUAL_KEY_BYTES and _is_usual(entry.name)
+
+
+def parse_known(lines: Iterable[str]) -> set[KnownContent]:
+    """The contents that `render_known` gave lines for; what is torn or empty is passed over."""
+    found = set()
+    for line in lines:
+        size, _, digest = line.strip().partition(" ")
+        if size.isdecimal() and int(size) > 0 and len(digest) == 64:
+            found.add(KnownContent(int(size), digest))
+    return found
+
+
+def render_known(known: KnownContent) -> str:
+    """One line: `119 9f86d081...`."""
+    return f"{known.size} {known.sha256}\n"
+
+
+def _is_usual(path: str) -> bool:
+    return f"/{path}".endswith(tuple(f"/{name}" for name in _USUAL_NAMES))
+
+
+NOTHING_PRIVATE = Private()

@@ -1,0 +1,529 @@
+"""Walk the sources: what is there, in the order of a depth-first walk.
+
+Each folder's names come sorted as bytes, the folder itself before them. Folders above a source
+are entries too, so that a restored `/home/anna` lies in a `/home` with its true mode and owner.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Protocol
+
+from msgspec import Struct
+
+from backup_tasks.common.gitignore import PathPatterns
+from backup_tasks.format.limits import (
+    ALL_LONG_PATHS_BYTES,
+    LONG_PATH_BYTES,
+    PATH_BYTES,
+    leaves_no_room,
+    within_time,
+)
+from backup_tasks.format.manifest import MANIFEST_PATH, Entry, EntryType, name_fields
+from backup_tasks.snapshot.mount_points import data_mount_of
+from backup_tasks.snapshot.source_tree import GONE, SourceNode
+from backup_tasks.snapshot.stat_entry import entry_of
+from backup_tasks.spools.folder_names import sorted_names
+from backup_tasks.spools.folder_stack import OPEN_FOLDER, allow_deep_folders
+from backup_tasks.spools.paths import PathSpool
+
+# Stands in a folder's entry until its extended attributes are read: most have none, and are
+# then not opened a second time.
+UNREAD_XATTRS = "unread"
+_CLOSED = "what lies in it, and in any other such folder, is not stored"
+_NO_SUCH_TIME = "its time is not of the years 1677 to 2554; stored as the nearest that is"
+# Of a folder's names, so many are looked at as they are found.
+_LOOKED_AT = 2**12
+_SHOWN_MARKED = 20
+_KINDS: dict[int, EntryType] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+}
+
+
+class WalkRules(Struct, frozen=True):
+    """What a walk leaves out.
+
+    Attributes:
+        excludes: patterns on paths.
+        exclude_caches: skip the content of folders tagged by CACHEDIR.TAG.
+        exclude_if_present: names whose presence excludes the folder that holds them.
+        one_file_system: stay on the file system of each source.
+        skip: paths that are left out whole, such as the folder that the archives lie in.
+        watched: folders of which the walk notes whether it went into them; nothing is left out.
+    """
+
+    excludes: PathPatterns
+    exclude_caches: bool = False
+    exclude_if_present: tuple[str, ...] = ()
+    one_file_system: bool = False
+    skip: frozenset[str] = frozenset({MANIFEST_PATH})
+    watched: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class _Level:
+    """One open folder of the walk with the names in it that are still to come.
+
+    The first `front` characters of the walk's own front, and a name, are the path of that name: a
+    front in each of many levels would take memory by the square of their number.
+    """
+
+    descriptor: int
+    front: int
+    node: SourceNode | None
+    whole: bool
+    device: int
+    names: Iterator[str]
+    statuses: dict[str, os.stat_result]
+
+
+class Unread(Struct, frozen=True):
+    """A name that the walk came to and could not look at, or into.
+
+    Attributes:
+        path: of the name.
+        error: what the system said.
+        node: of the sources, if it is one, or lies on the way to some.
+        whole: all below it belongs to the backup, not just where `node` leads to.
+        is_limit: it lies deeper than this run can go.
+    """
+
+    path: str
+    error: OSError
+    node: SourceNode | None = None
+    whole: bool = True
+    is_limit: bool = False
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it is a source itself, or a folder on the way to one."""
+        return self.node is not None
+
+    def belongs(self, names: Sequence[str]) -> bool:
+        """Whether what these names below it lead to belongs to the backup."""
+        return self.whole or (self.node is not None and self.node.leads_to(names))
+
+    def is_named(self, names: Sequence[str]) -> bool:
+        """Whether these names lead to a source, or to a folder on the way to one."""
+        node = self.node
+        for name in names:
+            node = node.names.get(name) if node is not None else None
+        return node is not None
+
+
+class LastVersions(Protocol):
+    """Knows what an earlier backup has of what a walk cannot read."""
+
+    def of(self, unread: Unread) -> Iterator[Entry]:
+        """Report it; then the entries of the path and of all below it that take its place, in the
+        order of a walk, each with the `chunk` that it lies in. Asked in the order of a walk."""
+
+    def give_up(self) -> None:
+        """The entry that was given last cannot take its place after all."""
+
+
+class Walk:
+    """One pass over the sources.
+
+    Args:
+        tree: of `plan_sources`.
+        rules: what is left out.
+        report: called with (path, reason) for everything that should be there but cannot
+            be stored as it is.
+        last: asked for what cannot be read; without it that is reported too, and left out.
+
+    Attributes:
+        sockets: number of sockets met; they exist only while a program listens, and are
+            not stored.
+        marked: folders that a marker leaves out: how many; `marked_first` names the first ones.
+        ignored_markers: paths of markers in a source's own folder. Whoever may write there could
+            otherwise leave out the whole source.
+        entered: those of the watched folders whose whole content belongs to the backup, and whose
+            names could be read -> the mount that each lay on then, as of `data_mount_of`. Later it
+            may be another: disks come up, and autofs ends what nobody looks at.
+    """
+
+    def __init__(
+        self,
+        tree: SourceNode,
+        rules: WalkRules,
+        report: Callable[[str, str], None],
+        last: LastVersions | None = None,
+    ) -> None:
+        self._tree = tree
+        self._last = last
+        # What could not be looked at just now, whose last version is to take its place.
+        self._unread: Unread | None = None
+        self._carried_links: dict[int, int] = {}
+        self._rules = rules
+        self._report = report
+        # Of files with several names, which may be many and have long paths: what is `_one_file`
+        # of them -> the place of the first path.
+        self._first_links: dict[int, int] = {}
+        self._first_paths = PathSpool()
+        self._most_levels = 0
+        self._room_for_long_paths = ALL_LONG_PATHS_BYTES
+        self._told: set[str] = set()
+        self._front = ""
+        self.sockets = 0
+        self.marked = 0
+        self.marked_first: list[str] = []
+        self.ignored_markers: list[str] = []
+        self.entered: dict[str, str] = {}
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
+        self._most_levels = allow_deep_folders()
+        levels: list[_Level] = []
+        top = os.open("/", OPEN_FOLDER)
+        try:
+            levels.append(self._open_level(top, "", self._tree, os.fstat(top)))
+            while levels:
+                level = levels[-1]
+                name = next(level.names, None)
+                if name is None:
+                    os.close(levels.pop().descriptor)
+                    if levels:
+                        self._front = self._front[: levels[-1].front]
+                    continue
+                entry = self._visit(level, name, levels)
+                if self._unread is not None:
+                    yield from self._last_version(self._unread, entry, level.device)
+                    self._unread = None
+                elif entry is not None:
+                    yield entry
+        finally:
+            for level in levels:
+                os.close(level.descriptor)
+            self._first_paths.close()
+
+    def _visit(self, level: _Level, name: str, levels: list[_Level]) -> Entry | None:
+        """The entry of a name, or None; a folder to be walked is put on the levels."""
+        path = self._front + name
+        node = level.node.names.get(name) if level.node else None
+        try:
+            status = level.statuses.pop(name, None) or os.stat(
+                name, dir_fd=level.descriptor, follow_symlinks=False
+            )
+        except OSError as error:
+            if path not in self._rules.skip and not self._is_excluded(path, node):
+                self._note_unread(path, error, level, node)
+            return None
+        is_folder = stat.S_ISDIR(status.st_mode)
+        if path in self._rules.skip:
+            return None
+        if node is None and self._rules.excludes.match(path, is_folder):
+            return None
+        if not is_folder:
+            if node is not None and node.whole and stat.S_ISLNK(status.st_mode):
+                # No source leads to one, but for a loop of them.
+                self._note_unread(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)), level, node)
+                return None
+            return self._leaf(level, name, path, status)
+        crosses = self._rules.one_file_system and status.st_dev != level.device
+        if crosses and level.whole and node is None:
+            # The mount point itself is kept, so that it is there to mount on again.
+            entry = entry_of(path, "dir", status)
+            entry.xattrs = UNREAD_XATTRS
+            return entry
+        if reason := self._why_closed(path, len(levels)):
+            if self._last is not None:
+                # An earlier run may have had a higher limit.
+                told = OSError(errno.EMFILE, f"{_CLOSED}: {reason}")
+                self._unread = Unread(path, told, node, is_limit=True)
+            else:
+                self._tell_closed(path, reason)
+            entry = entry_of(path, "dir", status)
+            entry.xattrs = UNREAD_XATTRS
+            return entry
+        entry, below = self._folder(level, name, path, status, node, crosses)
+        if below is not None:
+            levels.append(below)
+        return entry
+
+    def _is_excluded(self, path: str, node: SourceNode | None) -> bool:
+        """Whether a name is left out, whatever it is: nobody knows."""
+        excludes = self._rules.excludes
+        return node is None and (excludes.match(path, True) or excludes.match(path, False))
+
+    def _note_unread(
+        self, path: str, error: OSError, level: _Level, node: SourceNode | None
+    ) -> None:
+        """Something is there that cannot be looked at; or it is gone in this moment."""
+        if self._last is None or error.errno in GONE:
+            self._report(path, error.strerror or str(error))
+        else:
+            whole = level.whole or (node is not None and node.whole)
+            self._unread = Unread(path, error, node, whole)
+
+    def _last_version(self, unread: Unread, entry: Entry | None, device: int) -> Iterator[Entry]:
+        """What takes the place of it: an earlier entry for each, or today's alone.
+
+        Args:
+            entry: of the path itself, as far as it is known today.
+            device: of the folder that it lies in.
+        """
+        assert self._last is not None
+        for old in self._last.of(unread):
+            if old.name == unread.path:
+                entry = None
+            elif entry is not None:
+                yield entry
+                entry = None
+            if old.nlink > 1 and not self._is_linked(old, device):
+                continue
+            yield old
+        if entry is not None:
+            yield entry
+
+    def _is_linked(self, old: Entry, device: int) -> bool:
+        """Whether an earlier entry of a file with several names still says what is so: if it is a
+        hardlink, its file must be an earlier entry too, or be under the same path what it was."""
+        own = _one_inode(old.uid, old.device, old.inode)
+        if old.type != "hardlink":
+            self._carried_links[own] = self._first_paths.add(old.name)
+            return True
+        place = self._carried_links.get(own, -1)
+        for one_device in (old.device, device):
+            if place < 0:
+                place = self._first_links.get(_one_inode(old.uid, one_device, old.inode), -1)
+        if place >= 0 and self._first_paths.at(place) == old.link_name:
+            return True
+        assert self._last is not None
+        self._last.give_up()
+        return False
+
+    def _why_closed(self, path: str, depth: int) -> str:
+        """Why nothing below this folder can be stored, or ""."""
+        if leaves_no_room(path):
+            return f"an archive holds no paths of more than {PATH_BYTES // 1024} KiB"
+        if depth > self._most_levels:
+            levels = f"{depth - 1:,} folders deep"
+            return f"it lies {levels}, and each takes an open file (raise ulimit -H -n)"
+        return ""
+
+    def _tell_closed(self, path: str, reason: str) -> None:
+        """Report the first folder of each kind, for paths so long would fill memory and log."""
+        if reason not in self._told:
+            self._told.add(reason)
+            self._report(path, f"{_CLOSED}: {reason}")
+
+    def _within_room(self, folder: str, names: Iterable[str]) -> Iterator[str]:
+        """The names, until their paths would be too much for the manifest."""
+        length = len(os.fsencode(folder))
+        for name in names:
+            if length > LONG_PATH_BYTES:
+                self._room_for_long_paths -= length
+            if self._room_for_long_paths < 0:
+                return
+            yield name
+
+    def _had_room(self, folder: str) -> bool:
+        """Whether all names were within the room; if not, says so."""
+        if self._room_for_long_paths >= 0:
+            return True
+        self._room_for_long_paths = 0
+        self._tell_closed(folder, "paths longer than 4,096 bytes take more than 2 GiB all together")
+        return False
+
+    def _leaf(self, level: _Level, name: str, path: str, status: os.stat_result) -> Entry | None:
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            self.sockets += 1
+            return None
+        entry = entry_of(path, kind, status)
+        if entry.mtime_ns != status.st_mtime_ns:
+            self._report(path, _NO_SUCH_TIME)
+        if kind == "file" and status.st_nlink == 1:
+            return entry
+        one_file = _one_file(status)
+        if one_file in self._first_links:
+            entry.type = "hardlink"
+            entry.size = entry.rdev = entry.span = 0
+            entry.mtime_ns = within_time(entry.mtime_ns)
+            entry.link, entry.link_b64 = name_fields(
+                self._first_paths.at(self._first_links[one_file])
+            )
+            return entry
+        if kind == "symlink":
+            try:
+                target = os.readlink(name, dir_fd=level.descriptor)
+            except OSError as error:
+                self._note_unread(path, error, level, None)
+                return None
+            entry.link, entry.link_b64 = name_fields(target)
+        if status.st_nlink > 1:
+            self._first_links[one_file] = self._first_paths.add(path)
+        return entry
+
+    def _folder(
+        self,
+        level: _Level,
+        name: str,
+        path: str,
+        status: os.stat_result,
+        node: SourceNode | None,
+        crosses: bool,
+    ) -> tuple[Entry, _Level | None]:
+        entry = entry_of(path, "dir", status)
+        entry.xattrs = UNREAD_XATTRS
+        if entry.mtime_ns != status.st_mtime_ns:
+            self._report(path, _NO_SUCH_TIME)
+        whole = (node is not None and node.whole) or (level.whole and not crosses)
+        if not whole and node is None:
+            return entry, None
+        try:
+            descriptor = os.open(name, OPEN_FOLDER, dir_fd=level.descriptor)
+        except OSError as error:
+            self._note_unread(path, error, level, node)
+            return entry, None
+        if not _may_have_xattrs(descriptor):
+            entry.xattrs = ""
+        try:
+            below = self._open_level(descriptor, path, node, status, whole=whole)
+        except OSError as error:
+            os.close(descriptor)
+            self._note_unread(path, error, level, node)
+            return entry, None
+        if level.whole and node is None and not crosses:
+            below.device = level.device
+        return entry, below
+
+    def _open_level(
+        self,
+        descriptor: int,
+        path: str,
+        node: SourceNode | None,
+        status: os.stat_result,
+        *,
+        whole: bool | None = None,
+    ) -> _Level:
+        front = f"{path}/" if path else ""
+        forced = set(node.names) if node else set()
+        is_whole = (node.whole if node else False) if whole is None else whole
+        statuses: dict[str, os.stat_result] = {}
+        names: Iterable[str] = forced
+        marker = ""
+        if is_whole:
+            found = self._found(descriptor, statuses)
+            names = list(islice(found, _LOOKED_AT))
+            is_large = len(names) == _LOOKED_AT
+            there: Container[str] = _LargeFolder(descriptor) if is_large else statuses
+            marker = self._marker(descriptor, there)
+            if marker and status.st_mode & stat.S_ISVTX and _is_foreign(marker, descriptor, status):
+                marker = ""
+            if marker and node is not None and node.whole:
+                self.ignored_markers.append(f"{front}{marker}")
+                marker = ""
+            if marker:
+                # The marker alone, so that the reason is kept too.
+                self._note_marked(path)
+                names = {marker} | forced
+            elif forced or is_large:
+                names = chain(forced, (n for n in chain(names, found) if n not in forced))
+        if len(path) > LONG_PATH_BYTES // 4:
+            names = self._within_room(path, names)
+        ordered = sorted_names(names)
+        if not self._had_room(path):
+            ordered, statuses = iter(()), {}
+        if is_whole and not marker and path in self._rules.watched:
+            self.entered[path] = data_mount_of(descriptor)
+        self._front = front
+        return _Level(descriptor, len(front), node, is_whole, status.st_dev, ordered, statuses)
+
+    def _found(self, folder: int, statuses: dict[str, os.stat_result]) -> Iterator[str]:
+        """The names in a folder, as they come; the first ones with what `stat` says of them. Many
+        of those would take ten times the memory of the names, and are looked at later."""
+        with os.scandir(folder) as found:
+            for item in found:
+                if len(statuses) < _LOOKED_AT:
+                    try:  # noqa: SIM105 - for every name, and suppress takes longer than stat
+                        statuses[item.name] = item.stat(follow_symlinks=False)
+                    except OSError:  # met again, and told of, when its turn comes
+                        pass
+                yield item.name
+
+    def _marker(self, descriptor: int, names: Container[str]) -> str:
+        """The name in a folder that says to leave out what is in it, or ""."""
+        rules = self._rules
+        for marker in rules.exclude_if_present:
+            if marker in names:
+                return marker
+        if rules.exclude_caches and "CACHEDIR.TAG" in names and _is_cache(descriptor):
+            return "CACHEDIR.TAG"
+        return ""
+
+    def _note_marked(self, path: str) -> None:
+        self.marked += 1
+        if len(self.marked_first) < _SHOWN_MARKED:
+            self.marked_first.append(path)
+
+
+def _one_file(status: os.stat_result) -> int:
+    """The same for all names of a file, and for no two files. An inode that was given up and is
+    somebody else's now is another file, though its number is the same."""
+    return _one_inode(status.st_uid, status.st_dev, status.st_ino)
+
+
+def _one_inode(uid: int, device: int, inode: int) -> int:
+    return (uid << 64 | device) << 64 | inode
+
+
+class _LargeFolder(Container[str]):
+    """Tells whether a name is in a folder whose names are not all at hand."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            os.stat(str(name), dir_fd=self._descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+
+# https://bford.info/cachedir/ : the tag must begin with these bytes.
+_CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+
+def _is_cache(folder: int) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        tag = os.open("CACHEDIR.TAG", flags, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        is_file = stat.S_ISREG(os.fstat(tag).st_mode)
+        return is_file and os.read(tag, len(_CACHE_SIGNATURE)) == _CACHE_SIGNATURE
+    except OSError:
+        return False
+    finally:
+        os.close(tag)
+
+
+def _is_foreign(marker: str, folder: int, status: os.stat_result) -> bool:
+    """Whether a marker belongs to neither root nor the folder's owner. In a sticky folder, as /tmp,
+    others may not remove what is not theirs: nor may they leave it out of the backup."""
+    try:
+        owner = os.stat(marker, dir_fd=folder, follow_symlinks=False).st_uid
+    except OSError:
+        return True
+    return owner not in (0, status.st_uid)
+
+
+def _may_have_xattrs(folder: int) -> bool:
+    try:
+        return bool(os.listxattr(folder))
+    except OSError as error:
+        return error.errno != errno.ENOTSUP

@@ -1,0 +1,173 @@
+"""Staging objects: what is new goes there first, and from there into the archive.
+
+A run that is cut off leaves them for the next one. Each is brought in as soon as it is large
+enough, so that the store copies while the next is being sent, instead of all at the end. Nobody
+waits for that: what is left of one to arrive, its commit and the copying go on in the background.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+
+from msgspec import Struct
+
+from backup_tasks.archive.builder import ArchiveBuilder
+from backup_tasks.format.manifest import Chunk, Entry
+from backup_tasks.staging.journal import StagingJournal
+from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject
+from backup_tasks.upload.part_assembler import PartAssembler
+
+# The store is busy with one while the next is sent. Smaller ones would only cost requests.
+STAGE_BYTES = 256 * 2**20
+# At most about so many, for each takes parts of the archive.
+_MOST_STAGES = 250
+
+
+class Stage(Struct, frozen=True):
+    """One staging object in the making, and the journal of what is in it."""
+
+    journal: StagingJournal
+    writer: ArchiveWriter
+
+    def leave(self) -> None:
+        """Write no more, and leave both to the next run."""
+        self.writer.leave()
+        self.journal.close()
+
+
+@dataclass(slots=True)
+class Stages:
+    """The staging objects of one run, of which one is open.
+
+    Attributes:
+        open_next: makes one, given the number of the first chunk in it; None if that cannot be.
+        current: the open one.
+    """
+
+    open_next: Callable[[int], Stage | None]
+    current: Stage | None
+    _full: list[tuple[Future[StoredObject], Stage]] = field(default_factory=list, init=False)
+    _committer: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, 1, "commit"), init=False
+    )
+
+    def commit_current(self) -> Future[StoredObject]:
+        """Nothing more goes into the open one: let it be committed, on another thread.
+
+        Returns:
+            The object to come, or what went wrong.
+        """
+        stage = self.current
+        assert stage is not None
+        stage.journal.close()
+        coming = self._committer.submit(stage.writer.commit)
+        self._full = [one for one in self._full if not one[0].done()] + [(coming, stage)]
+        self.current = None
+        return coming
+
+    def abort_current(self) -> None:
+        """Nothing that is in the open one is needed."""
+        stage, self.current = self.current, None
+        assert stage is not None
+        stage.writer.abort()
+        stage.journal.close()
+
+    def leave(self) -> None:
+        """Give up; what was sent stays where it is, and nothing goes on in the background."""
+        self._committer.shutdown(wait=False, cancel_futures=True)
+        try:
+            for _, stage in self._full:
+                stage.leave()
+            if self.current is not None:
+                self.current.leave()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the thread, once all is committed."""
+        self._committer.shutdown()
+
+
+class Watched(Struct, frozen=True):
+    """Records chunks, and sees to it that trouble with copies is met now and not at the end."""
+
+    archive: ArchiveWriter
+    journal: StagingJournal
+
+    def delivered(self, chunk: Chunk, place: int) -> None:
+        """A chunk went out, to this place in the object that took it."""
+        self.archive.check()
+        self.journal.add_chunk(chunk, place)
+
+
+class Detour:
+    """Leads what a builder writes through staging objects. An `entry_writer.EntryJournal`.
+
+    Args:
+        stages: one is open.
+        archive: takes the archive; parts: makes its parts.
+        assembler: of a staging object's parts.
+        expected_bytes: of the whole archive, about.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        builder: ArchiveBuilder,
+        archive: ArchiveWriter,
+        parts: PartAssembler,
+        assembler: Callable[[ArchiveWriter], PartAssembler],
+        limits: PartLimits,
+        expected_bytes: int,
+    ) -> None:
+        self._stages = stages
+        self._builder = builder
+        self._archive = archive
+        self._parts = parts
+        self._assembler = assembler
+        self._smallest_bytes = max(1, limits.smallest)
+        self._enough_bytes = max(STAGE_BYTES, expected_bytes // _MOST_STAGES, self._smallest_bytes)
+        self._aside: PartAssembler | None = None
+        self.sent_bytes = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        stage = self._stages.current
+        self._aside = self._assembler(stage.writer) if stage is not None else None
+        if stage is not None:
+            self._builder.record(Watched(self._archive, stage.journal).delivered, self._aside)
+
+    def begin_large(self, entry: Entry) -> None:
+        """The headers of a large file were written; its pieces follow."""
+        if self._stages.current is not None:
+            self._stages.current.journal.begin_large(entry)
+
+    def add_entry(self, entry: Entry) -> None:
+        """An entry was written."""
+        if self._stages.current is not None:
+            self._stages.current.journal.add_entry(entry)
+
+    def go_on(self) -> None:
+        """Between two entries: change over to the next staging object, if this one is enough."""
+        if self._aside is not None and self._aside.offset >= self._enough_bytes:
+            self.end()
+            self._stages.current = self._stages.open_next(len(self._builder.chunks))
+            self._begin()
+
+    def end(self) -> None:
+        """Let what was written aside follow in the archive, copied on the store's side."""
+        self._builder.end_entries()
+        aside = self._aside
+        if aside is None:
+            return
+        if aside.offset < self._smallest_bytes:  # too short to be copied, and not sent yet
+            self._parts.add(aside.take_back())
+            self._stages.abort_current()
+        else:
+            aside.flush()
+            self._parts.copy(self._stages.commit_current(), 0, aside.offset)
+        self.sent_bytes += aside.sent_bytes
+        self._aside = None

@@ -1,0 +1,76 @@
+"""Copies from the last archive that begin before it is known which of its chunks are kept.
+
+On most days nearly all are. So the store may copy while the sources are still being looked at;
+what turns out not to stay is withdrawn, which costs the store some work and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from backup_tasks.format.manifest import Chunk
+from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject
+from backup_tasks.upload.part_assembler import NOTHING_AHEAD, Ahead, copy_bytes
+
+_Writer = TypeVar("_Writer", bound=ArchiveWriter)
+
+
+def plan_ahead(chunks: Sequence[Chunk], limits: PartLimits) -> list[range]:
+    """Cut an archive's chunks into ranges, from the front, each of a legal part's size.
+
+    The last ones are in none of them: they are those of folders, which are always written anew.
+    """
+    most_bytes = copy_bytes(chunks[-1].end if chunks else 0, limits)
+    ranges: list[range] = []
+    first, length = 0, 0
+    for number, chunk in enumerate(chunks):
+        if length + chunk.length > most_bytes:
+            if length < max(1, limits.smallest):
+                break
+            ranges.append(range(first, number))
+            first, length = number, 0
+        length += chunk.length
+    return ranges
+
+
+@dataclass(frozen=True, slots=True)
+class CopiesAhead(Generic[_Writer]):
+    """An archive of which only copies exist so far.
+
+    Args:
+        chunks: of `source`, which is copied from.
+        ranges: of chunk numbers, one after the other.
+    """
+
+    writer: _Writer
+    source: StoredObject
+    chunks: Sequence[Chunk]
+    ranges: Sequence[range]
+    limits: PartLimits
+
+    def begin(self) -> None:
+        """Ask for all of them. Raises what `ArchiveWriter.copy` does."""
+        for numbers in self.ranges:
+            start = self.chunks[numbers[0]].offset
+            self.writer.copy(self.source, start, self._end(numbers) - start)
+
+    def settle(self, runs: Sequence[range]) -> Ahead:
+        """Let stay what the archive begins with, now that this is known.
+
+        Args:
+            runs: of chunk numbers that are kept.
+        """
+        kept = runs[0] if runs and runs[0].start == 0 else range(0)
+        stay = [numbers for numbers in self.ranges if numbers.stop <= kept.stop]
+        while stay and 0 < self._end(kept) - self._end(stay[-1]) < self.limits.smallest:
+            stay.pop()  # the rest of the run could not be copied
+        ahead = NOTHING_AHEAD
+        if stay:
+            ahead = Ahead(self._end(stay[-1]) - self.chunks[0].offset, len(stay))
+        self.writer.withdraw(ahead.bytes)
+        return ahead
+
+    def _end(self, numbers: range) -> int:
+        return self.chunks[numbers[-1]].end

@@ -1,0 +1,326 @@
+"""Verify: read an archive and check all that can be checked, without restoring anything.
+
+Every byte of an archive of ours is covered: the chunks by their hashes in the manifest, the
+manifest by its hash in the footer, the end mark and the footer by having one spelling only. The
+signature covers the footer, and must be by one of the profile's keys if it names any.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from backup_tasks.census.accepted import Accepted, choose_and_tell, list_census, whose_count
+from backup_tasks.census.catalog import Backup, render_maker
+from backup_tasks.census.newest_seen import NewestSeen
+from backup_tasks.chunks.reader import ReadChunk, read_chunks
+from backup_tasks.common.progress import Progress
+from backup_tasks.common.units import render_count
+from backup_tasks.errors import ArchiveError, UsageError
+from backup_tasks.format.manifest import Chunk, Entry, Header, PlacedEntry
+from backup_tasks.format.manifest_lines import Manifest
+from backup_tasks.journal.run_record import RunRecord, warn
+from backup_tasks.keys.identities import NO_KEYS, Keyring
+from backup_tasks.profile.model import Profile
+from backup_tasks.read.authenticity import weigh_proof
+from backup_tasks.read.manifest_reader import find_fault_at_end, read_manifest
+from backup_tasks.read.member_stream import render_fetched_again
+from backup_tasks.read.plain_tar_gz import foreign_members
+from backup_tasks.read.selection import Selection, WantedPaths
+from backup_tasks.stores.base import Store
+from backup_tasks.verify.entry_check import EntryCheck
+from backup_tasks.verify.verified_chunks import Groups, VerifiedBefore
+from backup_tasks.verify.verify_report import VerifyReport, render_verify
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+
+
+class VerifyWish(Struct, frozen=True):
+    """What an operator typed after `invoke verify`; "" where nothing."""
+
+    name: str = ""
+    day: str = ""
+    all: bool = False
+    sample: str = ""
+
+
+def run_verify(
+    store: Store,
+    backup: Backup,
+    progress: Progress,
+    sample: Sample | None = None,
+    keys: Keyring = NO_KEYS,
+    signers: Collection[str] = (),
+    before: VerifiedBefore | None = None,
+) -> VerifyReport:
+    """Read one archive and check it. What is wrong stands in the report; nothing is raised for it.
+
+    Args:
+        sample: look at some chunks only; None looks at all.
+        keys: open it if it is encrypted.
+        signers: public keys as text, of which one must have signed; none means anybody's.
+        before: what was found whole in other archives, and is added to.
+
+    Raises StoreError when the store fails, IdentityError when `keys` do not open the archive.
+    """
+    report = VerifyReport(backup)
+    try:
+        manifest = read_manifest(store, backup.stored, keys)
+        report.add_proof(weigh_proof(manifest, backup.stored.name, signers))
+        if manifest is None:
+            _verify_foreign(store, report, progress)
+            return report
+    except ArchiveError as error:
+        report.add_fault(str(error))
+        return report
+    try:
+        _verify_ours(store, report, manifest, progress, sample, keys, before)
+    finally:
+        manifest.close()
+    return report
+
+
+def _verify_ours(
+    store: Store,
+    report: VerifyReport,
+    manifest: Manifest,
+    progress: Progress,
+    sample: Sample | None,
+    keys: Keyring,
+    before: VerifiedBefore | None,
+) -> None:
+    stored = report.backup.stored
+    report.chunks, report.header = len(manifest.chunks), manifest.header
+    fault_at_end = find_fault_at_end(store, stored, manifest.footer, keys)
+    if fault_at_end:
+        report.add_fault(fault_at_end)
+    numbers: Sequence[int] = range(report.chunks)
+    if sample is not None:
+        numbers = sample.choose(report.chunks, stored.name)
+        report.limit = f"a sample of {sample.percent:g}%"
+        before = None
+    try:
+        _check_chunks(store, report, manifest, numbers, progress, keys, before)
+    except ArchiveError as error:  # a manifest that contradicts itself
+        report.add_fault(str(error))
+
+
+def _check_chunks(
+    store: Store,
+    report: VerifyReport,
+    manifest: Manifest,
+    numbers: Sequence[int],
+    progress: Progress,
+    keys: Keyring,
+    before: VerifiedBefore | None,
+) -> None:
+    manifest_check = _ManifestCheck(manifest.header)
+
+    def passing(entries: Iterator[PlacedEntry]) -> Iterator[PlacedEntry]:
+        return manifest_check.passing(report.not_whole.passing(manifest.header, entries))
+
+    with closing(Selection(manifest, WantedPaths(()), passing)) as selection:
+        if manifest_check.fault:
+            report.add_fault(manifest_check.fault)
+        chunks = manifest.chunks
+        progress.start("verifying", sum(chunks[number].length for number in numbers), 0)
+        check = EntryCheck()
+        groups = Groups(before, chunks)
+        reading = _Reading(report, selection, check, groups, chunks)
+        with closing(
+            read_chunks(store, report.backup.stored, chunks, numbers, keys, reading.is_known)
+        ) as found:
+            for chunk in found:
+                files = check.files
+                reading.take(chunk)
+                progress.advance(chunks[chunk.number].length, check.files - files)
+    if len(numbers) == len(chunks):
+        check.finish()
+    check.add_hardlinks(manifest.entries())
+    report.lost = check.lost
+    report.entries, report.files, report.raw_bytes = check.entries, check.files, check.bytes
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The chunks of an archive as they come, and the entries that should begin in them."""
+
+    report: VerifyReport
+    selection: Selection
+    check: EntryCheck
+    groups: Groups
+    chunks: Sequence[Chunk]
+    expected: deque[list[Entry]] = field(default_factory=deque)
+
+    def is_known(self, number: int) -> bool:
+        """As `read_chunks` asks."""
+        begin = [wanted.entry for wanted in self.selection.entries_in(number)]
+        if begin:
+            self.groups.expect(self.selection.group(number), begin)
+        self.expected.append(begin)
+        return self.groups.is_known(number)
+
+    def take(self, chunk: ReadChunk) -> None:
+        """Check the next one."""
+        report, check, groups = self.report, self.check, self.groups
+        number, begin, place = chunk.number, self.expected.popleft(), self.chunks[chunk.number]
+        if chunk.damage:
+            report.add_fault(
+                f"chunk {number} (bytes {place.offset:,} to {place.end:,}): {chunk.damage}"
+            )
+        lost = check.lost.count
+        if begin and groups.is_known(number):
+            check.accept(chunk, begin, self.selection.group(number)[-1])
+        else:
+            check.check(chunk, begin)
+        is_sound = not chunk.damage and check.lost.count == lost
+        groups.took(number, is_sound=is_sound, is_open=check.is_open)
+        report.checked_chunks += 1
+        report.fetched_again += chunk.fetched_again
+        report.checked_bytes += place.length
+
+
+class _ManifestCheck:
+    """Does a manifest contradict itself? Looks at its entries while they pass by."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._fault = ""
+        self._files = self._content = 0
+
+    def passing(self, entries: Iterator[PlacedEntry]) -> Iterator[PlacedEntry]:
+        """The same entries, looked at. Take all of them before `fault` is asked for."""
+        last: bytes | None = None
+        for placed in entries:
+            entry = placed[0]
+            key = entry.walk_key
+            if last is not None and key <= last and not self._fault:
+                self._fault = f"the manifest lists {entry.name!r} out of order or twice"
+            last = key
+            if entry.type == "file":
+                self._files += 1
+                self._content += entry.size
+            yield placed
+
+    @property
+    def fault(self) -> str:
+        """How it contradicts itself, or ""."""
+        header = self._header
+        if self._fault or (self._files, self._content) == (header.files, header.raw_bytes):
+            return self._fault
+        return (
+            f"the manifest lists {self._files:,} files of {self._content:,} bytes, its header "
+            f"says {header.files:,} of {header.raw_bytes:,}"
+        )
+
+
+def _verify_foreign(store: Store, report: VerifyReport, progress: Progress) -> None:
+    """An ordinary .tar.gz: read through, with what gzip and tar know about themselves."""
+    report.limit = "no manifest of ours: only gzip's checksums and tar's headers were checked"
+    progress.start("verifying", 0, 0)
+    notes: set[str] = set()
+    for member, pieces in foreign_members(store, report.backup.stored, notes=notes):
+        for piece in pieces:
+            progress.advance(len(piece))
+        report.entries += 1
+        report.files += member.kind == "file"
+        report.raw_bytes += member.size
+        progress.advance(0, 1)
+    report.checked_bytes = report.backup.stored.size
+    report.limit = "; ".join([report.limit, *sorted(notes)])
+
+
+class Sample(Struct, frozen=True):
+    """A part of an archive's chunks, another one each day, the same one all day.
+
+    Attributes:
+        percent: above 0, up to 100.
+    """
+
+    percent: float
+    day: date
+
+    def choose(self, count: int, name: str) -> list[int]:
+        """Chunk numbers, ascending; at least one if there are any.
+
+        Args:
+            count: chunks of the archive; name: of the archive.
+        """
+        wanted = min(count, max(1, round(count * self.percent / 100)))
+        chooser = random.Random(f"{self.day.isoformat()} {name}")  # noqa: S311
+        return sorted(chooser.sample(range(count), wanted))
+
+
+def parse_sample(text: str, day: date) -> Sample | None:
+    """The sample that "1%" asks for; None for "". Raises UsageError."""
+    if not text:
+        return None
+    match = _PERCENT.fullmatch(text.replace(" ", ""))
+    percent = float(match[1]) if match else 0.0
+    if not 0 < percent <= 100:
+        raise UsageError(f"--sample {text!r}: write how much to look at, such as 1%")
+    return Sample(percent, day)
+
+
+def run_verify_job(
+    profile: Profile,
+    store: Store,
+    wish: VerifyWish,
+    now: datetime,
+    state: Path,
+    record: RunRecord,
+    progress: Progress,
+    keys: Keyring = NO_KEYS,
+    accepted: Accepted | None = None,
+) -> list[VerifyReport]:
+    """Verify the backups that are meant, oldest first; fills in `record`.
+
+    Args:
+        state: the state directory.
+        accepted: whose backups count; None: as far as this machine knows without a claim.
+
+    Raises: UsageError when the words do not go together or there is no such backup; StoreError.
+    """
+    if wish.all and (wish.name or wish.day):
+        raise UsageError("give --all, or one backup with --name or --date")
+    sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
+    seen = NewestSeen(state, profile, store)
+    accepted = accepted or whose_count(profile, state, record.host)
+    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
+    chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
+    backups = census.backups() if wish.all else [chosen]
+    if not wish.all:
+        record.archive = chosen.stored.name
+    reports = []
+    before = VerifiedBefore() if wish.all and len(backups) > 1 else None
+    with progress:
+        for backup in backups:
+            report = run_verify(
+                store, backup, progress, sample, keys, profile.signing.public_key, before
+            )
+            report.maker = render_maker(report.header, profile.name, record.host)
+            reports.append(report)
+            _add_to_record(record, report)
+            if report.fetched_again:
+                again = render_fetched_again(report.fetched_again)
+                warn(record, f"{backup.stored.name}: {again}")
+            if not report.is_damaged:
+                seen.note_proven(report.header, report.proof, record.started_at)
+    subject = f"{render_count(len(reports), 'archive')} whole" if wish.all else "is whole"
+    record.outcome = subject + (f" as far as {sample.percent:g}% show" if sample else "")
+    record.evidence = list(render_verify(reports))
+    return reports
+
+
+def _add_to_record(record: RunRecord, report: VerifyReport) -> None:
+    record.files += report.files
+    record.raw_bytes += report.raw_bytes
+    record.archive_bytes += report.backup.stored.size
