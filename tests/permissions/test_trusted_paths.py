@@ -541,7 +541,7 @@ def run_in(
         "tasks.py",
         "backup_tasks",
         "backup_tasks/stores",
-        "backup_tasks/text.py",
+        "backup_tasks/common/printable.py",
         "rich.py",
         "invoke.yaml",
         "__pycache__",
@@ -582,7 +582,7 @@ def test_a_project_in_another_users_folder_is_refused_with_one_line(project: Pat
 
 def test_compiled_code_is_code(project: Path) -> None:
     run_in(project, "profiles")
-    compiled = next(project.glob("backup_tasks/__pycache__/text.*.pyc"))
+    compiled = next(project.glob("backup_tasks/common/__pycache__/printable.*.pyc"))
     compiled.chmod(0o666)
     assert f"{compiled} may be written by everybody" in run_in(project, "profiles").stderr
 

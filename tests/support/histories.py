@@ -19,11 +19,10 @@ from typing import Protocol
 import pytest
 from hypothesis import strategies as st
 
-import backup_tasks.archive.builder
-import backup_tasks.archive.entry_writer
-import backup_tasks.chunks.compress
-import backup_tasks.reuse.plan
-import backup_tasks.snapshot.content_check
+from backup_tasks.archive import builder, entry_writer
+from backup_tasks.chunks import compress
+from backup_tasks.reuse import plan
+from backup_tasks.snapshot import content_check
 
 # Small enough that a few files fill many chunks; headers still fit in.
 CHUNK = 8192
@@ -70,13 +69,13 @@ def histories(draw: st.DrawFn, generations: int, most_changes: int = 5) -> list[
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut chunks of a few KiB, as every room reads the constant when it needs it."""
+    """Cut chunks of a few KiB, as every module reads the constant when it needs it."""
     use_small_chunks(monkeypatch)
 
 
 def use_small_chunks(monkeypatch: pytest.MonkeyPatch, size: int = CHUNK) -> None:
-    for room in ("archive", "compress", "entry_writer", "plan", "recheck"):
-        monkeypatch.setattr(getattr(backup_tasks, room), "CHUNK_BYTES", size)
+    for module in (builder, entry_writer, compress, plan, content_check):
+        monkeypatch.setattr(module, "CHUNK_BYTES", size)
 
 
 class Tree(Protocol):
