@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import IO
 
 from msgspec import Struct
@@ -15,30 +14,28 @@ from backup_tasks.archive.carry_over import Earlier
 from backup_tasks.archive.entry_writer import EntryWriter
 from backup_tasks.archive.pending_lines import FOLDER_LINE, LATE_LINK_LINE, complete_lines
 from backup_tasks.archive.write_order import LaterTurns
-from backup_tasks.backup.read_back import NotedCopies
+from backup_tasks.backup.basis import Basis
+from backup_tasks.backup.context import BackupRun
 from backup_tasks.backup.survey import Survey
+from backup_tasks.backup.writers import Writers
 from backup_tasks.chunks.encrypt import Sealer
+from backup_tasks.claim.machine_key import private_files
 from backup_tasks.common.printable import printable
-from backup_tasks.common.progress import Progress
 from backup_tasks.common.temporary import temporary_file
+from backup_tasks.common.units import utc_text
 from backup_tasks.errors import ProfileError
 from backup_tasks.format.footer import END_CHUNK, FORMAT_VERSION, Footer
 from backup_tasks.format.limits import COUNTED_SOURCES, END_BYTES, MOUNTS_BYTES, SOURCES_BYTES
 from backup_tasks.format.manifest import Chunk, Header, SourceCount, encode_text, write_manifest
 from backup_tasks.journal.problems import Problem
 from backup_tasks.journal.run_record import RunRecord
-from backup_tasks.keys.identities import Keyring
 from backup_tasks.keys.signing import SigningKey
-from backup_tasks.previous.archive import LastArchive
 from backup_tasks.previous.versions import NOTHING_BEFORE, Before
-from backup_tasks.profile.model import Profile
 from backup_tasks.reuse.plan import NO_REUSE, Reuse
-from backup_tasks.snapshot.private_content import NOTHING_PRIVATE, Private
 from backup_tasks.spools.folder_stack import OPEN_FOLDER
 from backup_tasks.spools.records import LineSpool
-from backup_tasks.staging.journal import StagingJournal
-from backup_tasks.staging.objects import Detour, Stages, Watched
-from backup_tasks.stores.base import ArchiveWriter, Store
+from backup_tasks.staging.objects import Detour, Watched
+from backup_tasks.stores.base import ArchiveWriter
 from backup_tasks.upload.part_assembler import (
     NOTHING_AHEAD,
     Ahead,
@@ -51,22 +48,6 @@ from backup_tasks.upload.part_assembler import (
 _ENTRY_OVERHEAD_BYTES = 2048
 # So many of the files that were left out are named.
 _NAMED = 5
-
-
-class Writers(Struct, frozen=True):
-    """Where an archive is written to.
-
-    Attributes:
-        archive: takes the archive, and notes what of it is copied.
-        ahead: of the kept chunks, what it was asked to copy already.
-        journal: told of what is new in it, where its own writer leaves what can be salvaged.
-        stages: take what is new first, where it does not.
-    """
-
-    archive: NotedCopies
-    ahead: Ahead = NOTHING_AHEAD
-    journal: StagingJournal | None = None
-    stages: Stages | None = None
 
 
 class SourcesSeen(Struct, frozen=True):
@@ -95,46 +76,36 @@ class Assembly(Struct, frozen=True):
     """Writes one archive.
 
     Attributes:
+        run: whose sources, where the archive goes, and where what it is built on lies.
+        basis: what it is built on; `survey` says which chunks of that are kept.
         name: the archive's.
         key: signs it.
-        store: where the archive goes, and where what it is built on lies.
-        last: what chunks are kept of, and `survey` says which.
-        versions: in a full run, what cannot be read is carried over from.
-        before: the backup before this one, for those who look for what cannot be read.
         record: gets the figures, and tells the profile's host.
         report: told of each file that is not stored whole.
-        clock: reads the time, for the moment when the manifest is written.
-        keys: open chunks of the last archive, should that be needed.
-        private: what is left out.
+        before: the backup before this one, for those who look for what cannot be read.
         seen: what the header says of the sources.
     """
 
+    run: BackupRun
+    basis: Basis
     name: str
     key: SigningKey
-    profile: Profile
-    store: Store
-    last: LastArchive | None
     survey: Survey
     record: RunRecord
     report: Callable[[Problem], None]
-    progress: Progress
-    clock: Callable[[], datetime]
-    keys: Keyring
-    private: Private = NOTHING_PRIVATE
-    versions: LastArchive | None = None
     before: Before = NOTHING_BEFORE
     seen: SourcesSeen = SourcesSeen({})
 
     def write(self, writers: Writers, end: IO[bytes]) -> Written:
         """Write everything; `end` gets a copy of what follows the chunks."""
-        survey, last = self.survey, self.last
+        survey, last = self.survey, self.basis.last
         parts = self._assembler(writers.archive, survey.reuse, writers.ahead)
-        recipients = self.profile.recipients
+        recipients = self.run.profile.recipients
         sealer = Sealer(recipients) if recipients else None
         _refuse_too_many(sealer)
-        builder = ArchiveBuilder(parts, self.profile.backup.compression_level, sealer)
+        builder = ArchiveBuilder(parts, self.run.profile.backup.compression_level, sealer)
         root = os.open("/", OPEN_FOLDER)
-        self.progress.start("backing up", survey.read_bytes, survey.count)
+        self.run.progress.start("backing up", survey.read_bytes, survey.count)
         try:
             earlier = self._earlier()
             if last is not None and earlier is not None:
@@ -144,12 +115,12 @@ class Assembly(Struct, frozen=True):
             entries = EntryWriter(
                 builder,
                 self.report,
-                self.progress,
+                self.run.progress,
                 root,
                 survey.reuse,
                 earlier,
                 journal,
-                self.private,
+                private_files(self.run.paths.state),
                 holder=self.before.name,
                 is_holder_known=self.before.is_known,
             )
@@ -190,11 +161,11 @@ class Assembly(Struct, frozen=True):
 
     def _earlier(self) -> Earlier | None:
         """Where earlier versions lie, as far as they can be taken over."""
-        source = self.last or self.versions
+        source = self.basis.last or self.basis.versions
         if source is None or not self.before.may_carry:
             return None
-        started_at, copies = source.started_at, self.last is not None
-        return Earlier(source.base, self.store, self.keys, started_at, copies)
+        started_at, copies = source.started_at, self.basis.last is not None
+        return Earlier(source.base, self.run.store, self.run.keys, started_at, copies)
 
     def _tell_left_out(self, paths: Sequence[str]) -> None:
         if paths:
@@ -218,7 +189,7 @@ class Assembly(Struct, frozen=True):
             writers.archive,
             parts,
             lambda staging: self._assembler(staging, NO_REUSE),
-            self.store.limits,
+            self.run.store.limits,
             self._expected_bytes(self.survey.reuse),
         )
 
@@ -229,7 +200,7 @@ class Assembly(Struct, frozen=True):
     def _assembler(
         self, writer: ArchiveWriter, reuse: Reuse, ahead: Ahead = NOTHING_AHEAD
     ) -> PartAssembler:
-        limits, kept_bytes = self.store.limits, reuse.kept_bytes
+        limits, kept_bytes = self.run.store.limits, reuse.kept_bytes
         expected_bytes = self._expected_bytes(reuse)
         sent_bytes = expected_bytes - kept_bytes
         copies = count_copies(len(reuse.runs), kept_bytes, expected_bytes, limits)
@@ -245,14 +216,14 @@ class Assembly(Struct, frozen=True):
         record.copied_bytes = parts.copied_bytes - staged_bytes
 
     def _header(self, builder: ArchiveBuilder, written: EntryWriter) -> Header:
-        last, started_at = self.last, utc_text(self.record.started_at)
-        sources = _first_texts(self.profile.backup.sources, SOURCES_BYTES)
+        last, started_at = self.basis.last, utc_text(self.record.started_at)
+        sources = _first_texts(self.run.profile.backup.sources, SOURCES_BYTES)
         return Header(
             format=FORMAT_VERSION,
-            profile=self.profile.name,
+            profile=self.run.profile.name,
             host=self.record.host,
             started_at=started_at,
-            written_at=utc_text(self.clock()),
+            written_at=utc_text(self.run.clock()),
             tool=f"backup-tasks {__version__}",
             sources=sources,
             entries=written.totals.entries,
@@ -265,7 +236,7 @@ class Assembly(Struct, frozen=True):
             copied_bytes=self.record.copied_bytes,
             full_at=last.full_at if last else started_at,
             name=self.name,
-            recipients=self.profile.recipients,
+            recipients=self.run.profile.recipients,
             torn=written.totals.torn,
             carried=written.totals.carried,
             unreadable=self.record.unreadable,
@@ -326,9 +297,3 @@ def _collect(lines: LineSpool, written: Iterable[bytes], detour: Detour | None) 
 
 def _no_lines(start: int, end: int) -> bytes:
     raise AssertionError(f"there is no last manifest with lines from {start} to {end}")
-
-
-def utc_text(moment: datetime) -> str:
-    """A moment as headers and journals write it."""
-    # With fractions of a second, if any, as two backups may begin in one.
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

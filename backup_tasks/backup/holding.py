@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from backup_tasks.backup.assembly import SourcesSeen, utc_text
+from backup_tasks.backup.assembly import SourcesSeen
 from backup_tasks.backup.context import BackupRun
 from backup_tasks.backup.survey import Survey
 from backup_tasks.census.census import Census
@@ -36,6 +36,7 @@ from backup_tasks.claim.hold import (
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
 from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.common.printable import one_line
+from backup_tasks.common.units import utc_text
 from backup_tasks.errors import BackupError
 from backup_tasks.filesystem.mountinfo import Mounts
 from backup_tasks.journal.run_record import RunRecord, hold_back, open_log

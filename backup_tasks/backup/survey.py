@@ -230,11 +230,11 @@ def _sort_out(
     late, surroundings = LateLinks(), Surroundings()
     while batch := list(itertools.islice(entries, _BATCH)):
         progress.advance(0, len(batch))
-        content_bytes, hole_bytes = survey.content_bytes, survey.hole_bytes
+        content_bytes = hole_bytes = 0
         for entry in batch:
-            survey.content_bytes += entry.size
+            content_bytes += entry.size
             if entry.span:
-                survey.hole_bytes += entry.size - entry.read_size
+                hole_bytes += entry.size - entry.read_size
             if entry.type == "dir":
                 surroundings.enter(entry)
                 survey.folders.append(entry)
@@ -246,7 +246,9 @@ def _sort_out(
                 survey.steps.add_last(LATE_LINK_LINE)
             else:
                 yield entry
-        counter.count(batch, survey.content_bytes - content_bytes, survey.hole_bytes - hole_bytes)
+        survey.content_bytes += content_bytes
+        survey.hole_bytes += hole_bytes
+        counter.count(batch, content_bytes, hole_bytes)
 
 
 def _compare(

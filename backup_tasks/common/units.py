@@ -79,3 +79,9 @@ def render_seconds(seconds: float) -> str:
 def render_count(number: int, noun: str) -> str:
     """ "1 file", "12,345 files"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def utc_text(moment: datetime) -> str:
+    """A moment as headers and journals write it."""
+    # With fractions of a second, if any, as two backups may begin in one.
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

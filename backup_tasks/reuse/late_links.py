@@ -40,10 +40,15 @@ class LateLinks:
         return entry.type == "hardlink" and hash(entry.link_name) in self._linked
 
 
+# Up to so many folders deep an entry keeps its path, as a copy without it takes time; beyond that
+# memory would grow by the square of the depth.
+_USUAL_DEPTH = 64
+
+
 @dataclass(slots=True)
 class _Level:
-    """A folder that the walk is in, without its path; the paths in it begin with the first
-    `front` characters of the walk's own front."""
+    """A folder that the walk is in; the paths in it begin with the first `front` characters of the
+    walk's own front. Far down it is without its own path."""
 
     front: int
     folder: Entry
@@ -63,9 +68,12 @@ class Surroundings:
     def enter(self, folder: Entry) -> None:
         """The walk came to a folder."""
         name = folder.name
-        self._leave(name)
+        if not name.startswith(self._front):
+            self._leave(name)
         self._front = name + "/"
-        self._levels.append(_Level(len(self._front), replace(folder, path="", path_b64="")))
+        if len(self._levels) > _USUAL_DEPTH:
+            folder = replace(folder, path="", path_b64="")
+        self._levels.append(_Level(len(self._front), folder))
 
     def new_around(self, entry: Entry) -> Entry | None:
         """The folder of an entry; None if it was given before, or the entry lies at the top."""

@@ -270,7 +270,8 @@ class ReusePlanner:
             and entry.nlink == old.nlink
             and not old.stale
             and 0 < old.ctime_ns < self._settled_before_ns
-            and not old.lacks_hash
+            # As `lacks_hash`, which would be called for each file.
+            and (old.sha256 != "" or old.type != "file" or old.sparse_sha256 != "")
         )
 
     def _is_exact_and_seen(self, entry: Entry, old: Entry) -> bool:

@@ -236,7 +236,8 @@ class Walk:
             entry = entry_of(path, "dir", status)
             entry.xattrs = UNREAD_XATTRS
             return entry
-        if reason := self._why_closed(path, len(levels)):
+        is_far = len(path) > LONG_PATH_BYTES or len(levels) > self._most_levels
+        if is_far and (reason := self._why_closed(path, len(levels))):
             if self._last is not None:
                 # An earlier run may have had a higher limit.
                 told = OSError(errno.EMFILE, f"{_CLOSED}: {reason}")
@@ -415,9 +416,8 @@ class Walk:
         names: Iterable[str] = forced
         marker = ""
         if is_whole:
-            found = self._found(descriptor, statuses)
-            names = list(islice(found, _LOOKED_AT))
-            is_large = len(names) == _LOOKED_AT
+            names = found = _look_at(descriptor, statuses)
+            is_large = not isinstance(names, list)
             there: Container[str] = _LargeFolder(descriptor) if is_large else statuses
             marker = self._marker(descriptor, there)
             if marker and status.st_mode & stat.S_ISVTX and _is_foreign(marker, descriptor, status):
@@ -430,7 +430,7 @@ class Walk:
                 self._note_marked(path)
                 names = {marker} | forced
             elif forced or is_large:
-                names = chain(forced, (n for n in chain(names, found) if n not in forced))
+                names = chain(forced, (name for name in found if name not in forced))
         if len(path) > LONG_PATH_BYTES // 4:
             names = self._within_room(path, names)
         ordered = sorted_names(names)
@@ -440,18 +440,6 @@ class Walk:
             self.entered[path] = data_mount_of(descriptor)
         self._front = front
         return _Level(descriptor, len(front), node, is_whole, status.st_dev, ordered, statuses)
-
-    def _found(self, folder: int, statuses: dict[str, os.stat_result]) -> Iterator[str]:
-        """The names in a folder, as they come; the first ones with what `stat` says of them. Many
-        of those would take ten times the memory of the names, and are looked at later."""
-        with os.scandir(folder) as found:
-            for item in found:
-                if len(statuses) < _LOOKED_AT:
-                    try:  # noqa: SIM105 - for every name, and suppress takes longer than stat
-                        statuses[item.name] = item.stat(follow_symlinks=False)
-                    except OSError:  # met again, and told of, when its turn comes
-                        pass
-                yield item.name
 
     def _marker(self, descriptor: int, names: Container[str]) -> str:
         """The name in a folder that says to leave out what is in it, or ""."""
@@ -467,6 +455,26 @@ class Walk:
         self.marked += 1
         if len(self.marked_first) < _SHOWN_MARKED:
             self.marked_first.append(path)
+
+
+def _look_at(folder: int, statuses: dict[str, os.stat_result]) -> list[str] | Iterator[str]:
+    """The names in a folder, in a list unless there are many, and `stat` of the first ones. That of
+    many would take ten times the memory of the names: they are looked at later."""
+    unseen: list[str] = []
+    with os.scandir(folder) as found:
+        for item in islice(found, _LOOKED_AT):
+            try:
+                statuses[item.name] = item.stat(follow_symlinks=False)
+            except OSError:  # met again, and told of, when its turn comes
+                unseen.append(item.name)
+    names = [*statuses, *unseen]
+    return names if len(names) < _LOOKED_AT else _all_names(folder)
+
+
+def _all_names(folder: int) -> Iterator[str]:
+    with os.scandir(folder) as found:
+        for item in found:
+            yield item.name
 
 
 def _one_file(status: os.stat_result) -> int:

@@ -19,6 +19,9 @@ _READ_BYTES = 2**15
 
 def sorted_names(found: Iterable[str]) -> Iterator[str]:
     """The names of a folder in the order of their bytes. Raises what `found` does, at once."""
+    if isinstance(found, list) and len(found) < RUN_NAMES:
+        found.sort(key=None if "".join(found).isascii() else os.fsencode)
+        return iter(found)
     names = iter(found)
     first = list(islice(names, RUN_NAMES))
     if len(first) < RUN_NAMES:

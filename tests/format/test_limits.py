@@ -353,7 +353,7 @@ def test_a_tree_deeper_than_files_may_be_open_is_named_and_costs_nothing_else(
 @pytest.fixture(scope="session")
 def io_error_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("shim") / "io_error.so"
-    shim = PROJECT_ROOT / "tests" / "io_error_shim.c"
+    shim = PROJECT_ROOT / "tests/support/io_error_shim.c"
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, shim, "-ldl"], check=True)
     return library
 

@@ -215,7 +215,7 @@ def test_files_of_proc_that_lie_about_their_size_cost_only_themselves(
 @pytest.fixture(scope="session")
 def io_error_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("shim") / "io_error.so"
-    shim = PROJECT_ROOT / "tests" / "io_error_shim.c"
+    shim = PROJECT_ROOT / "tests/support/io_error_shim.c"
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, shim, "-ldl"], check=True)
     return library
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import backup_tasks.backup.context
+import backup_tasks.backup.writers
 from backup_tasks.common.paths import Paths
 from tests.staging.test_salvage import (
     LATER,
@@ -23,7 +23,7 @@ from tests.support.keys import KeyPair, make_key
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_chunks(monkeypatch)
-    monkeypatch.setattr(backup_tasks.backup.context, "RESUMABLE_BYTES", 1)
+    monkeypatch.setattr(backup_tasks.backup.writers, "RESUMABLE_BYTES", 1)
 
 
 @pytest.fixture(params=["renames", "stages"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.backup.context import RESUMABLE_BYTES
+from backup_tasks.backup.writers import RESUMABLE_BYTES
 from tests.conftest import S3Bucket
 from tests.support.cli import finish
 from tests.support.faulty_proxy import Answer, PassOn, Request

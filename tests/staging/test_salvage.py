@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import backup_tasks.backup.context
+import backup_tasks.backup.writers
 import backup_tasks.staging.objects
 from backup_tasks.archive.builder import Base, join_bases
 from backup_tasks.common.paths import Paths
@@ -130,7 +130,7 @@ class Interrupted(Backups):
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_chunks(monkeypatch)
-    monkeypatch.setattr(backup_tasks.backup.context, "RESUMABLE_BYTES", 1)
+    monkeypatch.setattr(backup_tasks.backup.writers, "RESUMABLE_BYTES", 1)
 
 
 @pytest.fixture(params=["renames", "stages"])
@@ -658,7 +658,7 @@ def test_a_lost_connection_loses_nothing_that_had_arrived(staged: Interrupted) -
 def test_a_small_run_is_not_staged(backups: Interrupted, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(backups)
     total = sum(path.stat().st_size for path in backups.source.iterdir()) - 3000
-    monkeypatch.setattr(backup_tasks.backup.context, "RESUMABLE_BYTES", total + 1)
+    monkeypatch.setattr(backup_tasks.backup.writers, "RESUMABLE_BYTES", total + 1)
     interrupted(backups)
     assert list(backups.paths.state.glob("staging/*")) == []
     backups.backup()

@@ -96,7 +96,7 @@ def impatient(read_seconds: float = 60) -> Iterator[None]:
         mock.patch("backup_tasks.stores.s3.client._LONGEST_PAUSE_SECONDS", 0.0),
         mock.patch("backup_tasks.stores.s3.store._READ_SECONDS", read_seconds),
         mock.patch("backup_tasks.stores.s3.store.make_client", _one_client),
-        mock.patch("backup_tasks.backup.context.RESUMABLE_BYTES", 2**20),
+        mock.patch("backup_tasks.backup.writers.RESUMABLE_BYTES", 2**20),
     ):
         yield
 

@@ -1,0 +1,158 @@
+"""Where one backup is written to: the archive, copies ahead of it, and staging objects."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+
+from msgspec import Struct
+
+from backup_tasks.backup.context import BackupRun
+from backup_tasks.backup.read_back import NotedCopies
+from backup_tasks.backup.survey import Survey
+from backup_tasks.common.units import utc_text
+from backup_tasks.errors import ObjectExists
+from backup_tasks.format.archive_names import render_staging_name
+from backup_tasks.previous.archive import LastArchive
+from backup_tasks.staging.journal import Staging, StagingJournal
+from backup_tasks.staging.objects import Stage, Stages
+from backup_tasks.stores.base import StoredObject
+from backup_tasks.upload.early_copies import CopiesAhead, plan_ahead
+from backup_tasks.upload.part_assembler import (
+    IN_FLIGHT_BYTES,
+    NOTHING_AHEAD,
+    Ahead,
+)
+
+# A run that reads less is repeated sooner than it is resumed.
+RESUMABLE_BYTES = 16 * 2**20
+
+
+class Writers(Struct, frozen=True):
+    """Where an archive is written to.
+
+    Attributes:
+        archive: takes the archive, and notes what of it is copied.
+        ahead: of the kept chunks, what it was asked to copy already.
+        journal: told of what is new in it, where its own writer leaves what can be salvaged.
+        stages: take what is new first, where it does not.
+    """
+
+    archive: NotedCopies
+    ahead: Ahead = NOTHING_AHEAD
+    journal: StagingJournal | None = None
+    stages: Stages | None = None
+
+
+def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:
+    """Write and commit; what fails leaves what the next run can use, and nothing else."""
+    in_place = writers.journal is not None
+    try:
+        write()
+        return writers.archive.commit(name if in_place else "")
+    except BaseException:
+        _give_up(writers)
+        raise
+    finally:
+        if writers.journal is not None:
+            writers.journal.close()
+        if writers.stages is not None:
+            writers.stages.close()
+
+
+def _give_up(writers: Writers) -> None:
+    try:
+        # First, for the archive waits for staging objects that it copies from.
+        if writers.stages is not None:
+            writers.stages.leave()
+    finally:
+        if writers.journal is not None:
+            writers.archive.leave()
+        else:
+            writers.archive.abort()
+
+
+def begin_ahead(
+    run: BackupRun, name: str, last: LastArchive | None
+) -> CopiesAhead[NotedCopies] | None:
+    """Start the archive with copies of the last one, before the sources are looked at.
+
+    None where copies are not made in the background, or are too few to matter.
+    """
+    if last is None or run.store.can_rename or len(last.base.objects) > 1:
+        return None
+    chunks, limits = last.base.chunks, run.store.limits
+    ranges = plan_ahead(chunks, limits)
+    if not ranges:
+        return None
+    archive = _open_archive(run, name)
+    ahead = CopiesAhead(archive, last.base.source_of(0), chunks, ranges, limits)
+    try:
+        ahead.begin()
+    except BaseException:
+        archive.abort()
+        raise
+    return ahead
+
+
+def open_writers(
+    run: BackupRun,
+    name: str,
+    survey: Survey,
+    ahead: CopiesAhead[NotedCopies] | None,
+    *,
+    may_stage: bool,
+) -> Writers:
+    """Start what is written to, with a note for each that a crash leaves to the next run."""
+    stage = None
+    if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
+        stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
+    if stage is not None and run.store.can_rename:
+        return Writers(NotedCopies(stage.writer), journal=stage.journal)
+    try:
+        stages = Stages(partial(_open_stage, run, name), stage) if stage else None
+        if ahead is None:
+            return Writers(_open_archive(run, name), stages=stages)
+        return Writers(ahead.writer, ahead.settle(survey.reuse.runs), stages=stages)
+    except BaseException:
+        if stage is not None:
+            stage.leave()
+        raise
+
+
+def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
+    """Start a staging object; None where there is no room for its journal."""
+    run_id = secrets.token_hex(4)
+    staging = Staging(
+        name=render_staging_name(name, run_id),
+        store=run.store.url,
+        started_at=utc_text(run.now),
+        first_chunk=first_chunk,
+        recipients=run.profile.recipients,
+    )
+    try:
+        journal = run.staging.begin(run_id, staging)
+    except OSError:  # the backup goes on without one
+        return None
+    try:
+        writer = run.store.write(staging.name, in_flight_bytes=IN_FLIGHT_BYTES)
+        journal.note_upload(writer.upload_id)
+    except BaseException:
+        journal.close()
+        raise
+    return Stage(journal, writer)
+
+
+def _open_archive(run: BackupRun, name: str) -> NotedCopies:
+    others = run.store.list_unfinished()
+    if any(other.name == name for other in others):
+        raise ObjectExists(f"{run.store.url}: somebody else is writing {name} just now")
+    run.upload_note.announce(name, others)
+    try:
+        writer = run.store.write(name, in_flight_bytes=IN_FLIGHT_BYTES)
+    except ObjectExists:
+        run.upload_note.clear()
+        raise
+    run.upload_note.write(writer.upload_id)
+    return NotedCopies(writer)
