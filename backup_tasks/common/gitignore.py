@@ -43,6 +43,11 @@ class PathPatterns:
             is_anchored = all(source.startswith("^") for source in sources)
             self._might_match = any_of_them.match if is_anchored else any_of_them.search
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing ever matches."""
+        return self._might_match is None
+
     def match(self, path: str, is_folder: bool) -> bool:
         """Whether this path (no slash in front) is meant, or lies below a folder that is."""
         if self._might_match is None:

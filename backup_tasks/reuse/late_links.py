@@ -8,8 +8,6 @@ Source: GNU tar 1.34 and 1.35, src/extract.c, create_placeholder_file and mark_a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from msgspec.structs import replace
 
 from backup_tasks.format.manifest import Entry, name_fields
@@ -45,16 +43,6 @@ class LateLinks:
 _USUAL_DEPTH = 64
 
 
-@dataclass(slots=True)
-class _Level:
-    """A folder that the walk is in; the paths in it begin with the first `front` characters of the
-    walk's own front. Far down it is without its own path."""
-
-    front: int
-    folder: Entry
-    is_given: bool = False
-
-
 class Surroundings:
     """Knows the folder that an entry lies in, as a walk goes on.
 
@@ -62,8 +50,11 @@ class Surroundings:
     """
 
     def __init__(self) -> None:
-        self._levels: list[_Level] = []
         self._front = ""
+        # Of each folder that the walk is in: how much of the front is its, and its entry; None once
+        # that was given.
+        self._lengths: list[int] = []
+        self._folders: list[Entry | None] = []
 
     def enter(self, folder: Entry) -> None:
         """The walk came to a folder."""
@@ -71,21 +62,22 @@ class Surroundings:
         if not name.startswith(self._front):
             self._leave(name)
         self._front = name + "/"
-        if len(self._levels) > _USUAL_DEPTH:
+        if len(self._folders) > _USUAL_DEPTH:
             folder = replace(folder, path="", path_b64="")
-        self._levels.append(_Level(len(self._front), folder))
+        self._lengths.append(len(self._front))
+        self._folders.append(folder)
 
     def new_around(self, entry: Entry) -> Entry | None:
         """The folder of an entry; None if it was given before, or the entry lies at the top."""
         self._leave(entry.name)
-        if not self._levels or self._levels[-1].is_given:
+        if not self._folders or self._folders[-1] is None:
             return None
-        self._levels[-1].is_given = True
-        folder = self._levels[-1].folder
+        folder, self._folders[-1] = self._folders[-1], None
         folder.path, folder.path_b64 = name_fields(self._front[:-1])
         return folder
 
     def _leave(self, name: str) -> None:
-        while self._levels and not name.startswith(self._front):
-            self._levels.pop()
-            self._front = self._front[: self._levels[-1].front] if self._levels else ""
+        while self._folders and not name.startswith(self._front):
+            self._folders.pop()
+            self._lengths.pop()
+            self._front = self._front[: self._lengths[-1]] if self._lengths else ""

@@ -249,7 +249,14 @@ class ReusePlanner:
 
     def _count_same(self, same: Entry) -> None:
         self.counts.same += 1
-        self._count_live(same)
+        span = same.raw_span
+        if span > CHUNK_BYTES and is_large(same):
+            # All of it or nothing: these chunks lie side by side and hold nothing else, so
+            # that no rule ends a run between them.
+            for number in range(same.chunk, piece_numbers(same, self._chunks).stop):
+                self._live[number] = self._chunks[number].raw
+        else:
+            self._live[same.chunk] += span
         for number in same.stale:
             self._known[number] = 1
         if same.nlink > 1 or same.type == "hardlink":
@@ -315,16 +322,6 @@ class ReusePlanner:
             return
         for number in packed_chunks(old):
             self._must_go[number] |= why
-
-    def _count_live(self, old: Entry) -> None:
-        span = old.raw_span
-        if span > CHUNK_BYTES and is_large(old):
-            # All of it or nothing: these chunks lie side by side and hold nothing else, so
-            # that no rule ends a run between them.
-            for number in range(old.chunk, piece_numbers(old, self._chunks).stop):
-                self._live[number] = self._chunks[number].raw
-        else:
-            self._live[old.chunk] += span
 
     def _note_link(self, same: Entry) -> None:
         if same.type != "hardlink":

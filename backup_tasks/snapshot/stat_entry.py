@@ -18,7 +18,7 @@ def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:
     The span of a file with many holes is about what it will be; a time that readers do not take
     is the nearest one that they do.
     """
-    plain, encoded = name_fields(path)
+    plain, encoded = (path, "") if path.isascii() else name_fields(path)
     is_device = kind in ("char", "block")
     mtime_ns = status.st_mtime_ns
     if kind != "file" and not OLDEST_NS <= mtime_ns <= NEWEST_NS:

@@ -166,6 +166,8 @@ class Walk:
         self._unread: Unread | None = None
         self._carried_links: dict[int, int] = {}
         self._rules = rules
+        # Asked for every entry.
+        self._skip, self._has_patterns = rules.skip, not rules.excludes.is_empty
         self._report = report
         # Of files with several names, which may be many and have long paths: what is `_one_file`
         # of them -> the place of the first path.
@@ -220,9 +222,9 @@ class Walk:
                 self._note_unread(path, error, level, node)
             return None
         is_folder = stat.S_ISDIR(status.st_mode)
-        if path in self._rules.skip:
+        if path in self._skip:
             return None
-        if node is None and self._rules.excludes.match(path, is_folder):
+        if node is None and self._has_patterns and self._rules.excludes.match(path, is_folder):
             return None
         if not is_folder:
             if node is not None and node.whole and stat.S_ISLNK(status.st_mode):
@@ -343,10 +345,10 @@ class Walk:
             self.sockets += 1
             return None
         entry = entry_of(path, kind, status)
-        if entry.mtime_ns != status.st_mtime_ns:
-            self._report(path, _NO_SUCH_TIME)
         if kind == "file" and status.st_nlink == 1:
             return entry
+        if entry.mtime_ns != status.st_mtime_ns:
+            self._report(path, _NO_SUCH_TIME)
         one_file = _one_file(status)
         if one_file in self._first_links:
             entry.type = "hardlink"

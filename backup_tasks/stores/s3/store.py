@@ -250,7 +250,10 @@ def make_client(settings: StoreSettings, endpoint: str, place: Place) -> S3Clien
         endpoint: "" for AWS.
     """
     import boto3
+    import botocore.session
     from botocore.config import Config
+
+    from backup_tasks.stores.s3.models import use_quick_loader
 
     keys = (settings.access_key_id, settings.secret_access_key, settings.session_token)
     key_id, secret, token = (key.reveal() if key else None for key in keys)
@@ -273,7 +276,10 @@ def make_client(settings: StoreSettings, endpoint: str, place: Place) -> S3Clien
     try:
         with explained(place, "prepare the connection"):
             # A session of its own: boto3's default one is not safe in threads.
-            session = boto3.session.Session(key_id, secret, token, settings.region or None)
+            core = botocore.session.get_session()
+            use_quick_loader(core)
+            region = settings.region or None
+            session = boto3.session.Session(key_id, secret, token, region, core)
             client = session.client("s3", endpoint_url=endpoint or None, config=config)
             return checked(bounded(client))
     except ValueError as error:
