@@ -21,7 +21,7 @@ from backup_tasks.format.manifest import Chunk, Entry, Header
 from backup_tasks.format.signature_member import encode_signature
 from backup_tasks.keys.signing import Signature
 from tests.project.module_table import PAGE, render_page
-from tests.project.test_layers import PACKAGES
+from tests.project.test_layers import MODULES, PACKAGES
 from tests.support.cron_box import CronBox, cron_box
 from tests.support.project_copy import copy_project
 from tests.support.readme_stage import BUCKET, Stage, build_stage, mask, read_session
@@ -211,3 +211,41 @@ def test_the_page_of_modules_is_what_their_docstrings_say() -> None:
 def test_the_architecture_shows_every_package_in_its_order() -> None:
     shown = [row[0].strip("`") for row in _table("docs/architecture.md", "Rooms")]
     assert shown == PACKAGES
+
+
+def test_the_architecture_is_one_page() -> None:
+    assert len((PROJECT_ROOT / "docs/architecture.md").read_text().splitlines()) <= 150
+
+
+def test_the_architecture_says_where_a_change_goes() -> None:
+    for _, place, besides in _table("docs/architecture.md", "Where a change goes"):
+        for path in re.findall(r"`([\w./]+\.(?:py|toml)|\w+/)`", f"{place} {besides}"):
+            assert (PROJECT_ROOT / "backup_tasks" / path).exists() or (
+                PROJECT_ROOT / path
+            ).exists(), path
+
+
+@pytest.mark.parametrize("name", ["architecture", "decisions"])
+def test_modules_that_a_document_names_are_there(name: str) -> None:
+    text = (PROJECT_ROOT / "docs" / f"{name}.md").read_text()
+    named = re.findall(r"`(\w+(?:\.\w+)+)`", text)
+    ours = {word for word in named if word.partition(".")[0] in PACKAGES}
+    assert ours
+    assert ours - MODULES.keys() == set()
+
+
+def test_every_decision_says_why_and_what_it_costs() -> None:
+    text = (PROJECT_ROOT / "docs" / "decisions.md").read_text()
+    questions = re.split(r"^### ", text, flags=re.M)[1:]
+    for record in questions:
+        question, _, rest = record.partition("\n")
+        assert question.endswith("?")
+        parts = re.findall(r"^\*\*(\w+)\.\*\* ", rest, re.M)
+        assert parts == ["Chosen", "Why", "Cost"], question
+
+
+def test_the_format_opens_with_its_words() -> None:
+    text = (PROJECT_ROOT / "docs" / "format.md").read_text()
+    assert re.findall(r"^## (.+)$", text, re.M)[0] == "Words"
+    words = [row[0] for row in _table("docs/format.md", "Words")]
+    assert len(words) == len(set(words))
