@@ -78,7 +78,7 @@ for _talkative in ("boto3", "botocore", "urllib3"):
 HELP = {
     "profile": "name of a file in profiles/, or a path to a .toml file (default: $BACKUP_PROFILE, "
     "else local)",
-    "full": "read and send everything, whatever could be kept of the last archive",
+    "full": "read and send everything, whatever could be kept of the previous backup",
     "accept_shrink": "what the sources lost is meant to be gone: end the hold, delete again",
     "take_over": "make the store this profile's: on a new machine, or after the state was lost",
     "dry_run": "say what would be done, and do nothing",
@@ -158,7 +158,7 @@ def _drop_output() -> None:
 
 @contextlib.contextmanager
 def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
-    """A profile with its store, the outcome watched, errors made fit for an operator."""
+    """A profile with its store, the outcome supervised, errors made fit for an operator."""
     from backup_tasks.command.job import journaled
 
     with operator_errors(), journaled(name, profile, find_paths(), now, **how) as running:
@@ -386,10 +386,10 @@ def signing_key(_: Context, json: bool = False) -> None:
     """Print this machine's public signing key as lines for a profile; makes the first one."""
     from backup_tasks.claim.machine_key import key_file, open_own_key
     from backup_tasks.command import output
-    from backup_tasks.command.supervise import watched
+    from backup_tasks.command.supervise import supervised
 
     paths = find_paths()
-    with operator_errors(), watched("signing-key", "", paths, now, recorded=False):
+    with operator_errors(), supervised("signing-key", "", paths, now, recorded=False):
         key, is_new = open_own_key(paths.state)
         output.print_signing_key(key, key_file(paths.state), is_new=is_new, as_json=json)
 
@@ -440,10 +440,10 @@ def lifecycle(
 @task()
 def keygen(_: Context, output: str = "") -> None:
     """Make a key pair for encrypted backups; never overwrites one."""
-    from backup_tasks.command.supervise import watched
+    from backup_tasks.command.supervise import supervised
     from backup_tasks.keys.keygen import default_identity_file, render_new_key, run_keygen
 
-    with operator_errors(), watched("keygen", "", find_paths(), now):
+    with operator_errors(), supervised("keygen", "", find_paths(), now):
         file = Path(output).absolute() if output else default_identity_file(os.environ)
         print(render_new_key(run_keygen(file, now())))
 
@@ -475,12 +475,12 @@ def notify_test(_: Context, profile: str = "") -> None:
 @task()
 def cron_install(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Write a crontab line for every profile with [schedule], or for one."""
-    from backup_tasks.command.supervise import watched
+    from backup_tasks.command.supervise import supervised
     from backup_tasks.schedule.install import broken_profiles_error, install_cron, render_change
     from backup_tasks.schedule.scheduled import find_scheduled
 
     paths = find_paths()
-    with operator_errors(), watched("cron-install", profile, paths, now, recorded=not dry_run):
+    with operator_errors(), supervised("cron-install", profile, paths, now, recorded=not dry_run):
         scheduled = find_scheduled(paths, profile)
         change = install_cron(scheduled, paths, keep_others=bool(profile), dry_run=dry_run)
         print(render_change(change))
@@ -492,12 +492,12 @@ def cron_install(_: Context, profile: str = "", dry_run: bool = False) -> None:
 def cron_show(_: Context, profile: str = "", json: bool = False) -> None:
     """Say in words what is installed and when each runs next."""
     from backup_tasks.command import output
-    from backup_tasks.command.supervise import watched
+    from backup_tasks.command.supervise import supervised
     from backup_tasks.schedule.install import show_cron
     from backup_tasks.schedule.scheduled import find_scheduled
 
     paths = find_paths()
-    with operator_errors(), watched("cron-show", profile, paths, now, recorded=False):
+    with operator_errors(), supervised("cron-show", profile, paths, now, recorded=False):
         shown = show_cron(find_scheduled(paths), paths, now())
         output.print_cron(shown, profile, as_json=json)
 
@@ -505,11 +505,11 @@ def cron_show(_: Context, profile: str = "", json: bool = False) -> None:
 @task()
 def cron_remove(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Remove our lines from the crontab, or the one of a profile."""
-    from backup_tasks.command.supervise import watched
+    from backup_tasks.command.supervise import supervised
     from backup_tasks.schedule.install import remove_cron, render_change
 
     paths = find_paths()
-    with operator_errors(), watched("cron-remove", profile, paths, now, recorded=not dry_run):
+    with operator_errors(), supervised("cron-remove", profile, paths, now, recorded=not dry_run):
         print(render_change(remove_cron(paths, profile, dry_run=dry_run)))
 
 
@@ -517,11 +517,11 @@ def cron_remove(_: Context, profile: str = "", dry_run: bool = False) -> None:
 def profiles(_: Context, profile: str = "", json: bool = False) -> None:
     """List the profiles: sources, store, schedule, and what is wrong with them."""
     from backup_tasks.command import output
-    from backup_tasks.command.supervise import watched
+    from backup_tasks.command.supervise import supervised
     from backup_tasks.profile.load import describe_profiles
 
     paths = find_paths()
-    with operator_errors(), watched("profiles", profile, paths, now, recorded=False):
+    with operator_errors(), supervised("profiles", profile, paths, now, recorded=False):
         found = [p for p in describe_profiles(paths) if profile in ("", p.name)]
         if profile and not found:
             raise UsageError(f"there is no profile {profile!r}; `invoke profiles` lists them")
@@ -531,11 +531,11 @@ def profiles(_: Context, profile: str = "", json: bool = False) -> None:
 @task(positional=("name",))
 def profile_new(_: Context, name: str | None = None) -> None:
     """Write a commented profile to start from; never overwrites one."""
-    from backup_tasks.command.supervise import watched
+    from backup_tasks.command.supervise import supervised
     from backup_tasks.profile.load import write_new_profile
 
     paths = find_paths()
-    with operator_errors(), watched("profile-new", name or "", paths, now):
+    with operator_errors(), supervised("profile-new", name or "", paths, now):
         if not name or name.startswith("-"):  # an option that stands here is taken for the name
             raise UsageError("name the new profile: invoke profile-new prod")
         written = write_new_profile(name, paths)

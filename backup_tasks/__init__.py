@@ -17,7 +17,7 @@ Packages from the ground up; each may import those before it, and `errors`:
 - `stores`: where objects lie: a bucket or a folder, behind one Protocol (`base`), opened by
   `registry`
 - `journal`: what a run did: its record, its lines in the log, what could not be stored, and locks
-- `profile`: tOML to a checked, frozen profile; every problem is told with its file and line
+- `profile`: TOML to a checked, frozen profile; every problem is told with its file and line
 - `chunks`: raw chunks to stored ones and back: gzip, encryption, and reading ahead on all cores
 - `snapshot`: what is on the server: walking the sources, describing entries, reading files
 - `reuse`: which chunks of the previous backup stay: pure decisions, tried against a model

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from backup_tasks.chunks.compress import CHUNK_BYTES, ChunkCompressor, StoredChunk, compress_bounded
 from backup_tasks.chunks.encrypt import Sealer
 from backup_tasks.errors import SourceError
-from backup_tasks.format.encrypted_footer import encode_sealed_footer
+from backup_tasks.format.encrypted_footer import encode_encrypted_footer
 from backup_tasks.format.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.format.limits import CHUNKS_LIMIT, WRITTEN_RATIO
 from backup_tasks.format.manifest import MANIFEST_PATH, Chunk
@@ -30,7 +30,7 @@ from backup_tasks.keys.signing import SigningKey
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.upload.part_assembler import PartAssembler
 
-Place = tuple[int, int]
+Position = tuple[int, int]
 
 
 # Stands between the tables of two objects, so that no run of chunks crosses from one to the other.
@@ -102,7 +102,7 @@ class ArchiveBuilder:
         self._used = 0
 
     def _is_known(self, chunk: StoredChunk, old_number: int) -> bool:
-        """Whether the base's chunk holds the same; what is sealed already is never the same."""
+        """Whether the base's chunk holds the same; what is encrypted already is never the same."""
         base = self._base
         return (
             base is not None
@@ -192,7 +192,7 @@ class ArchiveBuilder:
             self._buffer = bytearray(length)
         return memoryview(self._buffer)[self._used : self._used + length]
 
-    def take(self, length: int) -> Place:
+    def take(self, length: int) -> Position:
         """Make the first `length` reserved bytes final; returns where they begin."""
         place = (self._submitted, self._used)
         self._used += length
@@ -210,12 +210,12 @@ class ArchiveBuilder:
             self._buffer = self._compressor.take_buffer()
             self._used = 0
 
-    def add_headers(self, headers: bytes) -> Place:
+    def add_headers(self, headers: bytes) -> Position:
         """Append an entry that has no content."""
         self.reserve(len(headers))[:] = headers
         return self.take(len(headers))
 
-    def begin_large(self, headers: bytes) -> Place:
+    def begin_large(self, headers: bytes) -> Position:
         """Append the headers of an entry with chunks of its own; `add_pieces` must follow."""
         self.end_chunk()
         place = self.add_headers(headers)
@@ -245,7 +245,7 @@ class ArchiveBuilder:
             self.end_chunk(next(remaining, -1))
             done += length
 
-    def keep_again(self, numbers: Sequence[int]) -> Place:
+    def keep_again(self, numbers: Sequence[int]) -> Position:
         """Append chunks of the base as they are; returns where the first begins."""
         self.end_chunk()
         self._compressor.drain()
@@ -255,7 +255,7 @@ class ArchiveBuilder:
             self._submitted += 1
         return place
 
-    def send_again(self, base: Base, numbers: Sequence[int], read: ReadStored) -> Place:
+    def send_again(self, base: Base, numbers: Sequence[int], read: ReadStored) -> Position:
         """As `keep_again`, of any earlier object: what it holds is read and sent."""
         self.end_chunk()
         self._compressor.drain()
@@ -271,7 +271,7 @@ class ArchiveBuilder:
         """Close the last chunk and wait until all are delivered; what follows is the archive's."""
         self.end_chunk()
         self._compressor.drain()
-        self._parts.end_run()
+        self._parts.end_range()
         self._parts, self._begins_at, self._delivered = self._main, 0, None
 
     def add_manifest(self, lines: IO[bytes], size: int, key: SigningKey, copy: IO[bytes]) -> Footer:
@@ -337,7 +337,7 @@ class _ArchiveEnd:
             self._copy.write(end)
         else:
             self._parts.add(self._stored(END_CHUNK))
-            self._parts.add(encode_sealed_footer(footer))
+            self._parts.add(encode_encrypted_footer(footer))
             plain = Footer(offset, self._copy_length, self._copy_digest.digest())
             self._copy.write(END_CHUNK + encode_footer(plain))
         self._parts.flush()

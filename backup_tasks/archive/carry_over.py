@@ -1,4 +1,4 @@
-"""What the last archive holds, read back from the store to be written once more.
+"""What the previous backup holds, read back from the store to be written once more.
 
 That is needed when a file cannot be read any more and the chunk with its last version is not
 kept: otherwise the new archive would lose it, or plain tar would bring back an even older one.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from backup_tasks.archive.builder import ArchiveBuilder, Base, Place
+from backup_tasks.archive.builder import ArchiveBuilder, Base, Position
 from backup_tasks.chunks.compress import decompress_chunk
-from backup_tasks.chunks.encrypt import open_sealed_chunk
+from backup_tasks.chunks.encrypt import open_encrypted_chunk
 from backup_tasks.errors import (
     ArchiveError,
     BackupError,
@@ -52,7 +52,7 @@ class Earlier:
         """What says that one entry cannot be had, and is no reason to make the archive anew."""
         return (IdentityError,) if self.copies else (IdentityError, ArchiveError, *_NOT_GIVEN)
 
-    def carry_over(self, builder: ArchiveBuilder, entry: Entry) -> Place:
+    def carry_over(self, builder: ArchiveBuilder, entry: Entry) -> Position:
         """Append an entry as the base holds it; returns where it begins.
 
         Of a large one only what fills up a part is read; the rest is copied.
@@ -85,7 +85,7 @@ class Earlier:
                 ) from None
         packed = self.read_stored(source, chunk)
         if chunk.content:
-            packed = open_sealed_chunk(packed, chunk.content, self.keys)
+            packed = open_encrypted_chunk(packed, chunk.content, self.keys)
         return decompress_chunk(packed, chunk.raw)
 
     def read_stored(self, source: StoredObject, chunk: Chunk) -> bytes:

@@ -20,7 +20,7 @@ def set_place(entry: Entry, place: tuple[int, int], span: int) -> None:
 
 def file_headers(entry: Entry, source: SourceFile, xattrs: Mapping[str, bytes]) -> bytes:
     """The headers of a regular file, with the map of its parts if it is sparse."""
-    sparse = source.runs if source.is_sparse else None
+    sparse = source.segments if source.is_sparse else None
     headers = encode_headers(member_of(entry, xattrs, source.stored_bytes, sparse))
     return headers + encode_sparse_map(sparse) if sparse is not None else headers
 

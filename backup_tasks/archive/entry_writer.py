@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from backup_tasks.archive.builder import ArchiveBuilder
 from backup_tasks.archive.carry_over import Earlier
 from backup_tasks.archive.entry_headers import file_headers, member_of, set_place
-from backup_tasks.archive.pending_lines import NO_LINE, kept_lines
+from backup_tasks.archive.pending_lines import NO_LINE, reused_lines
 from backup_tasks.archive.version_keeper import VersionKeeper
 from backup_tasks.chunks.compress import CHUNK_BYTES
 from backup_tasks.common.printable import printable
@@ -91,7 +91,7 @@ class EntryWriter:
         report: told of each file that is not stored whole.
         progress: told about bytes and files.
         root: descriptor of the folder that the entries' paths are relative to.
-        reuse: what is kept of the last archive, and `earlier`, all that it holds, or that the
+        reuse: what is kept of the previous backup, and `earlier`, all that it holds, or that the
             one before a full run does.
         journal: told of every entry that is written.
         private: what is left out, though the walk met it.
@@ -148,7 +148,7 @@ class EntryWriter:
         Args:
             lines_between: gives the last manifest's lines of a run of unchanged entries.
             postpone: asked before an entry is written; if its turn comes later, as
-                `write_turn`, returns the stand-in for its line.
+                `write_group`, returns the stand-in for its line.
 
         Yields:
             A line an entry. Stand-ins (`archive.pending_lines`) for an entry whose line follows
@@ -160,17 +160,17 @@ class EntryWriter:
                     yield from self._write_plan(step.plan, postpone)
                 elif step.stand_in:
                     yield step.stand_in
-                elif self._reuse.is_all_kept:
+                elif self._reuse.is_all_reused:
                     self.totals.entries += step.count
                     self.totals.files += step.files
                     self.totals.raw_bytes += step.content_bytes
                     self._progress.advance(0, step.count)
-                    yield kept_lines(step.first, step.end)
+                    yield reused_lines(step.first, step.end)
                 else:
                     for entry in decode_entries(lines_between(step.first, step.end)):
                         yield from self._write_plan(PlannedEntry(entry, is_same=True), postpone)
 
-    def write_turn(self, plans: Iterable[PlannedEntry]) -> Iterator[bytes]:
+    def write_group(self, plans: Iterable[PlannedEntry]) -> Iterator[bytes]:
         """Write entries that were postponed, in chunks of their own.
 
         Yields:
@@ -185,7 +185,7 @@ class EntryWriter:
         """Write links that tar makes late, in chunks that begin with these and are never kept.
 
         Args:
-            entries: as in `Survey.late_links`. A folder among them is only announced: tar must
+            entries: as in `Scan.late_links`. A folder among them is only announced: tar must
                 know it, and its own entry follows with those of all folders.
 
         Yields:
@@ -273,13 +273,13 @@ class EntryWriter:
         if not self._versions.has_any:
             self._versions.tell_lost(old, self._failure)
             return None
-        # An entry of this path may be in a kept chunk, and tar would bring it back.
+        # An entry of this path may be in a reused chunk, and tar would bring it back.
         is_gone, is_begun = self._failure_kind == _VANISHED, self._was_begun
         return self._versions.keep(old, stale, self._failure, is_gone=is_gone, is_begun=is_begun)
 
     def _may_replace(self, old: Entry) -> bool:
         """Whether an earlier entry may take the place of the one that could not be stored. A file
-        must, even if it is gone: a kept chunk may hold an older one, which tar would bring back."""
+        must, even if it is gone: a reused chunk may hold an older one, and tar would restore it."""
         if self._failure_kind == _VANISHED and not self._reuse.moved:
             return False
         return old.type == "file" or self._failure_kind == _UNREADABLE

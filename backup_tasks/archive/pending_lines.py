@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 # A manifest's lines are JSON objects, so that none begins like one of these.
 FOLDER_LINE = b"/\n"
 LATE_LINK_LINE = b"@\n"
-_KEPT_MARK = b"="
+_REUSED_MARK = b"="
 # In place of a line that was waited for, but did not come.
 NO_LINE = b"\n"
 
 
-def turn_line(turn: int) -> bytes:
-    """Stands for the line of an entry that is written in this turn, 1 to 9."""
-    return b"%d\n" % turn
+def group_line(group: int) -> bytes:
+    """Stands for the line of an entry that is written in this group, 1 to 9."""
+    return b"%d\n" % group
 
 
-def kept_lines(start: int, end: int) -> bytes:
+def reused_lines(start: int, end: int) -> bytes:
     """Stands for the last manifest's lines from one place to another."""
-    return b"%s%d %d\n" % (_KEPT_MARK, start, end)
+    return b"%s%d %d\n" % (_REUSED_MARK, start, end)
 
 
 def complete_lines(
@@ -49,8 +49,8 @@ def complete_lines(
             found = next(waiting[line])
             if found != NO_LINE:
                 yield found
-        elif line.startswith(_KEPT_MARK):
-            start, end = line[len(_KEPT_MARK) :].split()
+        elif line.startswith(_REUSED_MARK):
+            start, end = line[len(_REUSED_MARK) :].split()
             yield lines_between(int(start), int(end))
         else:
             yield line

@@ -24,7 +24,7 @@ class VersionKeeper:
     Args:
         builder: takes the tar bytes.
         report: told of what is kept, and of what could not be.
-        reuse: what is kept of the last archive.
+        reuse: what is kept of the previous backup.
         earlier: where earlier versions lie; None if there are none, or they cannot be had.
         holder: name of the archive before, for what cannot be kept.
         broken: files that are not what the walk saw, by the hash of their path.
@@ -72,7 +72,7 @@ class VersionKeeper:
         """Store an entry as the archive before has it. None, and told of, where that cannot be.
 
         Args:
-            stale: the kept chunks that hold an entry of this path.
+            stale: the reused chunks that hold an entry of this path.
             why: what to report; "" if that was done.
             is_gone: there is no such file any more.
             is_begun: the archive has something of this path already, that must not count.

@@ -2,8 +2,8 @@
 
 A chunk is kept as a whole, with all entries in it that no longer count. Where a file that
 changes every day lies among files that never do, its chunk carries dead bytes along from the
-next day on, in every archive that follows, or all that lives in it must be written anew. So what
-is written takes turns, and each turn begins a chunk. What is likely to last comes first; what
+next day on, in every archive that follows, or all that lives in it must be written anew. So what is
+written is put into groups, and each group begins a chunk. What is likely to last comes first; what
 changes often then dies in chunks of its own, and so does what is new today and gone in a week.
 """
 
@@ -14,7 +14,7 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Self
 
-from backup_tasks.archive.pending_lines import turn_line
+from backup_tasks.archive.pending_lines import group_line
 from backup_tasks.reuse.plan import PlannedEntry
 from backup_tasks.spools.records import LineSpool, Spool
 
@@ -22,7 +22,7 @@ from backup_tasks.spools.records import LineSpool, Spool
 _RECENT_NS = 10 * 24 * 3600 * 10**9
 
 
-class Turn(IntEnum):
+class WriteGroup(IntEnum):
     """When an entry is written: the longer it is likely to stay as it is, the earlier."""
 
     LASTING = 0
@@ -30,7 +30,7 @@ class Turn(IntEnum):
     YOUNG = 2
 
 
-def turn_of(plan: PlannedEntry, now_ns: int) -> Turn:
+def group_of(plan: PlannedEntry, now_ns: int) -> WriteGroup:
     """When to write an entry that is no hardlink, by how long it had been left alone. Pure.
 
     Args:
@@ -39,12 +39,12 @@ def turn_of(plan: PlannedEntry, now_ns: int) -> Turn:
     entry, old = plan.entry, plan.old
     left_alone_ns = (entry.mtime_ns - old.mtime_ns) if old else (now_ns - entry.mtime_ns)
     if abs(left_alone_ns) > _RECENT_NS:
-        return Turn.LASTING
-    return Turn.CHANGING if old or plan.is_same else Turn.YOUNG
+        return WriteGroup.LASTING
+    return WriteGroup.CHANGING if old or plan.is_same else WriteGroup.YOUNG
 
 
-class LaterTurn:
-    """What is written in one turn after the first.
+class LaterGroup:
+    """What is written in one group after the first.
 
     Attributes:
         plans: the entries, in the order of the walk.
@@ -61,8 +61,8 @@ class LaterTurn:
         self.lines.close()
 
 
-class LaterTurns:
-    """Puts entries off until their turn comes.
+class LaterGroups:
+    """Puts entries off until their group comes.
 
     Memory grows with the number of files that have several names, not of entries or with paths.
 
@@ -72,34 +72,34 @@ class LaterTurns:
 
     def __init__(self, now_ns: int) -> None:
         self._now_ns = now_ns
-        self._turns = {turn: LaterTurn() for turn in Turn if turn}
+        self._groups = {group: LaterGroup() for group in WriteGroup if group}
         # By the hash of the path, which has a secret key.
-        self._linked: dict[int, Turn] = {}
+        self._linked: dict[int, WriteGroup] = {}
 
     def postpone(self, plan: PlannedEntry) -> bytes:
-        """Put an entry off; returns the stand-in for its line, b"" if its turn is the first."""
-        turn = self._turn_of(plan)
-        if not turn:
+        """Put an entry off; returns the stand-in for its line, b"" if its group is the first."""
+        group = self._group_of(plan)
+        if not group:
             return b""
-        self._turns[turn].plans.append(plan)
-        return turn_line(turn)
+        self._groups[group].plans.append(plan)
+        return group_line(group)
 
-    def _turn_of(self, plan: PlannedEntry) -> Turn:
+    def _group_of(self, plan: PlannedEntry) -> WriteGroup:
         entry = plan.entry
         if entry.type == "hardlink":  # it must not come before its file
-            return self._linked.get(hash(entry.link_name), Turn.LASTING)
-        turn = turn_of(plan, self._now_ns)
-        if turn and entry.nlink > 1:
-            self._linked[hash(entry.name)] = turn
-        return turn
+            return self._linked.get(hash(entry.link_name), WriteGroup.LASTING)
+        group = group_of(plan, self._now_ns)
+        if group and entry.nlink > 1:
+            self._linked[hash(entry.name)] = group
+        return group
 
-    def in_order(self) -> list[LaterTurn]:
-        """The turns, those left out in which nothing is to be written."""
-        return [turn for turn in self._turns.values() if turn.plans.count]
+    def in_order(self) -> list[LaterGroup]:
+        """The groups, those left out in which nothing is to be written."""
+        return [group for group in self._groups.values() if group.plans.count]
 
     def lines(self) -> Mapping[bytes, Iterable[bytes]]:
         """For `manifest_lines.complete_lines`, once all is written."""
-        return {turn_line(number): turn.lines for number, turn in self._turns.items()}
+        return {group_line(number): group.lines for number, group in self._groups.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -110,5 +110,5 @@ class LaterTurns:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for turn in self._turns.values():
-            turn.close()
+        for group in self._groups.values():
+            group.close()

@@ -13,10 +13,10 @@ from backup_tasks.archive.builder import ArchiveBuilder
 from backup_tasks.archive.carry_over import Earlier
 from backup_tasks.archive.entry_writer import EntryWriter
 from backup_tasks.archive.pending_lines import FOLDER_LINE, LATE_LINK_LINE, complete_lines
-from backup_tasks.archive.write_order import LaterTurns
+from backup_tasks.archive.write_order import LaterGroups
 from backup_tasks.backup.basis import Basis
 from backup_tasks.backup.context import BackupRun
-from backup_tasks.backup.survey import Survey
+from backup_tasks.backup.scan import Scan
 from backup_tasks.backup.writers import Writers
 from backup_tasks.chunks.encrypt import Sealer
 from backup_tasks.claim.machine_key import private_files
@@ -34,7 +34,7 @@ from backup_tasks.previous.versions import NOTHING_BEFORE, Before
 from backup_tasks.reuse.plan import NO_REUSE, Reuse
 from backup_tasks.spools.folder_stack import OPEN_FOLDER
 from backup_tasks.spools.records import LineSpool
-from backup_tasks.staging.objects import Detour, Watched
+from backup_tasks.staging.objects import Detour, RecordingWriter
 from backup_tasks.stores.base import ArchiveWriter
 from backup_tasks.upload.part_assembler import (
     NOTHING_AHEAD,
@@ -77,7 +77,7 @@ class Assembly(Struct, frozen=True):
 
     Attributes:
         run: whose sources, where the archive goes, and where what it is built on lies.
-        basis: what it is built on; `survey` says which chunks of that are kept.
+        basis: what it is built on; `scan` says which chunks of that are kept.
         name: the archive's.
         key: signs it.
         record: gets the figures, and tells the profile's host.
@@ -90,7 +90,7 @@ class Assembly(Struct, frozen=True):
     basis: Basis
     name: str
     key: SigningKey
-    survey: Survey
+    scan: Scan
     record: RunRecord
     report: Callable[[Problem], None]
     before: Before = NOTHING_BEFORE
@@ -98,18 +98,18 @@ class Assembly(Struct, frozen=True):
 
     def write(self, writers: Writers, end: IO[bytes]) -> Written:
         """Write everything; `end` gets a copy of what follows the chunks."""
-        survey, last = self.survey, self.basis.last
-        parts = self._assembler(writers.archive, survey.reuse, writers.ahead)
+        scan, last = self.scan, self.basis.last
+        parts = self._assembler(writers.archive, scan.reuse, writers.ahead)
         recipients = self.run.profile.recipients
         sealer = Sealer(recipients) if recipients else None
         _refuse_too_many(sealer)
         builder = ArchiveBuilder(parts, self.run.profile.backup.compression_level, sealer)
         root = os.open("/", OPEN_FOLDER)
-        self.run.progress.start("backing up", survey.read_bytes, survey.count)
+        self.run.progress.start("backing up", scan.read_bytes, scan.count)
         try:
             earlier = self._earlier()
             if last is not None and earlier is not None:
-                builder.keep(earlier.base, survey.reuse.runs, earlier.read_stored)
+                builder.keep(earlier.base, scan.reuse.ranges, earlier.read_stored)
             detour = self._detour(writers, builder, parts)
             journal = detour or writers.journal
             entries = EntryWriter(
@@ -117,7 +117,7 @@ class Assembly(Struct, frozen=True):
                 self.report,
                 self.run.progress,
                 root,
-                survey.reuse,
+                scan.reuse,
                 earlier,
                 journal,
                 private_files(self.run.paths.state),
@@ -127,21 +127,21 @@ class Assembly(Struct, frozen=True):
             now_ns = int(self.record.started_at.timestamp()) * 10**9
             with (
                 LineSpool() as lines,
-                LaterTurns(now_ns) as later,
+                LaterGroups(now_ns) as later,
                 LineSpool() as link_lines,
                 LineSpool() as folder_lines,
             ):
                 kept = last.index.lines_between if last else _no_lines
-                _collect(lines, entries.write_all(survey.steps, kept, later.postpone), detour)
-                for turn in later.in_order():
-                    _collect(turn.lines, entries.write_turn(turn.plans), detour)
+                _collect(lines, entries.write_all(scan.steps, kept, later.postpone), detour)
+                for group in later.in_order():
+                    _collect(group.lines, entries.write_group(group.plans), detour)
                 builder.end_entries()
                 if detour is not None:
                     detour.end()
-                _collect(link_lines, entries.write_late_links(survey.late_links), None)
+                _collect(link_lines, entries.write_late_links(scan.late_links), None)
                 # From the deepest up: some tars set a folder's time at once, and a folder that
                 # is made in it afterwards would change it.
-                _collect(folder_lines, entries.write_folders(reversed(survey.folders)), None)
+                _collect(folder_lines, entries.write_folders(reversed(scan.folders)), None)
                 builder.end_entries()
                 self._note_figures(entries, parts, detour)
                 header = self._header(builder, entries)
@@ -180,30 +180,30 @@ class Assembly(Struct, frozen=True):
     ) -> Detour | None:
         """See to it that what is new is recorded, if it is to be."""
         if writers.journal is not None:
-            builder.record(Watched(writers.archive, writers.journal).delivered, None)
-        if writers.stages is None:
+            builder.record(RecordingWriter(writers.archive, writers.journal).delivered, None)
+        if writers.staging_objects is None:
             return None
         return Detour(
-            writers.stages,
+            writers.staging_objects,
             builder,
             writers.archive,
             parts,
             lambda staging: self._assembler(staging, NO_REUSE),
             self.run.store.limits,
-            self._expected_bytes(self.survey.reuse),
+            self._expected_bytes(self.scan.reuse),
         )
 
     def _expected_bytes(self, reuse: Reuse) -> int:
-        survey = self.survey
-        return reuse.kept_bytes + survey.read_bytes + survey.count * _ENTRY_OVERHEAD_BYTES
+        scan = self.scan
+        return reuse.reused_bytes + scan.read_bytes + scan.count * _ENTRY_OVERHEAD_BYTES
 
     def _assembler(
         self, writer: ArchiveWriter, reuse: Reuse, ahead: Ahead = NOTHING_AHEAD
     ) -> PartAssembler:
-        limits, kept_bytes = self.run.store.limits, reuse.kept_bytes
+        limits, reused_bytes = self.run.store.limits, reuse.reused_bytes
         expected_bytes = self._expected_bytes(reuse)
-        sent_bytes = expected_bytes - kept_bytes
-        copies = count_copies(len(reuse.runs), kept_bytes, expected_bytes, limits)
+        sent_bytes = expected_bytes - reused_bytes
+        copies = count_copies(len(reuse.ranges), reused_bytes, expected_bytes, limits)
         planned_bytes = plan_part_bytes(sent_bytes, limits, copies)
         return PartAssembler(writer, limits, planned_bytes, expected_bytes, ahead)
 

@@ -22,8 +22,8 @@ from backup_tasks.errors import (
 )
 from backup_tasks.journal.run_record import RunRecord, open_log
 from backup_tasks.previous.archive import (
-    LastArchive,
-    find_last_archive,
+    PreviousBackup,
+    find_previous_backup,
     why_begin_anew,
     why_full,
 )
@@ -48,10 +48,10 @@ class Basis(Struct, frozen=True):
 
     listed: Sequence[StoredObject]
     census: Census
-    last: LastArchive | None
+    last: PreviousBackup | None
     why_full: str
     may_stage: bool = False
-    versions: LastArchive | None = None
+    versions: PreviousBackup | None = None
     under_way: frozenset[str] = frozenset()
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Basis(Struct, frozen=True):
     def before(self, run: BackupRun) -> Before:
         """What is known of the backup before."""
         there = {backup.stored.name for backup in self.census.backups()}
-        found = self.census.newest_or_last()
+        found = self.census.newest_or_previous()
         newest = found.stored.name if found is not None else ""
         archive = self.last or self.versions
         if archive is None:
@@ -90,7 +90,7 @@ def look_at_store(run: BackupRun, host: str) -> Basis:
     listed, census = _list_store(run, host)
     census.look()
     why = _why_nothing_is_kept(run) or why_begin_anew(census)
-    found, trouble = find_last_archive(
+    found, trouble = find_previous_backup(
         run.profile,
         run.store,
         census,
@@ -151,7 +151,7 @@ def choose_basis(run: BackupRun, record: RunRecord) -> Basis:
     return replace(basis, may_stage=may_stage)
 
 
-def _is_useful(run: BackupRun, staged: StagedRun, last: LastArchive | None) -> bool:
+def _is_useful(run: BackupRun, staged: StagedRun, last: PreviousBackup | None) -> bool:
     """Whether an interrupted run read what no later archive holds, and not too long ago."""
     if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from backup_tasks.backup.assembly import SourcesSeen
 from backup_tasks.backup.context import BackupRun
-from backup_tasks.backup.survey import Survey
+from backup_tasks.backup.scan import Scan
 from backup_tasks.census.census import Census
 from backup_tasks.claim.claim_file import Baseline, Hold
 from backup_tasks.claim.hold import (
@@ -129,9 +129,9 @@ class Holding:
         mounts = {*data_mounts(self._mounts), *automounts(self._mounts), *earlier}
         return {*tops, *at_or_below(mounts, tops)}
 
-    def look(self, survey: Survey) -> list[str]:
+    def look(self, scan: Scan) -> list[str]:
         """Compare with the last good backup; returns what is missing of it, in words."""
-        self._sight = see_sources(self._run.profile, survey, self._before)
+        self._sight = see_sources(self._run.profile, scan, self._before)
         alarms = find_alarms(
             self._before,
             self._sight,
@@ -140,7 +140,7 @@ class Holding:
             standing=self._standing,
         )
         if self._before is None and self._standing is None and (proven := self._earlier.proven()):
-            content_bytes = survey.content_bytes - survey.hole_bytes
+            content_bytes = scan.content_bytes - scan.hole_bytes
             shrink_limit = self._run.profile.backup.shrink_share
             alarms += alarm_of_size(proven[-1].stored.size, content_bytes, shrink_limit)
         if self._run.accept_shrink:
@@ -266,24 +266,24 @@ class Holding:
         return None
 
 
-def see_sources(profile: Profile, survey: Survey, before: Baseline | None) -> Sight:
+def see_sources(profile: Profile, scan: Scan, before: Baseline | None) -> Sight:
     """What the walk saw, and what was mounted when it went by: a look mounts what autofs has."""
     earlier = before.mounts if before is not None else ()
     rules = profile.backup
-    tops = {source: top_of(source) for source in survey.totals}
+    tops = {source: top_of(source) for source in scan.totals}
     around = [one for one in earlier if _concerns(mount_path(one), tops.values())]
-    mounted = set(survey.entered.values())
-    bare = frozenset(one for one in earlier if _is_bare(mount_path(one), survey.entered))
+    mounted = set(scan.entered.values())
+    bare = frozenset(one for one in earlier if _is_bare(mount_path(one), scan.entered))
     # A server that does not answer tonight may be unmounted tomorrow.
     shut = {mount_path(one) for one in around if one not in bare} - mounted
     still_there = filter(_is_there, shut)
     return Sight(
-        counts={source: totals.count for source, totals in survey.totals.items()},
-        missing=survey.missing,
+        counts={source: totals.count for source, totals in scan.totals.items()},
+        missing=scan.missing,
         unread=frozenset(
             source
             for source, top in tops.items()
-            if top not in survey.entered and not _is_no_folder(top)
+            if top not in scan.entered and not _is_no_folder(top)
         ),
         mounts=frozenset(mount_text(path) for path in (*mounted, *still_there) if path),
         bare=bare,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from backup_tasks.chunks.encrypt import Sealer, open_sealed
+from backup_tasks.chunks.encrypt import Sealer, open_encrypted
 from backup_tasks.common.state_files import read_note, write_note
 from backup_tasks.errors import ArchiveError, IdentityError, UsageError
 from backup_tasks.keys.identities import Keyring, NoKeyFits
@@ -104,7 +104,7 @@ def run_key_check(
 def _opens(keys: Keyring, recipient: str) -> bool:
     probe = secrets.token_bytes(_PROBE_BYTES)
     try:
-        return open_sealed(Sealer([recipient]).seal(probe), keys) == probe
+        return open_encrypted(Sealer([recipient]).seal(probe), keys) == probe
     except (NoKeyFits, ArchiveError):
         return False
 

@@ -1,4 +1,4 @@
-"""One backup: compare the sources with the last archive, write one that stands alone, commit it.
+"""One backup: compare the sources with the previous backup, write one that stands alone, commit it.
 
 A run that sends much sends it to a staging object first, and notes in a journal what has gone
 out, so that after a crash the next run sends only the rest; see docs/architecture.md.
@@ -20,13 +20,13 @@ from backup_tasks.backup.basis import (
 )
 from backup_tasks.backup.context import BackupRun
 from backup_tasks.backup.holding import Holding, hold_place
-from backup_tasks.backup.survey import (
+from backup_tasks.backup.scan import (
     BackupPlan,
     Report,
-    Survey,
+    Scan,
     plan_backup,
-    survey_sources,
-    survey_warnings,
+    scan_sources,
+    scan_warnings,
 )
 from backup_tasks.backup.writers import Writers, begin_ahead, fill, open_writers
 from backup_tasks.census.neighbours import Neighbours
@@ -76,7 +76,7 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
     """Back up the profile's sources as one new archive; fills in `record` as it goes.
 
     A crash, a kill or an exception at any point leaves no backup: at most uploads, a staging
-    object and its journal, which the next run uses and removes. When the last archive vanishes
+    object and its journal, which the next run uses and removes. When the previous backup vanishes
     meanwhile, or the store refuses to copy from it, everything is sent instead.
 
     Raises: SourceError, StoreError, ClaimRefused; NotAsSent for one that was committed and is none
@@ -165,18 +165,18 @@ def _write_backup(run: BackupRun, basis: Basis, key: SigningKey, record: RunReco
     name = _choose_name(run, basis)
     holding = Holding(run, basis.census, hold_place(run, key))
     before = basis.before(run)
-    survey, writers = _scan(run, basis, name, holding, before, record)
+    scan, writers = _scan(run, basis, name, holding, before, record)
     try:
         assembly = Assembly(
-            run, basis, name, key, survey, record, _reporter(record), before, holding.seen()
+            run, basis, name, key, scan, record, _reporter(record), before, holding.seen()
         )
         stored = _write_and_commit(run, basis, assembly, writers, record)
     finally:
-        survey.close()
-    newest = basis.census.newest_or_last()
+        scan.close()
+    newest = basis.census.newest_or_previous()
     run.newest_seen.note_made(stored, utc_text(run.now), newest, record)
     holding.settle(stored.name, record)
-    _tell_what_is_left_out(run, survey)
+    _tell_what_is_left_out(run, scan)
     if record.problems:
         record.result, record.exit_code = "incomplete", 3
 
@@ -194,15 +194,15 @@ def _choose_name(run: BackupRun, basis: Basis) -> str:
 
 def _scan(
     run: BackupRun, basis: Basis, name: str, holding: Holding, before: Before, record: RunRecord
-) -> tuple[Survey, Writers]:
+) -> tuple[Scan, Writers]:
     """Look at the sources and start what is written to; the store may copy meanwhile.
 
     What the sources lost is noted before anything could be committed.
     """
-    survey = None
+    scan = None
     ahead = begin_ahead(run, name, basis.last)
     try:
-        survey = survey_sources(
+        scan = scan_sources(
             run.profile,
             basis.last,
             run.store.limits,
@@ -212,20 +212,20 @@ def _scan(
             watched=holding.watched,
             before=before,
         )
-        holding.look(survey)
+        holding.look(scan)
         holding.raise_hold(record)
-        writers = open_writers(run, name, survey, ahead, may_stage=basis.may_stage)
+        writers = open_writers(run, name, scan, ahead, may_stage=basis.may_stage)
     except BaseException:
-        if survey is not None:
-            survey.close()
+        if scan is not None:
+            scan.close()
         if ahead is not None:
             ahead.writer.abort()
         raise
-    record.sockets = survey.sockets
-    for warning in survey_warnings(survey):
+    record.sockets = scan.sockets
+    for warning in scan_warnings(scan):
         if warning not in record.warnings:  # of a try before this one
             warn(record, warning)
-    return survey, writers
+    return scan, writers
 
 
 def _write_and_commit(
@@ -247,11 +247,11 @@ def _write_and_commit(
     return stored
 
 
-def _tell_what_is_left_out(run: BackupRun, survey: Survey) -> None:
+def _tell_what_is_left_out(run: BackupRun, scan: Scan) -> None:
     log = open_log(run.paths)
-    if survey.sockets:
-        sockets = render_count(survey.sockets, "socket")
+    if scan.sockets:
+        sockets = render_count(scan.sockets, "socket")
         log.info("backup %s: %s not stored", run.profile.name, sockets)
-    if survey.marked:
-        marked = render_count(survey.marked, "folder")
+    if scan.marked:
+        marked = render_count(scan.marked, "folder")
         log.info("backup %s: %s left out by a marker", run.profile.name, marked)

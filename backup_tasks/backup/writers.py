@@ -10,13 +10,13 @@ from msgspec import Struct
 
 from backup_tasks.backup.context import BackupRun
 from backup_tasks.backup.read_back import NotedCopies
-from backup_tasks.backup.survey import Survey
+from backup_tasks.backup.scan import Scan
 from backup_tasks.common.units import utc_text
 from backup_tasks.errors import ObjectExists
 from backup_tasks.format.archive_names import render_staging_name
-from backup_tasks.previous.archive import LastArchive
+from backup_tasks.previous.archive import PreviousBackup
 from backup_tasks.staging.journal import Staging, StagingJournal
-from backup_tasks.staging.objects import Stage, Stages
+from backup_tasks.staging.objects import StagingObject, StagingObjects
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.upload.early_copies import CopiesAhead, plan_ahead
 from backup_tasks.upload.part_assembler import (
@@ -34,15 +34,15 @@ class Writers(Struct, frozen=True):
 
     Attributes:
         archive: takes the archive, and notes what of it is copied.
-        ahead: of the kept chunks, what it was asked to copy already.
+        ahead: of the reused chunks, what it was asked to copy already.
         journal: told of what is new in it, where its own writer leaves what can be salvaged.
-        stages: take what is new first, where it does not.
+        staging_objects: take what is new first, where it does not.
     """
 
     archive: NotedCopies
     ahead: Ahead = NOTHING_AHEAD
     journal: StagingJournal | None = None
-    stages: Stages | None = None
+    staging_objects: StagingObjects | None = None
 
 
 def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:
@@ -57,15 +57,15 @@ def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject
     finally:
         if writers.journal is not None:
             writers.journal.close()
-        if writers.stages is not None:
-            writers.stages.close()
+        if writers.staging_objects is not None:
+            writers.staging_objects.close()
 
 
 def _give_up(writers: Writers) -> None:
     try:
         # First, for the archive waits for staging objects that it copies from.
-        if writers.stages is not None:
-            writers.stages.leave()
+        if writers.staging_objects is not None:
+            writers.staging_objects.leave()
     finally:
         if writers.journal is not None:
             writers.archive.leave()
@@ -74,7 +74,7 @@ def _give_up(writers: Writers) -> None:
 
 
 def begin_ahead(
-    run: BackupRun, name: str, last: LastArchive | None
+    run: BackupRun, name: str, last: PreviousBackup | None
 ) -> CopiesAhead[NotedCopies] | None:
     """Start the archive with copies of the last one, before the sources are looked at.
 
@@ -99,29 +99,31 @@ def begin_ahead(
 def open_writers(
     run: BackupRun,
     name: str,
-    survey: Survey,
+    scan: Scan,
     ahead: CopiesAhead[NotedCopies] | None,
     *,
     may_stage: bool,
 ) -> Writers:
     """Start what is written to, with a note for each that a crash leaves to the next run."""
-    stage = None
-    if may_stage and survey.read_bytes >= RESUMABLE_BYTES:
-        stage = _open_stage(run, name, sum(len(kept) for kept in survey.reuse.runs))
-    if stage is not None and run.store.can_rename:
-        return Writers(NotedCopies(stage.writer), journal=stage.journal)
+    first = None
+    if may_stage and scan.read_bytes >= RESUMABLE_BYTES:
+        first = _open_staging_object(run, name, sum(map(len, scan.reuse.ranges)))
+    if first is not None and run.store.can_rename:
+        return Writers(NotedCopies(first.writer), journal=first.journal)
     try:
-        stages = Stages(partial(_open_stage, run, name), stage) if stage else None
+        more = partial(_open_staging_object, run, name)
+        objects = StagingObjects(more, first) if first else None
         if ahead is None:
-            return Writers(_open_archive(run, name), stages=stages)
-        return Writers(ahead.writer, ahead.settle(survey.reuse.runs), stages=stages)
+            return Writers(_open_archive(run, name), staging_objects=objects)
+        taken = ahead.settle(scan.reuse.ranges)
+        return Writers(ahead.writer, taken, staging_objects=objects)
     except BaseException:
-        if stage is not None:
-            stage.leave()
+        if first is not None:
+            first.leave()
         raise
 
 
-def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
+def _open_staging_object(run: BackupRun, name: str, first_chunk: int) -> StagingObject | None:
     """Start a staging object; None where there is no room for its journal."""
     run_id = secrets.token_hex(4)
     staging = Staging(
@@ -141,7 +143,7 @@ def _open_stage(run: BackupRun, name: str, first_chunk: int) -> Stage | None:
     except BaseException:
         journal.close()
         raise
-    return Stage(journal, writer)
+    return StagingObject(journal, writer)
 
 
 def _open_archive(run: BackupRun, name: str) -> NotedCopies:

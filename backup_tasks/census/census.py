@@ -182,7 +182,7 @@ class Census:
         """What a backup shows, as far as was looked."""
         return self._known.get(name, Known()).evidence or Evidence()
 
-    def newest_or_last(self) -> Backup | None:
+    def newest_or_previous(self) -> Backup | None:
         """The newest that counts, as far as was looked; or the last by name where none does."""
         backups = self.backups()
         counting = [one for one in backups if one.verdict.counts]

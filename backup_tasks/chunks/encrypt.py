@@ -1,4 +1,4 @@
-"""Chunks to sealed chunks and back: a gzip member in an age file in a member of the outer tar."""
+"""Chunks encrypted and decrypted: a gzip member in an age file in a member of the outer tar."""
 
 from __future__ import annotations
 
@@ -38,40 +38,42 @@ class Sealer:
         return StoredChunk(stored, sha256, chunk.raw, content=chunk.sha256)
 
 
-def open_sealed(stored: bytes, keys: Keyring) -> bytes:
+def open_encrypted(stored: bytes, keys: Keyring) -> bytes:
     """What one member of the outer tar holds. Raises: ArchiveError, IdentityError."""
     return keys.open(unwrap_age_file(stored))
 
 
-def open_sealed_chunk(stored: bytes, content_sha256: str, keys: Keyring) -> bytes:
-    """The gzip member in a sealed chunk, which must be the one that the manifest lists.
+def open_encrypted_chunk(stored: bytes, content_sha256: str, keys: Keyring) -> bytes:
+    """The gzip member in a encrypted chunk, which must be the one that the manifest lists.
 
     Raises: ArchiveError, IdentityError.
     """
-    content = open_sealed(stored, keys)
+    content = open_encrypted(stored, keys)
     if hashlib.sha256(content).hexdigest() != content_sha256:
         raise ArchiveError("what it holds is not what the manifest says")
     return content
 
 
-def open_sealed_file(sealed: IO[bytes], length: int, keys: Keyring, longest: int) -> IO[bytes]:
+def open_encrypted_file(
+    encrypted: IO[bytes], length: int, keys: Keyring, longest: int
+) -> IO[bytes]:
     """What the members of the outer tar in a file hold, one after the other, in a temporary file.
 
     Args:
-        sealed: read from where it stands; length: where its last member ends.
+        encrypted: read from where it stands; length: where its last member ends.
         longest: bytes of the longest member that is believed.
 
     Raises: ArchiveError, IdentityError.
     """
     plain = temporary_file()
     try:
-        while sealed.tell() < length:
-            header = sealed.read(BLOCK_BYTES)
+        while encrypted.tell() < length:
+            header = encrypted.read(BLOCK_BYTES)
             member_bytes = measure_member(header)
             if member_bytes > longest:
-                raise ArchiveError(f"a sealed chunk claims {member_bytes:,} bytes")
-            rest = sealed.read(member_bytes - len(header))
-            plain.write(open_sealed(header + rest, keys))
+                raise ArchiveError(f"a encrypted chunk claims {member_bytes:,} bytes")
+            rest = encrypted.read(member_bytes - len(header))
+            plain.write(open_encrypted(header + rest, keys))
         plain.seek(0)
     except BaseException:
         plain.close()

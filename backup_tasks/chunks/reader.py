@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from backup_tasks.chunks.compress import decompress_chunk
-from backup_tasks.chunks.encrypt import open_sealed_chunk
+from backup_tasks.chunks.encrypt import open_encrypted_chunk
 from backup_tasks.common.workers import Workers
 from backup_tasks.errors import ArchiveError
 from backup_tasks.format.manifest import Chunk
@@ -170,7 +170,7 @@ def _unpack(
     try:
         if not chunk.content:
             return ReadChunk(number, decompress_chunk(stored_bytes, chunk.raw))
-        packed = open_sealed_chunk(bytes(stored_bytes), chunk.content, keys)
+        packed = open_encrypted_chunk(bytes(stored_bytes), chunk.content, keys)
         return ReadChunk(number, decompress_chunk(packed, chunk.raw))
     except (ArchiveError, NoKeyFits) as error:
         return ReadChunk(number, b"", str(error))

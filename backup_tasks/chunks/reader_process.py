@@ -164,9 +164,9 @@ def _fork() -> int:
         return os.fork()
 
 
-def _slot(slots: memoryview, turn: int) -> memoryview:
+def _slot(slots: memoryview, number: int) -> memoryview:
     """The one for the chunk that comes so many after the first."""
-    start = turn % _SLOTS * CHUNK_BYTES
+    start = number % _SLOTS * CHUNK_BYTES
     return slots[start : start + CHUNK_BYTES]
 
 
@@ -206,12 +206,12 @@ def _be_the_reader(
 def _deliver(
     pipe: Connection, slots: memoryview, free: threading.Semaphore, chunks: Iterator[ReadChunk]
 ) -> None:
-    for turn, chunk in enumerate(chunks):
+    for number, chunk in enumerate(chunks):
         free.acquire()
         length = len(chunk.raw)
         fits = length <= CHUNK_BYTES
         if fits:
-            _slot(slots, turn)[:length] = chunk.raw
+            _slot(slots, number)[:length] = chunk.raw
         too_long = b"" if fits else bytes(chunk.raw)
         pipe.send(_Told(chunk.number, chunk.damage, length, too_long, chunk.fetched_again))
     pipe.send(None)

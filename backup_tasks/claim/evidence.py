@@ -14,7 +14,7 @@ import msgspec
 from backup_tasks.common.printable import one_line
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.format.archive_names import is_encrypted_name
-from backup_tasks.format.encrypted_footer import SEALED_FOOTER_BYTES
+from backup_tasks.format.encrypted_footer import ENCRYPTED_FOOTER_BYTES
 from backup_tasks.format.footer import Footer
 from backup_tasks.format.limits import HEADER_PROBE_BYTES
 from backup_tasks.format.manifest import Header
@@ -112,7 +112,7 @@ def why_none(stored: StoredObject) -> str:
     """Why an object cannot be a backup, by its size alone, or ""."""
     if not stored.size:
         return "it is empty"
-    least = SEALED_FOOTER_BYTES if is_encrypted_name(stored.name) else _LEAST_GZIP_BYTES
+    least = ENCRYPTED_FOOTER_BYTES if is_encrypted_name(stored.name) else _LEAST_GZIP_BYTES
     return "" if stored.size >= least else "it is too short to be a backup"
 
 

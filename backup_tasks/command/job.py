@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from backup_tasks.census.store_place import note_place, open_profile_store
-from backup_tasks.command.supervise import Clock, Watch, watched
+from backup_tasks.command.supervise import Clock, Supervision, supervised
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.printable import one_line
 from backup_tasks.common.progress import Progress
@@ -27,7 +27,7 @@ from backup_tasks.stores.base import Store
 
 if TYPE_CHECKING:
     from backup_tasks.backup.context import BackupRun
-    from backup_tasks.backup.survey import BackupPlan
+    from backup_tasks.backup.scan import BackupPlan
     from backup_tasks.census.accepted import Accepted
     from backup_tasks.census.neighbours import Neighbours
     from backup_tasks.claim.claim_file import Claim
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Job(Struct, frozen=True):
-    """What a task works with, while its outcome is being watched."""
+    """What a task works with, while its outcome is being supervised."""
 
     profile: Profile
     store: Store
@@ -67,7 +67,7 @@ def journaled(
     recorded: bool = True,
     mailed: bool = False,
 ) -> Iterator[Job]:
-    """Load the profile and open its store, with the outcome watched; a wrong profile included.
+    """Load the profile and open its store, with the outcome supervised; a wrong profile included.
 
     Args:
         exclusive: hold the locks of profile and store.
@@ -75,31 +75,31 @@ def journaled(
     """
     meant = profile_name or os.environ.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE
     with (
-        watched(task, meant, paths, clock, recorded=recorded) as watch,
+        supervised(task, meant, paths, clock, recorded=recorded) as supervision,
         contextlib.ExitStack() as held,
     ):
         try:
             profile = load_profile(meant, paths)
         except ProfileError as error:
             if mailed:
-                _mail_problems(error, meant, paths, watch)
+                _mail_problems(error, meant, paths, supervision)
             raise
-        watch.record.profile, watch.record.store = profile.name, profile.store.url
-        watch.mail_for = profile if mailed else None
+        supervision.record.profile, supervision.record.store = profile.name, profile.store.url
+        supervision.mail_for = profile if mailed else None
         store = open_profile_store(profile, paths)
         if exclusive:
             names = (f"profile {profile.name}", f"store {store.place}")
             held.enter_context(hold_lock(names, paths, f"{task} {profile.name}"))
-        yield Job(profile, store, paths, watch.record, clock)
+        yield Job(profile, store, paths, supervision.record, clock)
 
 
-def _mail_problems(error: ProfileError, name: str, paths: Paths, watch: Watch) -> None:
+def _mail_problems(error: ProfileError, name: str, paths: Paths, supervision: Supervision) -> None:
     """Have a broken profile's problems mailed as it says itself, as far as that can be read."""
     from backup_tasks.notify.broken_profile import find_mailed
 
     if told := find_mailed(name, paths):
-        watch.mail_for, watch.mail_error = told, told.hide_values(str(error))
-        watch.record.profile, watch.record.store = told.name, told.store_url
+        supervision.mail_for, supervision.mail_error = told, told.hide_values(str(error))
+        supervision.record.profile, supervision.record.store = told.name, told.store_url
 
 
 def run_backup_job(

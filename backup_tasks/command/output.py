@@ -20,7 +20,7 @@ from backup_tasks.journal.run_record import RunRecord, render_result, summarize_
 
 if TYPE_CHECKING:
     # A task imports the room it works in; the others would only cost time here.
-    from backup_tasks.backup.survey import BackupPlan
+    from backup_tasks.backup.scan import BackupPlan
     from backup_tasks.census.catalog import BackupDetails
     from backup_tasks.format.manifest import Entry
     from backup_tasks.keys.signing import SigningKey

@@ -49,8 +49,8 @@ _SOON_SECONDS = 0.001
 
 
 @dataclass(slots=True)
-class Watch:
-    """What is being watched: the record, and the profile whose people get a mail, if any.
+class Supervision:
+    """What is being supervised: the record, and the profile whose people get a mail, if any.
 
     Attributes:
         mail_error: what a mail says of the failure, "" for what the record says.
@@ -62,9 +62,9 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watched(
+def supervised(
     task: str, profile_name: str, paths: Paths, clock: Clock, *, recorded: bool = True
-) -> Iterator[Watch]:
+) -> Iterator[Supervision]:
     """See to it that the outcome of a task is known.
 
     Whatever ends the block, a signal included, leaves a log line and a run record. A signal
@@ -81,40 +81,40 @@ def watched(
     project's folders. Nothing is written to logs that others may write.
     """
     check_logs(paths)
-    watch = Watch(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
+    supervision = Supervision(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
     with _signals_raised() as signals:
         try:
             check_installation(paths)
             demand_memory(TASK_BYTES)
-            _clear_up(watch.record, paths)
-            yield watch
+            _clear_up(supervision.record, paths)
+            yield supervision
         except BrokenPipeError:
             raise
         except _SignalCame as came:
             interrupted = Interrupted(came.number)
-            _note_failure(watch.record, interrupted)
+            _note_failure(supervision.record, interrupted)
             raise interrupted from None
         except BackupError as error:
-            _note_failure(watch.record, error)
+            _note_failure(supervision.record, error)
             raise
         except OSError as error:
             trouble = BackupError(explain_memory(error) or _explain(error))
-            _note_failure(watch.record, trouble)
+            _note_failure(supervision.record, trouble)
             raise trouble from error
         except Exception as error:
             if told := explain_memory(error):
                 clear_frames(error.__traceback__)  # what they hold is needed to tell of it
                 trouble = BackupError(told)
-                _note_failure(watch.record, trouble)
+                _note_failure(supervision.record, trouble)
                 raise trouble from None
             bug = BackupError(f"a bug in backup-tasks: {type(error).__name__}")
-            _note_failure(watch.record, bug)
+            _note_failure(supervision.record, bug)
             raise
         finally:
             signals.armed = False
-            watch.record.ended_at = clock()
-            if recorded or watch.record.result == "failure":
-                _tell(watch, paths, signals)
+            supervision.record.ended_at = clock()
+            if recorded or supervision.record.result == "failure":
+                _tell(supervision, paths, signals)
 
 
 def _clear_up(record: RunRecord, paths: Paths) -> None:
@@ -123,8 +123,8 @@ def _clear_up(record: RunRecord, paths: Paths) -> None:
         open_log(paths).warning(f"{record.task} {record.profile}: {line}")
 
 
-def _tell(watch: Watch, paths: Paths, signals: _Signals) -> None:
-    record, profile = watch.record, watch.mail_for
+def _tell(supervision: Supervision, paths: Paths, signals: _Signals) -> None:
+    record, profile = supervision.record, supervision.mail_for
     email = profile.notify.email if profile else None
     if profile and email:
         from backup_tasks.notify.outcome import notify
@@ -132,7 +132,7 @@ def _tell(watch: Watch, paths: Paths, signals: _Signals) -> None:
         try:
             # A mail server may take its time, and nobody must have to wait for it.
             signals.armed = True
-            told = dataclasses.replace(record, error=watch.mail_error or record.error)
+            told = dataclasses.replace(record, error=supervision.mail_error or record.error)
             record.notifications = notify(told, profile, paths)
         except _SignalCame as came:
             why = f"the mail was perhaps not sent: {Interrupted(came.number)}"

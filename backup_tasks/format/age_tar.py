@@ -40,11 +40,11 @@ def wrap_age_file(age_file: bytes) -> bytes:
 def measure_member(header: bytes) -> int:
     """Bytes of the whole member whose header begins here; raises ArchiveError if it is not ours."""
     if not begins_outer_tar(header):
-        raise ArchiveError("there is no sealed chunk where one should be")
+        raise ArchiveError("there is no encrypted chunk where one should be")
     try:
         size = int(header[124:135], 8)
     except ValueError as error:
-        raise ArchiveError("the header of a sealed chunk is damaged") from error
+        raise ArchiveError("the header of a encrypted chunk is damaged") from error
     return BLOCK_BYTES + size + padding_bytes(size)
 
 
@@ -52,10 +52,10 @@ def unwrap_age_file(stored: bytes) -> bytes:
     """The age file that is all of one member. Raises ArchiveError for any other spelling."""
     length = measure_member(stored[:BLOCK_BYTES])
     if length != len(stored):
-        raise ArchiveError("a sealed chunk does not have the length that its header says")
+        raise ArchiveError("a encrypted chunk does not have the length that its header says")
     age_file = stored[BLOCK_BYTES : BLOCK_BYTES + int(stored[124:135], 8)]
     if wrap_age_file(age_file) != stored:
-        raise ArchiveError("a sealed chunk is damaged")
+        raise ArchiveError("a encrypted chunk is damaged")
     return age_file
 
 

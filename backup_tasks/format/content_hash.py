@@ -79,7 +79,7 @@ class SparseHash:
         self._size = size
         self._map = hashlib.sha256(_TITLE % size)
         self._data = hashlib.sha256()
-        self._run_start = self._run_end = 0
+        self._segment_start = self._segment_end = 0
         # The block that came in part, and where it begins.
         self._block = bytearray(BLOCK_BYTES)
         self._block_start = -1
@@ -122,19 +122,21 @@ class SparseHash:
                 self._take(start + place, block)
 
     def _take(self, start: int, blocks: bytes) -> None:
-        if start != self._run_end:
-            self._end_run()
-            self._run_start = start
+        if start != self._segment_end:
+            self._end_segment()
+            self._segment_start = start
         self._data.update(blocks)
-        self._run_end = start + len(blocks)
+        self._segment_end = start + len(blocks)
 
-    def _end_run(self) -> None:
-        if self._run_end > self._run_start:
-            self._map.update(b"%d %d\n" % (self._run_start, self._run_end - self._run_start))
+    def _end_segment(self) -> None:
+        if self._segment_end > self._segment_start:
+            self._map.update(
+                b"%d %d\n" % (self._segment_start, self._segment_end - self._segment_start)
+            )
 
     def finish(self) -> str:
         """As `ContentHash.finish`."""
         self._end_block()
-        self._end_run()
+        self._end_segment()
         self._map.update(self._data.hexdigest().encode("ascii") + b"\n")
         return self._map.hexdigest()

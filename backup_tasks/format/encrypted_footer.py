@@ -24,7 +24,7 @@ from backup_tasks.format.footer import FORMAT_VERSION, Footer, unknown_format
 from backup_tasks.format.tar_headers import BLOCK_BYTES, END_MARK, encode_global_header
 from backup_tasks.keys.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signature
 
-SEALED_FOOTER_BYTES = 2 * BLOCK_BYTES + len(END_MARK)
+ENCRYPTED_FOOTER_BYTES = 2 * BLOCK_BYTES + len(END_MARK)
 _MAGIC = b"backup-tasks footer "
 _NAME = b"backup-tasks-footer"
 _RECORD = re.compile(
@@ -36,8 +36,8 @@ _RECORD = re.compile(
 _UNSIGNED = Signature(bytes(PUBLIC_KEY_BYTES), bytes(SIGNATURE_BYTES))
 
 
-def encode_sealed_footer(footer: Footer) -> bytes:
-    """The `SEALED_FOOTER_BYTES` bytes that end an encrypted archive."""
+def encode_encrypted_footer(footer: Footer) -> bytes:
+    """The `ENCRYPTED_FOOTER_BYTES` bytes that end an encrypted archive."""
     signature = footer.signature or _UNSIGNED
     comment = b"%s%05d %020d %020d %s %s %s" % (
         _MAGIC,
@@ -51,26 +51,26 @@ def encode_sealed_footer(footer: Footer) -> bytes:
     return encode_global_header(_NAME, {b"comment": comment}, OUTER_MTIME) + END_MARK
 
 
-def decode_sealed_footer(tail: bytes) -> Footer | None:
+def decode_encrypted_footer(tail: bytes) -> Footer | None:
     """Read the footer; None when these bytes are no sound footer of ours.
 
     Raises ArchiveError for a version that this program does not know.
     """
     match = _RECORD.match(tail, BLOCK_BYTES)
-    if len(tail) != SEALED_FOOTER_BYTES or not match:
+    if len(tail) != ENCRYPTED_FOOTER_BYTES or not match:
         return None
     version, offset, length = (int(match[group]) for group in (1, 2, 3))
     hashes = (bytes.fromhex(match[group].decode("ascii")) for group in (4, 5, 6))
     sha256, *signature = hashes
     found = Signature(*signature)
     footer = Footer(offset, length, sha256, version, found if found != _UNSIGNED else None)
-    if encode_sealed_footer(footer) != tail:
+    if encode_encrypted_footer(footer) != tail:
         return None
     if version != FORMAT_VERSION:
         raise unknown_format(version)
     return footer
 
 
-def is_like_sealed_footer(tail: bytes) -> bool:
+def is_like_encrypted_footer(tail: bytes) -> bool:
     """Whether these bytes are a footer of ours, or what damage left of one."""
     return _MAGIC in tail or tail.startswith(_NAME)

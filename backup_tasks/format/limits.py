@@ -57,11 +57,11 @@ EXTENDED_BYTES = 16 * 2**20
 
 # The map of a sparse file names so many runs of bytes at most, about 5 MiB as text. Where there
 # are more, the smallest holes between them are stored as zeros.
-MOST_RUNS = 2**17
+MOST_SEGMENTS = 2**17
 # But no more of them than so many times the bytes that are there, beyond SPARSE_FROM_BYTES.
 MOST_ZEROS = 16
 # A file torn into more pieces is not looked through: finding them takes about a microsecond each.
-MOST_SEGMENTS = 2**24
+MOST_EXTENTS = 2**24
 # Files with more holes than this are hashed by map and data, not with their holes as zeros. It
 # takes half a second to hash as many zeros.
 SPARSE_FROM_BYTES = 2**30

@@ -48,7 +48,7 @@ _KINDS: dict[bytes, EntryType] = {
 _WITHOUT_BYTES = frozenset(b"123456")
 
 Records = dict[bytes, bytes]
-Runs = list[tuple[int, int]]
+Segments = list[tuple[int, int]]
 
 
 class Source(Protocol):
@@ -146,36 +146,36 @@ class TarReader:
         self, member: Member, block: memoryview, flag: bytes, extended: _Extended
     ) -> None:
         records = extended.records
-        runs: Runs
+        segments: Segments
         if flag == b"S":
-            runs = self._old_sparse_map(block)
+            segments = self._old_sparse_map(block)
             member.size = read_number(block[483:495])
         elif records.get(b"GNU.sparse.major") == b"1":
             before = self._left
-            runs = self._sparse_map()
+            segments = self._sparse_map()
             member.stored -= before - self._left
             member.size = read_decimal(records.get(b"GNU.sparse.realsize", b""))
         elif b"GNU.sparse.size" in records:
-            runs = extended.sparse_map()
+            segments = extended.sparse_map()
             member.size = read_decimal(records[b"GNU.sparse.size"])
         else:
             return
-        _check_runs(runs, member)
-        member.sparse = runs
+        _check_segments(segments, member)
+        member.sparse = segments
 
-    def _old_sparse_map(self, block: memoryview) -> Runs:
+    def _old_sparse_map(self, block: memoryview) -> Segments:
         """Of a GNU tar header of type S and the blocks that continue it."""
-        runs = _old_runs(block[386:482])
+        segments = _old_segments(block[386:482])
         more = block[482]
         while more:
-            if len(runs) * 24 > EXTENDED_BYTES:
+            if len(segments) * 24 > EXTENDED_BYTES:
                 raise ArchiveError("a sparse file's map is too long")
             block = memoryview(self._exactly(BLOCK_BYTES))
-            runs += _old_runs(block[:504])
+            segments += _old_segments(block[:504])
             more = block[504]
-        return runs
+        return segments
 
-    def _sparse_map(self) -> Runs:
+    def _sparse_map(self) -> Segments:
         """From the front of the stored bytes (GNU pax format 1.0)."""
         numbers: list[int] = []
         rest = b""
@@ -237,7 +237,7 @@ class _Extended:
             self._own = list(parse_pax(body))
         self.records = {**self._long, **self._globals, **dict(self._own)}
 
-    def sparse_map(self) -> Runs:
+    def sparse_map(self) -> Segments:
         """Of GNU's pax formats 0.1 (one record) and 0.0 (records that repeat)."""
         if b"GNU.sparse.map" in self.records:
             numbers = [read_decimal(text) for text in self.records[b"GNU.sparse.map"].split(b",")]
@@ -293,19 +293,19 @@ def _ustar_path(block: memoryview) -> bytes:
     return prefix + b"/" + name if prefix else name
 
 
-def _old_runs(block: memoryview) -> Runs:
-    runs: Runs = []
+def _old_segments(block: memoryview) -> Segments:
+    segments: Segments = []
     for start in range(0, len(block), 24):
         if not any(block[start : start + 12]) and not any(block[start + 12 : start + 24]):
             break
         offset, length = block[start : start + 12], block[start + 12 : start + 24]
-        runs.append((read_number(offset), read_number(length)))
-    return runs
+        segments.append((read_number(offset), read_number(length)))
+    return segments
 
 
-def _check_runs(runs: Sequence[tuple[int, int]], member: Member) -> None:
+def _check_segments(segments: Sequence[tuple[int, int]], member: Member) -> None:
     end = total = 0
-    for offset, length in runs:
+    for offset, length in segments:
         if offset < end:
             raise ArchiveError("a sparse file's map runs backwards")
         end = offset + length

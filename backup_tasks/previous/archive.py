@@ -1,4 +1,4 @@
-"""The last archive of a profile, as the next one builds on it."""
+"""The previous backup of a profile, as the next one builds on it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class EntryIndex(Protocol):
         """Free memory and files."""
 
 
-class LastArchive(Struct, frozen=True):
+class PreviousBackup(Struct, frozen=True):
     """What the next archive may keep chunks of; `close` it when done.
 
     Attributes:
@@ -83,7 +83,7 @@ class LastArchive(Struct, frozen=True):
 
 
 def settled_before_ns(started_at: str, margin_ns: int) -> int:
-    """What `LastArchive` says of ctimes, for a run that started then (ISO 8601).
+    """What `PreviousBackup` says of ctimes, for a run that started then (ISO 8601).
 
     Args:
         margin_ns: how long after its ctime a file may still be written to unseen.
@@ -91,7 +91,7 @@ def settled_before_ns(started_at: str, margin_ns: int) -> int:
     return int(datetime.fromisoformat(started_at).timestamp()) * 10**9 - margin_ns
 
 
-def find_last_archive(
+def find_previous_backup(
     profile: Profile,
     store: Store,
     census: Census,
@@ -101,7 +101,7 @@ def find_last_archive(
     host: str,
     keys: Keyring,
     margin_ns: int = LEAST_MARGIN_NS,
-) -> tuple[LastArchive | None, str]:
+) -> tuple[PreviousBackup | None, str]:
     """The newest archive of this profile and host that can be built on, or carried over from.
 
     What is built on is signed again, so it must surely be ours: its manifest is either kept in
@@ -146,7 +146,7 @@ def find_last_archive(
     return None, "; ".join([*troubles, *filter(None, [locked])]) or FIRST_ARCHIVE
 
 
-def why_full(last: LastArchive, profile: Profile, now: datetime) -> str:
+def why_full(last: PreviousBackup, profile: Profile, now: datetime) -> str:
     """Why everything is to be read and sent, though there is an archive before; or ""."""
     why = _why_not_for(last.recipients, profile.recipients)
     return why or _why_full_is_due(last.full_at, profile.backup.full_every, now)
@@ -184,9 +184,9 @@ def _newest_first(
     return candidates[:_LOOK_BACK], troubles
 
 
-def _to_build_on(stored: StoredObject, manifest: Manifest, margin_ns: int) -> LastArchive:
+def _to_build_on(stored: StoredObject, manifest: Manifest, margin_ns: int) -> PreviousBackup:
     header = manifest.header
-    return LastArchive(
+    return PreviousBackup(
         base=Base([(0, stored)], manifest.chunks),
         index=manifest,
         name=stored.name,
@@ -258,11 +258,11 @@ def _check_signed(footer: Footer | None, own_key: SigningKey | None) -> None:
         raise ArchiveError("its signature is wrong")
 
 
-def _why_full_is_due(last_full_at: str, full_every: timedelta, now: datetime) -> str:
+def _why_full_is_due(previous_full_at: str, full_every: timedelta, now: datetime) -> str:
     try:
-        full_at = datetime.fromisoformat(last_full_at)
+        full_at = datetime.fromisoformat(previous_full_at)
     except ValueError:
-        return "the last archive does not say when everything was last read"
+        return "the previous backup does not say when everything was last read"
     if is_ahead(full_at, now):
         return f"everything was last read on {full_at:%Y-%m-%d}, which is yet to come"
     if now - full_at < full_every:

@@ -63,8 +63,8 @@ class _Tally:
         return f"{render_count(self.files, 'file')} ({render_bytes(self.bytes)})"
 
 
-class LastVersions:
-    """Gives the last versions of what a walk cannot read, as `snapshot.LastVersions`.
+class PreviousVersions:
+    """Gives the last versions of what a walk cannot read, as `snapshot.PreviousVersions`.
 
     Args:
         before: where they are.
@@ -94,7 +94,7 @@ class LastVersions:
         self.notes: list[str] = []
 
     def of(self, unread: Unread) -> Iterator[Entry]:
-        """As `snapshot.LastVersions.of`."""
+        """As `snapshot.PreviousVersions.of`."""
         carried, lost = _Tally(), _Tally()
         is_folder = False
         for entry in self._wanted(unread):
@@ -111,7 +111,7 @@ class LastVersions:
         self._tell(unread, carried, lost, is_folder=is_folder)
 
     def give_up(self) -> None:
-        """As `snapshot.LastVersions.give_up`."""
+        """As `snapshot.PreviousVersions.give_up`."""
         self._is_given_up = True
 
     def holds_below(self, source: str) -> bool:

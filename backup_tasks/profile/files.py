@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-class Place(Struct, frozen=True):
+class Location(Struct, frozen=True):
     """A line, from 1, of a file."""
 
     file: Path
@@ -55,9 +55,9 @@ class ProfileFile:
 
         return parse_toml(self.text).lines
 
-    def place(self, path: KeyPath) -> Place:
+    def place(self, path: KeyPath) -> Location:
         """Where this key is written, or the nearest table around it."""
-        return Place(self.path, _nearest(self.lines, path, 1))
+        return Location(self.path, _nearest(self.lines, path, 1))
 
 
 @dataclass
@@ -73,18 +73,18 @@ class MergedFiles:
     values: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def places(self) -> dict[KeyPath, Place]:
+    def places(self) -> dict[KeyPath, Location]:
         """Of every key the last place that counts. Old lines of a list that was replaced stay
         beyond its new end, where nothing asks."""
         return {
-            path: Place(file.path, line)
+            path: Location(file.path, line)
             for file in reversed(self.files)
             for path, line in file.lines.items()
         }
 
-    def place(self, path: KeyPath) -> Place:
+    def place(self, path: KeyPath) -> Location:
         """Where the value that won is written, or the nearest table around it."""
-        return _nearest(self.places, path, Place(self.files[0].path, 1))
+        return _nearest(self.places, path, Location(self.files[0].path, 1))
 
 
 def show_path(path: Path, paths: Paths) -> str:

@@ -15,7 +15,7 @@ from backup_tasks.common.paths import Paths
 from backup_tasks.common.printable import one_line
 from backup_tasks.errors import ProfileError
 from backup_tasks.keys.secret import FORMS, Secret
-from backup_tasks.profile.files import MergedFiles, Place, show_path
+from backup_tasks.profile.files import Location, MergedFiles, show_path
 from backup_tasks.profile.model import Profile
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ProfileProblem(Struct, frozen=True):
     `is_missing` tells a key that has to come from somewhere from one that is wrong.
     """
 
-    place: Place
+    place: Location
     key: str
     reason: str
     is_missing: bool = False

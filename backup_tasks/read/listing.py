@@ -11,7 +11,7 @@ from backup_tasks.format.tar_headers import Member
 from backup_tasks.keys.identities import NO_KEYS, Keyring
 from backup_tasks.read.authenticity import ANYBODY, Trust, demand_proof, demand_signature
 from backup_tasks.read.manifest_reader import read_manifest
-from backup_tasks.read.plain_tar_gz import foreign_members
+from backup_tasks.read.plain_tar_gz import plain_tar_members
 from backup_tasks.read.selection import WantedPaths
 from backup_tasks.stores.base import Store, StoredObject
 
@@ -50,7 +50,7 @@ def _all_entries(
     try:
         demand_proof(manifest, name, trust)
         if manifest is None:
-            for member, _ in foreign_members(store, stored):
+            for member, _ in plain_tar_members(store, stored):
                 yield _entry_of(member)
         else:
             yield from manifest.entries()

@@ -13,7 +13,7 @@ from isal import igzip, isal_zlib
 from msgspec.structs import replace
 
 from backup_tasks.chunks.compress import IsalError
-from backup_tasks.chunks.encrypt import open_sealed, open_sealed_file
+from backup_tasks.chunks.encrypt import open_encrypted, open_encrypted_file
 from backup_tasks.chunks.reader import read_ahead
 from backup_tasks.common.printable import printable
 from backup_tasks.common.temporary import temporary_file
@@ -21,7 +21,7 @@ from backup_tasks.common.units import render_bytes
 from backup_tasks.errors import ArchiveError, BackupError, IdentityError
 from backup_tasks.format.age_tar import measure_member
 from backup_tasks.format.archive_names import is_encrypted_name
-from backup_tasks.format.encrypted_footer import SEALED_FOOTER_BYTES, decode_sealed_footer
+from backup_tasks.format.encrypted_footer import ENCRYPTED_FOOTER_BYTES, decode_encrypted_footer
 from backup_tasks.format.footer import END_CHUNK, FOOTER_BYTES, Footer, decode_footer
 from backup_tasks.format.limits import (
     END_BYTES,
@@ -34,7 +34,7 @@ from backup_tasks.format.manifest_lines import Manifest
 from backup_tasks.format.signature_member import MEMBER_BYTES, decode_signature
 from backup_tasks.format.tar_headers import BLOCK_BYTES, decode_headers
 from backup_tasks.keys.identities import NO_KEYS, Keyring, NoKeyFits
-from backup_tasks.read.truncation import refuse_cut_off, refuse_without_sealed_footer
+from backup_tasks.read.truncation import refuse_cut_off, refuse_without_encrypted_footer
 from backup_tasks.stores.base import RangeReader, StoredObject
 
 # A member of an encrypted manifest: one of ours holds 1 MiB, before it is compressed.
@@ -68,9 +68,9 @@ def _read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
     length = min(stored.size, MEMBER_BYTES + footer_length(stored))
     end = store.read_range(stored, stored.size - length, length)
     tail, before = end[-footer_length(stored) :], end[: -footer_length(stored)]
-    footer = decode_sealed_footer(tail) if is_encrypted else decode_footer(tail)
+    footer = decode_encrypted_footer(tail) if is_encrypted else decode_footer(tail)
     if footer is None:
-        refuse = refuse_without_sealed_footer if is_encrypted else refuse_cut_off
+        refuse = refuse_without_encrypted_footer if is_encrypted else refuse_cut_off
         refuse(store, stored, tail)
         return None
     if footer.offset + footer.length + len(tail) > stored.size:
@@ -80,7 +80,7 @@ def _read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
 
 def footer_length(stored: StoredObject) -> int:
     """Bytes of the footer that ends an object of this name."""
-    return SEALED_FOOTER_BYTES if is_encrypted_name(stored.name) else FOOTER_BYTES
+    return ENCRYPTED_FOOTER_BYTES if is_encrypted_name(stored.name) else FOOTER_BYTES
 
 
 def read_header(store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS) -> Header | None:
@@ -129,7 +129,7 @@ def _open_first_member(
         if length > len(front):
             more = footer.offset + len(front)
             front += store.read_range(stored, more, length - len(front))
-        return open_sealed(front[:length], keys)
+        return open_encrypted(front[:length], keys)
     except ArchiveError as error:
         raise ArchiveError(f"{stored.name}: the manifest cannot be read: {error}") from error
     except IdentityError as error:
@@ -167,7 +167,7 @@ def read_manifest(
         try:
             if is_encrypted:
                 packed = opened.enter_context(
-                    open_sealed_file(packed, footer.length, keys, _MEMBER_BYTES)
+                    open_encrypted_file(packed, footer.length, keys, _MEMBER_BYTES)
                 )
             most = most_manifest_bytes(footer.length)
             manifest = Manifest(_unpack_manifest(packed, most), footer)
@@ -235,7 +235,7 @@ def _fault_at_end(store: RangeReader, stored: StoredObject, footer: Footer, keys
         if length > END_BYTES:
             return f"{length:,} bytes lie between manifest and footer, where tar's end mark belongs"
         try:
-            end = open_sealed(store.read_range(stored, start, length), keys)
+            end = open_encrypted(store.read_range(stored, start, length), keys)
         except (ArchiveError, NoKeyFits) as error:
             return f"tar's end mark after the manifest is damaged: {error}"
     elif length not in (len(END_CHUNK), _SIGNED_END_BYTES):

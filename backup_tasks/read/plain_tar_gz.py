@@ -27,7 +27,7 @@ BOMB_RATIO = 150
 BOMB_BYTES = 2**30
 
 
-def foreign_members(
+def plain_tar_members(
     store: Store, stored: StoredObject, *, trusted: bool = False, notes: set[str] | None = None
 ) -> Generator[tuple[Member, Iterator[memoryview]], None, None]:
     """Each member with its stored bytes, which must be read before the next one is asked for.

@@ -12,7 +12,7 @@ from isal import isal_zlib
 from backup_tasks.chunks.compress import CHUNK_BYTES, IsalError
 from backup_tasks.errors import ArchiveError
 from backup_tasks.format.age_tar import begins_outer_tar
-from backup_tasks.format.encrypted_footer import is_like_sealed_footer
+from backup_tasks.format.encrypted_footer import is_like_encrypted_footer
 from backup_tasks.format.footer import FOOTER_BYTES, Footer, encode_footer
 from backup_tasks.format.tar_headers import BLOCK_BYTES, END_MARK, decode_headers
 from backup_tasks.stores.base import RangeReader, StoredObject
@@ -73,14 +73,14 @@ def _may_be_ours(start: bytes) -> bool:
     return any(known.startswith(start) for known in _MEMBER_STARTS)
 
 
-def refuse_without_sealed_footer(store: RangeReader, stored: StoredObject, tail: bytes) -> None:
+def refuse_without_encrypted_footer(store: RangeReader, stored: StoredObject, tail: bytes) -> None:
     """Raise ArchiveError for an object with an encrypted archive's name and no sound footer.
 
     Args:
         tail: its last bytes, which are no footer.
     """
     front = store.read_range(stored, 0, min(stored.size, BLOCK_BYTES))
-    if begins_outer_tar(front) or is_like_sealed_footer(tail):
+    if begins_outer_tar(front) or is_like_encrypted_footer(tail):
         raise cut_off_error(stored.name)
     raise ArchiveError(
         f"{stored.name}: no encrypted archive of this program, although it is called like one"

@@ -28,7 +28,7 @@ from backup_tasks.read.authenticity import Proof, demand_proof, demand_signature
 from backup_tasks.read.manifest_reader import find_fault_at_end, read_manifest
 from backup_tasks.read.member_stream import MemberStream, render_fetched_again
 from backup_tasks.read.not_whole import NotWhole, note_torn
-from backup_tasks.read.plain_tar_gz import foreign_members
+from backup_tasks.read.plain_tar_gz import plain_tar_members
 from backup_tasks.read.selection import Selection, WantedPaths
 from backup_tasks.restore.extract import Extractor
 from backup_tasks.restore.extract_in_order import InOrderExtractor
@@ -72,7 +72,7 @@ def run_restore(
             opened.callback(manifest.close)
         proof = demand_proof(manifest, name, trust)
         if manifest is None:
-            return _restore_foreign(store, backup, request, root, wanted, proof, progress)
+            return _restore_plain_tar(store, backup, request, root, wanted, proof, progress)
         fault = find_fault_at_end(store, backup.stored, manifest.footer, keys)
         report = _restore_ours(
             store, backup, request, root, wanted, manifest, proof, progress, keys
@@ -203,7 +203,7 @@ def _add_upper_folders(extractor: Extractor, folders: Iterable[Entry]) -> None:
         extractor.add_upper_folder(member)
 
 
-def _restore_foreign(
+def _restore_plain_tar(
     store: Store,
     backup: Backup,
     request: RestoreRequest,
@@ -216,7 +216,7 @@ def _restore_foreign(
     progress.start("restoring", 0, 0)
     entries = files = content = 0
     if root is None:
-        for member, _ in foreign_members(store, backup.stored):
+        for member, _ in plain_tar_members(store, backup.stored):
             if wanted.match(os.fsdecode(member.path), member.kind == "dir"):
                 entries += 1
                 files += member.kind == "file"
@@ -227,7 +227,7 @@ def _restore_foreign(
         return RestoreReport(backup, request.target, entries, size, planned, True, proof)
     notes: set[str] = set()
     takes_any_size = request.trusted and not request.is_unattended
-    found = foreign_members(store, backup.stored, trusted=takes_any_size, notes=notes)
+    found = plain_tar_members(store, backup.stored, trusted=takes_any_size, notes=notes)
     with (
         closing(found) as members,
         OpenTarget(request.target, root, request.policy, InOrderExtractor) as extractor,

@@ -1,7 +1,7 @@
-"""Which runs of old chunks to keep: the cheapest choice that the store's rules allow. Pure.
+"""Which ranges of old chunks to keep: the cheapest choice that the store's rules allow. Pure.
 
 What is not kept is written anew, and costs its live bytes. What is kept costs its dead bytes at a
-price: they lie in every archive that follows. Runs must not be too short to be copied. Under
+price: they lie in every archive that follows. Ranges must not be too short to be copied. Under
 these rules dynamic programming finds the cheapest choice, in one pass over the chunks.
 
 Where dead bytes are more than is welcome, the price rises, for the oldest chunks first, until
@@ -20,7 +20,7 @@ from msgspec import Struct
 DEAD_WELCOME = 0.07
 # And so many in the end, when cleaning up is dear.
 DEAD_LIMIT = 0.2
-# What cleaning up may cost in one backup, of what is new in it; runs that are too short included.
+# What cleaning up may cost in one backup, of what is new in it; ranges that are too short included.
 CLEANING_SHARE = 0.55
 # A chunk that is four fifths dead is worth writing anew even where there is room.
 _LOWEST_PRICE = 0.25
@@ -35,7 +35,7 @@ class ChunkCosts(Struct, frozen=True):
 
     Attributes:
         live, dead: raw bytes of entries that count, and of those that do not.
-        stored: bytes in the object, which make a run long enough.
+        stored: bytes in the object, which make a range long enough.
     """
 
     live: Sequence[int]
@@ -43,12 +43,12 @@ class ChunkCosts(Struct, frozen=True):
     stored: Sequence[int]
 
 
-class RunRules(Struct, frozen=True):
-    """What the runs must keep to.
+class RangeRules(Struct, frozen=True):
+    """What the ranges must keep to.
 
     Attributes:
-        smallest_bytes: stored bytes of the shortest run that can be copied.
-        most: how many runs there may be; beyond that the shortest are given up.
+        smallest_bytes: stored bytes of the shortest range that can be copied.
+        most: how many ranges there may be; beyond that the shortest are given up.
         new_bytes: raw bytes of entries that are written in any case.
     """
 
@@ -57,7 +57,7 @@ class RunRules(Struct, frozen=True):
     new_bytes: int = 0
 
 
-def choose_runs(costs: ChunkCosts, may_keep: bytearray, rules: RunRules) -> bytearray:
+def choose_ranges(costs: ChunkCosts, may_keep: bytearray, rules: RangeRules) -> bytearray:
     """The chunks to keep: 1 for each that stays, 0 for the others.
 
     Args:
@@ -117,11 +117,11 @@ def _cheapest(
     """The choice of least cost: live bytes that are not kept, and dead ones that are, at a price.
 
     `dropped[i]` and `kept[i]` are the least costs of the first i chunks, the last of which is
-    dropped, or ends a run that is long enough.
+    dropped, or ends a range that is long enough.
     """
     count = len(may_keep)
     dropped, kept = [0.0] * (count + 1), [math.inf] * (count + 1)
-    begins, follows_run = [0] * (count + 1), bytearray(count + 1)
+    begins, follows_range = [0] * (count + 1), bytearray(count + 1)
     # Cost and stored bytes of all chunks before each, as if every one were kept.
     cost, place = [0.0] * (count + 1), [0] * (count + 1)
     best, best_begin, next_begin = math.inf, 0, 0
@@ -130,7 +130,7 @@ def _cheapest(
         dead = costs.dead[number]
         cost[end] = cost[number] + (prices[number] * dead if dead and may_keep[number] else 0.0)
         place[end] = place[number] + costs.stored[number]
-        follows_run[end] = kept[number] <= dropped[number]
+        follows_range[end] = kept[number] <= dropped[number]
         dropped[end] = min(kept[number], dropped[number]) + costs.live[number]
         if not may_keep[number] or cost[end] == math.inf:
             best, next_begin = math.inf, end
@@ -143,33 +143,33 @@ def _cheapest(
         if best < math.inf:
             kept[end], begins[end] = cost[end] + best, best_begin
     chosen = bytearray(count)
-    end, in_run = count, kept[count] <= dropped[count]
+    end, in_range = count, kept[count] <= dropped[count]
     while end > 0:
-        if in_run:
+        if in_range:
             begin = begins[end]
             chosen[begin:end] = b"\1" * (end - begin)
-            end, in_run = begin, False
+            end, in_range = begin, False
         else:
-            end, in_run = end - 1, bool(follows_run[end])
+            end, in_range = end - 1, bool(follows_range[end])
     return chosen
 
 
-def runs_of(chosen: bytearray) -> list[range]:
-    """The runs of chunks that are kept, in order."""
-    runs: list[range] = []
+def ranges_of(chosen: bytearray) -> list[range]:
+    """The ranges of chunks that are kept, in order."""
+    ranges: list[range] = []
     start = chosen.find(1)
     while start >= 0:
         end = chosen.find(0, start)
         end = len(chosen) if end < 0 else end
-        runs.append(range(start, end))
+        ranges.append(range(start, end))
         start = chosen.find(1, end)
-    return runs
+    return ranges
 
 
 def _without_shortest(chosen: bytearray, stored: Sequence[int], most: int) -> bytearray:
-    runs = runs_of(chosen)
-    if len(runs) > most:
-        longest = sorted(runs, key=lambda run: sum(stored[run.start : run.stop]), reverse=True)
-        for run in longest[most:]:
-            chosen[run.start : run.stop] = bytes(len(run))
+    ranges = ranges_of(chosen)
+    if len(ranges) > most:
+        longest = sorted(ranges, key=lambda span: sum(stored[span.start : span.stop]), reverse=True)
+        for span in longest[most:]:
+            chosen[span.start : span.stop] = bytes(len(span))
     return chosen

@@ -1,7 +1,7 @@
-"""Which chunks of the last archive to keep, and which entries to write anew. Pure.
+"""Which chunks of the previous backup to keep, and which entries to write anew. Pure.
 
-The order of an archive is: kept chunks, new entries, late links, folders. Plain `tar x` lets the
-last entry of a name win, so a changed file's earlier entry may stay in a kept chunk. Whatever tar
+The order of an archive is: reused chunks, new entries, late links, folders. Plain `tar x` lets the
+last entry of a name win, so a changed file's earlier entry may stay in a reused chunk. Whatever tar
 would bring back or trip over may not: a deleted path and a path that became something else take
 the chunks that hold them along, and a file that is written anew those of the hardlinks to it.
 So do late links that stand among other entries, as archives of 0.1.0 have them: tar passes over
@@ -19,16 +19,16 @@ from msgspec import Struct
 
 from backup_tasks.chunks.compress import CHUNK_BYTES
 from backup_tasks.format.manifest import Chunk, Entry, PlacedEntry
-from backup_tasks.reuse.copy_ranges import ChunkCosts, RunRules, choose_runs, runs_of
+from backup_tasks.reuse.copy_ranges import ChunkCosts, RangeRules, choose_ranges, ranges_of
 from backup_tasks.reuse.late_links import LateLinks
 from backup_tasks.snapshot.private_content import NOTHING_PRIVATE, Private
 
 
 class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
-    """One entry of the walk with what the last archive knows of it.
+    """One entry of the walk with what the previous backup knows of it.
 
     Attributes:
-        entry: to be written, or, if `is_same`, as the last archive has it.
+        entry: to be written, or, if `is_same`, as the previous backup has it.
         is_same: unchanged: kept, if its chunk is. Or it cannot be read, and is the last version,
             as `entry.carried` says then.
         old: the file's earlier entry, if it changed.
@@ -57,19 +57,19 @@ class Reuse(Struct, frozen=True):
     """The decision.
 
     Attributes:
-        runs: consecutive chunk numbers that are copied, in order.
+        ranges: consecutive chunk numbers that are copied, in order.
         moved: old chunk number -> number in the new archive, -1 for those not kept.
-        kept_bytes: stored bytes of the runs.
+        reused_bytes: stored bytes of the ranges.
         counts: of entries; `dropped` of chunks: reason -> number.
-        is_all_kept: every unchanged entry stays in a chunk of the same number.
+        is_all_reused: every unchanged entry stays in a chunk of the same number.
     """
 
-    runs: list[range]
+    ranges: list[range]
     moved: list[int]
-    kept_bytes: int
+    reused_bytes: int
     counts: ReuseCounts
     dropped: dict[str, int]
-    is_all_kept: bool = False
+    is_all_reused: bool = False
 
     def keeps(self, entry: Entry) -> bool:
         """Whether the chunk that the old entry begins in is kept."""
@@ -82,7 +82,7 @@ class Reuse(Struct, frozen=True):
         return entry
 
     def stale_after(self, old: Entry) -> tuple[int, ...]:
-        """The kept chunks in which an entry of this path stays behind when it is written anew."""
+        """The reused chunks in which an entry of this path stays behind when it is written anew."""
         if not self.moved:
             return ()
         held = {self.moved[c] for c in packed_chunks(old)}
@@ -109,7 +109,7 @@ def packed_chunks(old: Entry) -> tuple[int, ...]:
     return old.stale if is_large(old) else (*old.stale, old.chunk)
 
 
-# How often runs are chosen anew because of hardlinks, before all chunks with such links go.
+# How often ranges are chosen anew because of hardlinks, before all chunks with such links go.
 _MOST_TRIES = 8
 # Why a chunk must go: an entry in it is gone or retyped; it holds a late link.
 _GONE, _LATE = 1, 2
@@ -120,7 +120,7 @@ class ReusePlanner:
     """Compares a walk with the last manifest as two sorted streams, then decides.
 
     Args:
-        chunks: of the last archive.
+        chunks: of the previous backup.
         settled_before_ns: files whose ctime is not older than this may have changed unseen.
         is_same_content: asked when only inode or ctime differ, or ctime is too young:
             reads the file and says whether its tar entry would be the same bytes.
@@ -252,7 +252,7 @@ class ReusePlanner:
         span = same.raw_span
         if span > CHUNK_BYTES and is_large(same):
             # All of it or nothing: these chunks lie side by side and hold nothing else, so
-            # that no rule ends a run between them.
+            # that no rule ends a range between them.
             for number in range(same.chunk, piece_numbers(same, self._chunks).stop):
                 self._live[number] = self._chunks[number].raw
         else:
@@ -334,12 +334,12 @@ class ReusePlanner:
         elif first != same.chunk:
             self._link_chunks.setdefault(first, set()).add(same.chunk)
 
-    def decide(self, smallest_run_bytes: int, most_runs: int) -> Reuse:
+    def decide(self, smallest_range_bytes: int, most_ranges: int) -> Reuse:
         """Choose the chunks to keep, after `join` was read to its end.
 
         Args:
-            smallest_run_bytes: stored bytes of the shortest run that can be copied.
-            most_runs: how many runs there may be; beyond that the shortest are given up.
+            smallest_range_bytes: stored bytes of the shortest range that can be copied.
+            most_ranges: how many ranges there may be; beyond that the shortest are given up.
         """
         chunks = self._chunks
         dead = [max(0, c.raw - live) for c, live in zip(chunks, self._live, strict=True)]
@@ -349,10 +349,10 @@ class ReusePlanner:
             (live > 0 or known) and not gone
             for live, known, gone in zip(self._live, self._known, self._must_go, strict=True)
         )
-        rules = RunRules(smallest_run_bytes, most_runs, self._new_bytes)
+        rules = RangeRules(smallest_range_bytes, most_ranges, self._new_bytes)
         links_lost = 0
         for tries in count(1):
-            chosen = choose_runs(costs, may_keep, rules)
+            chosen = choose_ranges(costs, may_keep, rules)
             lost = self._links_to_drop(chosen)
             if not lost:
                 break
@@ -377,21 +377,21 @@ class ReusePlanner:
                     waiting.append(number)
         return lost
 
-    def _stored_length(self, run: range) -> int:
-        first, last = self._chunks[run[0]], self._chunks[run[-1]]
+    def _stored_length(self, span: range) -> int:
+        first, last = self._chunks[span[0]], self._chunks[span[-1]]
         return last.end - first.offset
 
     def _reuse(self, chosen: bytearray, may_keep: bytearray, links_lost: int) -> Reuse:
-        runs = runs_of(chosen)
+        ranges = ranges_of(chosen)
         moved = [-1] * len(chosen)
-        for following, number in enumerate(number for run in runs for number in run):
+        for following, number in enumerate(number for run in ranges for number in run):
             moved[number] = following
-        kept_bytes = sum(self._stored_length(run) for run in runs)
-        is_all_kept = all(
+        reused_bytes = sum(self._stored_length(run) for run in ranges)
+        is_all_reused = all(
             new == old if self._live[old] else new in (-1, old) for old, new in enumerate(moved)
         )
         dropped = self._why_dropped(chosen, may_keep, links_lost)
-        return Reuse(runs, moved, kept_bytes, self.counts, dropped, is_all_kept)
+        return Reuse(ranges, moved, reused_bytes, self.counts, dropped, is_all_reused)
 
     def _why_dropped(
         self, chosen: bytearray, may_keep: bytearray, links_lost: int

@@ -43,14 +43,14 @@ class Steps:
 
     Attributes:
         entries: number of entries of any kind.
-        unkept_bytes: content bytes of entries that are new or changed.
+        not_reused_bytes: content bytes of entries that are new or changed.
     """
 
     def __init__(self) -> None:
         self._spool = Spool(Step)
-        self._run: Step | None = None
+        self._range: Step | None = None
         self.entries = 0
-        self.unkept_bytes = 0
+        self.not_reused_bytes = 0
 
     def add(self, plan: PlannedEntry) -> None:
         """The next entry, neither a folder nor a late link."""
@@ -58,13 +58,13 @@ class Steps:
         if plan.place < 0:
             self._end_run()
             if not plan.is_same:
-                self.unkept_bytes += plan.entry.read_size
+                self.not_reused_bytes += plan.entry.read_size
             self._spool.append(Step(plan=plan))
             return
-        run = self._run
+        run = self._range
         if run is None or run.end != plan.place or run.end - run.first > _RUN_BYTES:
             self._end_run()
-            run = self._run = Step(first=plan.place)
+            run = self._range = Step(first=plan.place)
         run.end = plan.end
         run.count += 1
         if plan.entry.type == "file":
@@ -78,9 +78,9 @@ class Steps:
         self._spool.append(Step(stand_in=stand_in))
 
     def _end_run(self) -> None:
-        if self._run is not None:
-            self._spool.append(self._run)
-            self._run = None
+        if self._range is not None:
+            self._spool.append(self._range)
+            self._range = None
 
     def __iter__(self) -> Iterator[Step]:
         self._end_run()

@@ -1,4 +1,4 @@
-"""Reading a file only to know whether it still is what the last archive holds."""
+"""Reading a file only to know whether it still is what the previous backup holds."""
 
 from __future__ import annotations
 

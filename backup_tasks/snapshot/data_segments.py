@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from backup_tasks.format.limits import (
     HOLES_LIMIT,
-    MOST_RUNS,
+    MOST_EXTENTS,
     MOST_SEGMENTS,
     MOST_ZEROS,
     SPARSE_FROM_BYTES,
@@ -17,10 +17,10 @@ from backup_tasks.format.limits import (
 
 # The first holes that are given up where there are too many: smaller ones save little.
 _FIRST_GAP_BYTES = 2**14
-Run = tuple[int, int]
+Segment = tuple[int, int]
 
 
-def segments(descriptor: int, size: int) -> Iterator[Run]:
+def extents(descriptor: int, size: int) -> Iterator[Segment]:
     """(offset, length) of each part that holds bytes, in order, up to `size`.
 
     The rest is one part where the file system does not know, or answers what cannot be.
@@ -43,17 +43,17 @@ def segments(descriptor: int, size: int) -> Iterator[Run]:
         yield start, position - start
 
 
-class RunList:
-    """Runs of bytes in order, never more than so many: holes between them are given up for that,
-    the smallest first.
+class SegmentList:
+    """Segments of bytes in order, never more than so many: holes between them are given up for
+    that, the smallest first.
 
     Attributes:
-        runs: (offset, length), ascending.
+        segments: (offset, length), ascending.
         data_bytes: what was added, without what was given up.
     """
 
     def __init__(self, most: int) -> None:
-        self.runs: list[Run] = []
+        self.segments: list[Segment] = []
         self.data_bytes = 0
         self._most = most
         self._gap = 0
@@ -62,47 +62,47 @@ class RunList:
         """The next part that holds bytes."""
         self.data_bytes += length
         self._append(offset, length)
-        while len(self.runs) > self._most:
+        while len(self.segments) > self._most:
             self._gap = max(2 * self._gap, _FIRST_GAP_BYTES)
-            before, self.runs = self.runs, []
-            for run in before:
-                self._append(*run)
+            before, self.segments = self.segments, []
+            for segment in before:
+                self._append(*segment)
 
     def _append(self, offset: int, length: int) -> None:
-        if self.runs:
-            start, there = self.runs[-1]
+        if self.segments:
+            start, there = self.segments[-1]
             if offset - (start + there) <= self._gap:
-                self.runs[-1] = start, offset + length - start
+                self.segments[-1] = start, offset + length - start
                 return
-        self.runs.append((offset, length))
+        self.segments.append((offset, length))
 
     @property
-    def run_bytes(self) -> int:
-        """What the runs take, holes that were given up among it."""
-        return sum(length for _, length in self.runs)
+    def segment_bytes(self) -> int:
+        """What the segments take, holes that were given up among it."""
+        return sum(length for _, length in self.segments)
 
 
-def find_runs(descriptor: int, size: int) -> list[Run]:
-    """The runs that are stored of a file of so many bytes, the last of which ends where it does.
+def find_segments(descriptor: int, size: int) -> list[Segment]:
+    """The segments that are stored of a file of so many bytes; the last one ends where it does.
 
     Raises OSError (EFBIG) when no archive holds it: too many holes, or too many pieces.
     """
-    found = RunList(MOST_RUNS)
-    for number, (offset, length) in enumerate(segments(descriptor, size)):
-        if number == MOST_SEGMENTS:
-            raise OSError(errno.EFBIG, f"it is torn into more than {MOST_SEGMENTS:,} pieces")
+    found = SegmentList(MOST_SEGMENTS)
+    for number, (offset, length) in enumerate(extents(descriptor, size)):
+        if number == MOST_EXTENTS:
+            raise OSError(errno.EFBIG, f"it is torn into more than {MOST_EXTENTS:,} pieces")
         found.add(offset, length)
-    stored = found.run_bytes
+    stored = found.segment_bytes
     if size - stored > HOLES_LIMIT:
         raise OSError(errno.EFBIG, f"{TOO_MANY_HOLES}; exclude it")
     if stored - found.data_bytes > MOST_ZEROS * found.data_bytes + SPARSE_FROM_BYTES:
         raise OSError(
             errno.EFBIG,
-            f"it is torn into more than {MOST_RUNS:,} pieces, too far apart to store what lies "
+            f"it is torn into more than {MOST_SEGMENTS:,} pieces, too far apart to store what lies "
             "between them; copy it to a new file, or exclude it",
         )
-    runs = found.runs
-    if not runs or sum(runs[-1]) < size:
+    segments = found.segments
+    if not segments or sum(segments[-1]) < size:
         # GNU tar makes the file only as long as its map reaches.
-        runs.append((size, 0))
-    return runs
+        segments.append((size, 0))
+    return segments

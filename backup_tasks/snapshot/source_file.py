@@ -8,7 +8,7 @@ import stat
 
 from backup_tasks.format.content_hash import PlainHash, SparseHash
 from backup_tasks.format.limits import SPARSE_FROM_BYTES
-from backup_tasks.snapshot.data_segments import Run, find_runs
+from backup_tasks.snapshot.data_segments import Segment, find_segments
 from backup_tasks.snapshot.xattrs import Xattrs, read_xattrs
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -30,7 +30,7 @@ def explain(error: OSError) -> str:
 class SourceFile:
     """An open regular file, read once from front to end.
 
-    Holes are not read: `runs` names the parts that hold bytes, `fill` gives only those, one
+    Holes are not read: `segments` names the parts that hold bytes, `fill` gives only those, one
     after the other, while the hash covers the whole content.
 
     Raises OSError from the constructor when it cannot be opened, has more holes than an archive
@@ -38,7 +38,7 @@ class SourceFile:
 
     Attributes:
         status: as of the moment of opening.
-        runs: (offset, length) of the bytes that are there; one run unless it is sparse.
+        segments: (offset, length) of the bytes that are there; one segment unless it is sparse.
         is_sparse: whether holes are left out.
         read_bytes: how many bytes `fill` got so far.
         shortened: the file ended before its size; zeros stand for the rest.
@@ -52,13 +52,13 @@ class SourceFile:
             self.status = os.fstat(self._descriptor)
             if not stat.S_ISREG(self.status.st_mode):
                 raise OSError(errno.ESTALE, "is no longer a regular file; it was not read")
-            self.runs = self._find_runs()
+            self.segments = self._find_segments()
         except BaseException:
             self.close()
             raise
-        self.is_sparse = self.runs != [(0, self.status.st_size)] and self.status.st_size > 0
-        self.stored_bytes = sum(length for _, length in self.runs)
-        self._pending = [run for run in self.runs if run[1]]
+        self.is_sparse = self.segments != [(0, self.status.st_size)] and self.status.st_size > 0
+        self.stored_bytes = sum(length for _, length in self.segments)
+        self._pending = [segment for segment in self.segments if segment[1]]
         self._pending.reverse()
         size = self.status.st_size
         self._is_hashed_sparse = size - self.stored_bytes > SPARSE_FROM_BYTES
@@ -68,11 +68,11 @@ class SourceFile:
         self.failure = ""
         self._failures = 0
 
-    def _find_runs(self) -> list[Run]:
+    def _find_segments(self) -> list[Segment]:
         size = self.status.st_size
         if self.status.st_blocks * 512 >= size:
             return [(0, size)]
-        return find_runs(self._descriptor, size)
+        return find_segments(self._descriptor, size)
 
     def fill(self, view: memoryview) -> None:
         """Put the next stored bytes into the whole view; zeros where they cannot be had."""

@@ -121,7 +121,7 @@ class Unread(Struct, frozen=True):
         return node is not None
 
 
-class LastVersions(Protocol):
+class PreviousVersions(Protocol):
     """Knows what an earlier backup has of what a walk cannot read."""
 
     def of(self, unread: Unread) -> Iterator[Entry]:
@@ -158,7 +158,7 @@ class Walk:
         tree: SourceNode,
         rules: WalkRules,
         report: Callable[[str, str], None],
-        last: LastVersions | None = None,
+        last: PreviousVersions | None = None,
     ) -> None:
         self._tree = tree
         self._last = last

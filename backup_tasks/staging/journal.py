@@ -23,7 +23,7 @@ from typing import IO
 
 import msgspec
 
-from backup_tasks.archive.write_order import Turn
+from backup_tasks.archive.write_order import WriteGroup
 from backup_tasks.common.paths import make_private, sync_folder
 from backup_tasks.common.state_files import open_kept
 from backup_tasks.format.limits import CHUNK_RAW_LIMIT, LINE_BYTES
@@ -144,8 +144,8 @@ class StagedRun:
         self.upload_id = ""
         self.chunks: list[Chunk] = []
         self.begun: list[Entry] = []
-        # Where in the file each turn of entries begins.
-        self._turns = [0]
+        # Where in the file each group of entries begins.
+        self._groups = [0]
         last_key = b""
         for place, line in self._lines():
             self.staging = self.staging or line.staging
@@ -155,7 +155,7 @@ class StagedRun:
             if line.entry is not None:
                 key = line.entry.walk_key
                 if key <= last_key:
-                    self._turns.append(place)
+                    self._groups.append(place)
                 last_key = key
             if line.chunk is not None:
                 if not self._follows(line.chunk):
@@ -170,14 +170,14 @@ class StagedRun:
     def entries(self) -> Iterator[Entry]:
         """What was written, in the order of the walk.
 
-        Each turn of the run wrote in that order, see `turns`. A journal that tells of more
-        turns than there are is not believed beyond them.
+        Each group of the run wrote in that order, see `groups`. A journal that tells of more
+        groups than there are is not believed beyond them.
         """
-        begins = self._turns[: len(Turn) + 1]
+        begins = self._groups[: len(WriteGroup) + 1]
         ends: list[int | None] = [*begins[1:], None]
-        turns = [self._entries_between(*span) for span in zip(begins, ends, strict=True)]
+        groups = [self._entries_between(*span) for span in zip(begins, ends, strict=True)]
         last_key = b""
-        for entry in heapq.merge(*turns[: len(Turn)], key=lambda entry: entry.walk_key):
+        for entry in heapq.merge(*groups[: len(WriteGroup)], key=lambda entry: entry.walk_key):
             if entry.walk_key <= last_key:  # no run writes a path twice
                 return
             last_key = entry.walk_key

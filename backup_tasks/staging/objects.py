@@ -21,12 +21,12 @@ from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject
 from backup_tasks.upload.part_assembler import PartAssembler
 
 # The store is busy with one while the next is sent. Smaller ones would only cost requests.
-STAGE_BYTES = 256 * 2**20
+STAGING_OBJECT_BYTES = 256 * 2**20
 # At most about so many, for each takes parts of the archive.
-_MOST_STAGES = 250
+_MOST_OBJECTS = 250
 
 
-class Stage(Struct, frozen=True):
+class StagingObject(Struct, frozen=True):
     """One staging object in the making, and the journal of what is in it."""
 
     journal: StagingJournal
@@ -39,7 +39,7 @@ class Stage(Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class Stages:
+class StagingObjects:
     """The staging objects of one run, of which one is open.
 
     Attributes:
@@ -47,9 +47,11 @@ class Stages:
         current: the open one.
     """
 
-    open_next: Callable[[int], Stage | None]
-    current: Stage | None
-    _full: list[tuple[Future[StoredObject], Stage]] = field(default_factory=list, init=False)
+    open_next: Callable[[int], StagingObject | None]
+    current: StagingObject | None
+    _full: list[tuple[Future[StoredObject], StagingObject]] = field(
+        default_factory=list, init=False
+    )
     _committer: ThreadPoolExecutor = field(
         default_factory=partial(ThreadPoolExecutor, 1, "commit"), init=False
     )
@@ -60,27 +62,27 @@ class Stages:
         Returns:
             The object to come, or what went wrong.
         """
-        stage = self.current
-        assert stage is not None
-        stage.journal.close()
-        coming = self._committer.submit(stage.writer.commit)
-        self._full = [one for one in self._full if not one[0].done()] + [(coming, stage)]
+        object_ = self.current
+        assert object_ is not None
+        object_.journal.close()
+        coming = self._committer.submit(object_.writer.commit)
+        self._full = [one for one in self._full if not one[0].done()] + [(coming, object_)]
         self.current = None
         return coming
 
     def abort_current(self) -> None:
         """Nothing that is in the open one is needed."""
-        stage, self.current = self.current, None
-        assert stage is not None
-        stage.writer.abort()
-        stage.journal.close()
+        object_, self.current = self.current, None
+        assert object_ is not None
+        object_.writer.abort()
+        object_.journal.close()
 
     def leave(self) -> None:
         """Give up; what was sent stays where it is, and nothing goes on in the background."""
         self._committer.shutdown(wait=False, cancel_futures=True)
         try:
-            for _, stage in self._full:
-                stage.leave()
+            for _, object_ in self._full:
+                object_.leave()
             if self.current is not None:
                 self.current.leave()
         finally:
@@ -91,7 +93,7 @@ class Stages:
         self._committer.shutdown()
 
 
-class Watched(Struct, frozen=True):
+class RecordingWriter(Struct, frozen=True):
     """Records chunks, and sees to it that trouble with copies is met now and not at the end."""
 
     archive: ArchiveWriter
@@ -107,7 +109,7 @@ class Detour:
     """Leads what a builder writes through staging objects. An `entry_writer.EntryJournal`.
 
     Args:
-        stages: one is open.
+        staging_objects: one is open.
         archive: takes the archive; parts: makes its parts.
         assembler: of a staging object's parts.
         expected_bytes: of the whole archive, about.
@@ -115,7 +117,7 @@ class Detour:
 
     def __init__(
         self,
-        stages: Stages,
+        staging_objects: StagingObjects,
         builder: ArchiveBuilder,
         archive: ArchiveWriter,
         parts: PartAssembler,
@@ -123,38 +125,42 @@ class Detour:
         limits: PartLimits,
         expected_bytes: int,
     ) -> None:
-        self._stages = stages
+        self._objects = staging_objects
         self._builder = builder
         self._archive = archive
         self._parts = parts
         self._assembler = assembler
         self._smallest_bytes = max(1, limits.smallest)
-        self._enough_bytes = max(STAGE_BYTES, expected_bytes // _MOST_STAGES, self._smallest_bytes)
+        self._enough_bytes = max(
+            STAGING_OBJECT_BYTES, expected_bytes // _MOST_OBJECTS, self._smallest_bytes
+        )
         self._aside: PartAssembler | None = None
         self.sent_bytes = 0
         self._begin()
 
     def _begin(self) -> None:
-        stage = self._stages.current
-        self._aside = self._assembler(stage.writer) if stage is not None else None
-        if stage is not None:
-            self._builder.record(Watched(self._archive, stage.journal).delivered, self._aside)
+        object_ = self._objects.current
+        self._aside = self._assembler(object_.writer) if object_ is not None else None
+        if object_ is not None:
+            self._builder.record(
+                RecordingWriter(self._archive, object_.journal).delivered, self._aside
+            )
 
     def begin_large(self, entry: Entry) -> None:
         """The headers of a large file were written; its pieces follow."""
-        if self._stages.current is not None:
-            self._stages.current.journal.begin_large(entry)
+        if self._objects.current is not None:
+            self._objects.current.journal.begin_large(entry)
 
     def add_entry(self, entry: Entry) -> None:
         """An entry was written."""
-        if self._stages.current is not None:
-            self._stages.current.journal.add_entry(entry)
+        if self._objects.current is not None:
+            self._objects.current.journal.add_entry(entry)
 
     def go_on(self) -> None:
         """Between two entries: change over to the next staging object, if this one is enough."""
         if self._aside is not None and self._aside.offset >= self._enough_bytes:
             self.end()
-            self._stages.current = self._stages.open_next(len(self._builder.chunks))
+            self._objects.current = self._objects.open_next(len(self._builder.chunks))
             self._begin()
 
     def end(self) -> None:
@@ -165,9 +171,9 @@ class Detour:
             return
         if aside.offset < self._smallest_bytes:  # too short to be copied, and not sent yet
             self._parts.add(aside.take_back())
-            self._stages.abort_current()
+            self._objects.abort_current()
         else:
             aside.flush()
-            self._parts.copy(self._stages.commit_current(), 0, aside.offset)
+            self._parts.copy(self._objects.commit_current(), 0, aside.offset)
         self.sent_bytes += aside.sent_bytes
         self._aside = None

@@ -1,7 +1,7 @@
 """What interrupted runs left: made use of by the next one, and removed when it is done.
 
 A staging object that arrived in part is made an object, checked against its journal, and put
-behind the last archive, as if both were one archive that chunks can be kept of. Where both hold
+behind the previous backup, as if both were one archive that chunks can be kept of. Where both hold
 an entry of one path the later one counts, as it does for tar.
 """
 
@@ -19,7 +19,7 @@ from backup_tasks.chunks.reader import read_chunks
 from backup_tasks.errors import ObjectChanged, ObjectMissing
 from backup_tasks.filesystem.writeback import LEAST_MARGIN_NS
 from backup_tasks.format.manifest import Chunk, Entry, PlacedEntry, encode_line
-from backup_tasks.previous.archive import LastArchive, settled_before_ns
+from backup_tasks.previous.archive import PreviousBackup, settled_before_ns
 from backup_tasks.reuse.plan import is_large, packed_chunks, piece_numbers
 from backup_tasks.spools.records import LineSpool
 from backup_tasks.staging.journal import StagedRun, Staging
@@ -164,11 +164,11 @@ def _sound_chunks(store: Store, run: StagedRun, stored: StoredObject) -> list[Ch
 
 
 def build_on(
-    last: LastArchive | None, found: Sequence[Salvaged], margin_ns: int = LEAST_MARGIN_NS
-) -> LastArchive:
-    """The last archive, if any, and what interrupted runs left, as one to build the next on.
+    last: PreviousBackup | None, found: Sequence[Salvaged], margin_ns: int = LEAST_MARGIN_NS
+) -> PreviousBackup:
+    """The previous backup, if any, and what interrupted runs left, as one to build the next on.
 
-    What those runs wrote they had read. So without a last archive the next one counts as full
+    What those runs wrote they had read. So without a previous backup the next one counts as full
     from the start of the first of them.
 
     Args:
@@ -196,7 +196,7 @@ def build_on(
         if last:
             last.close()
     started_at = found[0].staging.started_at
-    return LastArchive(
+    return PreviousBackup(
         base=Base(base.objects, base.chunks, arrived),
         index=_MergedEntries(lines),
         name=last.name if last else "",
@@ -208,7 +208,7 @@ def build_on(
     )
 
 
-def _entries_of(last: LastArchive) -> Iterator[Entry]:
+def _entries_of(last: PreviousBackup) -> Iterator[Entry]:
     for entry, _, _ in last.index.placed_entries():
         if entry.type != "dir" and entry.ctime_ns >= last.settled_before_ns:
             entry.ctime_ns = _NO_CTIME

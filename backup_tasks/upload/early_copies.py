@@ -1,4 +1,4 @@
-"""Copies from the last archive that begin before it is known which of its chunks are kept.
+"""Copies from the previous backup that begin before it is known which of its chunks are kept.
 
 On most days nearly all are. So the store may copy while the sources are still being looked at;
 what turns out not to stay is withdrawn, which costs the store some work and nothing else.

@@ -67,7 +67,7 @@ _PLENTY_SHARE = 0.5
 _MOST_HELD_BYTES = 32 * MIB
 
 
-def most_runs(limits: PartLimits) -> int:
+def most_ranges(limits: PartLimits) -> int:
     """How many ranges may be kept of the archive before, so that the parts last for the rest."""
     return int(limits.count * 0.4)
 
@@ -77,9 +77,9 @@ def copy_bytes(expected_bytes: int, limits: PartLimits) -> int:
     return min(max(_COPY_BYTES, expected_bytes * 10 // limits.count), limits.largest)
 
 
-def count_copies(runs: int, kept_bytes: int, expected_bytes: int, limits: PartLimits) -> int:
-    """How many parts the copies of so many runs take, at most."""
-    return runs + kept_bytes // copy_bytes(expected_bytes, limits)
+def count_copies(ranges: int, reused_bytes: int, expected_bytes: int, limits: PartLimits) -> int:
+    """How many parts the copies of so many ranges take, at most."""
+    return ranges + reused_bytes // copy_bytes(expected_bytes, limits)
 
 
 def plan_copies(
@@ -104,7 +104,7 @@ def _read_known(known: Known) -> bytes:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Range:
     """Consecutive bytes of another object that are to follow; `held` until they are `enough`."""
 
     source: StoredObject
@@ -154,14 +154,14 @@ class PartAssembler:
         self._planned_bytes = planned_bytes
         self._number = 0
         self._buffer: _PartBuffer | None = None
-        self._run: _Run | None = None
+        self._range: _Range | None = None
         self.offset = 0
         self.sent_bytes = 0
         self.copied_bytes = 0
 
     def add(self, data: bytes) -> None:
         """Append bytes to the object, to be sent."""
-        self.end_run()
+        self.end_range()
         self.offset += len(data)
         self._collect(data)
 
@@ -169,18 +169,18 @@ class PartAssembler:
         """Append bytes that another object holds at `start`: copied if that gives legal parts.
 
         A part must not be too small, so the first of such bytes may fill up the part that is
-        being collected, and a run of them that stays short is sent. Only then are they read.
+        being collected, and a range of them that stays short is sent. Only then are they read.
         """
         self.offset += length
-        run = self._run
-        if run is not None and run.source == source and run.start + run.length == start:
-            run.length += length
-            if run.held:
-                run.held.append(known)
-                if run.length >= run.enough:
-                    run.held = []
+        span = self._range
+        if span is not None and span.source == source and span.start + span.length == start:
+            span.length += length
+            if span.held:
+                span.held.append(known)
+                if span.length >= span.enough:
+                    span.held = []
             return
-        self.end_run()
+        self.end_range()
         if self._buffer is not None and self._buffer.length < self._limits.smallest:
             missing = self._limits.smallest - self._buffer.length
             data = _read_known(known)
@@ -192,7 +192,7 @@ class PartAssembler:
         if not enough:
             self._collect(_read_known(known))
             return
-        self._run = _Run(source, start, length, [] if length >= enough else [known], enough)
+        self._range = _Range(source, start, length, [] if length >= enough else [known], enough)
 
     def _shortest_copy(self) -> int:
         """Known bytes that are worth a copy: the smallest part, as long as parts are plentiful.
@@ -225,7 +225,7 @@ class PartAssembler:
 
     def take_back(self) -> bytes:
         """Everything so far, if it is less than the store's smallest part, to go elsewhere."""
-        self.end_run()
+        self.end_range()
         assert self.offset < max(1, self._limits.smallest)
         buffer, self._buffer = self._buffer, None
         self.offset = self.sent_bytes = 0
@@ -233,21 +233,21 @@ class PartAssembler:
 
     def flush(self) -> None:
         """Send what is collected as a part; only the last may be below the store's smallest."""
-        self.end_run()
+        self.end_range()
         self._send()
 
-    def end_run(self) -> None:
+    def end_range(self) -> None:
         """Decide whether the known bytes so far are copied or sent."""
-        run, self._run = self._run, None
-        if run is None:
+        span, self._range = self._range, None
+        if span is None:
             return
-        if run.held:
-            for known in run.held:
+        if span.held:
+            for known in span.held:
                 self._collect(_read_known(known))
             return
         self._send()
-        self.offset -= run.length
-        self.copy(run.source, run.start, run.length)
+        self.offset -= span.length
+        self.copy(span.source, span.start, span.length)
 
     def _collect(self, data: bytes | bytearray) -> None:
         self.sent_bytes += len(data)

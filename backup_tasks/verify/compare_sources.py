@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from backup_tasks.backup.survey import walk_rules
+from backup_tasks.backup.scan import walk_rules
 from backup_tasks.common.progress import Progress
 from backup_tasks.format.manifest import Entry
 from backup_tasks.profile.model import Profile

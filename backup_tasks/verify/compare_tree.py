@@ -15,7 +15,7 @@ from backup_tasks.format.content_hash import ContentHash, content_hash
 from backup_tasks.format.manifest import Entry, walk_key
 from backup_tasks.format.tar_headers import Member
 from backup_tasks.read.findings import Findings
-from backup_tasks.snapshot.data_segments import segments
+from backup_tasks.snapshot.data_segments import extents
 from backup_tasks.spools.folder_stack import OPEN_FOLDER, FolderStack, split_path
 from backup_tasks.target.metadata import owner_of
 
@@ -186,9 +186,9 @@ def hash_file(
     try:
         size = os.fstat(descriptor).st_size
         digest = content_hash(size, is_sparse=is_sparse)
-        runs = segments(descriptor, size) if is_sparse else [(0, size)]
+        parts = extents(descriptor, size) if is_sparse else [(0, size)]
         with memoryview(bytearray(_PIECE_BYTES)) as view:
-            for offset, length in runs:
+            for offset, length in parts:
                 _hash_run(descriptor, offset, length, digest, view, progress)
     finally:
         os.close(descriptor)

@@ -33,7 +33,7 @@ from backup_tasks.profile.model import Profile
 from backup_tasks.read.authenticity import weigh_proof
 from backup_tasks.read.manifest_reader import find_fault_at_end, read_manifest
 from backup_tasks.read.member_stream import render_fetched_again
-from backup_tasks.read.plain_tar_gz import foreign_members
+from backup_tasks.read.plain_tar_gz import plain_tar_members
 from backup_tasks.read.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.verify.entry_check import EntryCheck
@@ -76,7 +76,7 @@ def run_verify(
         manifest = read_manifest(store, backup.stored, keys)
         report.add_proof(weigh_proof(manifest, backup.stored.name, signers))
         if manifest is None:
-            _verify_foreign(store, report, progress)
+            _verify_plain_tar(store, report, progress)
             return report
     except ArchiveError as error:
         report.add_fault(str(error))
@@ -222,12 +222,12 @@ class _ManifestCheck:
         )
 
 
-def _verify_foreign(store: Store, report: VerifyReport, progress: Progress) -> None:
+def _verify_plain_tar(store: Store, report: VerifyReport, progress: Progress) -> None:
     """An ordinary .tar.gz: read through, with what gzip and tar know about themselves."""
     report.limit = "no manifest of ours: only gzip's checksums and tar's headers were checked"
     progress.start("verifying", 0, 0)
     notes: set[str] = set()
-    for member, pieces in foreign_members(store, report.backup.stored, notes=notes):
+    for member, pieces in plain_tar_members(store, report.backup.stored, notes=notes):
         for piece in pieces:
             progress.advance(len(piece))
         report.entries += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.archive.write_order import LaterTurns, Turn, turn_of
+from backup_tasks.archive.write_order import LaterGroups, WriteGroup, group_of
 from backup_tasks.common.paths import Paths
 from backup_tasks.format.manifest import Entry
 from backup_tasks.reuse.plan import PlannedEntry
@@ -27,28 +27,28 @@ def entry(days_old: float, path: str = "file", **fields: object) -> Entry:
 @pytest.mark.parametrize(
     ("plan", "turn"),
     [
-        (PlannedEntry(entry(0)), Turn.YOUNG),
-        (PlannedEntry(entry(7)), Turn.YOUNG),
-        (PlannedEntry(entry(-1)), Turn.YOUNG),
-        (PlannedEntry(entry(30)), Turn.LASTING),
-        (PlannedEntry(entry(-30)), Turn.LASTING),
-        (PlannedEntry(entry(0), old=entry(1)), Turn.CHANGING),
-        (PlannedEntry(entry(0), old=entry(7)), Turn.CHANGING),
-        (PlannedEntry(entry(0), old=entry(30)), Turn.LASTING),
-        (PlannedEntry(entry(200), old=entry(201)), Turn.CHANGING),
-        (PlannedEntry(entry(5), is_same=True), Turn.CHANGING),
-        (PlannedEntry(entry(300), is_same=True), Turn.LASTING),
+        (PlannedEntry(entry(0)), WriteGroup.YOUNG),
+        (PlannedEntry(entry(7)), WriteGroup.YOUNG),
+        (PlannedEntry(entry(-1)), WriteGroup.YOUNG),
+        (PlannedEntry(entry(30)), WriteGroup.LASTING),
+        (PlannedEntry(entry(-30)), WriteGroup.LASTING),
+        (PlannedEntry(entry(0), old=entry(1)), WriteGroup.CHANGING),
+        (PlannedEntry(entry(0), old=entry(7)), WriteGroup.CHANGING),
+        (PlannedEntry(entry(0), old=entry(30)), WriteGroup.LASTING),
+        (PlannedEntry(entry(200), old=entry(201)), WriteGroup.CHANGING),
+        (PlannedEntry(entry(5), is_same=True), WriteGroup.CHANGING),
+        (PlannedEntry(entry(300), is_same=True), WriteGroup.LASTING),
     ],
 )
 def test_what_was_left_alone_for_long_comes_first_and_what_is_new_last(
-    plan: PlannedEntry, turn: Turn
+    plan: PlannedEntry, turn: WriteGroup
 ) -> None:
-    assert turn_of(plan, NOW_NS) == turn
+    assert group_of(plan, NOW_NS) == turn
 
 
 def test_a_hardlink_has_the_turn_of_its_file() -> None:
     link = Entry(path="link", type="hardlink", link="file", nlink=2, mtime_ns=0)
-    with LaterTurns(NOW_NS) as later:
+    with LaterGroups(NOW_NS) as later:
         assert later.postpone(PlannedEntry(link)) == b""
         stand_in = later.postpone(PlannedEntry(entry(1, nlink=2)))
         assert stand_in

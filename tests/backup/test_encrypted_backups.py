@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from backup_tasks.chunks.encrypt import Sealer, open_sealed
+from backup_tasks.chunks.encrypt import Sealer, open_encrypted
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.errors import ArchiveError, IdentityError
@@ -420,13 +420,13 @@ def test_a_chunk_that_somebody_else_encrypted_for_us_is_found(
     chunk = backups.manifest().chunks[2]
     content, sealer = backups.archive().read_bytes(), Sealer(backups.recipients)
     genuine = content[chunk.offset : chunk.offset + chunk.length]
-    gzip_member = open_sealed(genuine, backups.keys)
+    gzip_member = open_encrypted(genuine, backups.keys)
     forged = next(
         made
         for made in (sealer.seal(gzip_member) for _ in range(1000))
         if len(made) == len(genuine)
     )
-    assert open_sealed(forged, backups.keys) == gzip_member
+    assert open_encrypted(forged, backups.keys) == gzip_member
     backups.archive().write_bytes(content.replace(genuine, forged))
     store = backups.open_store()
     (backup,) = find_backups(store, UTC)

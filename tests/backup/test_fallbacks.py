@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.backup import survey
+from backup_tasks.backup import scan
 from backup_tasks.census.catalog import BackupDetails
 from backup_tasks.command.output import print_backup_plan, print_backups
 from backup_tasks.common.paths import Paths
@@ -338,16 +338,16 @@ def forged_ctime(
     """Change a file; until the end of the block the walk sees its old ctime."""
     old_ctime_ns = backups.entry(name).ctime_ns
     RealTree(backups.source).sneak(name, 1003)
-    walk = survey.Walk.entries
+    walk = scan.Walk.entries
 
-    def lying(self: survey.Walk) -> Iterator[Entry]:
+    def lying(self: scan.Walk) -> Iterator[Entry]:
         for entry in walk(self):
             if entry.name.endswith("/" + name):
                 entry.ctime_ns = old_ctime_ns
             yield entry
 
     with monkeypatch.context() as patch:
-        patch.setattr(survey.Walk, "entries", lying)
+        patch.setattr(scan.Walk, "entries", lying)
         yield
 
 

@@ -234,7 +234,7 @@ def test_a_file_as_a_source_may_change_and_may_not_be_emptied(plain: Nights) -> 
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backup_tasks.backup.survey._BATCH", 3)
+    monkeypatch.setattr("backup_tasks.backup.scan._BATCH", 3)
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -14,7 +14,7 @@ import pytest
 
 from backup_tasks.backup import assembly
 from backup_tasks.backup.assembly import utc_text
-from backup_tasks.backup.run_backup import _is_useful as is_useful
+from backup_tasks.backup.basis import _is_useful as is_useful
 from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.keeper import ClaimKeeper
 from backup_tasks.command.job import journaled, run_backup_job, run_prune_job

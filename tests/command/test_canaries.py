@@ -40,7 +40,7 @@ class ProcessList:
     seen: set[bytes] = field(default_factory=set)
     _over: threading.Event = field(default_factory=threading.Event)
 
-    def watch(self) -> None:
+    def supervision(self) -> None:
         while not self._over.wait(0.002):
             for process in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
@@ -48,7 +48,7 @@ class ProcessList:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.watch)
+        thread = threading.Thread(target=self.supervision)
         thread.start()
         try:
             yield

@@ -18,7 +18,7 @@ import pytest
 from freezegun import freeze_time
 
 from backup_tasks.command.job import journaled, run_backup_job
-from backup_tasks.command.supervise import watched
+from backup_tasks.command.supervise import supervised
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.errors import BackupError, Interrupted, LockedError, SourceError, StoreError
@@ -200,7 +200,7 @@ def test_signal_is_not_mistaken_for_an_error_that_is_tried_again(paths: Paths) -
         except Exception:  # as botocore does
             went_on.append(True)
 
-    with pytest.raises(Interrupted), watched("test", "", paths, clock):
+    with pytest.raises(Interrupted), supervised("test", "", paths, clock):
         request()
     assert not went_on
 
@@ -216,7 +216,7 @@ def test_signals_after_the_first_are_passed_over(paths: Paths) -> None:
                 os.kill(os.getpid(), number)
             cleaned_up.append(True)
 
-    with pytest.raises(Interrupted, match="SIGINT"), watched("test", "", paths, clock):
+    with pytest.raises(Interrupted, match="SIGINT"), supervised("test", "", paths, clock):
         work()
     assert cleaned_up
 
@@ -250,7 +250,7 @@ def test_a_signal_leaves_no_lock_as_nobody_expects_it(
     """A thread that waited for it would never end, nor would whoever waits for the thread."""
     done: list[str] = []
     condition = striking_condition(at, done)
-    with pytest.raises(Interrupted), watched("test", "", paths, clock), condition:
+    with pytest.raises(Interrupted), supervised("test", "", paths, clock), condition:
         condition.wait(60)
     assert done == expected
 
@@ -286,7 +286,7 @@ def test_a_signal_ends_every_wait_at_once(paths: Paths, waits: str) -> None:
         begun.set()
         wait(20)
 
-    with pytest.raises(Interrupted), watched("test", "", paths, clock):
+    with pytest.raises(Interrupted), supervised("test", "", paths, clock):
         start_and_wait()
     assert not ended.is_set()
     over.set()
@@ -297,7 +297,7 @@ def test_a_signal_ends_every_wait_at_once(paths: Paths, waits: str) -> None:
 
 
 def fail_with(error: Exception, paths: Paths) -> None:
-    with watched("restore", "prod", paths, clock):
+    with supervised("restore", "prod", paths, clock):
         raise error
 
 
@@ -334,7 +334,7 @@ def test_reader_that_goes_away_is_no_failure(paths: Paths) -> None:
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_success_is_recorded_only_where_it_is_wanted(paths: Paths, recorded: bool) -> None:
-    with watched("list", "prod", paths, clock, recorded=recorded):
+    with supervised("list", "prod", paths, clock, recorded=recorded):
         pass
     assert len(list(read_records(paths))) == recorded
 

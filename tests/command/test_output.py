@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.backup.survey import BackupPlan, SourceTotals
+from backup_tasks.backup.scan import BackupPlan, SourceTotals
 from backup_tasks.census.catalog import Backup, BackupDetails
 from backup_tasks.command import output
 from backup_tasks.errors import UsageError

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backup_tasks.command.supervise import watched
+from backup_tasks.command.supervise import supervised
 from backup_tasks.common.paths import Paths
 from backup_tasks.errors import StoreError
 from backup_tasks.journal.run_record import read_records
@@ -22,7 +22,7 @@ def test_a_failure_is_logged_and_recorded_also_where_a_success_would_not_be(
 ) -> None:
     with (
         pytest.raises(StoreError, match="no connection"),
-        watched("list", "prod", paths, clock, recorded=recorded),
+        supervised("list", "prod", paths, clock, recorded=recorded),
     ):
         raise StoreError("no connection")
     (record,) = read_records(paths)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.backup import survey
+from backup_tasks.backup import scan
 from backup_tasks.common.paths import Paths
 from backup_tasks.filesystem import writeback
 from backup_tasks.filesystem.mountinfo import Mount, Mounts, parse_mounts
@@ -72,14 +72,14 @@ def test_a_page_written_to_again_after_the_backup_is_seen_as_it_was_written_back
 def test_a_page_that_was_dirty_within_the_margin_is_looked_at_again(
     backups: Generations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "write_back", lambda folders: [])
+    monkeypatch.setattr(scan, "write_back", lambda folders: [])
     written_twice(backups, tmp_path, timedelta(seconds=45))
 
 
 def test_what_is_looked_at_again_and_is_the_same_is_not_sent_again(
     backups: Generations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "blind_devices", lambda *_: frozenset())
+    monkeypatch.setattr(scan, "blind_devices", lambda *_: frozenset())
     backups.now = datetime.now(UTC) + timedelta(seconds=45)
     (backups.source / "large").write_bytes(os.urandom(3_000_000))
     backups.backup()
@@ -201,13 +201,13 @@ def test_a_ctime_of_its_own_shows_in_any_file_that_was_copied_or_renamed(tmp_pat
 def test_on_such_a_file_system_every_file_is_read_and_nothing_is_sent(
     backups: Generations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "blind_devices", lambda *_: frozenset())
+    monkeypatch.setattr(scan, "blind_devices", lambda *_: frozenset())
     backups.now = datetime.now(UTC) + timedelta(hours=1)
     (backups.source / "large").write_bytes(os.urandom(3_000_000))
     backups.backup()
     assert backups.plan().read_bytes == 0
     device = os.stat(backups.source).st_dev
-    monkeypatch.setattr(survey, "blind_devices", lambda *_: frozenset({device}))
+    monkeypatch.setattr(scan, "blind_devices", lambda *_: frozenset({device}))
     assert backups.plan().read_bytes == 3_000_000
     backups.backup()
     assert backups.sent() < 10_000

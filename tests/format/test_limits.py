@@ -28,7 +28,7 @@ from backup_tasks.format.limits import (
     CHUNK_RAW_LIMIT,
     HEADER_PROBE_BYTES,
     LINE_BYTES,
-    MOST_RUNS,
+    MOST_SEGMENTS,
     NEWEST_NS,
     OLDEST_NS,
     PATH_BYTES,
@@ -310,7 +310,7 @@ def test_a_file_of_too_many_holes_is_left_out_and_named(memory: Backups, tmp_pat
 def test_a_file_of_more_pieces_than_a_map_names_is_stored_with_the_smallest_holes(
     memory: Backups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_segments, "MOST_RUNS", 16)
+    monkeypatch.setattr(data_segments, "MOST_SEGMENTS", 16)
     odd = memory.source / "m-odd"
     sparse(odd, 4 * MIB, 100)
     with odd.open("r+b") as file:
@@ -323,7 +323,7 @@ def test_a_file_of_more_pieces_than_a_map_names_is_stored_with_the_smallest_hole
     assert twin.stat().st_blocks * 512 <= 5 * MIB
 
 
-@pytest.mark.parametrize("limit", ["MOST_RUNS", "MOST_SEGMENTS"])
+@pytest.mark.parametrize("limit", ["MOST_SEGMENTS", "MOST_EXTENTS"])
 def test_a_file_torn_into_too_many_pieces_far_apart_is_left_out_and_named(
     memory: Backups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -414,7 +414,7 @@ def test_the_name_of_an_owner_that_is_not_utf8_is_left_out(
 
 
 def test_headers_that_keep_to_all_limits_fit_into_a_chunk_and_what_other_tars_read() -> None:
-    runs = [(2**43 + number * 2**13, 4096) for number in range(MOST_RUNS)]
+    runs = [(2**43 + number * 2**13, 4096) for number in range(MOST_SEGMENTS)]
     member = Member(
         b"p" * PATH_BYTES,
         "file",

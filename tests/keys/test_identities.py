@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.chunks.compress import compress_chunk
-from backup_tasks.chunks.encrypt import Sealer, open_sealed, open_sealed_chunk
+from backup_tasks.chunks.encrypt import Sealer, open_encrypted, open_encrypted_chunk
 from backup_tasks.errors import ArchiveError, IdentityError
 from backup_tasks.format.age_tar import unwrap_age_file, wrap_age_file
 from backup_tasks.format.encrypted_footer import (
-    SEALED_FOOTER_BYTES,
-    decode_sealed_footer,
-    encode_sealed_footer,
+    ENCRYPTED_FOOTER_BYTES,
+    decode_encrypted_footer,
+    encode_encrypted_footer,
 )
 from backup_tasks.format.footer import Footer
 from backup_tasks.keys.identities import Keyring, NoKeyFits
@@ -36,7 +36,7 @@ def test_what_we_encrypt_age_decrypts_and_the_other_way_round(tmp_path: Path, ki
     for armor in ([], ["-a"]):
         by_age = run("age", *armor, "-r", pair.recipient, content=CONTENT)
         assert Keyring(pair.file).open(by_age) == CONTENT
-        assert open_sealed(wrap_age_file(by_age), Keyring(pair.file)) == CONTENT
+        assert open_encrypted(wrap_age_file(by_age), Keyring(pair.file)) == CONTENT
 
 
 def test_one_of_several_identities_is_enough_and_comments_are_passed_over(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_one_of_several_identities_is_enough_and_comments_are_passed_over(tmp_pa
     both.write_text(f"# mine\n\n{one.file.read_text()}\n  # theirs\n{two.file.read_text()}")
     for pair in (one, two):
         sealed = Sealer([pair.recipient]).seal(CONTENT)
-        assert open_sealed(sealed, Keyring(both)) == CONTENT
+        assert open_encrypted(sealed, Keyring(both)) == CONTENT
 
 
 @pytest.mark.parametrize("kind", ["X25519", "ssh-ed25519"])
@@ -63,8 +63,8 @@ def test_a_passphrase_is_asked_once_and_opens_the_identity_file(
 
     keys = Keyring(protected, ask)
     sealed = Sealer([normalize_recipient(pair.recipient)]).seal(CONTENT)
-    assert open_sealed(sealed, keys) == CONTENT
-    assert open_sealed(sealed, keys) == CONTENT
+    assert open_encrypted(sealed, keys) == CONTENT
+    assert open_encrypted(sealed, keys) == CONTENT
     assert asked == [f"Passphrase for {protected}: "]
     asked.clear()
     wrong = Keyring(protected, lambda prompt: asked.append(prompt) or "wrong horse")
@@ -166,27 +166,30 @@ def test_a_sealed_chunk_must_hold_what_the_manifest_lists(tmp_path: Path) -> Non
     sealed = Sealer([pair.recipient]).seal_chunk(compress_chunk(b"raw", 1))
     keys = Keyring(pair.file)
     assert (
-        open_sealed_chunk(sealed.stored, sealed.content, keys) == compress_chunk(b"raw", 1).stored
+        open_encrypted_chunk(sealed.stored, sealed.content, keys)
+        == compress_chunk(b"raw", 1).stored
     )
     with pytest.raises(ArchiveError, match="is not what the manifest says"):
-        open_sealed_chunk(sealed.stored, compress_chunk(b"other", 1).sha256, keys)
+        open_encrypted_chunk(sealed.stored, compress_chunk(b"other", 1).sha256, keys)
 
 
 def test_the_footer_has_one_spelling_and_a_fixed_length() -> None:
     footer = Footer(2**62, 2**40, b"s" * 32, 1, Signature(b"k" * 32, b"g" * 64))
-    tail = encode_sealed_footer(footer)
-    assert len(tail) == SEALED_FOOTER_BYTES == len(encode_sealed_footer(Footer(0, 0, b"0" * 32)))
-    assert decode_sealed_footer(tail) == footer
+    tail = encode_encrypted_footer(footer)
+    assert (
+        len(tail) == ENCRYPTED_FOOTER_BYTES == len(encode_encrypted_footer(Footer(0, 0, b"0" * 32)))
+    )
+    assert decode_encrypted_footer(tail) == footer
     for place in range(len(tail)):
         flipped = bytearray(tail)
         flipped[place] ^= 1 << place % 8
         with contextlib.suppress(ArchiveError):  # a version that nobody knows
-            assert decode_sealed_footer(bytes(flipped)) != footer
+            assert decode_encrypted_footer(bytes(flipped)) != footer
 
 
 @pytest.mark.parametrize("program", [["tar"], ["bsdtar"], ["busybox", "tar"]], ids=" ".join)
 def test_tar_finds_nothing_in_the_footer(tmp_path: Path, program: list[str]) -> None:
-    (tmp_path / "footer.tar").write_bytes(encode_sealed_footer(Footer(1, 2, b"s" * 32)))
+    (tmp_path / "footer.tar").write_bytes(encode_encrypted_footer(Footer(1, 2, b"s" * 32)))
     done = subprocess.run(
         [*program, "-t", "-f", tmp_path / "footer.tar"], capture_output=True, check=True
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from backup_tasks.chunks.compress import compress_chunk
-from backup_tasks.format.encrypted_footer import decode_sealed_footer, encode_sealed_footer
+from backup_tasks.format.encrypted_footer import decode_encrypted_footer, encode_encrypted_footer
 from backup_tasks.format.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.format.signature_member import MEMBER_BYTES, decode_signature, encode_signature
 from backup_tasks.keys.signing import (
@@ -183,8 +183,8 @@ def test_the_footer_of_an_encrypted_archive_carries_it(
 ) -> None:
     signed = replace(footer, signature=signature)
     assume(signature != Signature(bytes(32), bytes(64)))  # which stands for none
-    assert decode_sealed_footer(encode_sealed_footer(signed)) == signed
-    assert decode_sealed_footer(encode_sealed_footer(footer)) == footer
+    assert decode_encrypted_footer(encode_encrypted_footer(signed)) == signed
+    assert decode_encrypted_footer(encode_encrypted_footer(footer)) == footer
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from backup_tasks.claim.machine_key import key_file, open_own_key, private_files
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.errors import ArchiveError, BackupError, UnprovenError
-from backup_tasks.format.encrypted_footer import decode_sealed_footer, encode_sealed_footer
+from backup_tasks.format.encrypted_footer import decode_encrypted_footer, encode_encrypted_footer
 from backup_tasks.format.footer import FOOTER_BYTES
 from backup_tasks.format.signature_member import MEMBER_BYTES, encode_signature
 from backup_tasks.journal.run_record import RunRecord
@@ -339,7 +339,7 @@ def test_another_signature_in_an_encrypted_archive_is_refused(
     _, backup = newest(encrypted)
     content = encrypted.archive().read_bytes()
     size = footer_length(backup.stored)
-    footer = decode_sealed_footer(content[-size:])
+    footer = decode_encrypted_footer(content[-size:])
     assert footer
     forged = {
         "nobody": None,
@@ -349,7 +349,7 @@ def test_another_signature_in_an_encrypted_archive_is_refused(
             ATTACKER.sign(footer.statement), public_key=footer.signature.public_key
         ),
     }[signed_by]
-    end = encode_sealed_footer(structs.replace(footer, signature=forged))
+    end = encode_encrypted_footer(structs.replace(footer, signature=forged))
     encrypted.archive().write_bytes(content[:-size] + end)
     state = {"nobody": "unsigned", "another": "another key", "the wrong key": "wrong"}[signed_by]
     assert verify(encrypted).proof.state == state

@@ -1,4 +1,4 @@
-"""Which runs of chunks stay: legal, within the budget, and never dearer than need be."""
+"""Which ranges of chunks stay: legal, within the budget, and never dearer than need be."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from backup_tasks.reuse.copy_ranges import (
     DEAD_LIMIT,
     DEAD_WELCOME,
     ChunkCosts,
-    RunRules,
-    choose_runs,
-    runs_of,
+    RangeRules,
+    choose_ranges,
+    ranges_of,
 )
 
 Chunks = list[tuple[int, int, bool]]
@@ -32,12 +32,12 @@ def costs_of(chunks: Chunks) -> ChunkCosts:
 
 
 def choose(chunks: Chunks, smallest: int, most: int = 100, new: int = 10**9) -> bytearray:
-    rules = RunRules(smallest, most, new)
-    return choose_runs(costs_of(chunks), bytearray(c[2] for c in chunks), rules)
+    rules = RangeRules(smallest, most, new)
+    return choose_ranges(costs_of(chunks), bytearray(c[2] for c in chunks), rules)
 
 
 def is_legal(chosen: bytearray, chunks: Chunks, smallest: int) -> bool:
-    lengths = [sum(chunks[n][0] + chunks[n][1] for n in run) for run in runs_of(chosen)]
+    lengths = [sum(chunks[n][0] + chunks[n][1] for n in span) for span in ranges_of(chosen)]
     allowed = all(chunks[n][2] for n, kept in enumerate(chosen) if kept)
     return allowed and all(length >= smallest for length in lengths)
 
@@ -60,7 +60,7 @@ def test_what_is_kept_is_legal_and_below_the_limit(
 ) -> None:
     chosen = choose(chunks, smallest, most, new)
     assert is_legal(chosen, chunks, smallest)
-    assert len(runs_of(chosen)) <= most
+    assert len(ranges_of(chosen)) <= most
     dead = sum(chunk[1] for chunk, kept in zip(chunks, chosen, strict=True) if kept)
     assert dead <= DEAD_LIMIT * sum(chunk[0] for chunk in chunks)
 
@@ -99,7 +99,7 @@ def test_the_dirtiest_chunks_go_first() -> None:
 
 def test_where_there_is_too_much_the_oldest_chunks_are_cleaned_and_the_others_wait() -> None:
     chosen = choose([(89, 11, True)] * 100, 100)
-    assert runs_of(chosen) == [range(100 - sum(chosen), 100)]
+    assert ranges_of(chosen) == [range(100 - sum(chosen), 100)]
     assert sum(chosen) * 11 <= DEAD_WELCOME * 8900 < (sum(chosen) + 1) * 11
 
 

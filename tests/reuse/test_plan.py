@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from backup_tasks.format.manifest import Chunk, Entry
 from backup_tasks.reuse import plan
-from backup_tasks.reuse.copy_ranges import DEAD_LIMIT, choose_runs
+from backup_tasks.reuse.copy_ranges import DEAD_LIMIT, choose_ranges
 from backup_tasks.reuse.plan import Reuse, ReusePlanner
 from tests.support.histories import CHUNK, Change, histories, play, use_small_chunks
 from tests.support.model_archive import (
@@ -37,11 +37,11 @@ def _small_chunks() -> Iterator[None]:
 
 
 def replay(
-    history: list[list[Change]], smallest_run: int = 1, most_runs: int = 100, margin_ns: int = 0
+    history: list[list[Change]], smallest_run: int = 1, most_ranges: int = 100, margin_ns: int = 0
 ) -> Iterator[tuple[ModelTree, ModelBackup, ModelArchive]]:
     """After each generation: the tree, the backups, and the archive before the newest."""
     tree = ModelTree()
-    backup = ModelBackup(tree, smallest_run, most_runs)
+    backup = ModelBackup(tree, smallest_run, most_ranges)
     for changes in history:
         for change in changes:
             play(tree, change)
@@ -53,9 +53,9 @@ def replay(
 @settings(max_examples=300, deadline=None)
 @given(histories(8), run_lengths, run_counts, st.sampled_from((0, EVER)))
 def test_plain_tar_gives_the_tree_of_every_generation_whatever_happened_before(
-    history: list[list[Change]], smallest_run: int, most_runs: int, margin_ns: int
+    history: list[list[Change]], smallest_run: int, most_ranges: int, margin_ns: int
 ) -> None:
-    for tree, backup, _ in replay(history, smallest_run, most_runs, margin_ns):
+    for tree, backup, _ in replay(history, smallest_run, most_ranges, margin_ns):
         assert extract(backup.archive) == expected(tree)
 
 
@@ -77,9 +77,9 @@ def test_the_manifest_names_every_path_once_with_what_tar_finds_there(
 @settings(deadline=None)
 @given(histories(8), run_lengths, run_counts)
 def test_dead_bytes_stay_below_their_limit(
-    history: list[list[Change]], smallest_run: int, most_runs: int
+    history: list[list[Change]], smallest_run: int, most_ranges: int
 ) -> None:
-    for _, backup, _ in replay(history, smallest_run, most_runs):
+    for _, backup, _ in replay(history, smallest_run, most_ranges):
         live, dead = backup.archive.live_and_dead_bytes()
         assert dead <= DEAD_LIMIT * live
 
@@ -87,16 +87,16 @@ def test_dead_bytes_stay_below_their_limit(
 @settings(deadline=None)
 @given(histories(8), run_lengths, run_counts)
 def test_every_run_is_long_enough_and_there_are_not_too_many(
-    history: list[list[Change]], smallest_run: int, most_runs: int
+    history: list[list[Change]], smallest_run: int, most_ranges: int
 ) -> None:
-    for _, backup, before in replay(history, smallest_run, most_runs):
+    for _, backup, before in replay(history, smallest_run, most_ranges):
         reuse = backup.reuse
         assert reuse is not None
-        assert len(reuse.runs) <= most_runs
-        assert reuse.runs == sorted(reuse.runs, key=lambda run: run.start)
-        lengths = [sum(before.chunks[n].length for n in run) for run in reuse.runs]
+        assert len(reuse.ranges) <= most_ranges
+        assert reuse.ranges == sorted(reuse.ranges, key=lambda run: run.start)
+        lengths = [sum(before.chunks[n].length for n in run) for run in reuse.ranges]
         assert all(length >= smallest_run for length in lengths)
-        assert reuse.kept_bytes == sum(lengths)
+        assert reuse.reused_bytes == sum(lengths)
 
 
 @settings(deadline=None)
@@ -321,9 +321,9 @@ def test_a_chain_of_links_laid_out_on_purpose_takes_few_rounds(
     def counted(*arguments: Any) -> bytearray:
         nonlocal rounds
         rounds += 1
-        return choose_runs(*arguments)
+        return choose_ranges(*arguments)
 
-    monkeypatch.setattr(plan, "choose_runs", counted)
+    monkeypatch.setattr(plan, "choose_ranges", counted)
     before = chain_of_links(100, is_broken_up=is_broken_up)
     walked = [replace(entry) for entry in before if not entry.name.endswith("gone")]
     assert decide(walked, before, 2000).moved[:2] == [0, 1]

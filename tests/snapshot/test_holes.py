@@ -298,22 +298,22 @@ def test_what_no_file_system_may_answer_ends_the_search(
         return answers[position][0] if whence == os.SEEK_DATA else ends[position]
 
     monkeypatch.setattr(data_segments.os, "lseek", lseek)
-    found = list(data_segments.segments(0, 2**20))
+    found = list(data_segments.extents(0, 2**20))
     assert sum(found[-1]) == 2**20
     assert len(found) <= 2
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)), max_size=60))
 def test_no_list_of_runs_grows_too_long_or_loses_a_byte(parts: list[tuple[int, int]]) -> None:
-    found = data_segments.RunList(8)
+    found = data_segments.SegmentList(8)
     position = 0
     added = []
     for gap, length in parts:
         found.add(position + gap, length)
         added.append((position + gap, length))
         position += gap + length
-    assert len(found.runs) <= 8
+    assert len(found.segments) <= 8
     assert found.data_bytes == sum(length for _, length in added)
     for offset, length in added:
-        assert any(s <= offset and offset + length <= s + n for s, n in found.runs)
-    assert len(added) > 8 or found.runs == added
+        assert any(s <= offset and offset + length <= s + n for s, n in found.segments)
+    assert len(added) > 8 or found.segments == added

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.archive.write_order import Turn
+from backup_tasks.archive.write_order import WriteGroup
 from backup_tasks.format.limits import CHUNK_RAW_LIMIT
 from backup_tasks.format.manifest import Chunk, Entry, walk_key
 from backup_tasks.staging.journal import StagedRun, Staging, StagingJournal
@@ -40,7 +40,7 @@ def in_order(paths: list[str]) -> list[str]:
 def test_entries_of_all_turns_come_in_the_order_of_the_walk(
     tmp_path: Path, paths: list[str], data: st.DataObject
 ) -> None:
-    turns: list[list[str]] = [[] for _ in Turn]
+    turns: list[list[str]] = [[] for _ in WriteGroup]
     for path in paths:
         data.draw(st.sampled_from(turns)).append(path)
     assert written(tmp_path / "journal", [in_order(turn) for turn in turns]) == in_order(paths)

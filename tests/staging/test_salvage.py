@@ -29,7 +29,7 @@ from backup_tasks.common.state_files import state_key
 from backup_tasks.errors import CopyRefused, CopyUnsupported, ObjectMissing, StoreError
 from backup_tasks.format.archive_names import is_backup_name
 from backup_tasks.format.manifest import Chunk, Entry, Header, PlacedEntry
-from backup_tasks.previous.archive import LastArchive
+from backup_tasks.previous.archive import PreviousBackup
 from backup_tasks.read.manifest_reader import read_header
 from backup_tasks.staging.journal import StagedRun, Staging, StagingJournal
 from backup_tasks.staging.leftovers import UploadNote, do_each, end_leftovers
@@ -223,7 +223,7 @@ def test_what_was_written_in_a_later_turn_is_not_sent_again_either(backups: Inte
 @pytest.fixture
 def many_stages(staged: Interrupted, monkeypatch: pytest.MonkeyPatch) -> Interrupted:
     """Another staging object as soon as the store would copy what is in the one before."""
-    monkeypatch.setattr(backup_tasks.staging.objects, "STAGE_BYTES", 1)
+    monkeypatch.setattr(backup_tasks.staging.objects, "STAGING_OBJECT_BYTES", 1)
     return staged
 
 
@@ -865,7 +865,7 @@ def _backups_in(folder: Path) -> Interrupted:
     return backups
 
 
-# What the last archive and an interrupted run hold together
+# What the previous backup and an interrupted run hold together
 
 
 class Index:
@@ -893,9 +893,9 @@ def stored(name: str) -> StoredObject:
 
 
 def joined(tmp_path: Path, old: list[Entry], new: list[Entry]) -> list[Entry]:
-    """What the next run is told, where the last archive has ten chunks and was begun at 1000 ns."""
+    """What the next run is told, where the previous backup has ten chunks, begun at 1000 ns."""
     base = Base([(0, stored("last"))], chunks_of(10))
-    last = LastArchive(
+    last = PreviousBackup(
         base=base,
         index=Index(old),
         name="last",

@@ -11,7 +11,7 @@ import pytest
 from backup_tasks.census.catalog import Backup
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
-from backup_tasks.format.encrypted_footer import SEALED_FOOTER_BYTES
+from backup_tasks.format.encrypted_footer import ENCRYPTED_FOOTER_BYTES
 from backup_tasks.format.footer import END_CHUNK, FOOTER_BYTES
 from backup_tasks.format.signature_member import MEMBER_BYTES
 from backup_tasks.journal.run_record import RunRecord
@@ -49,7 +49,7 @@ def newest(backups: Backups) -> tuple[Store, Backup]:
 def places(backups: Backups) -> list[int]:
     """Bytes all over the archive, and more of them at its end."""
     size = backups.archive().stat().st_size
-    end = SEALED_FOOTER_BYTES if backups.recipients else FOOTER_BYTES + MEMBER_BYTES
+    end = ENCRYPTED_FOOTER_BYTES if backups.recipients else FOOTER_BYTES + MEMBER_BYTES
     return [*range(0, size - end, size // 40), *range(size - end, size, end // 24)]
 
 

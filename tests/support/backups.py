@@ -14,7 +14,7 @@ import pytest
 
 from backup_tasks.backup.context import BackupRun
 from backup_tasks.backup.run_backup import run_backup, run_backup_plan
-from backup_tasks.backup.survey import BackupPlan
+from backup_tasks.backup.scan import BackupPlan
 from backup_tasks.census.accepted import open_census, whose_count
 from backup_tasks.claim.machine_key import open_own_key
 from backup_tasks.common.paths import PROJECT_ROOT, Paths

@@ -190,9 +190,9 @@ class ModelArchive:
 class ModelBackup:
     """Makes archive after archive of a tree, as the writing rooms do."""
 
-    def __init__(self, tree: ModelTree, smallest_run: int, most_runs: int) -> None:
+    def __init__(self, tree: ModelTree, smallest_run: int, most_ranges: int) -> None:
         self.tree = tree
-        self._smallest_run, self._most_runs = smallest_run, most_runs
+        self._smallest_run, self._most_runs = smallest_run, most_ranges
         self.archive = ModelArchive()
         self.reuse: Reuse | None = None
         self.read_again: list[str] = []
@@ -205,7 +205,7 @@ class ModelBackup:
         leaves, late = apart(self.tree.walk())
         planned = list(planner.join(leaves, _placed(last.entries)))
         reuse = self.reuse = planner.decide(self._smallest_run, self._most_runs)
-        for run in reuse.runs:
+        for run in reuse.ranges:
             for number in run:
                 old = last.chunks[number]
                 new.add(last.records[number], old.raw, old.length)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.backup.key_check import ProvenKeys
-from backup_tasks.backup.survey import BackupPlan
+from backup_tasks.backup.scan import BackupPlan
 from backup_tasks.census.catalog import Backup
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
 from backup_tasks.command.job import (

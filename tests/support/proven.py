@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from backup_tasks.backup.assembly import utc_text
 from backup_tasks.chunks.encrypt import Sealer
 from backup_tasks.format.archive_names import is_encrypted_name, parse_backup_name
-from backup_tasks.format.encrypted_footer import encode_sealed_footer
+from backup_tasks.format.encrypted_footer import encode_encrypted_footer
 from backup_tasks.format.footer import END_CHUNK, Footer, encode_footer
 from backup_tasks.format.manifest import MANIFEST_PATH, write_manifest
 from backup_tasks.format.signature_member import encode_signature
@@ -77,7 +77,7 @@ def _sealed(packed: bytes, sealer: Sealer, key: SigningKey | None) -> bytes:
     footer = Footer(0, len(manifest), hashlib.sha256(manifest).digest())
     if key:
         footer = replace(footer, signature=key.sign(footer.statement))
-    return manifest + sealer.seal(END_CHUNK) + encode_sealed_footer(footer)
+    return manifest + sealer.seal(END_CHUNK) + encode_encrypted_footer(footer)
 
 
 def keep_key(state: Path, key: SigningKey = KEY) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup_tasks.format.manifest import Chunk
-from backup_tasks.reuse.copy_ranges import runs_of
+from backup_tasks.reuse.copy_ranges import ranges_of
 from backup_tasks.stores.base import CopySource, PartBody, PartLimits, StoredObject
 from backup_tasks.upload.early_copies import CopiesAhead, plan_ahead
 from backup_tasks.upload.part_assembler import PartAssembler
@@ -58,7 +58,7 @@ def stored(chunks: list[Chunk], numbers: range) -> tuple[int, int]:
 def kept_runs(draw: st.DrawFn, chunks: list[Chunk]) -> list[range]:
     """Runs of chunks that are long enough to be copied."""
     dropped = draw(st.sets(st.integers(0, len(chunks)), max_size=4))
-    runs = runs_of(bytearray(number not in dropped for number in range(len(chunks))))
+    runs = ranges_of(bytearray(number not in dropped for number in range(len(chunks))))
     return [run for run in runs if stored(chunks, run)[1] - stored(chunks, run)[0] >= 5]
 
 

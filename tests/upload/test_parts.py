@@ -13,7 +13,7 @@ from backup_tasks.stores.s3.store import LIMITS as S3
 from backup_tasks.upload.part_assembler import (
     PartAssembler,
     count_copies,
-    most_runs,
+    most_ranges,
     plan_part_bytes,
 )
 from tests.support.recording_store import Parts
@@ -54,10 +54,10 @@ class Recorder:
 def test_kept_runs_of_any_length_and_number_are_legal(
     lengths: list[int], times: int, sent_bytes: int
 ) -> None:
-    lengths = (lengths * times)[: most_runs(S3)]
-    kept_bytes = sum(lengths)
-    expected = kept_bytes + sent_bytes
-    copies = count_copies(len(lengths), kept_bytes, expected, S3)
+    lengths = (lengths * times)[: most_ranges(S3)]
+    reused_bytes = sum(lengths)
+    expected = reused_bytes + sent_bytes
+    copies = count_copies(len(lengths), reused_bytes, expected, S3)
     recorder = Recorder()
     planned = plan_part_bytes(sent_bytes, S3, copies)
     parts = PartAssembler(recorder, S3, planned, expected)
@@ -74,7 +74,7 @@ def test_kept_runs_of_any_length_and_number_are_legal(
 def test_forty_tebibytes_in_thousands_of_runs_leave_parts_for_what_is_new() -> None:
     recorder = Recorder()
     parts = PartAssembler(recorder, S3, 16 * MIB, 40 * TIB)
-    for number in range(most_runs(S3)):
+    for number in range(most_ranges(S3)):
         parts.copy(BEFORE, number * 11 * GIB, 10 * GIB)
     parts.add(bytes(20 * MIB))
     parts.flush()

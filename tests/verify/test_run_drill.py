@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from backup_tasks.command.supervise import watched
+from backup_tasks.command.supervise import supervised
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.errors import ArchiveError, DrillError, RestoreError, UsageError
@@ -601,7 +601,7 @@ def test_what_a_killed_drill_restored_is_removed_by_the_next_run_of_anything(
     (note,) = (state / "drills").iterdir()
     assert stat.S_IMODE(note.stat().st_mode) == 0o600
     wait_for_lock(state)
-    with watched("profiles", "", backups.paths, lambda: datetime.now(UTC), recorded=False):
+    with supervised("profiles", "", backups.paths, lambda: datetime.now(UTC), recorded=False):
         assert [path.name for path in place.iterdir()] == ["backup-drill-mine"]
     assert list((state / "drills").iterdir()) == []
     assert f"removed {left}, which a drill that was killed had left" in backups.log()

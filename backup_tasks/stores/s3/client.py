@@ -18,7 +18,7 @@ from backup_tasks.stores.s3.answers import pages
 from backup_tasks.stores.s3.errors import (
     BODY_FAILURES,
     FAILURES,
-    Place,
+    Endpoint,
     UnfitAnswer,
     code_of,
     explain,
@@ -62,7 +62,7 @@ class S3Access(Struct, frozen=True):
     """
 
     client: S3Client
-    place: Place
+    place: Endpoint
     bucket: str
     prefix: str
     storage_class: str

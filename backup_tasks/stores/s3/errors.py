@@ -1,4 +1,4 @@
-"""What boto3 raises, told to the operator: one line with the place, the trouble and the remedy.
+"""What boto3 raises, told to the operator: one line with the endpoint, the trouble and the remedy.
 
 The server's own text is repeated only where we know nothing better, and never for errors
 about keys.
@@ -99,7 +99,7 @@ _REMEDIES: Final = {
 }
 
 
-class Place(Struct, frozen=True):
+class Endpoint(Struct, frozen=True):
     """Where a request went, for messages; holds no secret.
 
     Attributes:
@@ -115,7 +115,7 @@ class Place(Struct, frozen=True):
 
 
 @contextmanager
-def explained(place: Place, doing: str, name: str = "") -> Iterator[None]:
+def explained(endpoint: Endpoint, doing: str, name: str = "") -> Iterator[None]:
     """Turn what boto3 raises inside into a StoreError that says what was being done.
 
     Args:
@@ -125,18 +125,18 @@ def explained(place: Place, doing: str, name: str = "") -> Iterator[None]:
     try:
         yield
     except BODY_FAILURES as error:
-        raise explain(error, place, doing, name) from error
+        raise explain(error, endpoint, doing, name) from error
 
 
-def explain(error: Exception, place: Place, doing: str, name: str = "") -> StoreError:
+def explain(error: Exception, endpoint: Endpoint, doing: str, name: str = "") -> StoreError:
     """One line for the operator about an error of FAILURES or BODY_FAILURES."""
     if name and is_missing(error):
-        return ObjectMissing(f"{place.url}: there is no {name}")
+        return ObjectMissing(f"{endpoint.url}: there is no {name}")
     if isinstance(error, boto.ClientError):
-        reason = _refusal(error, place)
+        reason = _refusal(error, endpoint)
     else:
-        reason = _trouble(error, place)
-    return StoreError(f"{place.url}: could not {doing}: {reason}")
+        reason = _trouble(error, endpoint)
+    return StoreError(f"{endpoint.url}: could not {doing}: {reason}")
 
 
 def code_of(error: BaseException) -> str:
@@ -182,21 +182,21 @@ def is_unknown_to_server(error: BaseException) -> bool:
     return code_of(error) == "NotImplemented" or status_of(error) == 501
 
 
-def _refusal(error: boto.ClientError, place: Place) -> str:
+def _refusal(error: boto.ClientError, endpoint: Endpoint) -> str:
     code, status, operation = code_of(error), status_of(error), error.operation_name
     if code == "NoSuchBucket":
-        return f"there is no bucket {place.bucket} at {place.endpoint}; check store.url"
+        return f"there is no bucket {endpoint.bucket} at {endpoint.endpoint}; check store.url"
     if code in _WRONG_REGION:
-        return _wrong_region(error, place)
+        return _wrong_region(error, endpoint)
     if code in _REMEDIES:
         return _REMEDIES[code]
     if code in ("AccessDenied", "AllAccessDisabled", "Forbidden", "403"):
         permission = _PERMISSIONS.get(operation, f"for {operation}")
-        return f"no permission; the key needs {permission} on {place.bucket}"
+        return f"no permission; the key needs {permission} on {endpoint.bucket}"
     if code.isdigit() or not code:  # no body, or one that is not S3's
-        return f"{place.endpoint} answered {status}: {_bare(error, status)}"
+        return f"{endpoint.endpoint} answered {status}: {_bare(error, status)}"
     text = str(error.response["Error"].get("Message", ""))
-    return f"{place.endpoint} answered {code}: {one_line(text)[:300]} ({operation})"
+    return f"{endpoint.endpoint} answered {code}: {one_line(text)[:300]} ({operation})"
 
 
 def _bare(error: boto.ClientError, status: int) -> str:
@@ -222,19 +222,19 @@ def _shown_host(url: str) -> str:
     return f", to {one_line(host)[:100]}" if host else ""
 
 
-def _wrong_region(error: boto.ClientError, place: Place) -> str:
+def _wrong_region(error: boto.ClientError, endpoint: Endpoint) -> str:
     answer: Any = error.response
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     right = answer.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region")
-    used = f", not {place.region}" if place.region and place.region != right else ""
+    used = f", not {endpoint.region}" if endpoint.region and endpoint.region != right else ""
     if not right:
-        return f"the bucket {place.bucket} lies in another region{used}; set store.region"
+        return f"the bucket {endpoint.bucket} lies in another region{used}; set store.region"
     right = one_line(right)
-    return f'the bucket {place.bucket} lies in {right}{used}; set store.region = "{right}"'
+    return f'the bucket {endpoint.bucket} lies in {right}{used}; set store.region = "{right}"'
 
 
-def _trouble(error: Exception, place: Place) -> str:
-    server = place.endpoint
+def _trouble(error: Exception, endpoint: Endpoint) -> str:
+    server = endpoint.endpoint
     match error:
         case boto.NoCredentialsError():
             return (

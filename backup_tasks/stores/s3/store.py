@@ -35,7 +35,7 @@ from backup_tasks.stores.s3.client import (
 from backup_tasks.stores.s3.errors import (
     BODY_FAILURES,
     FAILURES,
-    Place,
+    Endpoint,
     UnfitAnswer,
     explain,
     explained,
@@ -91,7 +91,7 @@ class S3Store:
         settings = self._settings
         endpoint = settings.endpoint_url or ""
         region = settings.region or ""
-        place = Place(self.url, self.bucket, _shown(endpoint), region)
+        place = Endpoint(self.url, self.bucket, _shown(endpoint), region)
         client = make_client(settings, endpoint, place)
         access = S3Access(
             client,
@@ -243,7 +243,7 @@ class S3Store:
         return salvage_upload(self.access, upload)
 
 
-def make_client(settings: StoreSettings, endpoint: str, place: Place) -> S3Client:
+def make_client(settings: StoreSettings, endpoint: str, place: Endpoint) -> S3Client:
     """A boto3 client as the profile asks for. Raises StoreError, ProfileError (a secret).
 
     Args:

@@ -1,4 +1,4 @@
-"""What the sources hold now, and how much of it the last archive holds already."""
+"""What the sources hold now, and how much of it the previous backup holds already."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from backup_tasks.filesystem.mountinfo import Mounts
 from backup_tasks.filesystem.writeback import blind_devices, file_systems_of, write_back
 from backup_tasks.format.manifest import MANIFEST_PATH, Entry, decode_entries
 from backup_tasks.journal.problems import Problem, ProblemKind
-from backup_tasks.previous.archive import EntryIndex, LastArchive
-from backup_tasks.previous.versions import NOTHING_BEFORE, Before, LastVersions
+from backup_tasks.previous.archive import EntryIndex, PreviousBackup
+from backup_tasks.previous.versions import NOTHING_BEFORE, Before, PreviousVersions
 from backup_tasks.profile.model import Profile
 from backup_tasks.reuse.late_links import LateLinks, Surroundings
 from backup_tasks.reuse.plan import NO_REUSE, PlannedEntry, Reuse, ReusePlanner
@@ -32,21 +32,21 @@ from backup_tasks.snapshot.walk import Walk, WalkRules
 from backup_tasks.spools.folder_stack import OPEN_FOLDER
 from backup_tasks.spools.records import Spool
 from backup_tasks.stores.base import PartLimits
-from backup_tasks.upload.part_assembler import most_runs
+from backup_tasks.upload.part_assembler import most_ranges
 
 _BATCH = 256
 Report = Callable[[Problem], None]
 
 
 @dataclass(slots=True)
-class Survey:
-    """The sources as one walk saw them, compared with the last archive.
+class Scan:
+    """The sources as one walk saw them, compared with the previous backup.
 
     Attributes:
         steps: everything in the order of the walk; folders: their entries.
         late_links: entries of links that tar makes late, in the order of the walk, and before the
             first one of each folder that folder's.
-        reuse: what is kept of the last archive.
+        reuse: what is kept of the previous backup.
         totals: source -> what lies below it; missing: sources that are not there -> why.
         entered: those of the watched folders that the walk went into -> the mount that each lay on.
         content_bytes: of all files; read_bytes: of those that must be read.
@@ -86,9 +86,9 @@ class Survey:
         self.late_links.close()
 
 
-def survey_sources(
+def scan_sources(
     profile: Profile,
-    last: LastArchive | None,
+    last: PreviousBackup | None,
     limits: PartLimits,
     report: Report,
     progress: Progress,
@@ -97,8 +97,8 @@ def survey_sources(
     watched: Collection[str] = (),
     before: Before = NOTHING_BEFORE,
     writes_back: bool = True,
-) -> Survey:
-    """Walk the profile's sources and decide what to keep of the last archive.
+) -> Scan:
+    """Walk the profile's sources and decide what to keep of the previous backup.
 
     Args:
         last: the archive to compare with; None means that everything is read.
@@ -117,13 +117,13 @@ def survey_sources(
     walked = walk_rules(profile, private, watched)
     unread = _Unread(report)
     mounts = Mounts()
-    versions = LastVersions(before, walked, unread.report, mounts)
+    versions = PreviousVersions(before, walked, unread.report, mounts)
     for path, reason in missing.items():
         last_whole = before.name if versions.holds_below(path) else ""
         report(Problem(printable(path), reason, "missing", is_source=True, last_whole=last_whole))
     walk = Walk(tree, walked, unread.of_walk, versions)
     counter = SourceCounter(source for source in rules.sources if source not in missing)
-    survey = Survey(totals=counter.totals, missing=missing)
+    scan = Scan(totals=counter.totals, missing=missing)
     folders = file_systems_of(
         rules.sources,
         mounts,
@@ -131,29 +131,29 @@ def survey_sources(
         is_left_out=lambda path: walked.excludes.match(path, True),
     )
     if writes_back:
-        survey.notes += write_back(folders)
+        scan.notes += write_back(folders)
     progress.start("looking", 0, 0)
     try:
-        leaves = _sort_out(walk.entries(), survey, counter, progress)
+        leaves = _sort_out(walk.entries(), scan, counter, progress)
         if last is not None:
             blind = blind_devices(folders, mounts)
-            _compare(leaves, last, survey, limits, progress, private, blind)
+            _compare(leaves, last, scan, limits, progress, private, blind)
         elif before.index is not None:
-            _compare_for_versions(leaves, before.index, survey, private)
+            _compare_for_versions(leaves, before.index, scan, private)
         else:
             for entry in leaves:
-                survey.steps.add(PlannedEntry(entry))
-            survey.read_bytes = survey.content_bytes - survey.hole_bytes
+                scan.steps.add(PlannedEntry(entry))
+            scan.read_bytes = scan.content_bytes - scan.hole_bytes
         if unread.sources and len(unread.sources) + len(missing) == len(rules.sources):
-            _refuse_nothing(survey, unread.sources)
+            _refuse_nothing(scan, unread.sources)
     except BaseException:
-        survey.close()
+        scan.close()
         raise
-    survey.sockets, survey.entered = walk.sockets, walk.entered
-    survey.marked, survey.marked_first = walk.marked, walk.marked_first
-    survey.ignored_markers = walk.ignored_markers
-    survey.notes += versions.notes
-    return survey
+    scan.sockets, scan.entered = walk.sockets, walk.entered
+    scan.marked, scan.marked_first = walk.marked, walk.marked_first
+    scan.ignored_markers = walk.ignored_markers
+    scan.notes += versions.notes
+    return scan
 
 
 class _Unread:
@@ -178,21 +178,21 @@ class _Unread:
 _GONE_REASONS = {os.strerror(number) for number in GONE}
 
 
-def _refuse_nothing(survey: Survey, unread: Mapping[str, str]) -> None:
+def _refuse_nothing(scan: Scan, unread: Mapping[str, str]) -> None:
     """Raises SourceError where no source could be read, and none has an earlier version."""
-    if all(step.stand_in == FOLDER_LINE for step in survey.steps):
+    if all(step.stand_in == FOLDER_LINE for step in scan.steps):
         named = ", ".join(f"/{path} ({reason})" for path, reason in unread.items())
         raise SourceError(f"none of the sources can be read: {named}; check backup.sources")
 
 
-def survey_warnings(survey: Survey) -> list[str]:
-    """One line for each marker that did not leave out its folder, and the survey's notes."""
+def scan_warnings(scan: Scan) -> list[str]:
+    """One line for each marker that did not leave out its folder, and the scan's notes."""
     ignored = [
         f"/{printable(path)} would leave out a whole source, and is not obeyed: remove it, or take "
         "that folder out of backup.sources"
-        for path in survey.ignored_markers
+        for path in scan.ignored_markers
     ]
-    return ignored + survey.notes
+    return ignored + scan.notes
 
 
 def walk_rules(profile: Profile, private: Private, watched: Collection[str] = ()) -> WalkRules:
@@ -220,7 +220,7 @@ def _own_folder(profile: Profile) -> list[Path]:
 
 
 def _sort_out(
-    entries: Iterator[Entry], survey: Survey, counter: SourceCounter, progress: Progress
+    entries: Iterator[Entry], scan: Scan, counter: SourceCounter, progress: Progress
 ) -> Iterator[Entry]:
     """Count every entry, put folders and late links aside, and pass the others on.
 
@@ -237,24 +237,24 @@ def _sort_out(
                 hole_bytes += entry.size - entry.read_size
             if entry.type == "dir":
                 surroundings.enter(entry)
-                survey.folders.append(entry)
-                survey.steps.add_last(FOLDER_LINE)
+                scan.folders.append(entry)
+                scan.steps.add_last(FOLDER_LINE)
             elif entry.type != "file" and late.has(entry):
                 if folder := surroundings.new_around(entry):
-                    survey.late_links.append(folder)
-                survey.late_links.append(entry)
-                survey.steps.add_last(LATE_LINK_LINE)
+                    scan.late_links.append(folder)
+                scan.late_links.append(entry)
+                scan.steps.add_last(LATE_LINK_LINE)
             else:
                 yield entry
-        survey.content_bytes += content_bytes
-        survey.hole_bytes += hole_bytes
+        scan.content_bytes += content_bytes
+        scan.hole_bytes += hole_bytes
         counter.count(batch, content_bytes, hole_bytes)
 
 
 def _compare(
     leaves: Iterator[Entry],
-    last: LastArchive,
-    survey: Survey,
+    last: PreviousBackup,
+    scan: Scan,
     limits: PartLimits,
     progress: Progress,
     private: Private,
@@ -266,38 +266,38 @@ def _compare(
         chunks = last.base.chunks
         planner = ReusePlanner(chunks, last.settled_before_ns, check.is_same, private, blind=blind)
         for plan in planner.join(leaves, last.index.placed_entries()):
-            survey.steps.add(plan)
+            scan.steps.add(plan)
     finally:
         check.close()
         os.close(root)
-    survey.rechecked_bytes = check.read_bytes
-    survey.reuse = planner.decide(limits.smallest, most_runs(limits))
-    survey.read_bytes = survey.steps.unkept_bytes
-    if not survey.reuse.is_all_kept:
-        survey.read_bytes += _bytes_in_dropped_chunks(last, survey)
+    scan.rechecked_bytes = check.read_bytes
+    scan.reuse = planner.decide(limits.smallest, most_ranges(limits))
+    scan.read_bytes = scan.steps.not_reused_bytes
+    if not scan.reuse.is_all_reused:
+        scan.read_bytes += _bytes_in_dropped_chunks(last, scan)
 
 
 def _compare_for_versions(
-    leaves: Iterator[Entry], index: EntryIndex, survey: Survey, private: Private
+    leaves: Iterator[Entry], index: EntryIndex, scan: Scan, private: Private
 ) -> None:
     """Everything is read; what an archive before has is noted, for what cannot be."""
     planner = ReusePlanner((), 0, lambda *_: False, private, reads_all=True)
     for plan in planner.join(leaves, index.placed_entries()):
-        survey.steps.add(plan)
-    survey.read_bytes = survey.steps.unkept_bytes
+        scan.steps.add(plan)
+    scan.read_bytes = scan.steps.not_reused_bytes
 
 
-def _bytes_in_dropped_chunks(last: LastArchive, survey: Survey) -> int:
+def _bytes_in_dropped_chunks(last: PreviousBackup, scan: Scan) -> int:
     """Content of unchanged files that are read again, because their chunk is not kept."""
     content_bytes = 0
-    for step in survey.steps:
+    for step in scan.steps:
         if step.plan is not None:
             entries: Iterable[Entry] = (step.plan.entry,) if step.plan.is_same else ()
         elif step.stand_in:
             continue
         else:
             entries = decode_entries(last.index.lines_between(step.first, step.end))
-        content_bytes += sum(e.read_size for e in entries if not survey.reuse.keeps(e))
+        content_bytes += sum(e.read_size for e in entries if not scan.reuse.keeps(e))
     return content_bytes
 
 
@@ -308,9 +308,9 @@ class BackupPlan:
     Attributes:
         totals: source -> what lies below it (what two sources share counts in both).
         entries, content_bytes: of all sources together; read_bytes: of files to be read.
-        compared_with: the last archive's name, or why there is none to keep chunks of.
+        compared_with: the previous backup's name, or why there is none to keep chunks of.
         copied_bytes: stored bytes that would be copied in the store.
-        same, changed, new, gone: numbers of entries, compared with the last archive.
+        same, changed, new, gone: numbers of entries, compared with the previous backup.
         dropped_chunks: why chunks of it are not kept: reason -> number.
         problems: what is missing or cannot be looked at.
         sockets: sockets met, which are not stored.
@@ -341,19 +341,19 @@ class BackupPlan:
 
 
 class Lookout(Protocol):
-    """Compares a survey with what earlier backups held."""
+    """Compares a scan with what earlier backups held."""
 
     @property
     def watched(self) -> Collection[str]:
-        """As `survey_sources` takes it."""
+        """As `scan_sources` takes it."""
 
-    def look(self, survey: Survey) -> list[str]:
+    def look(self, scan: Scan) -> list[str]:
         """What the sources lost, a line each."""
 
 
 def plan_backup(
     profile: Profile,
-    last: LastArchive | None,
+    last: PreviousBackup | None,
     why_full: str,
     limits: PartLimits,
     progress: Progress,
@@ -368,7 +368,7 @@ def plan_backup(
     """
     problems: list[Problem] = []
     with progress:
-        survey = survey_sources(
+        scan = scan_sources(
             profile,
             last,
             limits,
@@ -379,25 +379,25 @@ def plan_backup(
             before=before,
             writes_back=False,
         )
-    survey.close()
-    alarms = lookout.look(survey) if lookout is not None else []
-    reuse = survey.reuse
+    scan.close()
+    alarms = lookout.look(scan) if lookout is not None else []
+    reuse = scan.reuse
     return BackupPlan(
-        totals=survey.totals,
-        entries=survey.count,
-        content_bytes=survey.content_bytes,
-        read_bytes=survey.read_bytes + survey.rechecked_bytes,
+        totals=scan.totals,
+        entries=scan.count,
+        content_bytes=scan.content_bytes,
+        read_bytes=scan.read_bytes + scan.rechecked_bytes,
         compared_with=last.name if last else why_full,
-        copied_bytes=reuse.kept_bytes,
+        copied_bytes=reuse.reused_bytes,
         same=reuse.counts.same,
         changed=reuse.counts.changed,
         new=reuse.counts.new,
         gone=reuse.counts.gone,
         dropped_chunks={why: number for why, number in reuse.dropped.items() if number},
         problems=problems,
-        sockets=survey.sockets,
-        marked=survey.marked,
-        marked_first=[printable(f"/{path}") for path in survey.marked_first],
-        warnings=survey_warnings(survey),
+        sockets=scan.sockets,
+        marked=scan.marked,
+        marked_first=[printable(f"/{path}") for path in scan.marked_first],
+        warnings=scan_warnings(scan),
         alarms=alarms,
     )
