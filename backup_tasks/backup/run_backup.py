@@ -1,7 +1,7 @@
 """One backup: compare the sources with the previous backup, write one that stands alone, commit it.
 
 A run that sends much sends it to a staging object first, and notes in a journal what has gone
-out, so that after a crash the next run sends only the rest; see docs/architecture.md.
+out, so that after a crash the next run sends only the rest; see docs/decisions.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Profiles: loading one, listing all, starting a new one. The keys are in profile_model.py."""
+"""Profiles: loading one, listing all, starting a new one. The keys are in model.py."""
 
 from __future__ import annotations
 
