@@ -15,7 +15,7 @@ import msgspec
 from backup_tasks.claim.evidence import Evidence
 from backup_tasks.claim.proof import Known
 from backup_tasks.common.printable import one_line, printable
-from backup_tasks.common.state_files import read_kept, state_key, write_kept
+from backup_tasks.common.state_files import read_kept, state_key, write_state_file
 from backup_tasks.format.archive_names import is_encrypted_name
 from backup_tasks.stores.base import StoredObject
 
@@ -117,7 +117,7 @@ class ProofNotes:
         if not self._changed:
             return
         with contextlib.suppress(OSError):
-            write_kept(self._file, b"".join(_encode([*self._gone[-_MOST_GONE:], *kept])))
+            write_state_file(self._file, b"".join(_encode([*self._gone[-_MOST_GONE:], *kept])))
             self._changed.clear()
 
     def _put(self, stored: StoredObject, evidence: Evidence, made: bool) -> None:

@@ -59,11 +59,11 @@ def parse_note(content: bytes) -> Any:
 
 
 def write_note(file: Path, note: Any) -> None:
-    """Write such a file anew, as `write_kept` does. Raises OSError."""
-    write_kept(file, json.dumps(note, indent=1, sort_keys=True).encode())
+    """Write such a file anew, as `write_state_file` does. Raises OSError."""
+    write_state_file(file, json.dumps(note, indent=1, sort_keys=True).encode())
 
 
-def write_kept(file: Path, content: bytes) -> None:
+def write_state_file(file: Path, content: bytes) -> None:
     """Write a file anew, to stay; a crash leaves the old or the new one. Raises OSError."""
     make_private(file.parent)
     temporary = file.with_name(f".{secrets.token_hex(8)}")

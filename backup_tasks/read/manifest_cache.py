@@ -11,13 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from backup_tasks.common.paths import make_private
-from backup_tasks.common.state_files import open_kept
+from backup_tasks.common.state_files import open_kept, write_state_file
 from backup_tasks.errors import ArchiveError
 from backup_tasks.format.archive_names import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_encrypted_name
 from backup_tasks.format.footer import FOOTER_BYTES, decode_footer
@@ -67,14 +65,8 @@ class ManifestCache:
     def write(self, stored: StoredObject, end: bytes) -> None:
         """Keep the end of this object, and of no other. Failing to is no error."""
         target = self._file(stored)
-        temporary = target.with_name(f".{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):
-            make_private(self._folder)
-            with open(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
-            ) as file:
-                file.write(end)
-            os.replace(temporary, target)
+            write_state_file(target, end)
             for other in self._folder.iterdir():
                 if other != target:
                     other.unlink()
