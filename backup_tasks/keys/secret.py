@@ -6,9 +6,7 @@ itself, which the loader accepts only from a file that nobody else can read.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 
 from backup_tasks.common.printable import one_line
+from backup_tasks.common.processes import end_group
 from backup_tasks.errors import ProfileError, TrustError
 from backup_tasks.keys.secret_schema import SECRET_JSON_SCHEMA, VARIABLE
 from backup_tasks.permissions.trusted_paths import check_file, check_program, open_trusted
@@ -150,10 +149,10 @@ class Secret:
         try:
             content, _ = process.communicate(timeout=COMMAND_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            _end_group(process)
+            end_group(process)
             raise self.problem(f"gave no answer in {COMMAND_TIMEOUT_SECONDS} s") from None
         except BaseException:  # Ctrl-C and SIGTERM reach us alone, not the command's session
-            _end_group(process)
+            end_group(process)
             raise
         if process.returncode != 0:
             raise self.problem(f"failed with exit code {process.returncode}; run it to see why")
@@ -264,12 +263,3 @@ def _checked_literal(text: str) -> str:
     if any(character in text for character in "\n\r\0"):
         raise ValueError("should be one line")
     return text
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the command and all that it started, so that nothing outlives the call."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdout:
-        process.stdout.close()

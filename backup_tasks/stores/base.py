@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from backup_tasks.errors import ObjectChanged, ObjectExists
+
 
 class StoredObject(Struct, frozen=True):
     """One object as the store listed it.
@@ -244,3 +246,13 @@ class Store(Protocol):
 
         Raises StoreError when the store cannot be reached.
         """
+
+
+def taken(url: str, name: str) -> ObjectExists:
+    """The error for a name that has an object already."""
+    return ObjectExists(f"{url}: {name} exists already, and nothing is ever overwritten")
+
+
+def changed(url: str, name: str) -> ObjectChanged:
+    """The error for an object that is no longer the one that was pinned."""
+    return ObjectChanged(f"{url}: {name} was replaced by something else in the meantime; run again")

@@ -25,6 +25,7 @@ from backup_tasks.stores.base import (
     StoredObject,
     Unfinished,
     folder_place,
+    taken,
 )
 from backup_tasks.stores.directory_files import (
     OPEN_FILE,
@@ -32,7 +33,6 @@ from backup_tasks.stores.directory_files import (
     open_pinned,
     partial_path,
     stored_object,
-    taken,
 )
 from backup_tasks.stores.directory_small import put_small, read_small
 from backup_tasks.stores.directory_writer import DirectoryWriter, give_name

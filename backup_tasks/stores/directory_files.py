@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backup_tasks.common.units import moment_of
-from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing, ReadRefused, StoreError
-from backup_tasks.stores.base import StoredObject
+from backup_tasks.errors import ObjectMissing, ReadRefused, StoreError
+from backup_tasks.stores.base import StoredObject, changed
 
 # A FIFO that somebody puts in its place is not waited for.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -39,20 +39,13 @@ def open_pinned(folder: Path, source: StoredObject, url: str) -> int:
     descriptor = os.open(folder / source.name, OPEN_FILE)
     if stored_object(source.name, os.fstat(descriptor)).etag != source.etag:
         os.close(descriptor)
-        raise ObjectChanged(
-            f"{url}: {source.name} was replaced by something else in the meantime; run again"
-        )
+        raise changed(url, source.name)
     return descriptor
 
 
 def partial_path(folder: Path, name: str, upload_id: str) -> Path:
     """Where an archive under way lies."""
     return folder / f".{name}.{upload_id}.partial"
-
-
-def taken(url: str, name: str) -> ObjectExists:
-    """The error for a name that has an object already."""
-    return ObjectExists(f"{url}: {name} exists already, and nothing is ever overwritten")
 
 
 @contextmanager

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from backup_tasks.common.paths import sync_folder
 from backup_tasks.errors import ObjectExists, StoreError
-from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
+from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled, taken
 from backup_tasks.stores.directory_files import (
     explained,
     open_pinned,
     partial_path,
     stored_object,
-    taken,
 )
 
 _BUFFER_BYTES = 2**20

@@ -6,7 +6,6 @@ import contextlib
 import os
 import selectors
 import shlex
-import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from time import monotonic
 from msgspec import Struct
 
 from backup_tasks.common.printable import one_line
+from backup_tasks.common.processes import end_group
 from backup_tasks.errors import DrillError
 from backup_tasks.verify.temporary_tree import signals_held
 
@@ -72,7 +72,7 @@ def run_command(
     with contextlib.ExitStack() as guard:
         with signals_held():
             process = _start(command, tree, shown)
-            guard.callback(_end_group, process)
+            guard.callback(end_group, process)
         output, is_cut, in_time = _read_tail(process, timeout_seconds)
     tail = _render_tail(output, secrets, is_cut=is_cut)
     return CommandResult(shown, process.returncode if in_time else None, tail, timeout_seconds)
@@ -132,15 +132,6 @@ def _read_tail(process: subprocess.Popen[bytes], timeout_seconds: int) -> tuple[
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_STEP_SECONDS)
     return tail, count > len(tail), False
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of the command's session, so that nothing of it uses the tree any more."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdout:
-        process.stdout.close()
 
 
 def _render_tail(output: bytes, secrets: Sequence[str], *, is_cut: bool) -> tuple[str, ...]:

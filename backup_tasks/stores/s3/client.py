@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from backup_tasks.errors import ObjectChanged, ObjectExists, ObjectMissing
-from backup_tasks.stores.base import StoredObject, Unfinished
+from backup_tasks.errors import ObjectMissing
+from backup_tasks.stores.base import StoredObject, Unfinished, taken
 from backup_tasks.stores.s3.answers import pages
 from backup_tasks.stores.s3.errors import (
     BODY_FAILURES,
@@ -239,13 +239,3 @@ def bare_etag(etag: str) -> str:
 def quoted_etag(etag: str) -> str:
     """As a conditional header wants it."""
     return f'"{etag}"'
-
-
-def taken(url: str, name: str) -> ObjectExists:
-    """The error for a name that has an object already."""
-    return ObjectExists(f"{url}: {name} exists already, and nothing is ever overwritten")
-
-
-def changed(url: str, name: str) -> ObjectChanged:
-    """The error for an object that is no longer the one that was pinned."""
-    return ObjectChanged(f"{url}: {name} was replaced by something else in the meantime; run again")

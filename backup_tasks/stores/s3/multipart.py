@@ -19,18 +19,16 @@ from backup_tasks.errors import (
     ObjectMissing,
     StoreError,
 )
-from backup_tasks.stores.base import CopySource, PartBody, StoredObject, settled
+from backup_tasks.stores.base import CopySource, PartBody, StoredObject, changed, settled, taken
 from backup_tasks.stores.s3.body import BodyFile
 from backup_tasks.stores.s3.client import (
     RUN_KEY,
     S3Access,
     bare_etag,
-    changed,
     end_upload,
     quoted_etag,
     refuse_taken_name,
     repeated,
-    taken,
 )
 from backup_tasks.stores.s3.errors import (
     CONNECTION_FAILURES,

@@ -18,14 +18,12 @@ from functools import partial
 from typing import Any
 
 from backup_tasks.errors import ObjectMissing, ReadRefused
-from backup_tasks.stores.base import StoredObject
+from backup_tasks.stores.base import StoredObject, changed, taken
 from backup_tasks.stores.s3.client import (
     S3Access,
     bare_etag,
-    changed,
     quoted_etag,
     repeated,
-    taken,
 )
 from backup_tasks.stores.s3.errors import (
     BODY_FAILURES,

@@ -17,6 +17,7 @@ from backup_tasks.stores.base import (
     StoredObject,
     Unfinished,
     bucket_place,
+    changed,
 )
 from backup_tasks.stores.s3.answers import checked, pages, time_of_answer
 from backup_tasks.stores.s3.bounds import bounded
@@ -25,7 +26,6 @@ from backup_tasks.stores.s3.client import (
     InFlight,
     S3Access,
     bare_etag,
-    changed,
     end_upload,
     list_uploads,
     read_body,
