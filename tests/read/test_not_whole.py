@@ -146,7 +146,7 @@ def test_an_archive_without_these_keys_reads_as_whole_and_unknown_ones_do_no_har
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library = tmp_path_factory.mktemp("shim") / "io_error.so"
-    source = PROJECT_ROOT / "tests" / "io_error_shim.c"
+    source = PROJECT_ROOT / "tests/support/io_error_shim.c"
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     return library
 
