@@ -290,7 +290,8 @@ def test_a_staging_object_is_committed_while_the_next_is_filled_and_stands_befor
     many_stages.assert_newest_is_the_tree()
 
 
-@pytest.mark.parametrize("number", [1, 4, 7])
+# How many staging objects there are depends on how fast the background is: six or more.
+@pytest.mark.parametrize("number", [1, 3, 5])
 def test_a_staging_object_whose_commit_fails_ends_the_run_and_costs_the_next_one_nothing(
     many_stages: Interrupted, number: int
 ) -> None:
