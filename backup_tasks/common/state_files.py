@@ -64,7 +64,11 @@ def write_note(file: Path, note: Any) -> None:
 
 
 def write_state_file(file: Path, content: bytes) -> None:
-    """Write a file anew, to stay; a crash leaves the old or the new one. Raises OSError."""
+    """Write a file anew, to stay; a crash leaves the old or the new one. Raises OSError.
+
+    Not for what is appended to (journals, `signing.known`), for the signing key, which is made once
+    and by nobody twice (`link`), nor for what is locked while it is open.
+    """
     make_private(file.parent)
     temporary = file.with_name(f".{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,9 +1,10 @@
 """Any tar stream, read from front to end: pax and ustar (POSIX), GNU tar, and tar before them.
 
 Made for archives of strangers: no header makes it take more than bounded memory and time, and an
-end in the middle of something is an error. Where programs differ it is as GNU tar. Sources: as for
-tarstream.py; tar(5) of libarchive and GNU tar's manual, "Tar Internals", for the older formats and
-sparse files.
+end in the middle of something is an error. Where programs differ it is as GNU tar. The standard
+library's `tarfile` keeps every member in memory, and reads pax headers of any length. Sources: as
+for `tar_headers`; tar(5) of libarchive and GNU tar's manual, "Tar Internals", for the older formats
+and sparse files.
 """
 
 from __future__ import annotations

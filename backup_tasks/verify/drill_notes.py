@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from backup_tasks.common.paths import make_private
+from backup_tasks.common.paths import make_private, sync_folder
 from backup_tasks.common.printable import printable
 from backup_tasks.common.state_files import parse_note
 from backup_tasks.errors import RestoreError
@@ -42,15 +42,12 @@ class DrillNote:
 
     def write(self, place: Path, status: os.stat_result) -> None:
         """Say which folder it is, before anything is in it."""
+        # Not `write_state_file`: the lock is on this very file, and a rename would lose it.
         said = {"path": str(place), "device": status.st_dev, "inode": status.st_ino}
         try:
             os.write(self._descriptor, json.dumps(said).encode())
             os.fsync(self._descriptor)
-            folder = os.open(self._file.parent, OPEN_FOLDER)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._file.parent)
         except OSError as error:
             raise self._error(error) from error
 
