@@ -1,6 +1,7 @@
 """The commands: `invoke --list` shows them, `invoke --help NAME` explains one.
 
-A task parses what the operator typed, calls one function and prints what it returns.
+A task parses what the operator typed, calls one function and prints what it returns. It imports
+only what it needs, and when it runs: `invoke --list` waits for nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task
 
 from backup_tasks.common.memory import explain_memory
-from backup_tasks.common.paths import find_paths
 from backup_tasks.errors import ENDING_SIGNALS, BackupError, UsageError
 
 if TYPE_CHECKING:
     from backup_tasks.command.job import Job
+    from backup_tasks.common.paths import Paths
+    from backup_tasks.common.progress import Progress
 
 
 def _open_closed_streams() -> None:
@@ -158,11 +160,39 @@ def _drop_output() -> None:
 
 @contextlib.contextmanager
 def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
-    """A profile with its store, the outcome supervised, errors made fit for an operator."""
+    """A profile with its store, the outcome supervised, errors made fit for an operator.
+
+    Args:
+        how: as `journaled` takes it.
+    """
     from backup_tasks.command.job import journaled
 
-    with operator_errors(), journaled(name, profile, find_paths(), now, **how) as running:
+    with operator_errors(), journaled(name, profile, paths(), now, **how) as running:
         yield running
+
+
+@contextlib.contextmanager
+def small_job(name: str, profile: str = "", *, recorded: bool = True) -> Iterator[Paths]:
+    """As `job`, without a profile and its store: the folders that the task works in."""
+    from backup_tasks.command.supervise import supervised
+
+    where = paths()
+    with operator_errors(), supervised(name, profile, where, now, recorded=recorded):
+        yield where
+
+
+def paths() -> Paths:
+    """The folders that a task works in."""
+    from backup_tasks.common.paths import find_paths
+
+    return find_paths()
+
+
+def progress() -> Progress:
+    """Told on a terminal; silent in cron."""
+    from backup_tasks.common.terminal import terminal_progress
+
+    return terminal_progress()
 
 
 @task()
@@ -176,50 +206,31 @@ def backup(
     json: bool = False,
 ) -> None:
     """Back up the profile's sources as one new archive, then prune."""
-    from backup_tasks.command import output
-    from backup_tasks.command.job import run_backup_job, run_backup_plan_job
-    from backup_tasks.common.terminal import terminal_progress
+    from backup_tasks.command.backup_job import BackupWish, run_backup_job, run_backup_plan_job
+    from backup_tasks.command.print_backup import end_backup, print_backup_plan
 
+    wish = BackupWish(full, accept_shrink, take_over)
     if dry_run:
         with job("backup", profile, recorded=False) as running:
-            plan = run_backup_plan_job(running, terminal_progress(), full=full, take_over=take_over)
-            output.print_backup_plan(plan, as_json=json)
+            print_backup_plan(run_backup_plan_job(running, progress(), wish), as_json=json)
         return
     with operator_errors():
-        record = run_backup_job(
-            profile,
-            find_paths(),
-            now,
-            terminal_progress(),
-            full=full,
-            accept_shrink=accept_shrink,
-            take_over=take_over,
-        )
-        output.print_backup(record, as_json=json)
-    if record.exit_code:
-        raise Exit(output.render_missing(record), code=record.exit_code)
+        end_backup(run_backup_job(profile, paths(), now, progress(), wish), as_json=json)
 
 
 @task("list")
 def list_(_: Context, profile: str = "", identity: str = "", json: bool = False) -> None:
     """List the backups: name, age, size, what was new, files, duration, result."""
-    from backup_tasks.census.accepted import list_and_tell, whose_count
-    from backup_tasks.command import output
-    from backup_tasks.command.job import read_claim
+    from backup_tasks.command.print_listing import print_backups
     from backup_tasks.prune.prune_guard import told_hold
 
     with job("list", profile, recorded=False) as running:
-        keys = running.keys(identity)
+        reading = running.reading(identity)
         if identity:
-            keys.load()
-        state, claim = running.paths.state, read_claim(running)
-        accepted = whose_count(running.profile, state, running.record.host, claim)
-        if held := told_hold(running.profile, running.store, state, claim):
+            reading.keys.load()
+        if held := told_hold(reading.profile, reading.store, reading.state, reading.claim):
             print(f"nothing is deleted: {held}", file=sys.stderr)
-        details = list_and_tell(
-            running.profile, running.store, state, running.record, accepted, keys
-        )
-        output.print_backups(details, now(), as_json=json)
+        print_backups(reading.details(), now(), as_json=json)
 
 
 @task()
@@ -234,22 +245,14 @@ def files(
     json: bool = False,
 ) -> None:
     """List or search what is in a backup, without fetching the archive."""
-    from backup_tasks.census.accepted import choose_and_tell, list_census
-    from backup_tasks.census.newest_seen import NewestSeen
-    from backup_tasks.command import output
-    from backup_tasks.command.job import accepted_for_reading
-    from backup_tasks.read.authenticity import Trust
+    from backup_tasks.command.print_listing import print_entries
     from backup_tasks.read.listing import list_entries
 
     with job("files", profile, recorded=False) as running:
-        store, state = running.store, running.paths.state
-        accepted, keys = accepted_for_reading(running), running.keys(identity)
-        seen, started_at = NewestSeen(state, running.profile, store), running.record.started_at
-        census = list_census(running.profile, store, state, accepted, seen, started_at, keys)
-        chosen = choose_and_tell(census, seen, running.record, name=name, day=date)
-        trust = Trust(running.profile.signing.public_key, unproven)
-        entries = list_entries(store, chosen.stored, path or (), keys, trust)
-        output.print_entries(entries, as_json=json)
+        reading = running.reading(identity)
+        chosen, trust = reading.choose(name, date), reading.trust(unproven=unproven)
+        found = list_entries(running.store, chosen.stored, path or (), reading.keys, trust)
+        print_entries(found, as_json=json)
 
 
 @task()
@@ -270,42 +273,15 @@ def restore(
     json: bool = False,
 ) -> None:
     """Restore the latest backup, or the one that --date or --name chooses."""
-    from backup_tasks.command import output
-    from backup_tasks.command.job import accepted_for_reading
-    from backup_tasks.common.terminal import terminal_progress
+    from backup_tasks.command.print_reading import end_restore
     from backup_tasks.restore.request import RestoreWish
     from backup_tasks.restore.run_restore import run_restore_job
 
-    wish = RestoreWish(
-        name=name,
-        day=date,
-        paths=tuple(path or ()),
-        to=to,
-        in_place=in_place,
-        overwrite=overwrite,
-        trusted=trusted,
-        dry_run=dry_run,
-        skip_damaged=skip_damaged,
-        unproven=unproven,
-    )
+    how = (to, in_place, overwrite, trusted, skip_damaged, unproven, dry_run)
+    wish = RestoreWish(date, name, tuple(path or ()), *how)
     with job("restore", profile, recorded=not dry_run) as running:
-        done = run_restore_job(
-            running.profile,
-            running.store,
-            wish,
-            Path.cwd(),
-            running.paths.state,
-            running.record,
-            terminal_progress(),
-            running.keys(identity),
-            accepted_for_reading(running),
-        )
-        output.print_restore(done, as_json=json)
-        if done.extracted.lost:
-            raise output.unrestored(done)
-    if running.record.exit_code:
-        told = output.render_torn(done.backup.id, done.not_whole)
-        raise Exit(told, code=running.record.exit_code)
+        done = run_restore_job(running.reading(identity), wish, Path.cwd(), progress())
+        end_restore(done, running.record, as_json=json)
 
 
 @task()
@@ -320,28 +296,13 @@ def verify(
     json: bool = False,
 ) -> None:
     """Check every byte of the newest backup, or of the one that --date or --name chooses."""
-    from backup_tasks.command import output
-    from backup_tasks.command.job import accepted_for_reading
-    from backup_tasks.common.terminal import terminal_progress
+    from backup_tasks.command.print_reading import end_verify
     from backup_tasks.verify.run_verify import VerifyWish, run_verify_job
-    from backup_tasks.verify.verify_report import damage_error
 
-    wish = VerifyWish(name, date, all_, sample)
+    wish = VerifyWish(date, name, all_, sample)
     with job("verify", profile, mailed=True) as running:
-        found = run_verify_job(
-            running.profile,
-            running.store,
-            wish,
-            now(),
-            running.paths.state,
-            running.record,
-            terminal_progress(),
-            running.keys(identity),
-            accepted_for_reading(running),
-        )
-        output.print_verify(found, as_json=json)
-        if any(one.is_damaged for one in found):
-            raise damage_error(found)
+        found = run_verify_job(running.reading(identity), wish, now(), progress())
+        end_verify(found, as_json=json)
 
 
 @task()
@@ -355,43 +316,24 @@ def drill(
     json: bool = False,
 ) -> None:
     """Restore a backup into a temporary folder, for proof, and mail the evidence."""
-    from backup_tasks.command import output
-    from backup_tasks.command.job import accepted_for_reading
-    from backup_tasks.common.terminal import terminal_progress
-    from backup_tasks.verify.drill_report import drill_error
+    from backup_tasks.command.print_reading import end_drill
     from backup_tasks.verify.run_drill import DrillWish, run_drill_job
 
-    wish = DrillWish(name, date, against_sources)
+    wish = DrillWish(date, name, against_sources)
     with job("drill", profile, mailed=True) as running:
-        done = run_drill_job(
-            running.profile,
-            running.store,
-            wish,
-            running.paths.state,
-            running.record,
-            terminal_progress(),
-            running.keys(identity),
-            accepted_for_reading(running),
-        )
-        output.print_drill(done, as_json=json)
-        if done.failures:
-            raise drill_error(done)
-    if running.record.exit_code:
-        told = output.render_torn(done.backup.id, done.not_whole)
-        raise Exit(told, code=running.record.exit_code)
+        done = run_drill_job(running.reading(identity), wish, progress())
+        end_drill(done, running.record, as_json=json)
 
 
 @task()
 def signing_key(_: Context, json: bool = False) -> None:
     """Print this machine's public signing key as lines for a profile; makes the first one."""
     from backup_tasks.claim.machine_key import key_file, open_own_key
-    from backup_tasks.command import output
-    from backup_tasks.command.supervise import supervised
+    from backup_tasks.command.print_upkeep import print_signing_key
 
-    paths = find_paths()
-    with operator_errors(), supervised("signing-key", "", paths, now, recorded=False):
-        key, is_new = open_own_key(paths.state)
-        output.print_signing_key(key, key_file(paths.state), is_new=is_new, as_json=json)
+    with small_job("signing-key", recorded=False) as where:
+        key, is_new = open_own_key(where.state)
+        print_signing_key(key, key_file(where.state), is_new=is_new, as_json=json)
 
 
 @task()
@@ -403,20 +345,12 @@ def prune(
     json: bool = False,
 ) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
-    from backup_tasks.command import output
-    from backup_tasks.command.job import run_prune_job
-    from backup_tasks.prune.run_prune import PruneIncomplete
+    from backup_tasks.command.print_upkeep import end_prune
+    from backup_tasks.command.prune_job import run_prune_job
 
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
-        try:
-            done = run_prune_job(running, dry_run=dry_run, adopted=adopt or ())
-        except PruneIncomplete as error:
-            running.record.pruned = list(error.report.deleted)
-            output.print_prune(error.report, as_json=json)
-            raise
-        output.print_prune(done, as_json=json)
-    if running.record.unpruned:
-        raise Exit(output.render_missing(running.record), code=running.record.exit_code)
+        done = run_prune_job(running, dry_run=dry_run, adopted=adopt or ())
+        end_prune(done, running.record, as_json=json)
 
 
 @task()
@@ -428,22 +362,21 @@ def lifecycle(
     json: bool = False,
 ) -> None:
     """Show the bucket's lifecycle rules and those that the profile asks for."""
-    from backup_tasks.command import output
+    from backup_tasks.command.print_upkeep import print_lifecycle
     from backup_tasks.prune.lifecycle import run_lifecycle
 
     changes = install and not dry_run
     with job("lifecycle", profile, exclusive=changes, recorded=changes) as running:
         found = run_lifecycle(running.profile, install=install, dry_run=dry_run)
-        output.print_lifecycle(found, as_json=json)
+        print_lifecycle(found, as_json=json)
 
 
 @task()
 def keygen(_: Context, output: str = "") -> None:
     """Make a key pair for encrypted backups; never overwrites one."""
-    from backup_tasks.command.supervise import supervised
     from backup_tasks.keys.keygen import default_identity_file, render_new_key, run_keygen
 
-    with operator_errors(), supervised("keygen", "", find_paths(), now):
+    with small_job("keygen"):
         file = Path(output).absolute() if output else default_identity_file(os.environ)
         print(render_new_key(run_keygen(file, now())))
 
@@ -475,14 +408,12 @@ def notify_test(_: Context, profile: str = "") -> None:
 @task()
 def cron_install(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Write a crontab line for every profile with [schedule], or for one."""
-    from backup_tasks.command.supervise import supervised
     from backup_tasks.schedule.install import broken_profiles_error, install_cron, render_change
     from backup_tasks.schedule.scheduled import find_scheduled
 
-    paths = find_paths()
-    with operator_errors(), supervised("cron-install", profile, paths, now, recorded=not dry_run):
-        scheduled = find_scheduled(paths, profile)
-        change = install_cron(scheduled, paths, keep_others=bool(profile), dry_run=dry_run)
+    with small_job("cron-install", profile, recorded=not dry_run) as where:
+        scheduled = find_scheduled(where, profile)
+        change = install_cron(scheduled, where, keep_others=bool(profile), dry_run=dry_run)
         print(render_change(change))
         if change.broken:
             raise broken_profiles_error(change)
@@ -491,52 +422,43 @@ def cron_install(_: Context, profile: str = "", dry_run: bool = False) -> None:
 @task()
 def cron_show(_: Context, profile: str = "", json: bool = False) -> None:
     """Say in words what is installed and when each runs next."""
-    from backup_tasks.command import output
-    from backup_tasks.command.supervise import supervised
+    from backup_tasks.command.print_upkeep import print_cron
     from backup_tasks.schedule.install import show_cron
     from backup_tasks.schedule.scheduled import find_scheduled
 
-    paths = find_paths()
-    with operator_errors(), supervised("cron-show", profile, paths, now, recorded=False):
-        shown = show_cron(find_scheduled(paths), paths, now())
-        output.print_cron(shown, profile, as_json=json)
+    with small_job("cron-show", profile, recorded=False) as where:
+        print_cron(show_cron(find_scheduled(where), where, now()), profile, as_json=json)
 
 
 @task()
 def cron_remove(_: Context, profile: str = "", dry_run: bool = False) -> None:
     """Remove our lines from the crontab, or the one of a profile."""
-    from backup_tasks.command.supervise import supervised
     from backup_tasks.schedule.install import remove_cron, render_change
 
-    paths = find_paths()
-    with operator_errors(), supervised("cron-remove", profile, paths, now, recorded=not dry_run):
-        print(render_change(remove_cron(paths, profile, dry_run=dry_run)))
+    with small_job("cron-remove", profile, recorded=not dry_run) as where:
+        print(render_change(remove_cron(where, profile, dry_run=dry_run)))
 
 
 @task()
 def profiles(_: Context, profile: str = "", json: bool = False) -> None:
     """List the profiles: sources, store, schedule, and what is wrong with them."""
-    from backup_tasks.command import output
-    from backup_tasks.command.supervise import supervised
+    from backup_tasks.command.print_upkeep import print_profiles
     from backup_tasks.profile.load import describe_profiles
 
-    paths = find_paths()
-    with operator_errors(), supervised("profiles", profile, paths, now, recorded=False):
-        found = [p for p in describe_profiles(paths) if profile in ("", p.name)]
+    with small_job("profiles", profile, recorded=False) as where:
+        found = [one for one in describe_profiles(where) if profile in ("", one.name)]
         if profile and not found:
             raise UsageError(f"there is no profile {profile!r}; `invoke profiles` lists them")
-        output.print_profiles(found, as_json=json)
+        print_profiles(found, as_json=json)
 
 
 @task(positional=("name",))
 def profile_new(_: Context, name: str | None = None) -> None:
     """Write a commented profile to start from; never overwrites one."""
-    from backup_tasks.command.supervise import supervised
     from backup_tasks.profile.load import write_new_profile
 
-    paths = find_paths()
-    with operator_errors(), supervised("profile-new", name or "", paths, now):
+    with small_job("profile-new", name or "") as where:
         if not name or name.startswith("-"):  # an option that stands here is taken for the name
             raise UsageError("name the new profile: invoke profile-new prod")
-        written = write_new_profile(name, paths)
+        written = write_new_profile(name, where)
         print(f"wrote {written}; edit it, then try: invoke backup --profile {name} --dry-run")

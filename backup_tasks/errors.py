@@ -21,6 +21,7 @@
     +-- DrillError           1   a drill did not give back what it should
     +-- NotifyError          1   a notification could not be delivered
     +-- ScheduleError        1   the crontab cannot be read or written
+    +-- Incomplete           3   done, but not all of it, as the run's record says already
     +-- LockedError         11   another run holds the lock
     +-- IdentityError       12   wrong or missing key
     +-- Interrupted      128+n   ended by signal n
@@ -133,6 +134,12 @@ class NotifyError(BackupError):
 
 class ScheduleError(BackupError):
     """The crontab could not be read or written."""
+
+
+class Incomplete(BackupError):
+    """The task is done, but not all of it, as its record says already; the text names what."""
+
+    exit_code = 3
 
 
 class LockedError(BackupError):

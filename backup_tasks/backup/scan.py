@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import Struct
+
 from backup_tasks.archive.pending_lines import FOLDER_LINE, LATE_LINK_LINE
 from backup_tasks.common.gitignore import PathPatterns
 from backup_tasks.common.printable import printable
@@ -301,8 +303,7 @@ def _bytes_in_dropped_chunks(last: PreviousBackup, scan: Scan) -> int:
     return content_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BackupPlan:
+class BackupPlan(Struct, frozen=True):
     """What a dry run tells.
 
     Attributes:
@@ -334,9 +335,9 @@ class BackupPlan:
     problems: list[Problem]
     sockets: int = 0
     marked: int = 0
-    marked_first: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    alarms: list[str] = field(default_factory=list)
+    marked_first: list[str] = []
+    warnings: list[str] = []
+    alarms: list[str] = []
     refused: str = ""
 
 

@@ -10,15 +10,13 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from backup_tasks.census.catalog import Backup, BackupDetails
 from backup_tasks.census.census import Census
-from backup_tasks.census.newest_seen import NewestSeen, tell_vanished
+from backup_tasks.census.newest_seen import NewestSeen
 from backup_tasks.claim.acceptance import Acceptance, plan_acceptance
 from backup_tasks.claim.claim_file import Claim, Name
 from backup_tasks.claim.machine_key import read_own_key
 from backup_tasks.claim.proof_notes import ProofNotes
 from backup_tasks.errors import BackupError
-from backup_tasks.journal.run_record import RunRecord, warn
 from backup_tasks.keys.identities import NO_KEYS, Keyring
 from backup_tasks.keys.signing import render_public_key
 from backup_tasks.profile.model import Profile
@@ -109,40 +107,3 @@ def list_census(
     Raises StoreError when the store fails, or lists no backup although one was seen there.
     """
     return open_census(profile, store, state, seen.list_objects(), accepted, now=now, keys=keys)
-
-
-def choose_and_tell(
-    census: Census, seen: NewestSeen, record: RunRecord, *, name: str = "", day: str = ""
-) -> Backup:
-    """The backup that is meant; warns of newer ones that do not count, or have vanished.
-
-    Raises: UsageError; StoreError when the store does not give one that may be meant.
-    """
-    choice = census.choose(name=name, day=day)
-    census.save()
-    for warning in choice.warnings:
-        warn(record, warning)
-    if not name and not day:
-        tell_vanished(seen, choice.backup, record)
-    return choice.backup
-
-
-def list_and_tell(
-    profile: Profile,
-    store: Store,
-    state: Path,
-    record: RunRecord,
-    accepted: Accepted,
-    keys: Keyring,
-) -> list[BackupDetails]:
-    """All backups, oldest first, with what their manifests say; warns of vanished ones.
-
-    Raises StoreError when the store fails, or lists no backup although one was seen there.
-    """
-    seen = NewestSeen(state, profile, store)
-    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
-    details = census.details()
-    census.save()
-    if details:
-        tell_vanished(seen, census.choose().backup, record)
-    return details

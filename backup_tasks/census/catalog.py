@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
 from msgspec import Struct
@@ -83,6 +82,8 @@ def look_at(
         is_worth: as `read_evidence` takes it.
         shorten: is given each, before others are read that take memory too.
     """
+    from concurrent.futures import ThreadPoolExecutor  # late, as mostly all of them are noted
+
     if any(is_encrypted_name(stored.name) for stored in objects):
         with contextlib.suppress(IdentityError):  # told for each backup
             keys.load()  # here, as a thread is no place to ask for a passphrase

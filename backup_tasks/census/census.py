@@ -111,7 +111,7 @@ class Census:
 
     def backups(self) -> list[Backup]:
         """All of them, oldest first, each with its verdict as far as was looked."""
-        return in_order(self._judged(self.acceptance))
+        return list(self._judged(self.acceptance))
 
     def proven(self) -> list[Backup]:
         """Those that count, oldest first."""
@@ -212,7 +212,7 @@ class Census:
     def _all_ahead(self, acceptance: Acceptance, asked: date | None) -> Choice | None:
         """The newest of those that are dated ahead, where all are that else would count: then this
         machine's clock is probably the one that is wrong."""
-        judged = in_order(self._judged(acceptance))
+        judged = self._judged(acceptance)
         found = [
             one
             for one in judged
@@ -252,7 +252,7 @@ class Census:
         while True:
             fits = [
                 one
-                for one in in_order(self._judged(acceptance))
+                for one in self._judged(acceptance)
                 if one.verdict.state in ("proven", "likely")
                 and one.stored.name not in self._failed
                 and (asked is None or one.taken_at.date() == asked)
@@ -283,7 +283,7 @@ class Census:
         """What to tell of others that are newer by their name, and are not proven."""
         newer = [
             one
-            for one in in_order(self._judged(acceptance))
+            for one in self._judged(acceptance)
             if not one.verdict.counts
             and _utc(one.taken_at) > _utc(chosen.taken_at)
             and (asked is None or one.taken_at.date() == asked)
@@ -299,9 +299,10 @@ class Census:
         )
 
     def _judged(self, acceptance: Acceptance) -> list[Backup]:
+        """All of them with their verdicts under `acceptance`, oldest first."""
         if (judged := self._judgements.get(acceptance)) is None:
             verdicts = judge(self._objects, self._known, acceptance, self.notes.owners())
-            judged = [self._with(one, verdicts[one.stored.name]) for one in self._by_name]
+            judged = in_order(self._with(one, verdicts[one.stored.name]) for one in self._by_name)
             self._judgements[acceptance] = judged
         return judged
 
@@ -349,12 +350,14 @@ class Census:
         return evidence is None or (evidence.is_locked and self._opens())
 
     def _half_known(self) -> list[Backup]:
-        """Those that nothing is known of, or not enough, although a known key has signed them."""
-        return [
+        """Those that nothing is known of, or not enough, although a known key has signed them; by
+        name."""
+        found = [
             one
             for one in self._judged(self.acceptance)
             if self._is_waiting(one) or one.verdict.state == "likely"
         ]
+        return sorted(found, key=lambda one: one.stored.name)
 
     def _is_broken(self, backup: Backup) -> bool:
         evidence = self._known.get(backup.stored.name, Known()).evidence
@@ -401,6 +404,8 @@ class Census:
 
     def _look(self, wanted: Sequence[Backup], is_worth: Callable[[Evidence], bool] | None) -> None:
         """Look, and note what is known for certain then."""
+        if not wanted:
+            return
         objects = [one.stored for one in wanted]
         worth = is_worth or (lambda _: False)
         found = look_at(self._store, objects, self._keys, worth, self._shortened)

@@ -15,7 +15,6 @@ from backup_tasks.keys.identities import NO_KEYS
 from backup_tasks.keys.signing import SigningKey
 from backup_tasks.profile.load import ProfileSummary, describe_profiles
 from backup_tasks.profile.model import Profile
-from backup_tasks.read.manifest_reader import read_footer, read_header
 from backup_tasks.stores.base import Store, StoredObject
 
 # So many of the newest backups are looked at for one of this profile's.
@@ -85,6 +84,9 @@ class Neighbours(Struct, frozen=True):
 
     def _maker(self, stored: StoredObject) -> _Maker:
         """Who made what has a backup's name. Raises StoreError."""
+        # Late, as mostly the claim or the notes tell.
+        from backup_tasks.read.manifest_reader import read_footer, read_header
+
         made = self._seen.made
         if made.get(stored.name) == stored.etag:
             return "ours"

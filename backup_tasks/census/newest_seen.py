@@ -19,7 +19,7 @@ from backup_tasks.common.printable import printable
 from backup_tasks.common.state_files import read_note, state_key, write_note
 from backup_tasks.errors import ObjectMissing, StoreError
 from backup_tasks.format.archive_names import parse_backup_name
-from backup_tasks.journal.run_record import RunRecord, warn
+from backup_tasks.journal.run_record import RunRecord
 from backup_tasks.stores.base import Store, StoredObject
 
 if TYPE_CHECKING:
@@ -238,9 +238,3 @@ def _taken_at(seen: _Seen, zone: tzinfo) -> datetime:
     if taken_at is None:
         raise ValueError("no name of a backup")
     return taken_at
-
-
-def tell_vanished(seen: NewestSeen, newest: Backup | None, record: RunRecord) -> None:
-    """Warn, on stderr and in the record, if a newer backup than this has vanished."""
-    if vanished := seen.what_vanished(newest, record.started_at):
-        warn(record, vanished)

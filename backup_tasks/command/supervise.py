@@ -6,20 +6,18 @@ import contextlib
 import dataclasses
 import errno
 import platform
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from threading import Condition
 from traceback import clear_frames
-from types import FrameType
 from typing import TYPE_CHECKING
 
+from backup_tasks.command.signals import SignalCame, Signals, signals_raised
 from backup_tasks.common.memory import TASK_BYTES, demand_memory, explain_memory
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.printable import one_line, printable
-from backup_tasks.errors import ENDING_SIGNALS, BackupError, Interrupted
+from backup_tasks.errors import BackupError, Incomplete, Interrupted
 from backup_tasks.journal.run_record import (
     Notification,
     RunRecord,
@@ -34,18 +32,6 @@ if TYPE_CHECKING:
     from backup_tasks.notify.broken_profile import MailedProfile
 
 Clock = Callable[[], datetime]
-# Python's own modules whose steps belong together, and the two in which one waits.
-_BOOKKEEPING = {
-    "threading",
-    "weakref",
-    "_weakrefset",
-    "queue",
-    "concurrent.futures._base",
-    "concurrent.futures.thread",
-}
-_JOINING = ("join", "_wait_for_tstate_lock")
-_WAIT = Condition.wait.__code__
-_SOON_SECONDS = 0.001
 
 
 @dataclass(slots=True)
@@ -69,8 +55,8 @@ def supervised(
 
     Whatever ends the block, a signal included, leaves a log line and a run record. A signal
     becomes Interrupted, and trouble of the machine (a full disk, no more descriptors, no memory) a
-    BackupError. When whoever reads our output has gone, BrokenPipeError passes and the task
-    counts as done.
+    BackupError. Incomplete passes, for the record says so already. BrokenPipeError passes too, and
+    the task counts as done: whoever read our output has seen enough.
 
     Args:
         profile_name: as the operator gave it; "" for none in particular.
@@ -82,15 +68,15 @@ def supervised(
     """
     check_logs(paths)
     supervision = Supervision(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
-    with _signals_raised() as signals:
+    with signals_raised() as signals:
         try:
             check_installation(paths)
             demand_memory(TASK_BYTES)
             _clear_up(supervision.record, paths)
             yield supervision
-        except BrokenPipeError:
+        except (BrokenPipeError, Incomplete):
             raise
-        except _SignalCame as came:
+        except SignalCame as came:
             interrupted = Interrupted(came.number)
             _note_failure(supervision.record, interrupted)
             raise interrupted from None
@@ -123,7 +109,7 @@ def _clear_up(record: RunRecord, paths: Paths) -> None:
         open_log(paths).warning(f"{record.task} {record.profile}: {line}")
 
 
-def _tell(supervision: Supervision, paths: Paths, signals: _Signals) -> None:
+def _tell(supervision: Supervision, paths: Paths, signals: Signals) -> None:
     record, profile = supervision.record, supervision.mail_for
     email = profile.notify.email if profile else None
     if profile and email:
@@ -134,7 +120,7 @@ def _tell(supervision: Supervision, paths: Paths, signals: _Signals) -> None:
             signals.armed = True
             told = dataclasses.replace(record, error=supervision.mail_error or record.error)
             record.notifications = notify(told, profile, paths)
-        except _SignalCame as came:
+        except SignalCame as came:
             why = f"the mail was perhaps not sent: {Interrupted(came.number)}"
             record.notifications = [Notification("email", ", ".join(email.to), why)]
         finally:
@@ -162,69 +148,3 @@ def _explain(error: OSError) -> str:
     place = f"{printable(str(error.filename))}: " if error.filename else ""
     full = "; free some space, also for temporary files" if error.errno == errno.ENOSPC else ""
     return f"{place}{error.strerror or one_line(str(error)) or type(error).__name__}{full}"
-
-
-class _SignalCame(BaseException):
-    """A signal asks for the end.
-
-    No Exception: botocore takes any of those for a lost connection and tries again.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-class _Signals:
-    """A handler that raises the first signal, and passes over those that follow.
-
-    Cleaning up is not to be cut short by a second Ctrl-C, which comes easily.
-    """
-
-    def __init__(self) -> None:
-        self.armed = True
-        self._waiting = 0
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.armed:
-            return
-        if _must_go_on(frame):
-            self._waiting = number
-            signal.setitimer(signal.ITIMER_REAL, _SOON_SECONDS)
-            return
-        self.armed = False
-        raise _SignalCame(number)
-
-    def handle_alarm(self, _: int, frame: FrameType | None) -> None:
-        if self._waiting:
-            self.handle(self._waiting, frame)
-
-
-def _must_go_on(frame: FrameType | None) -> bool:
-    """Whether the main thread stands in the midst of what Python does for threads.
-
-    A handler runs between any two steps of it. An error just after `Condition` has taken its lock
-    leaves it taken by nobody: a thread that wants it never ends, nor does whoever waits for that
-    thread. In the callback of a weak reference an error is lost.
-    """
-    if frame is None or frame.f_globals.get("__name__") not in _BOOKKEEPING:
-        return False
-    if frame.f_code is _WAIT:
-        return "gotit" not in frame.f_locals  # which it has as long as it waits
-    return frame.f_code.co_name not in _JOINING
-
-
-@contextlib.contextmanager
-def _signals_raised() -> Iterator[_Signals]:
-    signals = _Signals()
-    before = {signal.SIGALRM: signal.signal(signal.SIGALRM, signals.handle_alarm)}
-    for number in ENDING_SIGNALS:
-        # What was ignored from the start stays so: SIGHUP under nohup, SIGINT in background jobs.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, signals.handle)
-    try:
-        yield signals
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)

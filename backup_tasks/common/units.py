@@ -12,6 +12,8 @@ _SIZES: dict[str, int] = {
     **{unit: 1024**power for power, unit in enumerate(("kib", "mib", "gib", "tib"), start=1)},
 }
 _PERIODS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+_FIRST_SECOND = datetime(2, 1, 1, tzinfo=UTC).timestamp()
+_LAST_SECOND = datetime(9998, 12, 31, tzinfo=UTC).timestamp()
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 
@@ -26,8 +28,7 @@ def parse_bytes(text: str) -> int:
 def moment_of(seconds: float) -> datetime:
     """Seconds since 1970 as a time in UTC. File systems know years that `datetime` does not:
     those become the last year that every zone can show, or the first."""
-    first, last = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
-    return datetime.fromtimestamp(min(max(seconds, first.timestamp()), last.timestamp()), UTC)
+    return datetime.fromtimestamp(min(max(seconds, _FIRST_SECOND), _LAST_SECOND), UTC)
 
 
 def parse_period(text: str) -> timedelta:

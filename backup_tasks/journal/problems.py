@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from backup_tasks.common.units import render_bytes, render_count
 
@@ -17,8 +18,7 @@ from backup_tasks.common.units import render_bytes, render_count
 ProblemKind = Literal["missing", "unreadable", "carried", "torn", "vanished", "unstorable"]
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One file or folder that was not stored whole.
 
     Attributes:

@@ -16,6 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import msgspec
+from msgspec import Struct
+
 from backup_tasks.common.paths import Paths, make_private, sync_folder
 from backup_tasks.common.printable import one_line, printable
 from backup_tasks.common.units import render_bytes, render_count, render_seconds
@@ -40,8 +43,7 @@ _LOGGED_PROBLEMS = 5
 _RECORDED_PROBLEMS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(Struct, frozen=True):
     """One attempt to tell somebody: through what, to whom, and what went wrong if anything."""
 
     channel: str
@@ -211,9 +213,8 @@ def append_record(record: RunRecord, paths: Paths) -> None:
     Fields as in RunRecord, times as ISO 8601 in UTC, and `problems_total`; of the problems
     themselves only the first 1000. A file that cannot be written costs a warning on stderr.
     """
-    fields = dataclasses.asdict(
-        dataclasses.replace(record, problems=record.problems[:_RECORDED_PROBLEMS])
-    )
+    shown = dataclasses.replace(record, problems=record.problems[:_RECORDED_PROBLEMS])
+    fields = msgspec.to_builtins(shown, builtin_types=(datetime,))
     fields["started_at"] = _utc(record.started_at)
     fields["ended_at"] = _utc(record.ended_at) if record.ended_at else None
     fields["problems_total"] = len(record.problems)

@@ -99,13 +99,16 @@ def _folders_below(folder: Path) -> Iterator[Path]:
 
 def _tree(top: Path, folders: Iterable[Path], files: Iterable[Path]) -> Iterator[str]:
     """What is wrong with a folder of code, the way to it, and what is in it; two lines at most."""
+    folders = list(folders)
+    # Of the others, those that these hold, what is wrong is seen in the folder that holds them.
+    outermost = [folder for folder in folders if folder.parent not in folders]
     way = _flaw_of_folder(top.parent, is_passage=True)
     yield from way
     if way:
         return
     found = _flaw_of_folder(top)
     found += [flaw for file in files if (flaw := _flaw_of_file(file))]
-    found += [flaw for folder in folders for flaw in _flaw_of_folder(folder)]
+    found += [flaw for folder in outermost for flaw in _flaw_of_folder(folder)]
     found = list(dict.fromkeys([*found, *_below(folders)]))
     if len(found) == 1:
         yield found[0]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from backup_tasks.common.paths import Paths
@@ -52,8 +52,7 @@ _ENDPOINT: KeyPath = ("store", "endpoint_url")
 _NAME_RULE = "a name begins with a-z or 0-9 and goes on with a-z, 0-9, _ and -, at most 63 in all"
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileSummary:
+class ProfileSummary(Struct, frozen=True):
     """One line of `invoke profiles`. What a broken profile does not tell is empty.
 
     Attributes:

@@ -229,14 +229,7 @@ class RetentionSettings(Settings):
     @property
     def is_set(self) -> bool:
         """Whether any rule keeps something; if none does, nothing is ever pruned."""
-        counts = (
-            self.keep_last,
-            self.keep_daily,
-            self.keep_weekly,
-            self.keep_monthly,
-            self.keep_yearly,
-        )
-        return any(counts) or bool(self.keep_within)
+        return any(getattr(self, key) for key in type(self).model_fields if key.startswith("keep_"))
 
 
 class DrillSettings(Settings):

@@ -7,9 +7,9 @@ written, and read back. Rules of others stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from backup_tasks.common.printable import printable
 from backup_tasks.common.units import render_count
@@ -26,28 +26,13 @@ from backup_tasks.prune.lifecycle_rules import (
     render_effect,
     rule_prefix,
 )
+from backup_tasks.prune.retention import PERIOD_RULES
 
 if TYPE_CHECKING:
-    from backup_tasks.profile.model import Profile
+    from backup_tasks.profile.model import Profile, RetentionSettings
 
 
-class KeepRules(Protocol):
-    """The part of [retention] that a rule of S3 could cut short; 0 keeps none of that kind."""
-
-    @property
-    def keep_within(self) -> timedelta: ...
-    @property
-    def keep_daily(self) -> int: ...
-    @property
-    def keep_weekly(self) -> int: ...
-    @property
-    def keep_monthly(self) -> int: ...
-    @property
-    def keep_yearly(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LifecycleReport:
+class LifecycleReport(Struct, frozen=True):
     """What is installed, and what the profile asks for.
 
     Attributes:
@@ -81,7 +66,7 @@ def run_lifecycle(profile: Profile, *, install: bool, dry_run: bool = False) -> 
     rules = profile.retention
     found = read_lifecycle(store)
     plan = plan_lifecycle(found.rules, store.prefix, rules.expire_after)
-    notes = list(_notes(rules, rules.expire_after, found))
+    notes = list(_notes(rules, found))
     if rules.expire_after is not None and (stranger := find_stranger(store)):
         warning = (
             f"expire_after would delete {stranger} as well, which is no backup; "
@@ -141,19 +126,12 @@ def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _notes(
-    rules: KeepRules, expire_after: timedelta | None, found: BucketLifecycle
-) -> Iterator[str]:
-    if expire_after is None:
+def _notes(rules: RetentionSettings, found: BucketLifecycle) -> Iterator[str]:
+    if (expire_after := rules.expire_after) is None:
         return
-    wanted = {
-        "keep_within": rules.keep_within,
-        "keep_daily": timedelta(days=rules.keep_daily),
-        "keep_weekly": timedelta(weeks=rules.keep_weekly),
-        "keep_monthly": timedelta(days=30 * rules.keep_monthly),
-        "keep_yearly": timedelta(days=365 * rules.keep_yearly),
-    }
-    cut_short = [key for key, period in wanted.items() if period > expire_after]
+    cut_short = ["keep_within"] if rules.keep_within > expire_after else []
+    # Divided, as so many periods as a profile may ask for are longer than any timedelta.
+    cut_short += [one.key for one in PERIOD_RULES if one.count(rules) > expire_after / one.length]
     days = render_count(expire_after.days, "day")
     if cut_short:
         yield f"S3 deletes after {days} what {', '.join(cut_short)} would keep for longer"

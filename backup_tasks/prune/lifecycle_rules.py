@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
+
+from msgspec import Struct
 
 Rule = dict[str, Any]
 Action = Literal["keep", "add", "change", "remove"]
@@ -20,8 +21,7 @@ UNFINISHED_DAYS = 2
 _LONGEST_ID = 255
 
 
-@dataclass(frozen=True, slots=True)
-class RuleChange:
+class RuleChange(Struct, frozen=True):
     """What is to be done about one rule of ours, and what it does in words."""
 
     rule_id: str
@@ -29,8 +29,7 @@ class RuleChange:
     effect: str
 
 
-@dataclass(frozen=True, slots=True)
-class LifecyclePlan:
+class LifecyclePlan(Struct, frozen=True):
     """What the profile asks for, and the bucket's whole configuration with that in it.
 
     Attributes:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from backup_tasks.common.units import render_seconds
+
+if TYPE_CHECKING:
+    from backup_tasks.profile.model import RetentionSettings
 
 # Names may honestly run ahead of the clock: by minutes when several backups share one, by an
 # hour when summer time ends, by most of a day when the profile's time zone was changed. Beyond
@@ -16,21 +19,41 @@ from backup_tasks.common.units import render_seconds
 FUTURE_SLACK = timedelta(days=1)
 
 
-class RetentionRules(Protocol):
-    """How much to keep; 0 keeps none of that kind, and all 0 keeps everything."""
+class PeriodRule(Struct, frozen=True):
+    """A rule that keeps the newest backup of each of the last periods that have one.
+
+    Attributes:
+        key: of [retention]; how many periods it says.
+        length: how long a period takes, at least so.
+        period_of: what a moment's period is called, in the moment's own time zone.
+    """
+
+    key: str
+    length: timedelta
+    period_of: Callable[[datetime], str]
+
+    def count(self, rules: RetentionSettings) -> int:
+        """How many periods a profile's rules say."""
+        found: int = getattr(rules, self.key)
+        return found
 
     @property
-    def keep_last(self) -> int: ...
-    @property
-    def keep_within(self) -> timedelta | None: ...
-    @property
-    def keep_daily(self) -> int: ...
-    @property
-    def keep_weekly(self) -> int: ...
-    @property
-    def keep_monthly(self) -> int: ...
-    @property
-    def keep_yearly(self) -> int: ...
+    def name(self) -> str:
+        """The rule as plans write it, "daily"."""
+        return self.key.removeprefix("keep_")
+
+
+def _iso_week(moment: datetime) -> str:
+    week = moment.isocalendar()
+    return f"{week.year}-W{week.week:02d}"
+
+
+PERIOD_RULES = (
+    PeriodRule("keep_daily", timedelta(days=1), lambda moment: f"{moment:%Y-%m-%d}"),
+    PeriodRule("keep_weekly", timedelta(weeks=1), _iso_week),
+    PeriodRule("keep_monthly", timedelta(days=30), lambda moment: f"{moment:%Y-%m}"),
+    PeriodRule("keep_yearly", timedelta(days=365), lambda moment: f"{moment:%Y}"),
+)
 
 
 class PrunePlan(Struct, frozen=True):
@@ -47,7 +70,7 @@ class PrunePlan(Struct, frozen=True):
 
 def plan_prune(
     taken_at: Mapping[str, datetime],
-    rules: RetentionRules,
+    rules: RetentionSettings,
     now: datetime,
     *,
     protected: Mapping[str, str] | None = None,
@@ -59,7 +82,7 @@ def plan_prune(
 
     Args:
         taken_at: name -> when it was begun, aware, of the backups that count.
-        rules: how many of each to keep.
+        rules: the profile's [retention].
         now: aware; `keep_within` counts back from it.
         protected: names to keep whatever the rules say, each with the reason.
 
@@ -89,48 +112,32 @@ def plan_prune(
     )
 
 
-def keeps_everything(rules: RetentionRules) -> bool:
-    """Whether no rule is set, so that nothing is ever deleted."""
-    counts = [rules.keep_last, rules.keep_daily, rules.keep_weekly]
-    counts += [rules.keep_monthly, rules.keep_yearly]
-    return not rules.keep_within and not any(count > 0 for count in counts)
-
-
 def _apply_rules(
     counted: list[str],
     taken_at: Mapping[str, datetime],
     instants: Mapping[str, datetime],
-    rules: RetentionRules,
+    rules: RetentionSettings,
     now: datetime,
 ) -> Iterator[tuple[str, str]]:
     """Each backup that a rule keeps, with that reason; `counted` is newest first."""
-    if keeps_everything(rules):
+    if not rules.is_set:
         yield from ((name, "no rule deletes anything") for name in counted)
         return
-    for place, name in enumerate(counted[: max(0, rules.keep_last)], start=1):
+    for place, name in enumerate(counted[: rules.keep_last], start=1):
         yield name, f"last {place} of {rules.keep_last}"
     if rules.keep_within:
         within = render_seconds(rules.keep_within.total_seconds())
         for name in counted:
             if now - instants[name] <= rules.keep_within:
                 yield name, f"within {within}"
-    periods: tuple[tuple[str, int, Callable[[datetime], str]], ...] = (
-        ("daily", rules.keep_daily, lambda moment: f"{moment:%Y-%m-%d}"),
-        ("weekly", rules.keep_weekly, _iso_week),
-        ("monthly", rules.keep_monthly, lambda moment: f"{moment:%Y-%m}"),
-        ("yearly", rules.keep_yearly, lambda moment: f"{moment:%Y}"),
-    )
-    for rule, count, period_of in periods:
+    for rule in PERIOD_RULES:
+        if not (count := rule.count(rules)):
+            continue
         newest_of: dict[str, str] = {}
         for name in counted:
-            newest_of.setdefault(period_of(taken_at[name]), name)
-        for period in list(newest_of)[: max(0, count)]:
-            yield newest_of[period], f"{rule} {period}"
-
-
-def _iso_week(moment: datetime) -> str:
-    week = moment.isocalendar()
-    return f"{week.year}-W{week.week:02d}"
+            newest_of.setdefault(rule.period_of(taken_at[name]), name)
+        for period in list(newest_of)[:count]:
+            yield newest_of[period], f"{rule.name} {period}"
 
 
 def _to_utc(moment: datetime) -> datetime:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backup_tasks.common.printable import one_line
 from backup_tasks.common.units import render_bytes, render_count
 from backup_tasks.errors import StoreError
 from backup_tasks.format.archive_names import CLAIM_NAME
-from backup_tasks.prune.retention import PrunePlan, RetentionRules, plan_prune
+from backup_tasks.prune.retention import PrunePlan, plan_prune
 
 if TYPE_CHECKING:
     from backup_tasks.census.catalog import Backup
     from backup_tasks.census.census import Census
-    from backup_tasks.profile.model import Profile
+    from backup_tasks.profile.model import Profile, RetentionSettings
     from backup_tasks.stores.base import Store
 
 
-@dataclass(frozen=True, slots=True)
-class PruneReport:
+class PruneReport(Struct, frozen=True):
     """What a prune kept and deleted.
 
     Attributes:
@@ -152,7 +153,7 @@ def _stored_last(counting: Sequence[Backup]) -> dict[str, str]:
 
 
 def _safe_from_copies(
-    counting: Sequence[Backup], rules: RetentionRules, now: datetime
+    counting: Sequence[Backup], rules: RetentionSettings, now: datetime
 ) -> dict[str, str]:
     """What to keep where some backups may be copies of others under a new name, with the reasons.
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from backup_tasks.format.manifest import Entry, name_fields
 from backup_tasks.format.tar_headers import Member
 from backup_tasks.keys.identities import NO_KEYS, Keyring
-from backup_tasks.read.authenticity import ANYBODY, Trust, demand_proof, demand_signature
-from backup_tasks.read.manifest_reader import read_manifest
-from backup_tasks.read.plain_tar_gz import plain_tar_members
+from backup_tasks.read.authenticity import ANYBODY, Trust
+from backup_tasks.read.open_archive import OpenArchive, open_archive
 from backup_tasks.read.selection import WantedPaths
 from backup_tasks.stores.base import Store, StoredObject
 
@@ -35,28 +33,19 @@ def list_entries(
         open it.
     """
     wanted = WantedPaths(patterns)
-    for entry in _all_entries(store, stored, keys, trust):
-        if wanted.match(entry.name, entry.type == "dir"):
-            yield entry
+    with open_archive(store, stored, keys, trust) as archive:
+        for entry in _all_entries(archive):
+            if wanted.match(entry.name, entry.type == "dir"):
+                yield entry
     wanted.check_all_met(stored.name)
 
 
-def _all_entries(
-    store: Store, stored: StoredObject, keys: Keyring, trust: Trust
-) -> Iterator[Entry]:
-    name = stored.name
-    believe = partial(demand_signature, stored_name=name, trust=trust)
-    manifest = read_manifest(store, stored, keys, believe)
-    try:
-        demand_proof(manifest, name, trust)
-        if manifest is None:
-            for member, _ in plain_tar_members(store, stored):
-                yield _entry_of(member)
-        else:
-            yield from manifest.entries()
-    finally:
-        if manifest is not None:
-            manifest.close()
+def _all_entries(archive: OpenArchive) -> Iterator[Entry]:
+    if archive.manifest is not None:
+        yield from archive.manifest.entries()
+        return
+    for member, _ in archive.plain_members():
+        yield _entry_of(member)
 
 
 def _entry_of(member: Member) -> Entry:

@@ -53,18 +53,18 @@ class RestoreRequest(Struct, frozen=True):
 
 
 class RestoreWish(Struct, frozen=True):
-    """What an operator typed after `invoke restore`; "" where nothing."""
+    """What an operator typed after `invoke restore`, in the task's order; "" where nothing."""
 
+    date: str = ""
     name: str = ""
-    day: str = ""
-    paths: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
     to: str = ""
     in_place: bool = False
     overwrite: str = ""
     trusted: bool = False
-    dry_run: bool = False
     skip_damaged: bool = False
     unproven: bool = False
+    dry_run: bool = False
 
 
 def parse_wish(
@@ -84,7 +84,7 @@ def parse_wish(
         raise UsageError(f"--overwrite {wish.overwrite!r}: choose never, older or always")
     target = Path("/") if wish.in_place else folder / (wish.to or f"restored/{backup.id}")
     return RestoreRequest(
-        paths=wish.paths,
+        paths=wish.path,
         target=target,
         in_place=wish.in_place,
         overwrite=cast(Overwrite, wish.overwrite) if wish.overwrite else None,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from backup_tasks.census.accepted import Accepted, choose_and_tell, list_census, whose_count
-from backup_tasks.census.catalog import Backup, render_maker
-from backup_tasks.census.newest_seen import NewestSeen
+from backup_tasks.census.catalog import Backup
+from backup_tasks.census.reading import Reading
 from backup_tasks.chunks.reader_process import ReadChunks, read_chunks_apart
 from backup_tasks.common.printable import printable
 from backup_tasks.common.progress import Progress
@@ -21,14 +19,11 @@ from backup_tasks.format.archive_names import is_encrypted_name
 from backup_tasks.format.manifest import Entry, PlacedEntry
 from backup_tasks.format.manifest_lines import Manifest
 from backup_tasks.format.tar_headers import Member
-from backup_tasks.journal.run_record import RunRecord, warn
+from backup_tasks.journal.run_record import warn
 from backup_tasks.keys.identities import NO_KEYS, Keyring
-from backup_tasks.profile.model import Profile
-from backup_tasks.read.authenticity import Proof, demand_proof, demand_signature
-from backup_tasks.read.manifest_reader import find_fault_at_end, read_manifest
 from backup_tasks.read.member_stream import MemberStream, render_fetched_again
 from backup_tasks.read.not_whole import NotWhole, note_torn
-from backup_tasks.read.plain_tar_gz import plain_tar_members
+from backup_tasks.read.open_archive import OpenArchive, open_archive
 from backup_tasks.read.selection import Selection, WantedPaths
 from backup_tasks.restore.extract import Extractor
 from backup_tasks.restore.extract_in_order import InOrderExtractor
@@ -58,44 +53,67 @@ def run_restore(
         ArchiveError: the archive is damaged; what was restored before stays.
         StoreError: the store failed.
     """
-    with ExitStack() as opened:
-        root = None
-        if not request.dry_run:
-            root = open_target(request.target, may_hold_files=request.is_told_what_to_do)
-            opened.callback(os.close, root)
-        allow_deep_folders()
-        wanted = WantedPaths(request.paths)
-        name, trust = backup.stored.name, request.trust
-        believe = partial(demand_signature, stored_name=name, trust=trust)
-        manifest = read_manifest(store, backup.stored, keys, believe)
-        if manifest is not None:
-            opened.callback(manifest.close)
-        proof = demand_proof(manifest, name, trust)
-        if manifest is None:
-            return _restore_plain_tar(store, backup, request, root, wanted, proof, progress)
-        fault = find_fault_at_end(store, backup.stored, manifest.footer, keys)
-        report = _restore_ours(
-            store, backup, request, root, wanted, manifest, proof, progress, keys
-        )
-        return replace(report, fault_at_end=fault)
+    with (
+        _opened_target(request) as root,
+        open_archive(store, backup.stored, keys, request.trust) as archive,
+    ):
+        return _restore(archive, backup, request, root, progress)
+
+
+def restore_opened(
+    archive: OpenArchive, backup: Backup, request: RestoreRequest, progress: Progress
+) -> RestoreReport:
+    """As `run_restore`, of an archive that was opened for more than this."""
+    with _opened_target(request) as root:
+        return _restore(archive, backup, request, root, progress)
+
+
+@contextmanager
+def _opened_target(request: RestoreRequest) -> Iterator[int | None]:
+    """The target's descriptor; None in a dry run."""
+    if request.dry_run:
+        yield None
+        return
+    root = open_target(request.target, may_hold_files=request.is_told_what_to_do)
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+def _restore(
+    archive: OpenArchive,
+    backup: Backup,
+    request: RestoreRequest,
+    root: int | None,
+    progress: Progress,
+) -> RestoreReport:
+    allow_deep_folders()
+    wanted = WantedPaths(request.paths)
+    if archive.manifest is None:
+        return _restore_plain_tar(archive, backup, request, root, wanted, progress)
+    fault = archive.find_fault_at_end()
+    report = _restore_ours(archive, archive.manifest, backup, request, root, wanted, progress)
+    return replace(report, fault_at_end=fault)
 
 
 def _restore_ours(
-    store: Store,
+    archive: OpenArchive,
+    manifest: Manifest,
     backup: Backup,
     request: RestoreRequest,
     root: int | None,
     wanted: WantedPaths,
-    manifest: Manifest,
-    proof: Proof,
     progress: Progress,
-    keys: Keyring,
 ) -> RestoreReport:
     def read(numbers: Sequence[int]) -> AbstractContextManager[ReadChunks]:
         if root is not None and not request.is_told_what_to_do:
             raw = sum(map(manifest.raw_lengths.__getitem__, numbers))
             check_room(request.target, root, raw)
-        return closing(read_chunks_apart(store, backup.stored, manifest.chunks, numbers, keys))
+        chunks = manifest.chunks
+        return closing(
+            read_chunks_apart(archive.store, archive.stored, chunks, numbers, archive.keys)
+        )
 
     not_whole = NotWhole()
     asked = None if wanted.are_all else WantedPaths(request.paths)
@@ -125,7 +143,7 @@ def _restore_ours(
         sum(manifest.chunks[number].length for number in numbers),
         extracted,
         request.dry_run,
-        proof,
+        archive.proof,
         manifest.header,
         not_whole=not_whole,
     )
@@ -204,19 +222,18 @@ def _add_upper_folders(extractor: Extractor, folders: Iterable[Entry]) -> None:
 
 
 def _restore_plain_tar(
-    store: Store,
+    archive: OpenArchive,
     backup: Backup,
     request: RestoreRequest,
     root: int | None,
     wanted: WantedPaths,
-    proof: Proof,
     progress: Progress,
 ) -> RestoreReport:
     """An ordinary .tar.gz without our manifest: read from front to end."""
     progress.start("restoring", 0, 0)
     entries = files = content = 0
     if root is None:
-        for member, _ in plain_tar_members(store, backup.stored):
+        for member, _ in archive.plain_members():
             if wanted.match(os.fsdecode(member.path), member.kind == "dir"):
                 entries += 1
                 files += member.kind == "file"
@@ -224,10 +241,10 @@ def _restore_plain_tar(
         wanted.check_all_met(backup.stored.name)
         planned = ExtractReport(files=files, bytes=content)
         size = backup.stored.size
-        return RestoreReport(backup, request.target, entries, size, planned, True, proof)
+        return RestoreReport(backup, request.target, entries, size, planned, True, archive.proof)
     notes: set[str] = set()
     takes_any_size = request.trusted and not request.is_unattended
-    found = plain_tar_members(store, backup.stored, trusted=takes_any_size, notes=notes)
+    found = archive.plain_members(trusted=takes_any_size, notes=notes)
     with (
         closing(found) as members,
         OpenTarget(request.target, root, request.policy, InOrderExtractor) as extractor,
@@ -249,42 +266,30 @@ def _restore_plain_tar(
     report.notes |= notes
     wanted.check_all_met(backup.stored.name)
     size = backup.stored.size
-    return RestoreReport(backup, request.target, entries, size, report, False, proof)
+    return RestoreReport(backup, request.target, entries, size, report, False, archive.proof)
 
 
 def run_restore_job(
-    profile: Profile,
-    store: Store,
-    wish: RestoreWish,
-    folder: Path,
-    state: Path,
-    record: RunRecord,
-    progress: Progress,
-    keys: Keyring = NO_KEYS,
-    accepted: Accepted | None = None,
+    reading: Reading, wish: RestoreWish, folder: Path, progress: Progress
 ) -> RestoreReport:
-    """Choose the backup that is meant and restore it; fills in `record`.
+    """Choose the backup that is meant and restore it; fills in the run's record.
 
     Args:
-        folder: where relative paths start; state: the state directory.
-        accepted: whose backups count; None: as far as this machine knows without a claim.
+        folder: where relative paths start.
 
-    Raises: as `parse_wish`, `choose_and_tell` and `run_restore`.
+    Raises: as `Reading.choose`, `parse_wish` and `run_restore`.
     """
-    seen = NewestSeen(state, profile, store)
-    accepted = accepted or whose_count(profile, state, record.host)
-    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
-    chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
+    profile, record = reading.profile, reading.record
+    chosen = reading.choose(wish.name, wish.date)
     request = parse_wish(wish, chosen, folder, profile.signing.public_key)
-    record.archive = chosen.stored.name
     with progress:
-        report = run_restore(store, chosen, request, progress, keys)
+        report = run_restore(reading.store, chosen, request, progress, reading.keys)
     if report.fault_at_end:
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
     for doubt in report.proof.doubts:
         warn(record, f"{chosen.stored.name}: {doubt}; restored all the same, as --unproven asks")
-    seen.note_proven(report.header, report.proof, record.started_at)
-    if maker := render_maker(report.header, profile.name, record.host):
+    reading.note_proven(report.header, report.proof)
+    if maker := reading.maker(report.header):
         report.extracted.notes.add(f"{chosen.stored.name} was {maker}")
     if profile.recipients and not is_encrypted_name(chosen.stored.name):
         report.extracted.notes.add(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from backup_tasks.common.paths import Paths, find_paths
 from backup_tasks.common.terminal import render_table
@@ -45,8 +45,7 @@ _HINTS: dict[State, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CronEntry:
+class CronEntry(Struct, frozen=True):
     """One profile in the crontab, or one that should be there.
 
     Attributes:
@@ -65,8 +64,7 @@ class CronEntry:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CronReport:
+class CronReport(Struct, frozen=True):
     """What `show_cron` found, in the order of the crontab, then what is not installed."""
 
     entries: tuple[CronEntry, ...]

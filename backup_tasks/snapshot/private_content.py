@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from backup_tasks.format.manifest import Entry
 
@@ -34,23 +33,22 @@ class KnownContent(Struct, frozen=True):
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
 
-@dataclass(frozen=True, slots=True)
-class Private:
+class Private(Struct, frozen=True):
     """What is left out of archives.
 
     Attributes:
         paths: files that are left out whatever they hold.
         contents: of this machine's key, and of those that it had before.
-        sizes: of files that have to be looked at.
+        sizes: of files that have to be looked at; follows from `contents`.
     """
 
     paths: tuple[Path, ...] = ()
     contents: frozenset[KnownContent] = frozenset()
-    sizes: frozenset[int] = field(default=frozenset({USUAL_KEY_BYTES}), init=False)
+    sizes: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         sizes = {USUAL_KEY_BYTES, *(known.size for known in self.contents)}
-        object.__setattr__(self, "sizes", frozenset(sizes))
+        structs.force_setattr(self, "sizes", frozenset(sizes))
 
     def holds(self, path: str, content: bytes | bytearray) -> bool:
         """Whether a file of this content is left out.

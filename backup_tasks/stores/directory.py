@@ -181,13 +181,14 @@ class DirectoryStore:
         self._check_place()
         with explained(self.url, "list the backups"):
             try:
-                names = os.listdir(self.folder)
+                entries = os.scandir(self.folder)
             except FileNotFoundError:
                 self._require_makeable()
                 return
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):  # deleted in this moment
-                    yield name, os.lstat(self.folder / name)
+            with entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # deleted in this moment
+                        yield entry.name, entry.stat(follow_symlinks=False)
 
     def _make_folder(self) -> None:
         self._check_place()

@@ -6,30 +6,28 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
 
-from backup_tasks.census.accepted import Accepted, choose_and_tell, list_census, whose_count
-from backup_tasks.census.catalog import Backup, render_maker
-from backup_tasks.census.newest_seen import NewestSeen
+from backup_tasks.census.catalog import Backup
+from backup_tasks.census.reading import Reading
 from backup_tasks.claim.machine_key import private_files
 from backup_tasks.common.printable import printable
 from backup_tasks.common.progress import Progress
 from backup_tasks.errors import ArchiveError, ProfileError, RestoreError, UsageError
 from backup_tasks.format.manifest_lines import Manifest
-from backup_tasks.journal.run_record import RunRecord, warn
+from backup_tasks.journal.run_record import warn
 from backup_tasks.keys.identities import NO_KEYS, Keyring
 from backup_tasks.keys.secret import Secret
 from backup_tasks.profile.model import Profile
 from backup_tasks.profile.strict_table import Settings
-from backup_tasks.read.authenticity import Trust, demand_signature
-from backup_tasks.read.manifest_reader import read_manifest
+from backup_tasks.read.authenticity import Trust
 from backup_tasks.read.not_whole import note_torn
+from backup_tasks.read.open_archive import OpenArchive, open_archive
 from backup_tasks.restore.policy import ExtractReport
 from backup_tasks.restore.request import RestoreReport, RestoreRequest
-from backup_tasks.restore.run_restore import run_restore
+from backup_tasks.restore.run_restore import restore_opened
 from backup_tasks.snapshot.private_content import NOTHING_PRIVATE, Private
 from backup_tasks.spools.folder_stack import OPEN_FOLDER
 from backup_tasks.stores.base import Store
@@ -41,10 +39,10 @@ from backup_tasks.verify.temporary_tree import temporary_tree
 
 
 class DrillWish(Struct, frozen=True):
-    """What an operator typed after `invoke drill`; "" where nothing."""
+    """What an operator typed after `invoke drill`, in the task's order; "" where nothing."""
 
+    date: str = ""
     name: str = ""
-    day: str = ""
     against_sources: bool = False
 
 
@@ -75,26 +73,25 @@ def run_drill(
         SourceError, StoreError.
     """
     trust = Trust(profile.signing.public_key)
-    believe = partial(demand_signature, stored_name=backup.stored.name, trust=trust)
     with contextlib.ExitStack() as opened:
-        manifest = read_manifest(store, backup.stored, keys, believe)
-        if manifest is not None:
-            opened.callback(manifest.close)
-        elif against_sources:
+        archive = opened.enter_context(open_archive(store, backup.stored, keys, trust))
+        if archive.manifest is None and against_sources:
             raise UsageError(
                 f"{backup.stored.name} has no manifest of ours to compare the sources with; "
                 "leave out --against-sources"
             )
         place = opened.enter_context(temporary_tree(state))
-        restored = _restore(store, backup, place, trust, progress, keys)
+        restored = _restore(archive, backup, place, progress)
         extracted = restored.extracted
         report = DrillReport(backup, extracted.files, extracted.bytes, restored.proof)
         report.header, report.fault_at_end = restored.header, restored.fault_at_end
         report.notes, report.not_whole = sorted(extracted.notes), restored.not_whole
-        if manifest is not None:
-            report.tree = _compare_tree(place, manifest, extracted, progress)
+        if archive.manifest is not None:
+            report.tree = _compare_tree(place, archive.manifest, extracted, progress)
             if against_sources:
-                report.sources = _compare_sources(profile, place, private, manifest, progress)
+                report.sources = _compare_sources(
+                    profile, place, private, archive.manifest, progress
+                )
         if profile.drill.command:
             progress.start("running drill.command", 0, 0)
             report.command = run_command(
@@ -107,17 +104,12 @@ def run_drill(
 
 
 def _restore(
-    store: Store,
-    backup: Backup,
-    place: Path,
-    trust: Trust,
-    progress: Progress,
-    keys: Keyring,
+    archive: OpenArchive, backup: Backup, place: Path, progress: Progress
 ) -> RestoreReport:
     # Setuid bits and devices too: nobody but us can enter the folder that holds the tree.
-    request = RestoreRequest(paths=(), target=place, trusted=True, is_unattended=True, trust=trust)
+    request = RestoreRequest(paths=(), target=place, trusted=True, is_unattended=True)
     try:
-        return run_restore(store, backup, request, progress, keys)
+        return restore_opened(archive, backup, request, progress)
     except RestoreError as error:
         reason = str(error).split(";")[0]
         raise RestoreError(
@@ -168,47 +160,31 @@ def _known_secrets(settings: Settings) -> Iterator[str]:
                     yield one.reveal()
 
 
-def run_drill_job(
-    profile: Profile,
-    store: Store,
-    wish: DrillWish,
-    state: Path,
-    record: RunRecord,
-    progress: Progress,
-    keys: Keyring = NO_KEYS,
-    accepted: Accepted | None = None,
-) -> DrillReport:
-    """Choose the backup that is meant and drill it; fills in `record`.
+def run_drill_job(reading: Reading, wish: DrillWish, progress: Progress) -> DrillReport:
+    """Choose the backup that is meant and drill it; fills in the run's record.
 
-    Args:
-        state: the state directory.
-        accepted: whose backups count; None: as far as this machine knows without a claim.
-
-    Raises: as `choose_and_tell` and `run_drill`.
+    Raises: as `Reading.choose` and `run_drill`.
     """
-    seen = NewestSeen(state, profile, store)
-    accepted = accepted or whose_count(profile, state, record.host)
-    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
-    chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
-    record.archive = chosen.stored.name
+    record = reading.record
+    chosen = reading.choose(wish.name, wish.date)
     record.archive_bytes = chosen.stored.size
     with progress:
         report = run_drill(
-            profile,
-            store,
+            reading.profile,
+            reading.store,
             chosen,
             progress,
-            keys,
+            reading.keys,
             against_sources=wish.against_sources,
-            private=private_files(state),
-            state=state,
+            private=private_files(reading.state),
+            state=reading.state,
         )
     if report.fault_at_end:
         warn(record, f"{chosen.stored.name}: {report.fault_at_end}")
-    if maker := render_maker(report.header, profile.name, record.host):
+    if maker := reading.maker(report.header):
         report.notes.append(f"the archive was {maker}")
     if not report.failures:
-        seen.note_proven(report.header, report.proof, record.started_at)
+        reading.note_proven(report.header, report.proof)
     record.files, record.raw_bytes = report.restored_files, report.restored_bytes
     record.outcome = report.outcome
     if not report.failures:

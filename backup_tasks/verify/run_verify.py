@@ -14,13 +14,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from pathlib import Path
 
 from msgspec import Struct
 
-from backup_tasks.census.accepted import Accepted, choose_and_tell, list_census, whose_count
-from backup_tasks.census.catalog import Backup, render_maker
-from backup_tasks.census.newest_seen import NewestSeen
+from backup_tasks.census.catalog import Backup
+from backup_tasks.census.reading import Reading
 from backup_tasks.chunks.reader import ReadChunk, read_chunks
 from backup_tasks.common.progress import Progress
 from backup_tasks.common.units import render_count
@@ -29,11 +27,9 @@ from backup_tasks.format.manifest import Chunk, Entry, Header, PlacedEntry
 from backup_tasks.format.manifest_lines import Manifest
 from backup_tasks.journal.run_record import RunRecord, warn
 from backup_tasks.keys.identities import NO_KEYS, Keyring
-from backup_tasks.profile.model import Profile
-from backup_tasks.read.authenticity import weigh_proof
-from backup_tasks.read.manifest_reader import find_fault_at_end, read_manifest
+from backup_tasks.read.authenticity import Trust
 from backup_tasks.read.member_stream import render_fetched_again
-from backup_tasks.read.plain_tar_gz import plain_tar_members
+from backup_tasks.read.open_archive import OpenArchive, open_archive
 from backup_tasks.read.selection import Selection, WantedPaths
 from backup_tasks.stores.base import Store
 from backup_tasks.verify.entry_check import EntryCheck
@@ -44,10 +40,10 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 class VerifyWish(Struct, frozen=True):
-    """What an operator typed after `invoke verify`; "" where nothing."""
+    """What an operator typed after `invoke verify`, in the task's order; "" where nothing."""
 
+    date: str = ""
     name: str = ""
-    day: str = ""
     all: bool = False
     sample: str = ""
 
@@ -72,54 +68,44 @@ def run_verify(
     Raises StoreError when the store fails, IdentityError when `keys` do not open the archive.
     """
     report = VerifyReport(backup)
+    weighed_alone = Trust(tuple(signers), unproven=True)  # doubts belong into the report
     try:
-        manifest = read_manifest(store, backup.stored, keys)
-        report.add_proof(weigh_proof(manifest, backup.stored.name, signers))
-        if manifest is None:
-            _verify_plain_tar(store, report, progress)
-            return report
+        with open_archive(store, backup.stored, keys, weighed_alone) as archive:
+            report.add_proof(archive.proof)
+            if archive.manifest is None:
+                _verify_plain_tar(archive, report, progress)
+            else:
+                _verify_ours(archive, archive.manifest, report, progress, sample, before)
     except ArchiveError as error:
         report.add_fault(str(error))
-        return report
-    try:
-        _verify_ours(store, report, manifest, progress, sample, keys, before)
-    finally:
-        manifest.close()
     return report
 
 
 def _verify_ours(
-    store: Store,
-    report: VerifyReport,
+    archive: OpenArchive,
     manifest: Manifest,
+    report: VerifyReport,
     progress: Progress,
     sample: Sample | None,
-    keys: Keyring,
     before: VerifiedBefore | None,
 ) -> None:
-    stored = report.backup.stored
     report.chunks, report.header = len(manifest.chunks), manifest.header
-    fault_at_end = find_fault_at_end(store, stored, manifest.footer, keys)
-    if fault_at_end:
+    if fault_at_end := archive.find_fault_at_end():
         report.add_fault(fault_at_end)
     numbers: Sequence[int] = range(report.chunks)
     if sample is not None:
-        numbers = sample.choose(report.chunks, stored.name)
+        numbers = sample.choose(report.chunks, archive.stored.name)
         report.limit = f"a sample of {sample.percent:g}%"
         before = None
-    try:
-        _check_chunks(store, report, manifest, numbers, progress, keys, before)
-    except ArchiveError as error:  # a manifest that contradicts itself
-        report.add_fault(str(error))
+    _check_chunks(archive, manifest, report, numbers, progress, before)
 
 
 def _check_chunks(
-    store: Store,
-    report: VerifyReport,
+    archive: OpenArchive,
     manifest: Manifest,
+    report: VerifyReport,
     numbers: Sequence[int],
     progress: Progress,
-    keys: Keyring,
     before: VerifiedBefore | None,
 ) -> None:
     manifest_check = _ManifestCheck(manifest.header)
@@ -135,9 +121,9 @@ def _check_chunks(
         check = EntryCheck()
         groups = Groups(before, chunks)
         reading = _Reading(report, selection, check, groups, chunks)
-        with closing(
-            read_chunks(store, report.backup.stored, chunks, numbers, keys, reading.is_known)
-        ) as found:
+        store, stored, keys = archive.store, archive.stored, archive.keys
+        found = read_chunks(store, stored, chunks, numbers, keys, reading.is_known)
+        with closing(found):
             for chunk in found:
                 files = check.files
                 reading.take(chunk)
@@ -222,19 +208,19 @@ class _ManifestCheck:
         )
 
 
-def _verify_plain_tar(store: Store, report: VerifyReport, progress: Progress) -> None:
+def _verify_plain_tar(archive: OpenArchive, report: VerifyReport, progress: Progress) -> None:
     """An ordinary .tar.gz: read through, with what gzip and tar know about themselves."""
     report.limit = "no manifest of ours: only gzip's checksums and tar's headers were checked"
     progress.start("verifying", 0, 0)
     notes: set[str] = set()
-    for member, pieces in plain_tar_members(store, report.backup.stored, notes=notes):
+    for member, pieces in archive.plain_members(notes=notes):
         for piece in pieces:
             progress.advance(len(piece))
         report.entries += 1
         report.files += member.kind == "file"
         report.raw_bytes += member.size
         progress.advance(0, 1)
-    report.checked_bytes = report.backup.stored.size
+    report.checked_bytes = archive.stored.size
     report.limit = "; ".join([report.limit, *sorted(notes)])
 
 
@@ -271,49 +257,35 @@ def parse_sample(text: str, day: date) -> Sample | None:
 
 
 def run_verify_job(
-    profile: Profile,
-    store: Store,
-    wish: VerifyWish,
-    now: datetime,
-    state: Path,
-    record: RunRecord,
-    progress: Progress,
-    keys: Keyring = NO_KEYS,
-    accepted: Accepted | None = None,
+    reading: Reading, wish: VerifyWish, now: datetime, progress: Progress
 ) -> list[VerifyReport]:
-    """Verify the backups that are meant, oldest first; fills in `record`.
-
-    Args:
-        state: the state directory.
-        accepted: whose backups count; None: as far as this machine knows without a claim.
+    """Verify the backups that are meant, oldest first; fills in the run's record.
 
     Raises: UsageError when the words do not go together or there is no such backup; StoreError.
     """
-    if wish.all and (wish.name or wish.day):
+    if wish.all and (wish.name or wish.date):
         raise UsageError("give --all, or one backup with --name or --date")
+    profile, record = reading.profile, reading.record
     sample = parse_sample(wish.sample, now.astimezone(profile.tzinfo).date())
-    seen = NewestSeen(state, profile, store)
-    accepted = accepted or whose_count(profile, state, record.host)
-    census = list_census(profile, store, state, accepted, seen, record.started_at, keys)
-    chosen = choose_and_tell(census, seen, record, name=wish.name, day=wish.day)
-    backups = census.backups() if wish.all else [chosen]
-    if not wish.all:
-        record.archive = chosen.stored.name
+    backups = [reading.choose(wish.name, wish.date)]
+    if wish.all:
+        backups, record.archive = reading.census.backups(), ""
     reports = []
-    before = VerifiedBefore() if wish.all and len(backups) > 1 else None
+    before = VerifiedBefore() if len(backups) > 1 else None
+    signers = profile.signing.public_key
     with progress:
         for backup in backups:
             report = run_verify(
-                store, backup, progress, sample, keys, profile.signing.public_key, before
+                reading.store, backup, progress, sample, reading.keys, signers, before
             )
-            report.maker = render_maker(report.header, profile.name, record.host)
+            report.maker = reading.maker(report.header)
             reports.append(report)
             _add_to_record(record, report)
             if report.fetched_again:
                 again = render_fetched_again(report.fetched_again)
                 warn(record, f"{backup.stored.name}: {again}")
             if not report.is_damaged:
-                seen.note_proven(report.header, report.proof, record.started_at)
+                reading.note_proven(report.header, report.proof)
     subject = f"{render_count(len(reports), 'archive')} whole" if wish.all else "is whole"
     record.outcome = subject + (f" as far as {sample.percent:g}% show" if sample else "")
     record.evidence = list(render_verify(reports))

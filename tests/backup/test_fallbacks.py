@@ -15,7 +15,8 @@ import pytest
 
 from backup_tasks.backup import scan
 from backup_tasks.census.catalog import BackupDetails
-from backup_tasks.command.output import print_backup_plan, print_backups
+from backup_tasks.command.print_backup import print_backup_plan
+from backup_tasks.command.print_listing import print_backups
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.units import render_bytes
 from backup_tasks.errors import (

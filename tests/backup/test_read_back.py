@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from backup_tasks.backup import after_commit
 from backup_tasks.backup.read_back import NotedCopies, Sent, choose_chunks, read_back
+from backup_tasks.census.reading import Reading
 from backup_tasks.command.job import journaled
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
@@ -502,13 +503,7 @@ def restored_name(machine: Machine) -> str:
     with machine.here_and_now():
         target = machine.here / f"restored-{machine.now:%d}"
         with journaled("restore", "prod", machine.paths, lambda: machine.now) as job:
-            run_restore_job(
-                job.profile,
-                job.store,
-                RestoreWish(to=str(target)),
-                machine.here,
-                machine.paths.state,
-                job.record,
-                SilentProgress(),
-            )
+            reading = Reading(job.profile, job.store, machine.paths.state, job.record)
+            wish = RestoreWish(to=str(target))
+            run_restore_job(reading, wish, machine.here, SilentProgress())
             return job.record.archive

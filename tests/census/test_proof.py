@@ -22,7 +22,7 @@ from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.evidence import read_evidence
 from backup_tasks.claim.proof import judge
 from backup_tasks.claim.proof_notes import ProofNotes
-from backup_tasks.command.output import print_backups
+from backup_tasks.command.print_listing import print_backups
 from backup_tasks.common.time_zones import find_zone
 from backup_tasks.errors import ReadRefused, StoreError, UsageError
 from backup_tasks.format.archive_names import ENCRYPTED_SUFFIX, PLAIN_SUFFIX, is_backup_name

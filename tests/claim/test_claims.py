@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backup_tasks.census.reading import Reading
 from backup_tasks.claim.claim_file import Claim, Hold, Name
 from backup_tasks.claim.machine_key import read_own_key
 from backup_tasks.command.job import journaled, read_claim
@@ -320,8 +321,8 @@ def forget_claims(machine: Machine) -> None:
 def share(machine: Machine, name: str) -> None:
     """Make a backup of this profile as the version before claims did."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("backup_tasks.command.job.open_keeper", lambda job: None)
-        patch.setattr("backup_tasks.command.job._prune_after_backup", lambda *_: None)
+        patch.setattr("backup_tasks.command.backup_job.open_keeper", lambda job: None)
+        patch.setattr("backup_tasks.command.backup_job.prune_after_backup", lambda *_: None)
         machine.back_up(name)
 
 
@@ -384,10 +385,8 @@ def restored(machine: Machine) -> set[str]:
     """Restore the newest backup; returns the notes."""
     with journaled("restore", "prod", machine.paths, lambda: machine.now) as job:
         wish = RestoreWish(to=str(machine.here / "restored"))
-        state = machine.paths.state
-        report = run_restore_job(
-            job.profile, job.store, wish, machine.here, state, job.record, SilentProgress()
-        )
+        reading = Reading(job.profile, job.store, machine.paths.state, job.record)
+        report = run_restore_job(reading, wish, machine.here, SilentProgress())
     return report.extracted.notes
 
 

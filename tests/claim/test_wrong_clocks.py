@@ -15,9 +15,12 @@ import pytest
 from backup_tasks.backup import assembly
 from backup_tasks.backup.assembly import utc_text
 from backup_tasks.backup.basis import _is_useful as is_useful
+from backup_tasks.census.reading import Reading
 from backup_tasks.claim.claim_file import Name
 from backup_tasks.claim.keeper import ClaimKeeper
-from backup_tasks.command.job import journaled, run_backup_job, run_prune_job
+from backup_tasks.command.backup_job import run_backup_job
+from backup_tasks.command.job import journaled
+from backup_tasks.command.prune_job import run_prune_job
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.format.manifest import Header
@@ -106,15 +109,12 @@ def the_latest(machine: Machine) -> dict[str, str]:
 
 
 def _read(task: str, machine: Machine, profile: Profile, store: Store, record: RunRecord) -> None:
-    state, progress, have = machine.paths.state, SilentProgress(), keys(machine)
+    reading = Reading(profile, store, machine.paths.state, record, keys(machine))
+    progress, wish = SilentProgress(), RestoreWish(to="restored")
     run: dict[str, Callable[[], object]] = {
-        "verify": lambda: run_verify_job(
-            profile, store, VerifyWish(), machine.now, state, record, progress, have
-        ),
-        "drill": lambda: run_drill_job(profile, store, DrillWish(), state, record, progress, have),
-        "restore": lambda: run_restore_job(
-            profile, store, RestoreWish(to="restored"), machine.here, state, record, progress, have
-        ),
+        "verify": lambda: run_verify_job(reading, VerifyWish(), machine.now, progress),
+        "drill": lambda: run_drill_job(reading, DrillWish(), progress),
+        "restore": lambda: run_restore_job(reading, wish, machine.here, progress),
     }
     shutil.rmtree(machine.here / "restored", ignore_errors=True)
     run[task]()

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 from freezegun import freeze_time
 
-from backup_tasks.command.job import journaled, run_backup_job
+from backup_tasks.command.backup_job import run_backup_job
+from backup_tasks.command.job import journaled
 from backup_tasks.command.supervise import supervised
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress

@@ -13,7 +13,7 @@ import pytest
 
 from backup_tasks.backup.scan import BackupPlan, SourceTotals
 from backup_tasks.census.catalog import Backup, BackupDetails
-from backup_tasks.command import output
+from backup_tasks.command import print_backup, print_listing, print_reading, print_upkeep, printing
 from backup_tasks.errors import UsageError
 from backup_tasks.format.manifest import Entry, Header
 from backup_tasks.journal.run_record import Problem, RunRecord
@@ -68,7 +68,7 @@ def test_table_of_backups(capsys: pytest.CaptureFixture[str]) -> None:
         BackupDetails(BACKUP, None),
         BackupDetails(BACKUP, None, "its hash is wrong"),
     ]
-    output.print_backups(details, NOW, as_json=False)
+    print_listing.print_backups(details, NOW, as_json=False)
     assert printed(capsys).splitlines() == [
         "name             age   size    new   files  duration  result",
         "2025-06-12_0200   1d  120MB  120MB  12,345       35s  complete",
@@ -79,7 +79,7 @@ def test_table_of_backups(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_backups_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_backups([BackupDetails(BACKUP, None, "damaged")], NOW, as_json=True)
+    print_listing.print_backups([BackupDetails(BACKUP, None, "damaged")], NOW, as_json=True)
     assert json.loads(printed(capsys)) == [
         {
             "name": "2025-06-12_0200",
@@ -97,7 +97,7 @@ def test_backups_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_line_of_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
     mtime_ns = int(TAKEN.timestamp()) * 10**9 + 5
     owner = {"user": "root", "group": "adm", "mtime_ns": mtime_ns}
-    output.print_entries(
+    print_listing.print_entries(
         [
             Entry(path="etc/hosts", type="file", mode=0o644, size=1234, **owner),
             Entry(path="bin/su", type="file", mode=0o4755, size=1, uid=7, gid=8, mtime_ns=mtime_ns),
@@ -118,14 +118,14 @@ def test_line_of_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("mtime_ns", [-(2**63), 2**63 - 1, 10**30, -1])
 def test_entry_of_any_age_is_shown(capsys: pytest.CaptureFixture[str], mtime_ns: int) -> None:
-    output.print_entries([Entry(path="old", type="file", mtime_ns=mtime_ns)], as_json=False)
+    print_listing.print_entries([Entry(path="old", type="file", mtime_ns=mtime_ns)], as_json=False)
     assert printed(capsys).rstrip().endswith(" old")
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_entries_as_json_are_one_list(capsys: pytest.CaptureFixture[str], count: int) -> None:
     entries = [Entry(path=f"näme{number}", type="file") for number in range(count)]
-    output.print_entries(iter(entries), as_json=True)
+    print_listing.print_entries(iter(entries), as_json=True)
     assert [entry["path"] for entry in json.loads(printed(capsys))] == [
         f"näme{number}" for number in range(count)
     ]
@@ -141,18 +141,18 @@ def test_entries_that_break_off_are_valid_json_so_far(
         raise UsageError("nothing matches")
 
     with pytest.raises(UsageError):
-        output.print_entries(broken(), as_json=True)
+        print_listing.print_entries(broken(), as_json=True)
     out = printed(capsys)
     assert (len(json.loads(out)) if out else out) == expected
 
 
 def test_nothing_printed_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
     entry = Entry(path=OUTSIDE.replace("\udcff", ""), type="symlink", link=OUTSIDE, user=OUTSIDE)
-    output.print_entries([entry], as_json=False)
-    output.print_backups([BackupDetails(BACKUP, None, OUTSIDE)], NOW, as_json=False)
+    print_listing.print_entries([entry], as_json=False)
+    print_listing.print_backups([BackupDetails(BACKUP, None, OUTSIDE)], NOW, as_json=False)
     plan = BackupPlan({OUTSIDE: SourceTotals()}, 0, 0, 0, "none", 0, 0, 0, 0, 0, {}, [])
-    output.print_backup_plan(plan, as_json=False)
-    output.print_profiles([ProfileSummary("x", description=OUTSIDE)], as_json=False)
+    print_backup.print_backup_plan(plan, as_json=False)
+    print_upkeep.print_profiles([ProfileSummary("x", description=OUTSIDE)], as_json=False)
     out = printed(capsys)
     assert out.isprintable() or all(line.isprintable() for line in out.splitlines())
 
@@ -160,7 +160,7 @@ def test_nothing_printed_moves_the_cursor(capsys: pytest.CaptureFixture[str]) ->
 def test_backup_says_nothing_in_a_pipe_and_one_line_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output.print_backup(record(archive_bytes=120_000_000), as_json=False)
+    print_backup.print_backup(record(archive_bytes=120_000_000), as_json=False)
     assert printed(capsys) == ""
 
     class Terminal(io.StringIO):
@@ -169,12 +169,12 @@ def test_backup_says_nothing_in_a_pipe_and_one_line_on_a_terminal(
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    output.print_backup(record(archive_bytes=120_000_000, ended_at=TAKEN), as_json=False)
+    print_backup.print_backup(record(archive_bytes=120_000_000, ended_at=TAKEN), as_json=False)
     assert terminal.getvalue() == f"{NAME} uploaded (120MB, 0s)\n"
 
 
 def test_record_as_json_has_times_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_backup(record(problems=[Problem("/x", "gone")]), as_json=True)
+    print_backup.print_backup(record(problems=[Problem("/x", "gone")]), as_json=True)
     told = json.loads(printed(capsys))
     assert (told["started_at"], told["ended_at"]) == (
         "2025-06-12T02:00:00Z",
@@ -184,9 +184,19 @@ def test_record_as_json_has_times_in_utc(capsys: pytest.CaptureFixture[str]) -> 
     assert (problem["path"], problem["reason"], problem["kind"]) == ("/x", "gone", "unreadable")
 
 
+def test_what_has_no_form_in_json_is_a_bug_and_never_its_repr(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printing.print_json({"at": datetime(2025, 6, 12, tzinfo=UTC), "of": [Path("/a"), ("b", 1)]})
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"at": "2025-06-12 00:00:00+00:00", "of": ["/a", ["b", 1]]}
+    with pytest.raises(TypeError):
+        printing.print_json({"held": object()})
+
+
 def test_missing_files_are_named_up_to_a_screenful() -> None:
     many = [Problem(f"/file{number}", "gone") for number in range(1234)]
-    lines = output.render_missing(record(problems=many)).splitlines()
+    lines = print_backup.render_missing(record(problems=many)).splitlines()
     assert lines[0] == f"{NAME} is done, but without 1,234 files:"
     assert lines[1] == "  /file0: gone"
     assert lines[-1] == "  and 1,214 more, in logs/runs.jsonl"
@@ -198,12 +208,12 @@ def restored(extracted: ExtractReport, *, dry_run: bool = False) -> RestoreRepor
 
 
 def test_restore_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_restore(restored(ExtractReport(files=2, bytes=5_000_000)), as_json=False)
+    print_reading.print_restore(restored(ExtractReport(files=2, bytes=5_000_000)), as_json=False)
     assert printed(capsys) == (
         "2025-06-12_0200: restored 2 files (5.0MB, 3 entries, 2.0MB fetched) to /srv/back\n"
     )
     planned = restored(ExtractReport(files=1, bytes=7), dry_run=True)
-    output.print_restore(planned, as_json=False)
+    print_reading.print_restore(planned, as_json=False)
     assert printed(capsys) == (
         "2025-06-12_0200: would restore 1 file (7B, 3 entries, 2.0MB to fetch) to /srv/back\n"
     )
@@ -212,7 +222,7 @@ def test_restore_in_words(capsys: pytest.CaptureFixture[str]) -> None:
 def test_notes_of_a_restore_stay_off_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     extracted = ExtractReport(files=1, kept=4)
     extracted.notes.add("owners were not set")
-    output.print_restore(restored(extracted), as_json=False)
+    print_reading.print_restore(restored(extracted), as_json=False)
     out, err = capsys.readouterr()
     assert "kept 4 that were there" in out
     assert err == "note: owners were not set\n"
@@ -222,7 +232,7 @@ def test_unrestored_entries_are_named_with_the_reason() -> None:
     extracted = ExtractReport()
     for number in range(25):
         extracted.add_problem(f"etc/{OUTSIDE}{number}", "disk full")
-    lines = str(output.unrestored(restored(extracted))).splitlines()
+    lines = str(print_reading.unrestored(restored(extracted))).splitlines()
     assert lines[0] == "25 of 3 entries could not be restored:"
     assert lines[1].isprintable()
     assert lines[-1] == "  and 5 more"
@@ -245,7 +255,7 @@ def test_dry_run_of_a_backup(capsys: pytest.CaptureFixture[str]) -> None:
         {},
         problems,
     )
-    output.print_backup_plan(plan, as_json=False)
+    print_backup.print_backup_plan(plan, as_json=False)
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "source    entries   size",
@@ -262,7 +272,7 @@ def test_dry_run_of_a_backup_says_what_is_kept_and_why_not(
 ) -> None:
     dropped = {"an entry of it was deleted": 2}
     plan = BackupPlan({}, 9, 9, 1_000, NAME, 3_000_000, 5, 2, 1, 1, dropped, [])
-    output.print_backup_plan(plan, as_json=False)
+    print_backup.print_backup_plan(plan, as_json=False)
     assert printed(capsys).splitlines()[2:] == [
         f"compared with {NAME}: 5 entries as before, 2 changed, 1 new, 1 gone",
         "would copy 3.0MB inside the store, read 1.0kB of files, and send that compressed",
@@ -276,7 +286,7 @@ def test_profiles_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
         ProfileSummary("prod", "Web", ("/etc",), "s3://b/", "0 2 * * *"),
         ProfileSummary("torn", problem="profiles/torn.toml:1: store: is missing"),
     ]
-    output.print_profiles(found, as_json=False)
+    print_upkeep.print_profiles(found, as_json=False)
     rows = printed(capsys).splitlines()
     assert rows[1].split("  ")[0] == "base"
     assert "for others to inherit" in rows[1]
@@ -286,7 +296,7 @@ def test_profiles_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_types_of_entries_are_shown_as_ls_shows_them() -> None:
     shown = {
-        kind: output._entry_line(Entry(path="x", type=kind, mode=0o600))[0]
+        kind: print_listing._entry_line(Entry(path="x", type=kind, mode=0o600))[0]
         for kind in ("file", "hardlink", "dir", "symlink", "fifo", "char", "block")
     }
     assert shown == dict(zip(shown, "--dlpcb", strict=True))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from backup_tasks.common.paths import PROJECT_ROOT, Paths
 from backup_tasks.common.printable import one_line
@@ -290,7 +291,7 @@ def test_a_broken_template_is_told_with_file_and_line(
     changed = broken.encode() if isinstance(broken, str) else broken
     (tmp_path / "backup.txt.j2").write_bytes(changed)
     with pytest.raises(NotifyError, match=said) as caught:
-        render_mail(DONE, profile_with(), replace(PATHS, templates=tmp_path))
+        render_mail(DONE, profile_with(), structs.replace(PATHS, templates=tmp_path))
     assert str(caught.value).startswith(str(tmp_path))
     assert str(caught.value).isprintable()
 
@@ -298,13 +299,13 @@ def test_a_broken_template_is_told_with_file_and_line(
 def test_a_template_may_use_no_name_but_mail_and_sees_all_of_it(tmp_path: Path) -> None:
     for part in ("subject", "txt", "html"):
         (tmp_path / f"backup.{part}.j2").write_text("{{ mail.outcome }} {{ mail.kind }} åäö")
-    message = render_mail(DONE, profile_with(), replace(PATHS, templates=tmp_path))
+    message = render_mail(DONE, profile_with(), structs.replace(PATHS, templates=tmp_path))
     assert message["Subject"] == "done, 120MB in 35s success åäö"
 
 
 def test_a_template_that_brings_in_half_a_character_still_makes_a_mail(tmp_path: Path) -> None:
     for part in ("subject", "txt", "html"):
         (tmp_path / f"backup.{part}.j2").write_text(r'{{ "a\udcffb" }}')
-    message = render_mail(DONE, profile_with(), replace(PATHS, templates=tmp_path))
+    message = render_mail(DONE, profile_with(), structs.replace(PATHS, templates=tmp_path))
     assert message.as_bytes()
     assert message["Subject"] == r"a\udcffb"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from backup_tasks.common.paths import Paths
 from backup_tasks.errors import Interrupted, NotifyError, ProfileError, UsageError
@@ -87,7 +88,7 @@ def only_error(notifications: list[Notification]) -> str:
     assert len(notifications) == 1
     error = notifications[0].error
     assert error.isprintable()
-    assert CANARY not in str([asdict(notification) for notification in notifications])
+    assert CANARY not in str([structs.asdict(notification) for notification in notifications])
     return error
 
 
@@ -347,7 +348,7 @@ def test_tls_asked_of_a_server_without_it_names_the_usual_ports(
 def test_a_broken_template_costs_the_mail_only(
     tmp_path: Path, server: SmtpServer, paths: Paths
 ) -> None:
-    broken = replace(paths, templates=tmp_path / "nowhere")
+    broken = structs.replace(paths, templates=tmp_path / "nowhere")
     error = only_error(notify(DONE, profile_for(server.port), broken))
     assert f"{tmp_path}/nowhere/backup.subject.j2: no such template" in error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import grp
 import os
 import pwd
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks.common.paths import PROJECT_ROOT, Paths
 from backup_tasks.errors import TrustError
@@ -494,7 +494,7 @@ def test_a_service_cannot_have_a_run_write_elsewhere_than_it_began(
     paths: Paths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs = tmp_path / "log" / "ours"
-    ours = dataclasses.replace(paths, logs=logs)
+    ours = replace(paths, logs=logs)
     log = open_log(ours)
     log.warning("one")
     os.chown(logs.parent, -1, STAFF)

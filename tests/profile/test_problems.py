@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks.common.paths import Paths
 from backup_tasks.errors import ProfileError

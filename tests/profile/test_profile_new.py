@@ -6,10 +6,10 @@ import os
 import stat
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks.common.paths import PROJECT_ROOT, Paths
 from backup_tasks.errors import UsageError
@@ -95,7 +95,7 @@ def test_half_a_new_profile_is_taken_away(paths: Paths) -> None:
     """With a file size limit of 100 bytes, as a full disk would stop the writing."""
     program = f"""
 import resource, signal
-from dataclasses import replace
+from msgspec.structs import replace
 from pathlib import Path
 from backup_tasks.errors import UsageError
 from backup_tasks.common.paths import find_paths

@@ -75,7 +75,7 @@ def imports(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide where they lead"
             assert node.module
-            # `from backup_tasks.command import output` imports a module, not a name in one.
+            # `from backup_tasks.command import job` imports a module, not a name in one.
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             modules = [name for name in names if name.removeprefix("backup_tasks.") in MODULES]
             yield from modules or [node.module]

@@ -7,31 +7,21 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from backup_tasks.census.newest_seen import NewestSeen
-from backup_tasks.command.job import run_backup_job
+from backup_tasks.command.backup_job import run_backup_job
 from backup_tasks.common.paths import PROJECT_ROOT, Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.format.archive_names import CLAIM_NAME
+from backup_tasks.profile.model import RetentionSettings as Rules
 from backup_tasks.prune.retention import FUTURE_SLACK, plan_prune
 from tests.support.backups import Backups
 
 NOW = datetime(2025, 6, 12, 12, 0, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class Rules:
-    keep_last: int = 0
-    keep_within: timedelta | None = None
-    keep_daily: int = 0
-    keep_weekly: int = 0
-    keep_monthly: int = 0
-    keep_yearly: int = 0
 
 
 @pytest.fixture

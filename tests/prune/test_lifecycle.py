@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup_tasks.errors import StoreError, UsageError
+from backup_tasks.profile.model import RetentionSettings
 from backup_tasks.prune.lifecycle import render_lifecycle, run_lifecycle
 from backup_tasks.prune.lifecycle_rules import Rule, comparable, plan_lifecycle, rule_ids
 from tests.conftest import S3Bucket
@@ -135,12 +136,7 @@ def test_plan_never_touches_or_reorders_what_is_not_ours(
 
 
 def a_profile(settings: FakeSettings, expire_after: timedelta | None, **keep: Any) -> Any:
-    rules = {
-        "keep_within": timedelta(),
-        **dict.fromkeys(["keep_daily", "keep_weekly", "keep_monthly", "keep_yearly"], 0),
-        **keep,
-    }
-    retention = SimpleNamespace(expire_after=expire_after, **rules)
+    retention = RetentionSettings(expire_after=expire_after, **keep)
     return SimpleNamespace(name="prod", store=settings, retention=retention)
 
 
@@ -234,6 +230,8 @@ def test_a_shorter_expiry_than_the_keep_rules_is_told(s3_bucket: S3Bucket) -> No
     assert "S3 deletes after 30 days what keep_monthly would keep for longer" in report.notes
     assert "30 days after the last backup that succeeded, none is left" in report.notes[-1]
     assert run_lifecycle(a_profile(settings, None, keep_monthly=12), install=False).notes == ()
+    forever = run_lifecycle(a_profile(settings, MONTH, keep_yearly=10**12), install=False)
+    assert "keep_yearly would keep for longer" in forever.notes[0]
 
 
 def test_a_bucket_with_versions_is_told(s3_bucket: S3Bucket) -> None:

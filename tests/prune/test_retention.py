@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -10,20 +9,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from backup_tasks.prune.retention import FUTURE_SLACK, PrunePlan, plan_prune
+from backup_tasks.profile.model import RetentionSettings as Rules
+from backup_tasks.prune.retention import FUTURE_SLACK, PERIOD_RULES, PrunePlan, plan_prune
 
 NOW = datetime(2025, 6, 12, 12, 0, tzinfo=UTC)
 STOCKHOLM = ZoneInfo("Europe/Stockholm")
-
-
-@dataclass(frozen=True)
-class Rules:
-    keep_last: int = 0
-    keep_within: timedelta | None = None
-    keep_daily: int = 0
-    keep_weekly: int = 0
-    keep_monthly: int = 0
-    keep_yearly: int = 0
 
 
 def history(*texts: str, zone: ZoneInfo | None = None) -> dict[str, datetime]:
@@ -46,7 +36,7 @@ counts = st.integers(min_value=0, max_value=9)
 rule_sets = st.builds(
     Rules,
     keep_last=counts,
-    keep_within=st.none() | st.timedeltas(timedelta(0), timedelta(days=900)),
+    keep_within=st.timedeltas(timedelta(0), timedelta(days=900)),
     keep_daily=counts,
     keep_weekly=counts,
     keep_monthly=counts,
@@ -105,14 +95,14 @@ def test_pruning_again_right_after_deletes_nothing(
 @given(
     histories,
     rule_sets,
-    st.sampled_from([field.name for field in fields(Rules) if field.name != "keep_within"]),
+    st.sampled_from(["keep_last", *(rule.key for rule in PERIOD_RULES)]),
     st.integers(1, 5),
 )
 def test_a_larger_number_never_keeps_less(
     taken_at: dict[str, datetime], rules: Rules, rule: str, more: int
 ) -> None:
-    assume(rules != Rules() and rules != Rules(keep_within=timedelta(0)))
-    larger = replace(rules, **{rule: getattr(rules, rule) + more})
+    assume(rules != Rules())
+    larger = rules.model_copy(update={rule: getattr(rules, rule) + more})
     kept = plan_prune(taken_at, rules, NOW).keep
     assert set(kept) <= set(plan_prune(taken_at, larger, NOW).keep)
 
@@ -122,8 +112,8 @@ def test_a_larger_number_never_keeps_less(
 def test_a_longer_keep_within_never_keeps_less(
     taken_at: dict[str, datetime], rules: Rules, more: timedelta
 ) -> None:
-    rules = replace(rules, keep_within=rules.keep_within or timedelta(days=1))
-    larger = replace(rules, keep_within=rules.keep_within + more)
+    rules = rules.model_copy(update={"keep_within": rules.keep_within or timedelta(days=1)})
+    larger = rules.model_copy(update={"keep_within": rules.keep_within + more})
     kept = plan_prune(taken_at, rules, NOW).keep
     assert set(kept) <= set(plan_prune(taken_at, larger, NOW).keep)
 
@@ -145,12 +135,24 @@ def test_two_sets_of_rules_together_keep_what_each_keeps_alone(
     taken_at: dict[str, datetime], first: Rules, second: Rules
 ) -> None:
     """A rule keeps; no rule can take away what another one keeps."""
-    alone = replace(first, keep_weekly=0, keep_monthly=0, keep_yearly=0)
+    alone = first.model_copy(
+        update=dict.fromkeys(("keep_weekly", "keep_monthly", "keep_yearly"), 0)
+    )
     assume(alone.keep_last or alone.keep_within or alone.keep_daily)
-    both = replace(second, **{name: getattr(alone, name) for name in ("keep_last", "keep_daily")})
-    both = replace(both, keep_within=alone.keep_within)
+    both = second.model_copy(
+        update={name: getattr(alone, name) for name in ("keep_last", "keep_daily")}
+    )
+    both = both.model_copy(update={"keep_within": alone.keep_within})
     kept = plan_prune(taken_at, alone, NOW).keep
     assert set(kept) <= set(plan_prune(taken_at, both, NOW).keep)
+
+
+def test_each_rule_of_a_profile_but_two_is_one_for_periods() -> None:
+    """A new key of [retention] that counts periods needs a row there, and nothing else."""
+    others = {"keep_last", "keep_within"}
+    keys = {key for key in Rules.model_fields if key.startswith("keep_")}
+    assert keys - others == {rule.key for rule in PERIOD_RULES}
+    assert all(Rules(**{rule.key: 1}).is_set for rule in PERIOD_RULES)
 
 
 # --- each rule ----------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from msgspec import structs
 
 from backup_tasks.census.catalog import Backup
 from backup_tasks.census.newest_seen import NewestSeen
+from backup_tasks.census.reading import Reading
 from backup_tasks.claim.machine_key import key_file, open_own_key, private_files, read_own_key
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
@@ -468,19 +469,13 @@ def run_jobs(backups: Generations, folder: Path) -> dict[str, list[str]]:
     profile, store, state = backups.profile(), backups.open_store(), backups.paths.state
     records = {task: job_record(backups, task) for task in ("verify", "restore")}
     progress = SilentProgress()
-    run_verify_job(
-        profile, store, VerifyWish(), backups.now, state, records["verify"], progress, backups.keys
-    )
-    run_restore_job(
-        profile,
-        store,
-        RestoreWish(to=str(folder)),
-        folder.parent,
-        state,
-        records["restore"],
-        progress,
-        backups.keys,
-    )
+    readings = {
+        task: Reading(profile, store, state, record, backups.keys)
+        for task, record in records.items()
+    }
+    run_verify_job(readings["verify"], VerifyWish(), backups.now, progress)
+    wish = RestoreWish(to=str(folder))
+    run_restore_job(readings["restore"], wish, folder.parent, progress)
     return {task: record.warnings for task, record in records.items()}
 
 
@@ -524,15 +519,8 @@ def test_a_restore_of_an_older_one_by_name_says_nothing(
     backups.archive().unlink()
     record = job_record(backups, "restore")
     wish = RestoreWish(name="2100-01-01_0200", to=str(tmp_path / "restored"))
-    run_restore_job(
-        backups.profile(),
-        backups.open_store(),
-        wish,
-        tmp_path,
-        backups.paths.state,
-        record,
-        SilentProgress(),
-    )
+    reading = Reading(backups.profile(), backups.open_store(), backups.paths.state, record)
+    run_restore_job(reading, wish, tmp_path, SilentProgress())
     assert record.warnings == []
 
 
@@ -573,8 +561,8 @@ def test_what_was_seen_is_never_forgotten_for_something_older(backups: Generatio
     profile, store = backups.profile(), backups.open_store()
     record = job_record(backups, "verify")
     wish = VerifyWish(name="2100-01-01_0200")
-    state = backups.paths.state
-    run_verify_job(profile, store, wish, backups.now, state, record, SilentProgress())
+    reading = Reading(profile, store, backups.paths.state, record)
+    run_verify_job(reading, wish, backups.now, SilentProgress())
     assert note_file(backups).read_bytes() == before
 
 
@@ -663,7 +651,7 @@ def test_the_private_key_gets_into_no_archive(tmp_path: Path, paths: Paths) -> N
     (tmp_path / "other").write_text("other")
     link = tmp_path / "link-to-state"
     link.symlink_to(paths.state)
-    made.paths = replace(paths, state=link)
+    made.paths = structs.replace(paths, state=link)
     made.backup()
     (paths.state / "signing.key.new").write_text("what a crash left")
     made.backup()
@@ -690,7 +678,7 @@ def test_the_private_key_gets_into_no_archive(tmp_path: Path, paths: Paths) -> N
 def test_a_list_shows_whose_bytes_an_archive_holds(
     backups: Generations, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from backup_tasks.command.output import print_backups
+    from backup_tasks.command.print_listing import print_backups
 
     older = min(backups.store_folder.iterdir())
     backups.archive().write_bytes(older.read_bytes())

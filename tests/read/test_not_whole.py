@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backup_tasks.command import job
+from backup_tasks.command.backup_job import run_backup_job
 from backup_tasks.common.paths import PROJECT_ROOT, Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.format.manifest import Entry, Header, decode_entry, decode_header, encode_line
@@ -226,7 +226,7 @@ def test_nothing_is_pruned_while_a_source_cannot_be_read(backups: Generations) -
     def run() -> list[str]:
         clock = backups.now
         backups.now = clock.replace(day=clock.day + 1)
-        record = job.run_backup_job(str(file), backups.paths, lambda: clock, SilentProgress())
+        record = run_backup_job(str(file), backups.paths, lambda: clock, SilentProgress())
         return record.unpruned
 
     run()

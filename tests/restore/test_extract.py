@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backup_tasks.command.output import unrestored
+from backup_tasks.command.print_reading import unrestored
 from backup_tasks.common.paths import PROJECT_ROOT
 from backup_tasks.errors import ArchiveError, BackupError, RestoreError
 from backup_tasks.format.limits import TOO_MANY_HOLES

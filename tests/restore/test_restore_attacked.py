@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from backup_tasks.errors import ArchiveError, RestoreError
-from backup_tasks.restore import run_restore
+from backup_tasks.read import open_archive
 from backup_tasks.restore.policy import Overwrite
 from backup_tasks.target.making_folders import MARKS
 from tests.support import attacks
@@ -495,14 +495,14 @@ def test_a_target_that_is_swapped_for_a_link_after_it_was_opened_stays_the_targe
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = town.home / "new"
-    real = run_restore.read_manifest
+    real = open_archive.read_manifest
 
     def swap_then_read(*arguments: Any) -> Any:
         new.rename(town.home / "moved")
         new.symlink_to(town.target / "etc")
         return real(*arguments)
 
-    monkeypatch.setattr(run_restore, "read_manifest", swap_then_read)
+    monkeypatch.setattr(open_archive, "read_manifest", swap_then_read)
     attacks.restore(town.here / "store", attacks.forge_ours([Item("file")]), new)
     assert os.listdir(town.target / "etc") == []
     assert os.listdir(town.home / "moved") == ["file"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from backup_tasks.common.paths import PROJECT_ROOT, Paths
 from backup_tasks.schedule.crontab_block import split_crontab
@@ -38,7 +38,7 @@ def odd_paths(paths: Paths, tmp_path: Path) -> Paths:
         f'[store]\nurl = "file://{tmp_path}/store/"\n'
         '[schedule]\ncron = "* * * * *"\n'
     )
-    return dataclasses.replace(paths, root=root)
+    return replace(paths, root=root)
 
 
 def archives(tmp_path: Path) -> list[str]:

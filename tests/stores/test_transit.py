@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from backup_tasks.census.catalog import Backup
+from backup_tasks.census.reading import Reading
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.format.encrypted_footer import ENCRYPTED_FOOTER_BYTES
@@ -124,11 +125,12 @@ def test_restore_and_drill_warn_of_damage_behind_the_manifest(
     told = []
     for number, name in enumerate(("restore", "drill")):
         record = RunRecord(name, "test", "host", profile.store.url, backups.now)
+        reading = Reading(profile, store, paths.state, record)
         if name == "restore":
             wish = RestoreWish(to=str(tmp_path / f"target{number}"))
-            run_restore_job(profile, store, wish, tmp_path, paths.state, record, SilentProgress())
+            run_restore_job(reading, wish, tmp_path, SilentProgress())
         else:
-            run_drill_job(profile, store, DrillWish(), paths.state, record, SilentProgress())
+            run_drill_job(reading, DrillWish(), SilentProgress())
         told += [warning for warning in record.warnings if f"{what} " in warning]
     assert len(told) == 2, told
     assert all("is damaged" in warning and archive.name in warning for warning in told)

@@ -23,11 +23,15 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
-from backup_tasks.command.job import journaled, run_backup_job, run_prune_job
+from backup_tasks.census.reading import Reading
+from backup_tasks.command.backup_job import run_backup_job
+from backup_tasks.command.job import journaled
+from backup_tasks.command.prune_job import run_prune_job
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.errors import BackupError
 from backup_tasks.format.archive_names import CLAIM_NAME
+from backup_tasks.prune.run_prune import PruneIncomplete
 from backup_tasks.restore.request import RestoreWish
 from backup_tasks.restore.run_restore import run_restore_job
 from backup_tasks.stores.s3 import store as s3
@@ -182,15 +186,8 @@ class Rig:
 
         def work(job: Any) -> None:
             wish = RestoreWish(to=str(target))
-            done = run_restore_job(
-                job.profile,
-                job.store,
-                wish,
-                self.here,
-                self.paths.state,
-                job.record,
-                SilentProgress(),
-            )
+            reading = Reading(job.profile, job.store, self.paths.state, job.record)
+            done = run_restore_job(reading, wish, self.here, SilentProgress())
             if done.extracted.problems:
                 raise BackupError(f"not restored: {done.extracted.problems}")
 
@@ -198,15 +195,8 @@ class Rig:
 
     def verify(self) -> Outcome:
         def work(job: Any) -> None:
-            found = run_verify_job(
-                job.profile,
-                job.store,
-                VerifyWish(),
-                self.clock(),
-                self.paths.state,
-                job.record,
-                SilentProgress(),
-            )
+            reading = Reading(job.profile, job.store, self.paths.state, job.record)
+            found = run_verify_job(reading, VerifyWish(), self.clock(), SilentProgress())
             if any(one.is_damaged for one in found):
                 raise BackupError("damaged")
 
@@ -214,7 +204,9 @@ class Rig:
 
     def prune(self) -> Outcome:
         def work(job: Any) -> None:
-            run_prune_job(job, dry_run=False)
+            done = run_prune_job(job, dry_run=False)
+            if done.failed:
+                raise PruneIncomplete(done)
 
         return self._job("prune", work)
 

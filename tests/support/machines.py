@@ -15,7 +15,9 @@ import pytest
 from backup_tasks.backup.key_check import ProvenKeys
 from backup_tasks.claim import machine as machine_module
 from backup_tasks.claim.claim_file import CLAIM_BYTES, Claim, parse_claim
-from backup_tasks.command.job import journaled, run_backup_job, run_prune_job
+from backup_tasks.command.backup_job import BackupWish, run_backup_job
+from backup_tasks.command.job import journaled
+from backup_tasks.command.prune_job import run_prune_job
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.format.archive_names import CLAIM_NAME
@@ -96,9 +98,8 @@ class Machine:
     def back_up(self, name: str, *, take_over: bool = False) -> RunRecord:
         """Run `invoke backup`; a day later it is then."""
         with self.here_and_now():
-            record = run_backup_job(
-                name, self.paths, lambda: self.now, SilentProgress(), take_over=take_over
-            )
+            wish = BackupWish(take_over=take_over)
+            record = run_backup_job(name, self.paths, lambda: self.now, SilentProgress(), wish)
         self.now += timedelta(days=1)
         return record
 

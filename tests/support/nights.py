@@ -15,13 +15,9 @@ from backup_tasks.backup.key_check import ProvenKeys
 from backup_tasks.backup.scan import BackupPlan
 from backup_tasks.census.catalog import Backup
 from backup_tasks.claim.hold_note import SourcesMemory, SourcesNote
-from backup_tasks.command.job import (
-    Job,
-    journaled,
-    run_backup_job,
-    run_backup_plan_job,
-    run_prune_job,
-)
+from backup_tasks.command.backup_job import BackupWish, run_backup_job, run_backup_plan_job
+from backup_tasks.command.job import Job, journaled
+from backup_tasks.command.prune_job import run_prune_job
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.common.state_files import state_key
@@ -84,8 +80,7 @@ class Nights:
                 self.paths,
                 lambda: self.now,
                 SilentProgress(),
-                full=full,
-                accept_shrink=accept_shrink,
+                BackupWish(full, accept_shrink),
             )
         finally:
             self.now += timedelta(minutes=1)

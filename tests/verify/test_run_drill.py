@@ -114,16 +114,14 @@ def test_a_tree_of_everything_passes(tmp_path: Path, paths: Paths, place: Path) 
 
 def on_restored(monkeypatch: pytest.MonkeyPatch, tamper: Callable[[Path], Any]) -> None:
     """Change the restored tree behind the drill's back."""
-    real = drill.run_restore
+    real = drill.restore_opened
 
-    def run_restore(
-        store: Any, backup: Any, request: Any, progress: Any, keys: Any
-    ) -> RestoreReport:
-        report = real(store, backup, request, progress, keys)
+    def restore_opened(archive: Any, backup: Any, request: Any, progress: Any) -> RestoreReport:
+        report = real(archive, backup, request, progress)
         tamper(request.target)
         return report
 
-    monkeypatch.setattr(drill, "run_restore", run_restore)
+    monkeypatch.setattr(drill, "restore_opened", restore_opened)
 
 
 def flip_content(file: Path) -> None:

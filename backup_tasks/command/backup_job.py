@@ -1,0 +1,97 @@
+"""The whole of a backup: claim, clocks, the archive, and what retention no longer keeps."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from backup_tasks.backup.context import BackupRun
+from backup_tasks.backup.key_check import ProvenKeys, refuse_unproven, why_unproven
+from backup_tasks.backup.run_backup import run_backup, run_backup_plan
+from backup_tasks.backup.scan import BackupPlan
+from backup_tasks.census.clocks import read_clocks
+from backup_tasks.census.store_place import note_place
+from backup_tasks.command.job import Job, journaled, look_at_claim, open_keeper
+from backup_tasks.command.prune_job import prune_after_backup
+from backup_tasks.command.supervise import Clock
+from backup_tasks.common.paths import Paths
+from backup_tasks.common.progress import Progress
+from backup_tasks.filesystem.writeback import read_margin_ns
+from backup_tasks.journal.run_record import RunRecord
+
+
+class BackupWish(Struct, frozen=True):
+    """What an operator typed after `invoke backup`.
+
+    Attributes:
+        full: read and send everything.
+        accept_shrink: what the sources lost is meant to be gone.
+        take_over: make the store this profile's, whosever it was.
+    """
+
+    full: bool = False
+    accept_shrink: bool = False
+    take_over: bool = False
+
+
+def run_backup_job(
+    profile_name: str,
+    paths: Paths,
+    clock: Clock,
+    progress: Progress,
+    wish: BackupWish = BackupWish(),  # noqa: B008 - frozen
+) -> RunRecord:
+    """Back up, then prune what retention no longer keeps; both or neither under one lock.
+
+    A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
+    """
+    with (
+        journaled("backup", profile_name, paths, clock, exclusive=True, mailed=True) as job,
+        progress,
+    ):
+        record = job.record
+        refuse_unproven(job.profile, ProvenKeys(paths.state))
+        started_at = record.started_at
+        keeper = open_keeper(job)
+        clocks = read_clocks(job.store, clock)
+        run = BackupRun(
+            profile=job.profile,
+            store=job.store,
+            paths=paths,
+            now=started_at,
+            clock=clock,
+            progress=progress,
+            full=wish.full,
+            margin_ns=read_margin_ns(),
+            accept_shrink=wish.accept_shrink,
+            keeper=keeper,
+            take_over=wish.take_over,
+            clocks=clocks,
+        )
+        run_backup(run, record)
+        note_place(job.profile, paths, job.store)
+        prune_after_backup(job, run, clocks)
+    return record
+
+
+def run_backup_plan_job(
+    job: Job,
+    progress: Progress,
+    wish: BackupWish = BackupWish(),  # noqa: B008 - frozen
+) -> BackupPlan:
+    """What `run_backup_job` would do now. Raises: BackupError, ClaimRefused as that does."""
+    keeper = look_at_claim(job, take_over=wish.take_over)
+    started_at = job.record.started_at
+    run = BackupRun(
+        job.profile,
+        job.store,
+        job.paths,
+        started_at,
+        job.clock,
+        progress,
+        wish.full,
+        read_margin_ns(),
+        keeper=keeper,
+    )
+    plan = run_backup_plan(run, job.record.host)
+    return replace(plan, refused=why_unproven(job.profile, ProvenKeys(job.paths.state)))
