@@ -27,6 +27,7 @@ from backup_tasks.backup.scan import (
     plan_backup,
     scan_sources,
     scan_warnings,
+    sources_written_back,
 )
 from backup_tasks.backup.writers import Writers, begin_ahead, fill, open_writers
 from backup_tasks.census.neighbours import Neighbours
@@ -199,19 +200,24 @@ def _scan(
 
     What the sources lost is noted before anything could be committed.
     """
-    scan = None
-    ahead = begin_ahead(run, name, basis.last)
+    scan, ahead = None, None
+    private = private_files(run.paths.state)
     try:
-        scan = scan_sources(
-            run.profile,
-            basis.last,
-            run.store.limits,
-            _reporter(record),
-            run.progress,
-            private=private_files(run.paths.state),
-            watched=holding.watched,
-            before=before,
-        )
+        # Begun before the store is asked to copy: where that lies on the same disk, the walk would
+        # have to wait for it as well.
+        with sources_written_back(run.profile, private) as written_back:
+            ahead = begin_ahead(run, name, basis.last)
+            scan = scan_sources(
+                run.profile,
+                basis.last,
+                run.store.limits,
+                _reporter(record),
+                run.progress,
+                private=private,
+                watched=holding.watched,
+                before=before,
+                written_back=written_back,
+            )
         holding.look(scan)
         holding.raise_hold(record)
         writers = open_writers(run, name, scan, ahead, may_stage=basis.may_stage)

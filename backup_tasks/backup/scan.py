@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -98,7 +100,7 @@ def scan_sources(
     private: Private,
     watched: Collection[str] = (),
     before: Before = NOTHING_BEFORE,
-    writes_back: bool = True,
+    written_back: Callable[[], Sequence[str]] = tuple,
 ) -> Scan:
     """Walk the profile's sources and decide what to keep of the previous backup.
 
@@ -109,8 +111,7 @@ def scan_sources(
         private: what is left out: secrets of this program itself.
         watched: paths of folders, relative to /; whether the walk goes into them is told.
         before: where what cannot be read has its last version.
-        writes_back: have the sources' file systems written back first, so that what is written
-            through `mmap` later shows.
+        written_back: called before the walk, as `sources_written_back` gives it.
 
     Raises SourceError when none of the sources is there, or can be read and was ever.
     """
@@ -126,19 +127,12 @@ def scan_sources(
     walk = Walk(tree, walked, unread.of_walk, versions)
     counter = SourceCounter(source for source in rules.sources if source not in missing)
     scan = Scan(totals=counter.totals, missing=missing)
-    folders = file_systems_of(
-        rules.sources,
-        mounts,
-        one_file_system=rules.one_file_system,
-        is_left_out=lambda path: walked.excludes.match(path, True),
-    )
-    if writes_back:
-        scan.notes += write_back(folders)
+    scan.notes += written_back()
     progress.start("looking", 0, 0)
     try:
         leaves = _sort_out(walk.entries(), scan, counter, progress)
         if last is not None:
-            blind = blind_devices(folders, mounts)
+            blind = blind_devices(_file_systems(profile, walked, mounts), mounts)
             _compare(leaves, last, scan, limits, progress, private, blind)
         elif before.index is not None:
             _compare_for_versions(leaves, before.index, scan, private)
@@ -156,6 +150,27 @@ def scan_sources(
     scan.ignored_markers = walk.ignored_markers
     scan.notes += versions.notes
     return scan
+
+
+@contextmanager
+def sources_written_back(profile: Profile, private: Private) -> Iterator[Callable[[], list[str]]]:
+    """Have the sources' file systems written back meanwhile, so that what is written through
+    `mmap` later shows in a ctime.
+
+    Yields a function that waits for that, and says what went wrong, a line each.
+    """
+    with ThreadPoolExecutor(1) as aside:
+        folders = _file_systems(profile, walk_rules(profile, private), Mounts())
+        yield aside.submit(write_back, folders).result
+
+
+def _file_systems(profile: Profile, walked: WalkRules, mounts: Mounts) -> list[str]:
+    return file_systems_of(
+        profile.backup.sources,
+        mounts,
+        one_file_system=walked.one_file_system,
+        is_left_out=lambda path: walked.excludes.match(path, True),
+    )
 
 
 class _Unread:
@@ -378,7 +393,6 @@ def plan_backup(
             private=private,
             watched=lookout.watched if lookout is not None else (),
             before=before,
-            writes_back=False,
         )
     scan.close()
     alarms = lookout.look(scan) if lookout is not None else []
