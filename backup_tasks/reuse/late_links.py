@@ -43,6 +43,11 @@ class LateLinks:
 _USUAL_DEPTH = 64
 
 
+# Folders are taken in together: few of them have anything that asks for its own, and of so many
+# most are left again.
+_AT_ONCE = 256
+
+
 class Surroundings:
     """Knows the folder that an entry lies in, as a walk goes on.
 
@@ -50,6 +55,7 @@ class Surroundings:
     """
 
     def __init__(self) -> None:
+        self._entered: list[Entry] = []
         self._front = ""
         # Of each folder that the walk is in: how much of the front is its, and its entry; None once
         # that was given.
@@ -58,23 +64,34 @@ class Surroundings:
 
     def enter(self, folder: Entry) -> None:
         """The walk came to a folder."""
-        name = folder.name
-        if not name.startswith(self._front):
-            self._leave(name)
-        self._front = name + "/"
-        if len(self._folders) > _USUAL_DEPTH:
-            folder = replace(folder, path="", path_b64="")
-        self._lengths.append(len(self._front))
-        self._folders.append(folder)
+        self._entered.append(folder)
+        if len(self._entered) == _AT_ONCE:
+            self._take_in()
 
     def new_around(self, entry: Entry) -> Entry | None:
         """The folder of an entry; None if it was given before, or the entry lies at the top."""
+        self._take_in()
         self._leave(entry.name)
         if not self._folders or self._folders[-1] is None:
             return None
         folder, self._folders[-1] = self._folders[-1], None
         folder.path, folder.path_b64 = name_fields(self._front[:-1])
         return folder
+
+    def _take_in(self) -> None:
+        """Leave and enter as the walk did since the last time, but for what it has left again."""
+        if not self._entered:
+            return
+        here = self._entered[-1].name + "/"
+        stay = [one for one in self._entered if here.startswith(one.name + "/")]
+        self._entered.clear()
+        self._leave(here)
+        for folder in stay:
+            self._front = folder.name + "/"
+            if len(self._folders) > _USUAL_DEPTH:
+                folder = replace(folder, path="", path_b64="")
+            self._lengths.append(len(self._front))
+            self._folders.append(folder)
 
     def _leave(self, name: str) -> None:
         while self._folders and not name.startswith(self._front):
