@@ -12,6 +12,7 @@ Packages from the ground up; each may import those before it, and `errors`:
   to them
 - `keys`: keys and secrets: recipients and identities of age, Ed25519 signatures, passwords by
   reference
+- `tables`: what every table of a profile is made of: a strict, frozen base, and types of values
 - `format`: the bytes of an archive: tar headers, manifest, footer, signature, names, and their
   limits
 - `stores`: where objects lie: a bucket or a folder, behind one Protocol (`base`), opened by

@@ -230,10 +230,9 @@ def _in_walk(path: Path) -> str:
 
 
 def _own_folder(profile: Profile) -> list[Path]:
-    """The folder of a directory store: archives of archives would double with every run."""
-    if profile.store.kind != "directory":
-        return []
-    return [profile.store.directory]
+    """The folder of the store, if it is one: archives of archives would double with every run."""
+    folder = profile.store.folder
+    return [folder] if folder is not None else []
 
 
 def _sort_out(

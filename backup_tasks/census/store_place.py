@@ -147,20 +147,24 @@ class StorePlace(Struct, frozen=True):
 
 def open_profile_store(profile: Profile, paths: Paths) -> Store:
     """The store of a profile, which refuses to work while its disk is not mounted."""
-    store: Store = open_store(
-        profile.store, root=paths.root, check_place=lambda: _place(profile, paths, store).check()
-    )
+    folder = profile.store.folder
+
+    def check_place() -> None:
+        if folder is not None:
+            _place(profile, paths, store, folder).check()
+
+    store: Store = open_store(profile.store, root=paths.root, check_place=check_place)
     return store
 
 
 def note_place(profile: Profile, paths: Paths, store: Store) -> None:
     """Remember where the store's folder lies, after a backup was made there."""
-    if profile.store.kind == "directory":
-        _place(profile, paths, store).note()
+    if (folder := profile.store.folder) is not None:
+        _place(profile, paths, store, folder).note()
 
 
-def _place(profile: Profile, paths: Paths, store: Store) -> StorePlace:
+def _place(profile: Profile, paths: Paths, store: Store, folder: Path) -> StorePlace:
     def newest() -> str:
         return NewestSeen(paths.state, profile, store).newest_name
 
-    return StorePlace(paths.state, profile.store.directory, store.url, newest)
+    return StorePlace(paths.state, folder, store.url, newest)

@@ -19,7 +19,7 @@ from backup_tasks.profile.load import find_profile, keys_in_one, place_secrets
 from backup_tasks.profile.model import NotifySettings, StoreSettings
 from backup_tasks.profile.problems import find_literal_secrets
 from backup_tasks.profile.trust import find_untrusted_mail
-from backup_tasks.stores.url import parse_store_url
+from backup_tasks.stores.registry import normalize_url
 
 _HIDDEN = '"…"'
 
@@ -120,7 +120,7 @@ def _zone(merged: MergedFiles) -> tzinfo:
 
 def _store_url(merged: MergedFiles, paths: Paths) -> str:
     try:
-        return parse_store_url(_printable_text(merged, "store", "url"), paths.root).render()
+        return normalize_url(_printable_text(merged, "store", "url"), paths.root)
     except ValueError:
         return ""
 

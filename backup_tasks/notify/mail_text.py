@@ -206,16 +206,7 @@ def _plain_command(archive: str, profile: MailedProfile) -> str:
     unpack = "tar xz"
     if archive.endswith(ENCRYPTED_SUFFIX):
         unpack = "tar x --to-command='age -d -i key.txt' | tar xz"
-    if store.kind == "s3":
-        address = shlex.quote(f"s3://{store.bucket}/{store.prefix}{archive}")
-        endpoint = (
-            f" --endpoint-url {shlex.quote(store.endpoint_url)}" if store.endpoint_url else ""
-        )
-        return one_line(f"aws s3 cp {address} -{endpoint} | {unpack}")
-    path = shlex.quote(str(Path(store.directory or "") / archive))
-    if archive.endswith(ENCRYPTED_SUFFIX):
-        return one_line(f"cat {path} | {unpack}")
-    return one_line(f"tar xzf {path}")
+    return one_line(store.kind.unpack_command(store, archive, unpack))
 
 
 def _fill(templates: Path, name: str, view: MailView) -> str:

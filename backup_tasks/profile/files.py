@@ -18,7 +18,7 @@ from msgspec import Struct
 from backup_tasks.common.paths import Paths
 from backup_tasks.errors import ProfileError
 from backup_tasks.permissions.trusted_paths import open_trusted
-from backup_tasks.profile.field_types import PROFILE_NAME
+from backup_tasks.tables.field_types import PROFILE_NAME
 
 if TYPE_CHECKING:
     from backup_tasks.profile.toml_lines import KeyPath

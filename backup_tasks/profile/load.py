@@ -17,7 +17,6 @@ from backup_tasks.common.paths import Paths
 from backup_tasks.common.printable import one_line, printable
 from backup_tasks.errors import ProfileError, UsageError
 from backup_tasks.keys.secret import Placed
-from backup_tasks.profile.field_types import PROFILE_NAME
 from backup_tasks.profile.files import MergedFiles, read_with_bases, show_path
 from backup_tasks.profile.model import Profile
 from backup_tasks.profile.problems import (
@@ -31,7 +30,7 @@ from backup_tasks.profile.problems import (
 )
 from backup_tasks.profile.template import render_new_profile
 from backup_tasks.profile.trust import find_untrusted
-from backup_tasks.stores.base import bucket_place, folder_place
+from backup_tasks.tables.field_types import PROFILE_NAME
 
 if TYPE_CHECKING:
     from backup_tasks.profile.toml_lines import KeyPath
@@ -287,19 +286,8 @@ def _describe(name: str, paths: Paths) -> ProfileSummary:
         profile.store.url,
         profile.schedule.cron if profile.schedule else "",
         problem,
-        place=_place(profile),
+        place=profile.store.place,
     )
-
-
-def _place(profile: Profile) -> str:
-    """As `Store.place`, without opening the store; "" where nothing tells it."""
-    store = profile.store
-    if store.kind == "directory":
-        return folder_place(store.directory)
-    try:
-        return bucket_place(store.endpoint_url, store.url)
-    except ProfileError:  # its environment variable is not set here
-        return ""
 
 
 def _summary_of_values(

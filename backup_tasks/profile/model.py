@@ -6,18 +6,17 @@ tests hold them together. All models are frozen, and an unknown key is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta, tzinfo
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from backup_tasks.keys.secret import Secret
-from backup_tasks.profile import field_types as types
 from backup_tasks.profile.notify_tables import EmailSettings, NotifySettings
-from backup_tasks.profile.strict_table import Settings
-from backup_tasks.stores.url import StoreKind, StoreUrl, parse_store_url
+from backup_tasks.stores.registry import StoreSettings
+from backup_tasks.tables import field_types as types
+from backup_tasks.tables.strict_table import Settings
 
 __all__ = [
     "Profile",
@@ -33,6 +32,13 @@ __all__ = [
 ]
 
 Count = Annotated[int, Field(ge=0)]
+
+
+def _cron(expression: str) -> str:
+    from backup_tasks.profile.cron_expression import check_cron
+
+    check_cron(expression)
+    return " ".join(expression.split())
 
 
 class BackupSettings(Settings):
@@ -92,89 +98,6 @@ class BackupSettings(Settings):
                 )
 
 
-class StoreSettings(Settings):
-    """[store]: where the archives lie."""
-
-    url: types.StoreAddress = Field(
-        description="s3://bucket/prefix/, file:///folder/ for a folder that is there, or "
-        "file:./folder/ for one below the project's own. Nothing in it is percent-decoded."
-    )
-    region: types.Region = Field(default="", description="S3 only. Empty: as boto3 finds it.")
-    endpoint: types.Endpoint = Field(
-        default="",
-        alias="endpoint_url",
-        description='S3 only. The address of an S3-compatible server, or { env = "NAME" }. '
-        "Empty: AWS.",
-    )
-    storage_class: types.StorageClass = Field(
-        default="STANDARD", description="S3 only. The storage class of new archives."
-    )
-    access_key_id: Secret | None = Field(
-        default=None, description="S3 only. Default: boto3's own chain (environment, files, role)."
-    )
-    secret_access_key: Secret | None = Field(
-        default=None, description="S3 only. Needed with access_key_id."
-    )
-    session_token: Secret | None = Field(
-        default=None, description="S3 only. For temporary keys, together with both others."
-    )
-    max_attempts: int = Field(
-        default=8, ge=1, le=20, description="S3 only. How often a request is tried."
-    )
-    addressing_style: Literal["auto", "path", "virtual"] = Field(
-        default="auto", description="S3 only. Where a request names the bucket."
-    )
-
-    @classmethod
-    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        url = raw.get("url")
-        if isinstance(url, str) and url.startswith("file:"):
-            known = {field.alias or name for name, field in cls.model_fields.items()}
-            for key in sorted(known & set(raw) - {"url"}):
-                yield key, f"means something only for s3:// stores, but url is {url}"
-            return
-        pair = ("access_key_id", "secret_access_key")
-        for key, other in (pair, pair[::-1]):
-            if key in raw and other not in raw:
-                yield key, f"needs {other} as well"
-        if "session_token" in raw and not any(key in raw for key in pair):
-            yield "session_token", "needs access_key_id and secret_access_key as well"
-
-    @property
-    def _parts(self) -> StoreUrl:
-        return parse_store_url(self.url, Path("/"))
-
-    @property
-    def kind(self) -> StoreKind:
-        return self._parts.kind
-
-    @property
-    def bucket(self) -> str:
-        """The bucket's name, or "" for a directory."""
-        return self._parts.bucket
-
-    @property
-    def prefix(self) -> str:
-        """ "" or text that ends with a slash."""
-        return self._parts.prefix
-
-    @property
-    def directory(self) -> Path:
-        """The folder of a directory store, absolute."""
-        return self._parts.directory
-
-    @property
-    def endpoint_url(self) -> str:
-        """The server's address, "" for AWS. Raises ProfileError if `env` gives none."""
-        if isinstance(self.endpoint, str):
-            return self.endpoint
-        text = self.endpoint.reveal()
-        try:
-            return types.checked_endpoint(text)
-        except ValueError as error:
-            raise self.endpoint.problem(str(error)) from None
-
-
 class EncryptionSettings(Settings):
     """[encryption]: for whom archives are encrypted, and with which key they are opened."""
 
@@ -203,7 +126,7 @@ class SigningSettings(Settings):
 class ScheduleSettings(Settings):
     """[schedule]: when cron starts the backup."""
 
-    cron: types.Cron = Field(
+    cron: Annotated[str, AfterValidator(_cron)] = Field(
         description='Five fields as in crontab(5), or one of "@hourly", "@daily", "@weekly", '
         '"@monthly", "@yearly".'
     )

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from backup_tasks.keys.secret import Secret
-from backup_tasks.profile import field_types as types
-from backup_tasks.profile.strict_table import Settings
+from backup_tasks.tables import field_types as types
+from backup_tasks.tables.strict_table import Settings
 
 DEFAULT_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 

@@ -18,18 +18,10 @@ from backup_tasks.profile.problems import ProfileProblem, dotted_key, secret_key
 if TYPE_CHECKING:
     from backup_tasks.profile.toml_lines import KeyPath
 
-# Where boto3 looks for keys, servers and programs that give keys: a variable, and the usual place.
-_BOTO_SETTINGS = (
-    ("AWS_CONFIG_FILE", "~/.aws/config"),
-    ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-    ("BOTO_CONFIG", "~/.boto"),
-    ("", "~/.aws/models"),
-)
-
 
 def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfileProblem]:
-    """Secrets in files and from programs, the drill's program, the mail's authority, and boto3's
-    own settings.
+    """Secrets in files and from programs, the drill's program, the mail's authority, and what
+    the store's own programs read.
 
     An identity file is not among them: it opens what was made for it, and decides nothing.
     """
@@ -41,9 +33,8 @@ def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfilePro
     except TrustError as error:
         yield _problem(("drill", "command"), error, merged)
     yield from find_untrusted_mail(profile.notify, merged)
-    if profile.store.kind == "s3":
-        for flaw in _flaws_of_boto():
-            yield _problem(("store",), flaw, merged)
+    for flaw in _flaws_of_store(profile):
+        yield _problem(("store",), flaw, merged)
 
 
 def find_untrusted_mail(notify: NotifySettings, merged: MergedFiles) -> Iterator[ProfileProblem]:
@@ -74,17 +65,14 @@ def _check_drill(profile: Profile) -> None:
         check_program(command[0], Path("/"), None)
 
 
-def _flaws_of_boto() -> Iterator[TrustError]:
-    """Its settings may name a program; `sudo -E` leaves HOME as another user has it."""
-    for variable, usual in _BOTO_SETTINGS:
-        named = os.environ.get(variable, "")
-        file = os.path.expanduser(named or usual)
-        if os.path.lexists(file):
+def _flaws_of_store(profile: Profile) -> Iterator[TrustError]:
+    for file in profile.store.kind.obeyed_files():
+        if os.path.lexists(file.path):
             try:
-                check_file(Path(file))
+                check_file(file.path)
             except TrustError as error:
-                what = f"boto3 reads {printable(file)}, and {error.what}"
-                yield TrustError(what, f"set {variable if named else 'HOME'}, or remove that file")
+                what = f"{file.reader} reads {printable(str(file.path))}, and {error.what}"
+                yield TrustError(what, file.remedy)
 
 
 def _value(settings: object, path: KeyPath) -> object:

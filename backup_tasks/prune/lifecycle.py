@@ -7,7 +7,7 @@ written, and read back. Rules of others stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from msgspec import Struct
 
@@ -30,6 +30,7 @@ from backup_tasks.prune.retention import PERIOD_RULES
 
 if TYPE_CHECKING:
     from backup_tasks.profile.model import Profile, RetentionSettings
+    from backup_tasks.stores.s3.settings import S3Settings
 
 
 class LifecycleReport(Struct, frozen=True):
@@ -55,14 +56,15 @@ def run_lifecycle(profile: Profile, *, install: bool, dry_run: bool = False) -> 
     Raises: UsageError for a directory store, or if expiry would hit what is no backup;
     StoreError.
     """
+    from backup_tasks.stores.kinds.s3 import KIND as S3
     from backup_tasks.stores.s3.store import S3Store
 
-    if profile.store.kind != "s3":
+    if not S3.fits(profile.store.url):
         raise UsageError(
             f"{profile.name}: lifecycle rules exist only in S3, and the store is "
             f"{profile.store.url}; use keep_last, keep_daily and so on in [retention]"
         )
-    store = S3Store(profile.store)
+    store = S3Store(cast("S3Settings", profile.store))
     rules = profile.retention
     found = read_lifecycle(store)
     plan = plan_lifecycle(found.rules, store.prefix, rules.expire_after)

@@ -1,17 +1,61 @@
-"""The places where archives lie: `open_store` gives the one that a profile names."""
+"""The kinds of stores that there are, and the store that a profile names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationInfo, create_model
 
 from backup_tasks.common.paths import PROJECT_ROOT
+from backup_tasks.stores import kinds
 from backup_tasks.stores.base import Store
-from backup_tasks.stores.settings import StoreSettings
+from backup_tasks.stores.kind import StoreKind, StoreTable, own_keys
+from backup_tasks.tables.field_types import project_folder
+
+
+@cache
+def store_kinds() -> tuple[StoreKind, ...]:
+    """Each kind that there is: whatever lies in `kinds`."""
+    names = [module.name for module in pkgutil.iter_modules(kinds.__path__)]
+    found = [import_module(f"{kinds.__name__}.{name}").KIND for name in names]
+    return tuple(sorted(found, key=lambda kind: kind.scheme, reverse=True))
+
+
+def kind_of(url: str) -> StoreKind:
+    """The kind that a URL means.
+
+    Raises:
+        ValueError: none does.
+    """
+    for kind in store_kinds():
+        if kind.fits(url):
+            return kind
+    schemes = " or ".join(kind.scheme for kind in store_kinds())
+    *first, last = [f'"{example}"' for kind in store_kinds() for example in kind.examples]
+    raise ValueError(f"should begin with {schemes}; write {', '.join(first)} or {last}")
+
+
+def normalize_url(url: str, root: Path) -> str:
+    """The one way to write a store's URL; nothing in it is percent-decoded.
+
+    Args:
+        root: the project's folder, where `file:./` begins.
+
+    Raises:
+        ValueError: it is wrong; one line that shows no more of it than is safe.
+    """
+    if not url.isprintable():
+        raise ValueError("holds a character that cannot be printed")
+    return kind_of(url).normalize(url, root)
 
 
 def open_store(
-    settings: StoreSettings,
+    settings: StoreTable,
     *,
     root: Path = PROJECT_ROOT,
     check_place: Callable[[], None] = lambda: None,
@@ -23,12 +67,52 @@ def open_store(
         check_place: called before a folder is listed or written to; raises StoreError when it is
             not the one that is meant.
     """
-    # Imported here: botocore alone takes longer than a whole run on a directory.
-    if settings.kind == "directory":
-        from backup_tasks.stores.directory import DirectoryStore
+    return kind_of(settings.url).open(settings, root, check_place)
 
-        folder, url = settings.directory, settings.url
-        return DirectoryStore(folder, url, makeable_in=root, check_place=check_place)
-    from backup_tasks.stores.s3.store import S3Store
 
-    return S3Store(settings)
+def _normalized(url: str, info: ValidationInfo) -> str:
+    return normalize_url(url, project_folder(info))
+
+
+class _AnyStore(StoreTable):
+    """[store]: where the archives lie."""
+
+    url: Annotated[str, AfterValidator(_normalized)] = Field(
+        description="s3://bucket/prefix/, file:///folder/ for a folder that is there, or "
+        "file:./folder/ for one below the project's own. Nothing in it is percent-decoded."
+    )
+
+    @property
+    def kind(self) -> StoreKind:
+        """Which kind of store the URL means."""
+        return kind_of(self.url)
+
+    @property
+    def place(self) -> str:
+        """As `StoreKind.place`."""
+        return self.kind.place(self)
+
+    @property
+    def folder(self) -> Path | None:
+        """As `StoreKind.folder`."""
+        return self.kind.folder(self)
+
+    @classmethod
+    def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        url = raw.get("url")
+        meant = [kind for kind in store_kinds() if isinstance(url, str) and kind.fits(url)]
+        for kind in store_kinds():
+            if kind in meant or not meant:
+                yield from kind.table.rules(raw)
+                continue
+            for key in sorted(own_keys(kind.table) & set(raw)):
+                yield key, f"means something only for {kind.scheme} stores, but url is {url}"
+
+
+if TYPE_CHECKING:
+    StoreSettings = _AnyStore
+else:
+    # The keys of all kinds in one table, as a profile has it.
+    _tables = dict.fromkeys(k.table for k in store_kinds() if k.table is not StoreTable)
+    StoreSettings = create_model("StoreSettings", __base__=(_AnyStore, *_tables))
+    StoreSettings.__doc__ = _AnyStore.__doc__

@@ -21,7 +21,6 @@ from backup_tasks.journal.run_record import warn
 from backup_tasks.keys.identities import NO_KEYS, Keyring
 from backup_tasks.keys.secret import Secret
 from backup_tasks.profile.model import Profile
-from backup_tasks.profile.strict_table import Settings
 from backup_tasks.read.authenticity import Trust
 from backup_tasks.read.not_whole import note_torn
 from backup_tasks.read.open_archive import OpenArchive, open_archive
@@ -31,6 +30,7 @@ from backup_tasks.restore.run_restore import restore_opened
 from backup_tasks.snapshot.private_content import NOTHING_PRIVATE, Private
 from backup_tasks.spools.folder_stack import OPEN_FOLDER
 from backup_tasks.stores.base import Store
+from backup_tasks.tables.strict_table import Settings
 from backup_tasks.verify.command import run_command
 from backup_tasks.verify.compare_sources import SourceComparer, SourceComparison
 from backup_tasks.verify.compare_tree import TreeComparer, TreeComparison

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from backup_tasks.common.paths import PROJECT_ROOT, Paths
 from backup_tasks.errors import ProfileError
 from backup_tasks.profile.load import describe_profiles, list_profiles, load_profile
+from backup_tasks.stores.registry import open_store
+from backup_tasks.stores.s3.store import S3Store
 from tests.support.profile_files import EMAIL, SMALLEST, STORE, load, problems, told, write
 
 
@@ -21,7 +23,7 @@ def test_the_smallest_profile_has_the_documented_defaults(paths: Paths) -> None:
     assert profile.backup.sources == ("/etc",)
     assert profile.backup.exclude_caches
     assert profile.backup.full_every == timedelta(days=30)
-    assert (profile.store.kind, profile.store.bucket, profile.store.prefix) == ("s3", "bucket", "")
+    assert (profile.store.kind.scheme, profile.store.url) == ("s3://", "s3://bucket/")
     assert (profile.store.max_attempts, profile.store.endpoint_url) == (8, "")
     assert not profile.retention.is_set
     assert profile.retention.keep_within == timedelta()
@@ -47,7 +49,9 @@ def test_a_prefix_is_empty_or_ends_with_a_slash(
     paths: Paths, written: str, url: str, prefix: str
 ) -> None:
     store = load(paths, SMALLEST.replace("s3://bucket", written)).store
-    assert (store.url, store.bucket, store.prefix) == (url, "bucket", prefix)
+    opened = open_store(store)
+    assert isinstance(opened, S3Store)
+    assert (store.url, opened.bucket, opened.prefix) == (url, "bucket", prefix)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_a_file_url_is_a_folder_from_the_root_or_the_project(
     paths: Paths, written: str, directory: str
 ) -> None:
     store = load(paths, SMALLEST.replace("s3://bucket", written)).store
-    assert (store.kind, store.directory) == ("directory", Path(directory))
+    assert (store.kind.scheme, store.folder) == ("file://", Path(directory))
     assert store.url == f"file://{directory}/"
 
 

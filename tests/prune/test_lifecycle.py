@@ -243,7 +243,7 @@ def test_a_bucket_with_versions_is_told(s3_bucket: S3Bucket) -> None:
 
 
 def test_a_directory_has_no_lifecycle_rules() -> None:
-    settings = FakeSettings("file:///mnt/nas/", kind="directory")
+    settings = FakeSettings("file:///mnt/nas/")
     with pytest.raises(UsageError, match=r"only in S3.*keep_last"):
         run_lifecycle(a_profile(settings, MONTH), install=False)
 

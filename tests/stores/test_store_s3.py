@@ -93,7 +93,7 @@ def told(error: pytest.ExceptionInfo[StoreError]) -> str:
 
 def test_open_store_chooses_by_kind(tmp_path: Path, s3_bucket: S3Bucket) -> None:
     assert isinstance(open_store(s3_settings(s3_bucket)), S3Store)
-    folder = FakeSettings("file:///x/", kind="directory", directory=tmp_path)
+    folder = FakeSettings(f"file://{tmp_path}/")
     assert open_store(folder).list_objects() == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from tests.conftest import S3Bucket
@@ -21,13 +20,9 @@ class Plain:
 
 @dataclass(frozen=True)
 class FakeSettings:
-    """What `open_store` needs; see `backup_tasks.stores.StoreSettings`."""
+    """What `open_store` needs; see `backup_tasks.stores.s3.settings.S3Settings`."""
 
     url: str
-    kind: Literal["s3", "directory"] = "s3"
-    bucket: str = ""
-    prefix: str = ""
-    directory: Path = Path("/")
     region: str | None = "us-east-1"
     endpoint_url: str | None = None
     storage_class: str | None = "STANDARD"
@@ -44,8 +39,6 @@ def s3_settings(bucket: S3Bucket, /, prefix: str = "backups/", **others: Any) ->
     return FakeSettings(
         **{
             "url": f"s3://{name}/{prefix}",
-            "bucket": name,
-            "prefix": prefix,
             "endpoint_url": bucket.endpoint,
             "access_key_id": Plain(bucket.access_key),
             "secret_access_key": Plain(bucket.secret_key),

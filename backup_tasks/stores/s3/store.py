@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from backup_tasks.stores.settings import StoreSettings
+    from backup_tasks.stores.s3.settings import S3Settings
 
 MIB = 2**20
 LIMITS = PartLimits(smallest=5 * MIB, largest=5 * 1024 * MIB, count=10_000)
@@ -72,10 +72,9 @@ class S3Store:
     can_rename = False
     salvage_is_sure = True
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(self, settings: S3Settings) -> None:
         self.url = settings.url
-        self.bucket = settings.bucket
-        self.prefix = settings.prefix
+        self.bucket, _, self.prefix = settings.url.removeprefix("s3://").partition("/")
         self._settings = settings
         self._opening = threading.Lock()
         self._in_flight = InFlight()
@@ -243,7 +242,7 @@ class S3Store:
         return salvage_upload(self.access, upload)
 
 
-def make_client(settings: StoreSettings, endpoint: str, place: Endpoint) -> S3Client:
+def make_client(settings: S3Settings, endpoint: str, place: Endpoint) -> S3Client:
     """A boto3 client as the profile asks for. Raises StoreError, ProfileError (a secret).
 
     Args:

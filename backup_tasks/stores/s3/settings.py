@@ -1,8 +1,7 @@
-"""What a store needs to know of a profile's [store] table."""
+"""What S3 needs to know of a profile's [store] table."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Protocol
 
 
@@ -12,27 +11,17 @@ class RevealedText(Protocol):
     def reveal(self) -> str: ...
 
 
-class StoreSettings(Protocol):
-    """What a store needs to know of a profile's [store] table.
+class S3Settings(Protocol):
+    """What S3 needs to know of a profile's [store] table.
 
     Attributes:
-        url: as shown to people.
-        bucket, prefix: for S3; the prefix is "" or ends with a slash.
-        directory: for a directory store, absolute.
+        url: as shown to people: `s3://bucket/prefix/`.
         region, endpoint_url: empty or None leave the choice to boto3.
         max_attempts: how often one request is tried, the first time included.
     """
 
     @property
     def url(self) -> str: ...
-    @property
-    def kind(self) -> Literal["s3", "directory"]: ...
-    @property
-    def bucket(self) -> str: ...
-    @property
-    def prefix(self) -> str: ...
-    @property
-    def directory(self) -> Path: ...
     @property
     def region(self) -> str | None: ...
     @property

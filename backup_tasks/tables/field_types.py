@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +16,12 @@ from pydantic.json_schema import WithJsonSchema
 
 from backup_tasks.common.paths import PROJECT_ROOT
 from backup_tasks.common.units import parse_period
-from backup_tasks.keys.secret import Placed, Secret, checked_variable
-from backup_tasks.keys.secret_schema import ENV_JSON_SCHEMA
-from backup_tasks.stores.url import parse_store_url
 
 PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
-def _root(info: ValidationInfo) -> Path:
+def project_folder(info: ValidationInfo) -> Path:
+    """Where `./` begins: the project's own folder."""
     return Path(info.context["root"]) if info.context else PROJECT_ROOT
 
 
@@ -89,7 +86,7 @@ def _local_path(path: str, info: ValidationInfo) -> str:
     if path.startswith("~"):
         raise ValueError(f'"{path}" should be a full path; "~" is not expanded')
     if path == "." or path.startswith("./"):
-        return os.path.normpath(_root(info) / path)
+        return os.path.normpath(project_folder(info) / path)
     if not path.startswith("/"):
         raise ValueError(f'"{path}" should begin with / (or ./ for the project\'s own folder)')
     # normpath keeps two slashes at the front, which POSIX leaves to each system.
@@ -152,7 +149,7 @@ def _pattern(pattern: str, info: ValidationInfo) -> str:
     if not rest.startswith("./"):
         return pattern
     # gitignore would never match it; here it means the project's own folder, as in sources.
-    root = re.sub(r"([\\*?\[\]])", r"\\\1", str(_root(info)).rstrip("/"))
+    root = re.sub(r"([\\*?\[\]])", r"\\\1", str(project_folder(info)).rstrip("/"))
     return f"{negation}{root}/{rest.removeprefix('./')}"
 
 
@@ -194,51 +191,6 @@ def _zone_name(name: str) -> str:
     return name
 
 
-def _store_url(url: str, info: ValidationInfo) -> str:
-    return parse_store_url(url, _root(info)).render()
-
-
-def checked_endpoint(url: str) -> str:
-    """The address of an S3 server, if it is one. Raises ValueError that shows no password."""
-    match = re.fullmatch(r"https?://([^/?#\s]+)/?", url)
-    if not match or not url.isprintable():
-        raise ValueError('should be the address of a server, such as "https://s3.example.com"')
-    if "@" in match[1]:
-        raise ValueError("should hold no user name and password")
-    if not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", match[1]):
-        raise ValueError(
-            f'"{match[1]}" should be a host and maybe a port, such as "127.0.0.1:8333"'
-        )
-    return url.rstrip("/")
-
-
-def _endpoint(value: object) -> str | Secret:
-    raw = value.value if isinstance(value, Placed) else value
-    if isinstance(raw, str):
-        return checked_endpoint(raw) if raw else ""
-    if isinstance(raw, Mapping) and set(raw) == {"env"}:
-        checked_variable(raw["env"])
-        return Secret.parse(value)
-    raise ValueError('should be an address in quotes or { env = "NAME" }')
-
-
-def _storage_class(name: str) -> str:
-    if name in {"GLACIER", "DEEP_ARCHIVE"}:
-        raise ValueError(
-            f"{name} cannot be read back without hours of thawing, so list, verify and restore "
-            "would fail; choose STANDARD, STANDARD_IA, INTELLIGENT_TIERING or GLACIER_IR"
-        )
-    if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-        raise ValueError(f'"{name}" is not a storage class such as "STANDARD" or "STANDARD_IA"')
-    return name
-
-
-def _region(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9-]*", name):
-        raise ValueError(f'"{name}" is not a region such as "eu-north-1"')
-    return name
-
-
 def _host(host: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host):
         raise ValueError(f'"{host}" should be a host\'s name or address, without port')
@@ -270,13 +222,6 @@ def _public_keys(value: object) -> object:
             except ValueError as error:
                 raise ValueError(f"holds {error}; `invoke signing-key` prints one") from None
     return keys
-
-
-def _cron(expression: str) -> str:
-    from backup_tasks.profile.cron_expression import check_cron
-
-    check_cron(expression)
-    return " ".join(expression.split())
 
 
 _PERIOD_SCHEMA: dict[str, Any] = {
@@ -321,15 +266,6 @@ PublicKeys = Annotated[
     WithJsonSchema({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 ZoneName = Annotated[str, AfterValidator(_zone_name)]
-StoreAddress = Annotated[str, AfterValidator(_store_url)]
-Endpoint = Annotated[
-    str | Secret,
-    PlainValidator(_endpoint),
-    WithJsonSchema({"oneOf": [{"type": "string"}, ENV_JSON_SCHEMA]}),
-]
-StorageClass = Annotated[str, AfterValidator(_storage_class)]
-Region = Annotated[str, AfterValidator(_region)]
 Host = Annotated[str, AfterValidator(_host)]
 Address = Annotated[str, AfterValidator(_address)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(listed), AfterValidator(_not_empty)]
-Cron = Annotated[str, AfterValidator(_cron)]
