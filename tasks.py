@@ -397,12 +397,12 @@ def key_check(_: Context, profile: str = "", identity: str = "", skip: bool = Fa
 @task()
 def notify_test(_: Context, profile: str = "") -> None:
     """Send a sample of each mail that the profile asks for."""
-    from backup_tasks.notify.outcome import send_test
+    from backup_tasks.notify.tell import send_test
 
     with job("notify-test", profile) as running:
-        sent = send_test(running.profile, running.paths, now())
-        running.record.notifications = [sent]
-        print(f"sent to {sent.to}")
+        running.record.notifications = send_test(running.profile, running.paths, now())
+        for sent in running.record.notifications:
+            print(f"sent to {sent.to}")
 
 
 @task()

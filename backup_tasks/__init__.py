@@ -18,6 +18,8 @@ Packages from the ground up; each may import those before it, and `errors`:
 - `stores`: where objects lie: a bucket or a folder, behind one Protocol (`base`), opened by
   `registry`
 - `journal`: what a run did: its record, its lines in the log, what could not be stored, and locks
+- `notify`: people and programs told of a run: channels, their tables, and whether anybody
+  is to be told
 - `profile`: TOML to a checked, frozen profile; every problem is told with its file and line
 - `chunks`: raw chunks to stored ones and back: gzip, encryption, and reading ahead on all cores
 - `snapshot`: what is on the server: walking the sources, describing entries, reading files
@@ -40,7 +42,6 @@ Packages from the ground up; each may import those before it, and `errors`:
   folder
 - `prune`: what is deleted, and why the rest stays: retention, the guard before it, lifecycle
   rules
-- `notify`: people and programs told of a run: mail, its text, and whether anybody is to be told
 - `schedule`: runs at the times that profiles name: lines in a crontab, ours fenced from the
   others
 - `command`: around every task: profile, store and lock; supervision of a run; and what is printed

@@ -88,7 +88,7 @@ def journaled(
                 _mail_problems(error, meant, paths, supervision)
             raise
         supervision.record.profile, supervision.record.store = profile.name, profile.store.url
-        supervision.mail_for = profile if mailed else None
+        supervision.told = profile if mailed else None
         store = open_profile_store(profile, paths)
         if exclusive:
             names = (f"profile {profile.name}", f"store {store.place}")
@@ -98,10 +98,10 @@ def journaled(
 
 def _mail_problems(error: ProfileError, name: str, paths: Paths, supervision: Supervision) -> None:
     """Have a broken profile's problems mailed as it says itself, as far as that can be read."""
-    from backup_tasks.notify.broken_profile import find_mailed
+    from backup_tasks.profile.broken_profile import find_told
 
-    if told := find_mailed(name, paths):
-        supervision.mail_for, supervision.mail_error = told, told.hide_values(str(error))
+    if told := find_told(name, paths):
+        supervision.told, supervision.told_error = told, told.hide_values(str(error))
         supervision.record.profile, supervision.record.store = told.name, told.store_url
 
 

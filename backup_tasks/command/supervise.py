@@ -19,7 +19,6 @@ from backup_tasks.common.paths import Paths
 from backup_tasks.common.printable import one_line, printable
 from backup_tasks.errors import BackupError, Incomplete, Interrupted
 from backup_tasks.journal.run_record import (
-    Notification,
     RunRecord,
     append_record,
     log_result,
@@ -29,22 +28,22 @@ from backup_tasks.permissions.installation import check_installation, check_logs
 from backup_tasks.verify.drill_notes import remove_dead_drills
 
 if TYPE_CHECKING:
-    from backup_tasks.notify.broken_profile import MailedProfile
+    from backup_tasks.notify.channel import ToldProfile
 
 Clock = Callable[[], datetime]
 
 
 @dataclass(slots=True)
 class Supervision:
-    """What is being supervised: the record, and the profile whose people get a mail, if any.
+    """What is being supervised: the record, and the profile whose people are told, if any.
 
     Attributes:
-        mail_error: what a mail says of the failure, "" for what the record says.
+        told_error: what they are told of the failure, "" for what the record says.
     """
 
     record: RunRecord
-    mail_for: MailedProfile | None = None
-    mail_error: str = ""
+    told: ToldProfile | None = None
+    told_error: str = ""
 
 
 @contextlib.contextmanager
@@ -110,19 +109,17 @@ def _clear_up(record: RunRecord, paths: Paths) -> None:
 
 
 def _tell(supervision: Supervision, paths: Paths, signals: Signals) -> None:
-    record, profile = supervision.record, supervision.mail_for
-    email = profile.notify.email if profile else None
-    if profile and email:
-        from backup_tasks.notify.outcome import notify
+    record, profile = supervision.record, supervision.told
+    if profile is not None:
+        from backup_tasks.notify.tell import notify, perhaps_told
 
         try:
             # A mail server may take its time, and nobody must have to wait for it.
             signals.armed = True
-            told = dataclasses.replace(record, error=supervision.mail_error or record.error)
+            told = dataclasses.replace(record, error=supervision.told_error or record.error)
             record.notifications = notify(told, profile, paths)
         except SignalCame as came:
-            why = f"the mail was perhaps not sent: {Interrupted(came.number)}"
-            record.notifications = [Notification("email", ", ".join(email.to), why)]
+            record.notifications = perhaps_told(profile, str(Interrupted(came.number)))
         finally:
             signals.armed = False
     log_result(record, paths)
@@ -131,10 +128,13 @@ def _tell(supervision: Supervision, paths: Paths, signals: Signals) -> None:
 
 
 def _tell_of_silence(record: RunRecord, paths: Paths) -> None:
-    """Who got no mail must not take that for no news: cron passes on what is on stderr."""
+    """Warn on stderr, which cron passes on, and in the log about messages that did not arrive."""
     for notification in record.notifications:
         if notification.error:
-            line = f"no mail to {notification.to}: {notification.error}"
+            from backup_tasks.notify.registry import noun_of
+
+            noun = noun_of(notification.channel)
+            line = f"no {noun} to {notification.to}: {notification.error}"
             open_log(paths).warning(f"{record.task} {record.profile}: {line}")
             print(f"WARNING: {one_line(line)}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""People and programs told of a run: mail, its text, and whether anybody is to be told.
+"""People and programs told of a run: channels, each with its table, and whether anybody is told.
 
-In comes a run record; out go mails, and notes of those that failed. Below: `prune`.
+In comes a run record; out go messages, and notes of those that failed. Below: `journal`.
 """

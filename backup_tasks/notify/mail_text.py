@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from backup_tasks.common.paths import Paths
-    from backup_tasks.notify.broken_profile import MailedProfile
+    from backup_tasks.notify.channel import ToldProfile
 
 SHOWN_PROBLEMS = 50
 SHOWN_EVIDENCE = 100
@@ -76,7 +76,7 @@ class MailView(Struct, frozen=True):
 
 
 def render_mail(
-    record: RunRecord, profile: MailedProfile, paths: Paths, *, is_test: bool = False
+    record: RunRecord, profile: ToldProfile, paths: Paths, *, is_test: bool = False
 ) -> EmailMessage:
     """The mail that tells of this run: plain text, and the same as HTML.
 
@@ -110,7 +110,7 @@ def render_mail(
     return message
 
 
-def _view(record: RunRecord, profile: MailedProfile, paths: Paths, *, is_test: bool) -> MailView:
+def _view(record: RunRecord, profile: ToldProfile, paths: Paths, *, is_test: bool) -> MailView:
     outcome = _render_outcome(record)
     warnings = [*record.warnings, *(f"nothing is deleted: {why}" for why in record.unpruned)]
     if warnings:
@@ -142,7 +142,7 @@ def _view(record: RunRecord, profile: MailedProfile, paths: Paths, *, is_test: b
     )
 
 
-def _profile_option(profile: MailedProfile, paths: Paths) -> str:
+def _profile_option(profile: ToldProfile, paths: Paths) -> str:
     """How a command names the profile: by its path when it lies outside `profiles/`."""
     ours = profile.path.parent == paths.profiles
     return f"--profile {shlex.quote(one_line(profile.name if ours else str(profile.path)))}"
@@ -168,7 +168,7 @@ def _render_duration(record: RunRecord) -> str:
     return render_seconds((ended_at - record.started_at).total_seconds())
 
 
-def _facts(record: RunRecord, profile: MailedProfile) -> list[tuple[str, str]]:
+def _facts(record: RunRecord, profile: ToldProfile) -> list[tuple[str, str]]:
     about = f" ({profile.description})" if profile.description else ""
     started = record.started_at.astimezone(profile.tzinfo)
     facts = [
@@ -198,7 +198,7 @@ def _render_size(record: RunRecord) -> str:
     return size
 
 
-def _plain_command(archive: str, profile: MailedProfile) -> str:
+def _plain_command(archive: str, profile: ToldProfile) -> str:
     """The shell command that unpacks the archive without this project."""
     store = profile.store
     if store is None:

@@ -16,7 +16,7 @@ from backup_tasks.common.printable import one_line
 from backup_tasks.errors import NotifyError
 
 if TYPE_CHECKING:
-    from backup_tasks.profile.model import EmailSettings
+    from backup_tasks.notify.email_table import EmailSettings
 
 _REPLY_LENGTH = 300
 _PORTS = 'security = "tls" is for port 465, "starttls" for port 587'

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from backup_tasks.profile.notify_tables import EmailSettings, NotifySettings
+from backup_tasks.notify.registry import NotifySettings
 from backup_tasks.stores.registry import StoreSettings
 from backup_tasks.tables import field_types as types
 from backup_tasks.tables.strict_table import Settings
@@ -28,7 +28,6 @@ __all__ = [
     "RetentionSettings",
     "DrillSettings",
     "NotifySettings",
-    "EmailSettings",
 ]
 
 Count = Annotated[int, Field(ge=0)]

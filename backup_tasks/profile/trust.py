@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from backup_tasks.common.printable import printable
 from backup_tasks.errors import TrustError
 from backup_tasks.keys.secret import Secret
+from backup_tasks.notify.registry import NotifySettings, asked_for
 from backup_tasks.permissions.trusted_paths import check_file, check_program
 from backup_tasks.profile.files import MergedFiles
-from backup_tasks.profile.model import NotifySettings, Profile
+from backup_tasks.profile.model import Profile
 from backup_tasks.profile.problems import ProfileProblem, dotted_key, secret_keys
 
 if TYPE_CHECKING:
@@ -32,22 +33,24 @@ def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfilePro
         _check_drill(profile)
     except TrustError as error:
         yield _problem(("drill", "command"), error, merged)
-    yield from find_untrusted_mail(profile.notify, merged)
+    yield from find_untrusted_channels(profile.notify, merged)
     for flaw in _flaws_of_store(profile):
         yield _problem(("store",), flaw, merged)
 
 
-def find_untrusted_mail(notify: NotifySettings, merged: MergedFiles) -> Iterator[ProfileProblem]:
-    """As `find_untrusted`, of what a mail alone would use."""
+def find_untrusted_channels(
+    notify: NotifySettings, merged: MergedFiles
+) -> Iterator[ProfileProblem]:
+    """As `find_untrusted`, of what channels alone would use."""
     for path in sorted(secret_keys(), key=str):
         if path[0] == "notify":
             yield from _flaw_of_secret(_value(notify, path[1:]), path, merged)
-    email = notify.email
-    if email and email.ca_file:
-        try:
-            check_file(Path(email.ca_file))
-        except TrustError as error:
-            yield _problem(("notify", "email", "ca_file"), error, merged)
+    for channel, settings in asked_for(notify):
+        for key, file in channel.obeyed_files(settings):
+            try:
+                check_file(file)
+            except TrustError as error:
+                yield _problem(("notify", channel.name, key), error, merged)
 
 
 def _flaw_of_secret(value: object, path: KeyPath, merged: MergedFiles) -> Iterator[ProfileProblem]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backup_tasks.common.paths import PROJECT_ROOT, Paths
-from backup_tasks.notify.broken_profile import find_mailed
+from backup_tasks.profile.broken_profile import find_told
 from backup_tasks.schedule.crontab_block import split_crontab
 from tests.support.cli import Cli, cli
 from tests.support.cron_box import CronBox, cron_box
@@ -193,7 +193,7 @@ def program_of_others(paths: Paths) -> Path:
 def test_a_mail_table_is_believed_only_where_all_of_it_is_right(paths: Paths) -> None:
     whole = email(25)
     write(paths, whole + TYPO)
-    assert find_mailed("prod", paths)
+    assert find_told("prod", paths)
     for text in (
         TYPO,
         "[notify\n" + whole,
@@ -205,26 +205,26 @@ def test_a_mail_table_is_believed_only_where_all_of_it_is_right(paths: Paths) ->
         whole + 'username = "me"\n',
     ):
         write(paths, text)
-        assert find_mailed("prod", paths) is None, text
-    assert find_mailed("nobody", paths) is None
+        assert find_told("prod", paths) is None, text
+    assert find_told("nobody", paths) is None
 
 
 def test_a_profile_that_others_may_write_directs_no_mail(paths: Paths) -> None:
     path = write(paths, email(25) + TYPO, mode=0o666)
-    assert find_mailed("prod", paths) is None
+    assert find_told("prod", paths) is None
     path.chmod(0o600)
-    assert find_mailed("prod", paths)
+    assert find_told("prod", paths)
     if IS_ROOT:
         os.chown(path, NOBODY, NOBODY)
-        assert find_mailed("prod", paths) is None
+        assert find_told("prod", paths) is None
 
 
 def test_a_base_that_others_may_write_directs_no_mail(paths: Paths) -> None:
     base = write(paths, email(25), "base", mode=0o666)
     write(paths, 'inherit = "base"\n' + TYPO)
-    assert find_mailed("prod", paths) is None
+    assert find_told("prod", paths) is None
     base.chmod(0o600)
-    assert find_mailed("prod", paths)
+    assert find_told("prod", paths)
 
 
 def test_no_secret_comes_from_what_others_may_write(paths: Paths) -> None:
@@ -233,29 +233,29 @@ def test_no_secret_comes_from_what_others_may_write(paths: Paths) -> None:
     secret_file = write(paths, "secret", "secret", mode=0o666)
     for password in (f'{{ command = ["{program}"] }}', f'{{ file = "{secret_file}" }}'):
         write(paths, email(25, f"{login}password = {password}") + TYPO)
-        assert find_mailed("prod", paths) is None
+        assert find_told("prod", paths) is None
     authority = write(paths, "a certificate", "ca", mode=0o666)
     write(paths, email(25, f'ca_file = "{authority}"') + TYPO)
-    assert find_mailed("prod", paths) is None
+    assert find_told("prod", paths) is None
     assert not (paths.logs / "ran").exists()
 
 
 def test_a_password_that_others_can_read_is_not_sent(paths: Paths) -> None:
     text = email(25, 'username = "me"\npassword = "secret"') + TYPO
     write(paths, text)
-    assert find_mailed("prod", paths)
+    assert find_told("prod", paths)
     write(paths, text, mode=0o644)
-    assert find_mailed("prod", paths) is None
+    assert find_told("prod", paths) is None
 
 
 def test_what_a_broken_profile_says_of_itself_is_used_where_it_can_be(paths: Paths) -> None:
     head = 'description = "Web"\n[backup]\ntimezone = "{}"\n[store]\nurl = "{}"\n'
     write(paths, head.format("Europe/Stockholm", "file:///mnt//nas/") + email(25) + TYPO)
-    told = find_mailed("prod", paths)
+    told = find_told("prod", paths)
     assert told
     assert (told.name, told.description, str(told.tzinfo)) == ("prod", "Web", "Europe/Stockholm")
     assert told.store_url == "file:///mnt/nas/"
     write(paths, head.format("Mars/Base", "ftp://x").replace("Web", "a\\nb") + email(25) + TYPO)
-    told = find_mailed("prod", paths)
+    told = find_told("prod", paths)
     assert told
     assert (told.description, told.store_url) == ("", "")

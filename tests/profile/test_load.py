@@ -228,7 +228,7 @@ def test_a_problem_is_told_where_it_is_written(paths: Paths) -> None:
         'profiles/prod.toml:6: backup.sources: "b" should begin with / (or ./ for the project\'s '
         "own folder)",
         'profiles/prod.toml:8: store.url: "b" is not the name of a bucket; write '
-        '"s3://bucket/prefix/", "file:///folder/" or "file:./folder/"',
+        '"s3://bucket/prefix/"',
     ]
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import tzinfo
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 from pydantic import ValidationError
@@ -14,35 +14,14 @@ from pydantic import ValidationError
 from backup_tasks.common.paths import Paths
 from backup_tasks.common.time_zones import find_zone, local_zone
 from backup_tasks.errors import ProfileError
+from backup_tasks.notify.registry import NotifySettings
 from backup_tasks.profile.files import MergedFiles, read_readable
 from backup_tasks.profile.load import find_profile, keys_in_one, place_secrets
-from backup_tasks.profile.model import NotifySettings, StoreSettings
 from backup_tasks.profile.problems import find_literal_secrets
-from backup_tasks.profile.trust import find_untrusted_mail
+from backup_tasks.profile.trust import find_untrusted_channels
 from backup_tasks.stores.registry import normalize_url
 
 _HIDDEN = '"…"'
-
-
-class MailedProfile(Protocol):
-    """What a mail says of a profile, and where it goes to; every whole Profile is one.
-
-    Attributes:
-        store: None where nobody knows it.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def description(self) -> str: ...
-    @property
-    def notify(self) -> NotifySettings: ...
-    @property
-    def store(self) -> StoreSettings | None: ...
-    @property
-    def tzinfo(self) -> tzinfo: ...
 
 
 class BrokenProfile(Struct, frozen=True):
@@ -70,7 +49,7 @@ class BrokenProfile(Struct, frozen=True):
         return problems
 
 
-def find_mailed(name: str, paths: Paths) -> BrokenProfile | None:
+def find_told(name: str, paths: Paths) -> BrokenProfile | None:
     """Whom to tell that this profile has problems, as the profile itself says.
 
     A base that cannot be read is left out. A file that others may write is not read, neither the
@@ -89,7 +68,7 @@ def find_mailed(name: str, paths: Paths) -> BrokenProfile | None:
         notify = NotifySettings.model_validate(raw, context={"root": paths.root})
     except (ProfileError, OSError, ValidationError):
         return None
-    problems = [*find_literal_secrets(merged, paths), *find_untrusted_mail(notify, merged)]
+    problems = [*find_literal_secrets(merged, paths), *find_untrusted_channels(notify, merged)]
     if any(problem.key.startswith("notify.") for problem in problems):
         return None
     return BrokenProfile(

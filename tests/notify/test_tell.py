@@ -16,8 +16,8 @@ from msgspec import structs
 from backup_tasks.common.paths import Paths
 from backup_tasks.errors import Interrupted, NotifyError, ProfileError, UsageError
 from backup_tasks.journal.run_record import Notification, Problem, RunRecord
-from backup_tasks.notify import outcome as notify_module
-from backup_tasks.notify.outcome import notify, send_test
+from backup_tasks.notify import smtp
+from backup_tasks.notify.tell import notify, send_test
 from backup_tasks.profile.model import Profile
 from tests.support.smtp_server import (
     USERNAME,
@@ -359,7 +359,7 @@ def test_a_bug_while_sending_costs_the_mail_only_and_quotes_nothing(
     def fail(*_: object) -> None:
         raise AttributeError(CANARY)
 
-    monkeypatch.setattr(notify_module, "send_mail", fail)
+    monkeypatch.setattr(smtp, "send_mail", fail)
     error = only_error(notify(DONE, profile_for(1), paths))
     assert error == "the mail was not sent: unexpected AttributeError"
 
@@ -370,7 +370,7 @@ def test_a_signal_while_sending_still_ends_the_run(
     def interrupt(*_: object) -> None:
         raise Interrupted(15)
 
-    monkeypatch.setattr(notify_module, "send_mail", interrupt)
+    monkeypatch.setattr(smtp, "send_mail", interrupt)
     with pytest.raises(Interrupted):
         notify(DONE, profile_for(1), paths)
 
@@ -388,7 +388,7 @@ def test_a_signal_while_sending_still_ends_the_run(
 def test_send_test_sends_a_marked_sample_of_each_kind_over_one_connection(
     server: SmtpServer, paths: Paths, on: list[str], kinds: list[str]
 ) -> None:
-    sent = send_test(profile_for(server.port, on=on), paths, NOW)
+    [sent] = send_test(profile_for(server.port, on=on), paths, NOW)
     assert sent == Notification("email", "admin@example.com")
     assert [message["X-Backup-Result"] for message in server.messages] == kinds
     for message in server.messages:

@@ -1,27 +1,23 @@
-"""The tables [notify] and [notify.email] of a profile."""
+"""The table [notify.email]: who gets mails, and through which server."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from backup_tasks.keys.secret import Secret
+from backup_tasks.notify.channel import ChannelTable
 from backup_tasks.tables import field_types as types
-from backup_tasks.tables.strict_table import Settings
 
 DEFAULT_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 
-class EmailSettings(Settings):
+class EmailSettings(ChannelTable):
     """[notify.email]: who gets a mail, and through which server."""
 
-    on: Annotated[tuple[Literal["success", "failure"], ...], BeforeValidator(types.listed)] = Field(
-        default=("success", "failure"),
-        description="After which runs. One that is done with files missing is told either way.",
-    )
     host: types.Host = Field(description="The SMTP server.")
     port: int = Field(
         default=DEFAULT_PORTS["starttls"],
@@ -63,9 +59,3 @@ class EmailSettings(Settings):
 def _is_loopback(raw: Mapping[str, Any]) -> bool:
     host = str(raw.get("host", ""))
     return host in {"localhost", "::1"} or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
-
-
-class NotifySettings(Settings):
-    """[notify]: who is told about a run."""
-
-    email: EmailSettings | None = Field(default=None, description="Mails through SMTP.")

@@ -1,0 +1,51 @@
+"""The channels that there are, and those that a profile asks for."""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, create_model
+
+from backup_tasks.notify import channels
+from backup_tasks.notify.channel import Channel, ChannelTable
+from backup_tasks.tables.strict_table import Settings
+
+
+@cache
+def all_channels() -> tuple[Channel, ...]:
+    """Each channel that there is, by name: whatever lies in `channels`."""
+    names = sorted(module.name for module in pkgutil.iter_modules(channels.__path__))
+    return tuple(import_module(f"{channels.__name__}.{name}").CHANNEL for name in names)
+
+
+def asked_for(notify: Any) -> list[tuple[Channel, ChannelTable]]:
+    """The channels that a profile's [notify] has a table for, each with that."""
+    tables = ((channel, getattr(notify, channel.name)) for channel in all_channels())
+    return [(channel, table) for channel, table in tables if table is not None]
+
+
+def noun_of(name: str) -> str:
+    """What people call a message of the channel of this name."""
+    return next((one.noun for one in all_channels() if one.name == name), "message")
+
+
+if TYPE_CHECKING:
+
+    class NotifySettings(Settings):
+        """[notify]: a channel's name -> its table, or None."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    NotifySettings = create_model(
+        "NotifySettings",
+        __base__=Settings,
+        __doc__="[notify]: who is told about a run.",
+        **{
+            one.name: (one.table | None, Field(default=None, description=one.description))
+            for one in all_channels()
+        },
+    )
