@@ -130,9 +130,10 @@ class Census:
         ]
 
     def look(self, most: int = _LOOKED_AT) -> None:
-        """Look at some backups that are not noted, and note the findings; raises no errors.
+        """Look at some backups that are not noted, and note the findings.
 
-        The newest by name comes first, then the one stored last, then the oldest by name.
+        The newest by name comes first, then the one stored last, then the oldest by name. Errors
+        of the store are not raised.
         """
         waiting = self._half_known()
         if not waiting:

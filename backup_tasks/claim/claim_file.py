@@ -79,7 +79,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         names: every name that the owner's profile and host have had, the present ones included.
         adopted: footers (SHA-256 of their bytes, hex) that count though nothing proves them.
         serial: random, new each time that the claim is written.
-        claimed_at: when the owner got the store on this machine; renewed_at: when this claim was
+        claimed_at: when `owner` got the store, on `machine`; renewed_at: when this claim was
             written. Both ISO 8601, UTC.
         is_taken_over: the owner got the store by the operator's `--take-over`.
         hold: why nothing is deleted, or None.

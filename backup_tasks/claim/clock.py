@@ -88,7 +88,7 @@ def is_lately(at: datetime, now: datetime) -> bool:
 
 
 def gap_to_notice(keep_within: timedelta | None) -> timedelta:
-    """How long a gap between two backups must be to be news: `keep_within / 2` or LONGEST_GAP.
+    """How long a gap between two backups is news: half of `keep_within`, at most LONGEST_GAP.
 
     A clock that jumped by half of `keep_within` would cause half of the backups that this rule
     keeps to be deleted too early.

@@ -56,7 +56,7 @@ class Alarm(Struct, frozen=True):
     """One reason for a hold.
 
     Attributes:
-        text: names the path; without_path: names none.
+        text: in words, with the path; without_path: in words that name no path.
         is_blind: no later run can tell that the sources are whole again.
     """
 

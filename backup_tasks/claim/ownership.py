@@ -233,8 +233,8 @@ def counts_for(found: Claim, known: Known, around: Surroundings) -> bool:
     """Whether a claim tells a reader which backups are this profile's.
 
     On a new machine it does, as there is nothing else to go by. It does not if this profile has
-    made backups of its own beside the owner's, nor if the store was this machine's and the claim
-    is by a strange key, which may be anybody's.
+    made backups under its own key or name, beside the owner's. Nor does a claim by a strange key
+    in a store that was this machine's: anybody may have put it there.
     """
     if _is_strange(found, known):
         return False
