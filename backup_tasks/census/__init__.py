@@ -1,5 +1,5 @@
-"""Which backups a store has, which of them count, and the one that is meant.
+"""List a store's backups, decide which of them count, and choose the one that is meant.
 
-In come a store's list, claim and notes; out come `Backup`s in the order in which they were begun.
-Below: `claim`.
+In: a store's list, claim and notes. Out: `Backup`s in the order in which they were begun. Below:
+`claim`.
 """

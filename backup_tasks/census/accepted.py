@@ -1,4 +1,4 @@
-"""Whose backups count for a profile here and now: signing key, profile and claim put together."""
+"""Decide whose backups count for a profile, by this machine's key, the profile and the claim."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from backup_tasks.stores.base import Store, StoredObject
 
 
 class Accepted(Struct, frozen=True):
-    """Whose backups count.
+    """Whose backups count, and how sure that is.
 
     Attributes:
-        is_sure: profile or claim say so; else nothing but this machine's own key does.
-        is_strict: the profile says so, and what is not proven is refused where it is used.
+        is_sure: the profile or the claim says whose; if not, only this machine's own key tells.
+        is_strict: the profile says whose, so that unproven backups are refused when used.
     """
 
     acceptance: Acceptance
@@ -37,23 +37,23 @@ class Accepted(Struct, frozen=True):
 
 
 def whose_count(profile: Profile, state: Path, host: str, claim: Claim | None = None) -> Accepted:
-    """Whose backups count for this profile.
+    """Decide whose backups count for this profile.
 
     Args:
         state: the state directory.
         host: this machine's name, as manifests have it.
-        claim: the store's, if it has one whose word counts here.
+        claim: the store's, if it has one that counts here.
     """
     own_key = ""
-    with contextlib.suppress(BackupError):  # an unusable one is told by who needs it
+    with contextlib.suppress(BackupError):  # a task that needs the key reports it
         if (key := read_own_key(state)) is not None:
             own_key = render_public_key(key.public_key)
     signers = profile.signing.public_key
     name = Name(profile.name, host)
     acceptance = plan_acceptance(claim, own_key=own_key, signers=signers, name=name)
-    if own_key:  # also in a store whose claim is still that of a key that was lost
+    if own_key:  # also if the claim is still that of a key that was lost
         acceptance = replace(acceptance, keys=acceptance.keys | {own_key})
-    if not acceptance.keys:  # a new machine that reads: nothing tells whose the backups should be
+    if not acceptance.keys:  # a new machine that reads cannot know whose they should be
         acceptance = replace(acceptance, names=None, trusts_locked=True)
     is_strict = bool(signers)
     return Accepted(acceptance, is_strict or claim is not None, is_strict)
@@ -70,11 +70,12 @@ def open_census(
     keys: Keyring = NO_KEYS,
     notes: ProofNotes | None = None,
 ) -> Census:
-    """The backups of a profile's store, as it listed them.
+    """The backups in a list of a profile's store.
 
     Args:
+        listed: all objects, as the store listed them.
         now: this machine's clock, aware.
-        notes: those of the run, if it has read them already.
+        notes: the run's notes, if it has read them already.
     """
     return Census(
         store,
@@ -99,11 +100,12 @@ def list_census(
     now: datetime,
     keys: Keyring = NO_KEYS,
 ) -> Census:
-    """The backups that a profile's store lists now.
+    """List a profile's store now, and take the census of it.
 
     Args:
         now: this machine's clock, aware.
 
-    Raises StoreError when the store fails, or lists no backup although one was seen there.
+    Raises:
+        StoreError: the store fails, or lists no backup although one was seen there.
     """
     return open_census(profile, store, state, seen.list_objects(), accepted, now=now, keys=keys)

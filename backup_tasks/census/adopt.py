@@ -1,4 +1,4 @@
-"""Have backups count that nothing proves: unsigned ones of an old version, and a former key's."""
+"""Adopt backups that nothing proves: unsigned ones of an old version, or a former key's."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from backup_tasks.common.printable import printable
 from backup_tasks.errors import UsageError
 from backup_tasks.format.archive_names import render_backup_id
 
-# The claim holds some 70 bytes for each, and no claim is larger than 256 KiB.
+# Each takes some 70 bytes of the claim, which is never larger than 256 KiB.
 _MOST_ADOPTED = 2000
 
 
 def adopt(claim: Claim | None, census: Census, names: Sequence[str], profile: str) -> Claim:
-    """The claim as it is to be, with the footers of these backups in it; pure but for `census`.
+    """Add the footers of these backups to the claim; pure but for `census`.
 
     Args:
         claim: the store's, if it is ours to write.
-        census: looks at them, if nothing is noted.
+        census: looks at these backups, if they are not noted.
         names: ids, or whole object names.
-        profile: its name.
+        profile: the profile's name.
 
-    Raises UsageError: the claim is not ours, or one of the names is no backup that could count.
+    Returns:
+        The new claim, not yet written.
+
+    Raises:
+        UsageError: the claim is not ours to write, a name is no backup that could count, or there
+            are too many.
+        StoreError: the store does not give one of these backups.
     """
     if claim is None:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Which backups there are: listing them, and choosing one."""
+"""List the backups among a store's objects, look at them, and choose one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Backup(Struct, frozen=True):
     """One committed archive.
 
     Attributes:
-        id: what `--name` takes, `2025-06-12_0200`.
-        taken_at: aware, in the profile's time zone: when it was begun, as its manifest says it;
-            by its name where nothing is proven.
+        id: as `--name` takes it, `2025-06-12_0200`.
+        taken_at: when it was begun, aware, in the profile's time zone: by its manifest, or by its
+            name if nothing is proven.
         verdict: whether it counts.
     """
 
@@ -37,10 +37,10 @@ class Backup(Struct, frozen=True):
 
 
 class BackupDetails(Struct, frozen=True):
-    """A backup with what its own manifest says of it.
+    """A backup with its manifest's header.
 
     Attributes:
-        header: None for an ordinary .tar.gz without a manifest of ours.
+        header: None for an ordinary .tar.gz without a manifest of ours, or if it was not read.
         trouble: why the header could not be read, or "".
         is_locked: it is encrypted, and the keys at hand do not open it.
     """
@@ -52,7 +52,7 @@ class BackupDetails(Struct, frozen=True):
 
 
 def backups_among(objects: Iterable[StoredObject], zone: tzinfo) -> list[Backup]:
-    """Every backup among these objects, in the order of names; others are passed over."""
+    """Every backup among these objects, in the order of names; other objects are skipped."""
     found = []
     for stored in objects:
         taken_at = parse_backup_name(stored.name, zone)
@@ -62,7 +62,7 @@ def backups_among(objects: Iterable[StoredObject], zone: tzinfo) -> list[Backup]
 
 
 def details_of(backup: Backup, found: Evidence | StoreError) -> BackupDetails:
-    """A backup with what it was found to show, or why the store does not give it."""
+    """Join a backup with its evidence, or with the reason why the store does not give it."""
     if isinstance(found, StoreError):
         trouble = str(found).removeprefix(f"{backup.stored.name}: ")
         return BackupDetails(backup, None, trouble)
@@ -76,16 +76,19 @@ def look_at(
     is_worth: Callable[[Evidence], bool],
     shorten: Callable[[Evidence], Evidence] = lambda found: found,
 ) -> dict[str, Evidence | StoreError]:
-    """Name -> what each object shows, read side by side, or why the store does not give it.
+    """Read the evidence of several objects at once.
 
     Args:
         is_worth: as `read_evidence` takes it.
-        shorten: is given each, before others are read that take memory too.
+        shorten: called with each evidence as soon as it is read, to save memory.
+
+    Returns:
+        Name -> the object's evidence, or why the store does not give the object.
     """
-    from concurrent.futures import ThreadPoolExecutor  # late, as mostly all of them are noted
+    from concurrent.futures import ThreadPoolExecutor  # late, as mostly all objects are noted
 
     if any(is_encrypted_name(stored.name) for stored in objects):
-        with contextlib.suppress(IdentityError):  # told for each backup
+        with contextlib.suppress(IdentityError):  # reported for each backup
             keys.load()  # here, as a thread is no place to ask for a passphrase
 
     def read(stored: StoredObject) -> Evidence | StoreError:
@@ -99,21 +102,22 @@ def look_at(
 
 
 def in_order(backups: Iterable[Backup]) -> list[Backup]:
-    """Oldest first. Two of one zone are compared in UTC, for a wall clock runs backwards once a
-    year."""
+    """Sort backups, oldest first; in UTC, as a zone's wall clock runs backwards once a year."""
     return sorted(backups, key=lambda one: (one.taken_at.astimezone(UTC), one.stored.name))
 
 
 def choose_backup(backups: Sequence[Backup], *, name: str = "", day: str = "") -> Backup:
-    """The backup that is meant: by name, the last of a day, or the newest.
+    """Choose a backup: by name, the last of a day, or the newest.
 
-    Of a day, and as the newest, those that count come first; only where there are none, others.
+    Backups that count come first; others are chosen only where none counts.
 
     Args:
         backups: oldest first.
         name: an id or a whole object name; day: YYYY-MM-DD. At most one of them.
 
-    Raises UsageError that names the nearest ones when there is no such backup.
+    Raises:
+        UsageError: there is no such backup, and the message names the nearest ones; or `name`
+            and `day` are both given, or `day` is no date.
     """
     if name and day:
         raise UsageError("give --name or --date, not both")
@@ -128,7 +132,7 @@ def choose_backup(backups: Sequence[Backup], *, name: str = "", day: str = "") -
     if day:
         asked = parse_day(day)
         fits = [backup for backup in backups if backup.taken_at.date() == asked]
-        # In another time zone its day was another one; its name is what people see.
+        # A backup made in another time zone may have another day in its name, which people see.
         fits = fits or [backup for backup in backups if backup.id.startswith(f"{asked}_")]
         if not fits:
             raise UsageError(f"there is no backup of {day}; {_nearest(backups, day)}")
@@ -141,14 +145,18 @@ def _last_that_counts(backups: Sequence[Backup]) -> Backup:
 
 
 def render_maker(header: Header | None, profile: str, host: str) -> str:
-    """In words, whose a backup is that another profile or host has made; "" for one of ours."""
+    """Say whose backup this is if another profile or host made it; "" for one of ours."""
     if header is None or (header.profile, header.host) == (profile, host):
         return ""
     return f"made by profile {printable(header.profile)} on host {printable(header.host)}"
 
 
 def parse_day(day: str) -> date:
-    """Raises UsageError."""
+    """Parse a day of `--date`.
+
+    Raises:
+        UsageError: it is no day, written YYYY-MM-DD.
+    """
     try:
         return date.fromisoformat(day)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Which backups of a store count, and the latest of them: as few are looked at as will do."""
+"""Find which backups of a store count, and the latest of them, by looking at as few as will do."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from backup_tasks.format.manifest import Header
 from backup_tasks.keys.identities import NO_KEYS, Keyring
 from backup_tasks.stores.base import Store, StoredObject
 
-# Where nobody says which keys are accepted, so many are looked at for one of our own.
+# If neither profile nor claim says whose backups count, look at this many to find one of ours.
 _LOOK_BACK = 64
-# Of those that are not noted, a run looks at so many: a lost state directory heals in some days.
+# A run looks at this many backups that are not noted: a lost state directory heals in some days.
 _LOOKED_AT = 4
-# So many are looked at together while the latest is looked for.
+# Look at this many together while searching for the latest.
 _AT_ONCE = 8
 _STRANGERS_HEADER_BYTES = 2**16
 _OF_ONE_OBJECT = (ObjectMissing, ObjectChanged, ReadRefused)
 
 
 class Choice(Struct, frozen=True):
-    """The backup that is meant, and what is to be told with it.
+    """The backup that is meant, and warnings about the choice.
 
     Attributes:
         warnings: one line each, fit to print.
@@ -64,15 +64,14 @@ class Census:
 
     Args:
         listed: all of the store's objects.
-        notes: what was found before.
+        notes: evidence that was found before.
         acceptance: whose backups count.
-        is_sure: whether profile or claim say whose; else what is signed by others is taken for
-            the latest where nothing else is there.
-        is_strict: whether what is not proven is refused where it is used, so that nobody need be
-            warned of it.
-        keys: open encrypted ones that are not noted.
-        made_here: whether an object is known as one that was made here, besides the notes.
-        now: aware; what is dated ahead of it, and of the store's clock, does not count.
+        is_sure: whether the profile or the claim says whose backups count; if not, a backup signed
+            by others may be chosen as the latest where there is no other.
+        is_strict: whether unproven backups are refused when used, so that no warning is needed.
+        keys: open encrypted backups that are not noted.
+        made_here: whether another record than the notes says that an object was made here.
+        now: aware; a backup dated ahead of this, and of the store's clock, does not count.
     """
 
     def __init__(
@@ -105,25 +104,25 @@ class Census:
                 self._known[stored.name] = replace(known, is_made_here=True)
         self._failed: dict[str, StoreError] = {}
         self._looked: set[str] = set()
-        # Good until more is known; each takes a look at every backup.
+        # Kept until more is known, as each judgement passes over every backup.
         self._judgements: dict[Acceptance, list[Backup]] = {}
         self._key_trouble: str | None = None
 
     def backups(self) -> list[Backup]:
-        """All of them, oldest first, each with its verdict as far as was looked."""
+        """All backups, oldest first, each with its verdict as far as is known."""
         return list(self._judged(self.acceptance))
 
     def proven(self) -> list[Backup]:
-        """Those that count, oldest first."""
+        """The backups that count, oldest first."""
         return [backup for backup in self.backups() if backup.verdict.counts]
 
     def ahead(self) -> list[Backup]:
-        """Those that would count if they were not dated ahead, oldest first."""
+        """The backups that would count if they were not dated ahead, oldest first."""
         return [backup for backup in self.backups() if backup.verdict.state == "ahead"]
 
     def begun(self) -> list[datetime]:
-        """When those that count, and those that are dated ahead, were begun; of those that are
-        dated by their name alone, at the latest so early."""
+        """The starts of backups that count or are dated ahead; for those that are dated by name
+        alone, the earliest possible start."""
         return [
             _utc(one.taken_at) - (NAME_SPREAD if one.verdict.by_name else timedelta(0))
             for one in self.backups()
@@ -131,8 +130,11 @@ class Census:
         ]
 
     def look(self, most: int = _LOOKED_AT) -> None:
-        """Look at some that are not noted: the newest by name, the one that was stored last, then
-        the oldest. What is found is noted; trouble is not raised."""
+        """Look at some backups that are not noted, and note the findings.
+
+        The newest by name comes first, then the one stored last, then the oldest by name. Errors
+        of the store are not raised.
+        """
         waiting = self._half_known()
         if not waiting:
             return
@@ -141,12 +143,16 @@ class Census:
         self._look_wholly(wanted)
 
     def look_at_all(self) -> None:
-        """Look at all that are not noted, and again at those that were not whole."""
+        """Look at all backups that are not noted, and again at those that were found broken."""
         broken = [one for one in self._by_name if self._is_broken(one)]
         self._look_wholly([*self._half_known(), *broken])
 
     def evidence_of(self, backup: Backup) -> Evidence:
-        """What one of them shows. Raises StoreError when the store does not give it."""
+        """The evidence of one backup; looks at it if needed.
+
+        Raises:
+            StoreError: the store does not give the backup.
+        """
         name = backup.stored.name
         found = self._known.get(name, Known()).evidence
         if found is None or not (found.is_whole or found.trouble):
@@ -157,11 +163,11 @@ class Census:
         return found or Evidence()
 
     def save(self) -> None:
-        """Write what was found to the notes. Failing to is no error."""
+        """Write the findings to the notes. A failure to write is no error."""
         self.notes.save(self.listed)
 
     def details(self) -> list[BackupDetails]:
-        """All backups, oldest first, with what their manifests say; looks at those not noted."""
+        """All backups, oldest first, with their headers; looks at those that are not noted."""
         self._look_lightly(self._waiting())
         return [self._details_of(backup) for backup in self.backups()]
 
@@ -174,25 +180,27 @@ class Census:
         return details
 
     def header(self, name: str) -> Header | None:
-        """What a backup's manifest says, as far as was looked; None also of a locked one."""
+        """A backup's manifest header, as far as is known; None also for a locked backup."""
         evidence = self._known.get(name, Known()).evidence
         return evidence.header if evidence is not None else None
 
     def shown(self, name: str) -> Evidence:
-        """What a backup shows, as far as was looked."""
+        """A backup's evidence, as far as is known."""
         return self._known.get(name, Known()).evidence or Evidence()
 
     def newest_or_previous(self) -> Backup | None:
-        """The newest that counts, as far as was looked; or the last by name where none does."""
+        """The newest backup that counts, as far as is known; the last by name if none does."""
         backups = self.backups()
         counting = [one for one in backups if one.verdict.counts]
         found = counting or self._not_ahead(backups)
         return found[-1] if found else None
 
     def choose(self, *, name: str = "", day: str = "") -> Choice:
-        """The backup that is meant, as `choose_backup`; looks at as few as tell.
+        """Choose the backup that is meant, as `choose_backup`; looks at as few as will do.
 
-        Raises: UsageError; StoreError when the store does not give one that may be meant.
+        Raises:
+            UsageError: as `choose_backup`.
+            StoreError: the store does not give a backup that may be meant.
         """
         if name or not self._by_name or (name and day):
             return Choice(self._named(name, day))
@@ -210,8 +218,10 @@ class Census:
         return Choice(chosen, () if self._is_strict else (told,))
 
     def _all_ahead(self, acceptance: Acceptance, asked: date | None) -> Choice | None:
-        """The newest of those that are dated ahead, where all are that else would count: then this
-        machine's clock is probably the one that is wrong."""
+        """The newest backup dated ahead, if all that would otherwise count are dated ahead.
+
+        Then it is probably this machine's clock that is wrong.
+        """
         judged = self._judged(acceptance)
         found = [
             one
@@ -228,7 +238,7 @@ class Census:
         return Choice(found[-1], (told,))
 
     def _ways(self) -> Iterable[tuple[Acceptance, tuple[str, ...]]]:
-        """What is accepted, and, where nothing of it is there, what else; each with its word."""
+        """The acceptance, then a wider one for when nothing fits; each with its warning."""
         yield self.acceptance, ()
         relaxed = replace(self.acceptance, names=None, trusts_locked=True)
         if self._is_sure:
@@ -263,7 +273,7 @@ class Census:
                 count = min(room, max(at_once, _AT_ONCE) if best else at_once)
                 self._look_lightly(waiting[-count:])
                 room -= count
-                at_once *= 2  # whoever puts thousands there must not have them judged each time
+                at_once *= 2  # all are judged again each time, and there may be thousands
             elif best is not None and best.verdict.state == "likely":
                 self._look([best], lambda _: True)
             else:
@@ -271,7 +281,13 @@ class Census:
                 return best
 
     def _raise_failures(self, best: Backup | None, asked: date | None) -> None:
-        """A store that fails must not pass off an older backup as the latest."""
+        """Raise the store's error if a backup that it did not give may be newer than `best`.
+
+        An older backup must not pass for the latest because the store failed.
+
+        Raises:
+            StoreError: the store failed, not only for one object.
+        """
         for backup in self._by_name:
             error = self._failed.get(backup.stored.name)
             if error is None or isinstance(error, _OF_ONE_OBJECT):
@@ -280,7 +296,7 @@ class Census:
                 raise error
 
     def _newer(self, chosen: Backup, acceptance: Acceptance, asked: date | None) -> tuple[str, ...]:
-        """What to tell of others that are newer by their name, and are not proven."""
+        """Warn of backups that are newer by name, but not proven."""
         newer = [
             one
             for one in self._judged(acceptance)
@@ -299,7 +315,7 @@ class Census:
         )
 
     def _judged(self, acceptance: Acceptance) -> list[Backup]:
-        """All of them with their verdicts under `acceptance`, oldest first."""
+        """All backups with their verdicts under `acceptance`, oldest first."""
         if (judged := self._judgements.get(acceptance)) is None:
             verdicts = judge(self._objects, self._known, acceptance, self.notes.owners())
             judged = in_order(self._with(one, verdicts[one.stored.name]) for one in self._by_name)
@@ -322,13 +338,13 @@ class Census:
         return replace(backup, taken_at=taken_at, verdict=verdict)
 
     def _not_ahead(self, backups: Sequence[Backup]) -> Sequence[Backup]:
-        """Those that are not dated ahead by their names, or all if all are."""
+        """The backups that are not dated ahead by their names, or all if all are."""
         return [one for one in backups if not self._is_ahead(one.taken_at, True)] or backups
 
     def _is_ahead(self, moment: datetime, by_name: bool) -> bool:
-        """Whether a backup is dated ahead of this machine's clock, and of the store's.
+        """Whether a backup is dated ahead of this machine's clock and the store's.
 
-        The store is asked only where it matters.
+        The store is asked only if the backup is ahead of this machine's.
         """
         if not is_ahead(moment, self._now, by_name=by_name):
             return False
@@ -339,7 +355,7 @@ class Census:
         return is_ahead(moment, self._now, by_name=by_name)
 
     def _waiting(self) -> list[Backup]:
-        """Those that nothing is known of, by name."""
+        """Backups that were not looked at, by name; also locked ones if a key is at hand."""
         return [one for one in self._by_name if self._is_waiting(one)]
 
     def _is_waiting(self, backup: Backup) -> bool:
@@ -350,8 +366,7 @@ class Census:
         return evidence is None or (evidence.is_locked and self._opens())
 
     def _half_known(self) -> list[Backup]:
-        """Those that nothing is known of, or not enough, although a known key has signed them; by
-        name."""
+        """Backups that were not looked at, or not closely enough to be proven; by name."""
         found = [
             one
             for one in self._judged(self.acceptance)
@@ -366,14 +381,14 @@ class Census:
         return bool(evidence.trouble)
 
     def _is_worth(self, evidence: Evidence) -> bool:
-        """Whether all of a manifest is to be read: an accepted key has signed it."""
+        """Whether to read all of a manifest: it is adopted, or signed by an accepted key."""
         accepted = self.acceptance
         if evidence.footer in accepted.adopted:
             return True
         return bool(evidence.key) and (not accepted.keys or evidence.key in accepted.keys)
 
     def _opens(self) -> bool:
-        """Whether there are keys that may open what is locked."""
+        """Whether there are keys that may open locked backups."""
         if self._key_trouble is None:
             try:
                 self._keys.load()
@@ -384,11 +399,11 @@ class Census:
 
     @property
     def _accepted(self) -> frozenset[str]:
-        """As `read_evidence` takes it."""
+        """Accepted keys and adopted footers together."""
         return self.acceptance.keys | self.acceptance.adopted
 
     def _shortened(self, evidence: Evidence) -> Evidence:
-        """Without a stranger's header that takes more than any of ours: there may be thousands."""
+        """Drop a stranger's header that is larger than any of ours: there may be thousands."""
         is_ours = not self._accepted.isdisjoint((evidence.key, evidence.footer))
         if is_ours or len(msgspec.json.encode(evidence.header)) <= _STRANGERS_HEADER_BYTES:
             return evidence
@@ -396,14 +411,14 @@ class Census:
         return Evidence(footer=evidence.footer, key=evidence.key, trouble=trouble)
 
     def _look_lightly(self, wanted: Sequence[Backup]) -> None:
-        """Look, but not for the hash of a large manifest."""
+        """Look, but do not read large manifests for their hash."""
         self._look(wanted, None)
 
     def _look_wholly(self, wanted: Sequence[Backup]) -> None:
         self._look(wanted, self._is_worth)
 
     def _look(self, wanted: Sequence[Backup], is_worth: Callable[[Evidence], bool] | None) -> None:
-        """Look, and note what is known for certain then."""
+        """Look, and note the findings that are certain."""
         if not wanted:
             return
         objects = [one.stored for one in wanted]
@@ -423,10 +438,10 @@ class Census:
 
 
 def _may_be(backup: Backup, asked: date | None, best: Backup | None) -> bool:
-    """Whether a backup that is not looked at may be meant, going by its name.
+    """Whether a backup may be the one that is meant, judging by its name alone.
 
     Args:
-        best: of those that were looked at.
+        best: the latest that fits, of those that were looked at.
     """
     if best is not None and _utc(backup.taken_at) + NAME_SPREAD < _utc(best.taken_at):
         return False

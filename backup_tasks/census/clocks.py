@@ -1,4 +1,4 @@
-"""The two clocks of a run, this machine's and the store's, and what is told when one is wrong."""
+"""Read the two clocks of a run, this machine's and the store's, and warn if one looks wrong."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from backup_tasks.stores.base import Store
 
 
 def read_clocks(store: Store, clock: Callable[[], datetime]) -> Clocks:
-    """What both say now. A store that does not answer has no clock; whoever needs it tells.
+    """Read both clocks.
+
+    A store that does not answer counts as one without a clock; the next request to it reports the
+    failure.
 
     Args:
-        clock: reads this machine's, aware.
+        clock: reads this machine's clock, aware.
     """
     before = clock()
     try:
@@ -30,11 +33,11 @@ def read_clocks(store: Store, clock: Callable[[], datetime]) -> Clocks:
 def tell_clocks(
     clocks: Clocks, census: Census, record: RunRecord, retention: RetentionSettings
 ) -> None:
-    """Say in the record what looks wrong with the clocks, and which backups are dated ahead.
+    """Note in the record why a clock looks wrong, and which backups are dated ahead.
 
     Args:
         census: taken after the backup of this run, if it made one.
-        retention: the profile's; if it would delete anything, that is held back.
+        retention: the profile's; if it has rules, a wrong clock holds back deleting.
     """
     reasons = judge_clock(clocks, census.begun(), gap_to_notice(retention.keep_within))
     if retention.is_set:

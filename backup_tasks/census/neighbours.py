@@ -1,4 +1,4 @@
-"""Who else uses a store: other profiles of this machine, other hosts, and whose its backups are."""
+"""Find who else uses a store: other profiles of this machine, other hosts, makers of backups."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from backup_tasks.profile.load import ProfileSummary, describe_profiles
 from backup_tasks.profile.model import Profile
 from backup_tasks.stores.base import Store, StoredObject
 
-# So many of the newest backups are looked at for one of this profile's.
+# Look for this profile's backups among this many of the newest.
 _LOOK_BACK = 16
-# "renamed": signed here, under a name that no profile has any more; "perhaps": signed here, and
-# encrypted, so that nothing tells the profile; "junk": it only has a backup's name.
+# "renamed": signed here, by a profile that no longer uses the store under that name. "perhaps":
+# signed here, but encrypted, so that its profile is not known. "junk": it only has a backup's name.
 _Maker = Literal["ours", "renamed", "perhaps", "another", "junk"]
 
 
 class Neighbours(Struct, frozen=True):
-    """See `claim.ownership.Surroundings`.
+    """Answer the questions of `claim.ownership.Surroundings` by looking at store and profiles.
 
     Attributes:
-        key: this machine's; host: its name.
-        seen_profiles: profiles that the state directory remembers in this store.
+        key: this machine's; host: this machine's name.
+        seen_profiles: this machine's profiles that the state directory remembers in this store.
     """
 
     profile: Profile
@@ -83,8 +83,12 @@ class Neighbours(Struct, frozen=True):
         return backups_among(self.store.list_objects(), self.profile.tzinfo)
 
     def _maker(self, stored: StoredObject) -> _Maker:
-        """Who made what has a backup's name. Raises StoreError."""
-        # Late, as mostly the claim or the notes tell.
+        """Find out who made an object with a backup's name.
+
+        Raises:
+            StoreError: the store fails; a missing object is only "junk".
+        """
+        # Imported late, as mostly the claim or the notes tell.
         from backup_tasks.read.manifest_reader import read_footer, read_header
 
         made = self._seen.made
@@ -120,5 +124,5 @@ class Neighbours(Struct, frozen=True):
 
 
 def _is_unknown(found: ProfileSummary) -> bool:
-    """Whether a profile cannot be read: it may well be the owner, or share the store."""
+    """Whether a profile and its store cannot be read; it may be the owner, or share the store."""
     return bool(found.problem) and not found.place and not found.base_only

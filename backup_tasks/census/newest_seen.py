@@ -1,7 +1,7 @@
-"""The newest backup that this machine has seen in a store: an older one as the newest is news.
+"""Remember the newest backup seen in a store, and notice when newer backups vanish.
 
-A signature proves who wrote an archive, not that none was written after it. Whoever can delete
-or hide objects could pass off last month's backup as the latest one.
+A signature proves who wrote an archive, not that none was written after it. Anybody who can delete
+or hide objects could pass off last month's backup as the latest.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from backup_tasks.read.authenticity import Proof
 
 
-# Of so many backups that were made here is remembered which objects they are.
+# Remember the ETags of this many backups that were made here.
 _MOST_MADE = 16
 
 
 class _Seen(Struct, frozen=True):
-    """What the note says.
+    """The note's content.
 
     Attributes:
-        made: name -> ETag of the last backups that this machine made, the oldest first.
+        made: name -> ETag of the last backups that this machine made, oldest first.
     """
 
     name: str
@@ -50,7 +50,7 @@ class _Seen(Struct, frozen=True):
 
 
 class NewestSeen:
-    """Remembers, in the state directory, the newest backup seen of a profile in a store.
+    """Remember, in the state directory, the newest backup of a profile seen in a store.
 
     Args:
         state: the state directory.
@@ -63,23 +63,27 @@ class NewestSeen:
         self._made_here: dict[str, str] | None = None
 
     def list_objects(self) -> list[StoredObject]:
-        """What the store lists.
+        """List the store's objects.
 
-        A list without a backup is believed only where none was ever seen: it is what is left of
-        one that was damaged on its way, and would pass for a store that is yet to be used.
+        A list without backups is believed only if none was ever seen: a list damaged on its way
+        could otherwise pass for a store that is not used yet.
 
-        Raises StoreError when the store fails, or lists none although one was seen there.
+        Raises:
+            StoreError: the store fails, or lists no backup although one was seen there.
         """
         listed = self._store.list_objects()
         self.refuse_nothing(listed)
         return listed
 
     def refuse_nothing(self, listed: Iterable[StoredObject], *, may_be_gone: bool = False) -> None:
-        """Raises StoreError as `list_objects` does.
+        """Refuse a list without backups if one was seen in the store.
 
         Args:
-            may_be_gone: believe such a list also if the backup that was seen is truly not there,
-                as whoever makes a new one must.
+            may_be_gone: believe such a list if the backup that was seen is truly gone; a run that
+                makes a new backup must.
+
+        Raises:
+            StoreError: the list has no backup although one was seen; or the store fails.
         """
         seen, _ = self._read()
         if seen is None or any(parse_backup_name(one.name, self._zone) for one in listed):
@@ -101,7 +105,7 @@ class NewestSeen:
 
     @property
     def newest_name(self) -> str:
-        """Of the newest backup that was seen, "" if none was."""
+        """Name of the newest backup that was seen, "" if none was."""
         seen, _ = self._read()
         return seen.name if seen is not None else ""
 
@@ -112,15 +116,15 @@ class NewestSeen:
         return dict(seen.made) if seen is not None else {}
 
     def is_as_made(self, stored: StoredObject) -> bool:
-        """Whether it may be the very object that this machine made, as far as is remembered.
+        """Whether this may be the very object that this machine made, as far as is remembered.
 
-        One that was replaced may have our manifest, signature included, and other chunks.
+        A replaced object may have our manifest and signature, but other chunks.
         """
         seen, _ = self._read()
         return seen is None or not seen.made or seen.made.get(stored.name) == stored.etag
 
     def made_here(self, stored: StoredObject) -> bool:
-        """Whether it is one of the last objects that are remembered as made here."""
+        """Whether this is one of the last objects remembered as made here."""
         made = self._made()
         return bool(made) and made.get(stored.name) == stored.etag
 
@@ -130,18 +134,20 @@ class NewestSeen:
         return self._made_here
 
     def note(self, name: str, started_at: str, etag: str = "") -> None:
-        """Remember this backup, whatever was seen before. Failing to is no error.
+        """Remember this backup as the newest, whatever was seen before. Failing is no error.
 
         Args:
             started_at: as in a manifest's header.
-            etag: of one that was made here.
+            etag: the object's, if it was made here.
         """
         seen, _ = self._read()
         self._note(name, started_at, seen.made if seen else {}, {name: etag} if etag else {})
 
     def note_committed(self, stored: StoredObject) -> None:
-        """Remember that this very object was made here, before it is known to be the newest: a run
-        that is killed while it reads back costs the next one nothing then."""
+        """Remember that this very object was made here, before it is noted as the newest.
+
+        So a run that is killed while reading back costs the next run nothing.
+        """
         seen, _ = self._read()
         if seen is not None:  # else no object is doubted
             self._note(seen.name, seen.started_at, seen.made, {stored.name: stored.etag})
@@ -156,17 +162,17 @@ class NewestSeen:
     def note_made(
         self, stored: StoredObject, started_at: str, newest: Backup | None, record: RunRecord
     ) -> None:
-        """Remember a backup that was just made; but first say in `record` if others vanished.
+        """Remember a backup that was just made; first warn in `record` if others vanished.
 
         Args:
-            newest: as `what_vanished` takes it, of those that were there when it was begun.
+            newest: as `what_vanished` takes it, among the backups that were there at its start.
         """
         if vanished := self.what_vanished(newest, record.started_at):
             record.warnings.append(vanished)
         self.note(stored.name, started_at, stored.etag)
 
     def note_proven(self, header: Header | None, proof: Proof, now: datetime) -> None:
-        """Remember this backup if it is newer than what was seen, surely ours, and not dated ahead.
+        """Remember this backup if it is newer than any seen, surely ours, and not dated ahead.
 
         Args:
             now: aware.
@@ -174,7 +180,7 @@ class NewestSeen:
         if header is None or proof.state != "trusted" or proof.doubts or not header.name:
             return
         seen, _ = self._read()
-        with contextlib.suppress(ValueError, TypeError):  # its time is none
+        with contextlib.suppress(ValueError, TypeError):  # the time is malformed
             started = datetime.fromisoformat(header.started_at)
             if is_ahead(started, now):
                 return
@@ -182,12 +188,12 @@ class NewestSeen:
                 self.note(header.name, header.started_at)
 
     def what_vanished(self, newest: Backup | None, now: datetime) -> str:
-        """In words, if a newer backup was seen than is there now, or else "".
+        """Warn if newer backups have vanished, or if the note cannot be read; else "".
 
-        One that is dated ahead is to be deleted by hand, and nobody misses it then.
+        A backup dated ahead is to be deleted by hand, so it is not missed.
 
         Args:
-            newest: the latest of those that count, or by name where none does.
+            newest: the latest that counts, or the latest by name if none counts.
             now: aware.
         """
         seen, trouble = self._read()
@@ -197,7 +203,7 @@ class NewestSeen:
             or (newest is not None and newest.taken_at >= seen.started)
         ):
             return trouble
-        # One that was replaced is refused where it is used.
+        # A replaced backup is refused when it is used.
         if (newest is not None and newest.stored.name == seen.name) or self._is_there(seen):
             return trouble
         left = f"the newest is {newest.id}" if newest else "no backup is left"
@@ -207,17 +213,17 @@ class NewestSeen:
         )
 
     def _is_there(self, seen: _Seen) -> bool:
-        """Whether that backup is there, although it is not the newest that counts."""
+        """Whether the backup is still there, though it is not the newest that counts."""
         try:
             stored = self._store.stat(seen.name)
         except ObjectMissing:
             return False
-        except StoreError:  # nobody knows
+        except StoreError:  # unknown, so no warning
             return True
         return seen.made.get(seen.name, stored.etag) == stored.etag
 
     def _read(self) -> tuple[_Seen | None, str]:
-        """What was seen; and what is wrong with the note, if anything."""
+        """Read the note; also say what is wrong with it, or ""."""
         try:
             noted = read_note(self._path)
             made = {str(name): str(etag) for name, etag in noted.get("made", ())}

@@ -1,4 +1,4 @@
-"""How a task that reads sees a profile's store: which backups count, and the one that is meant."""
+"""A reading task's view of a profile's store: which backups count, and the one that is meant."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from backup_tasks.stores.base import Store
 
 
 class Reading:
-    """What `list`, `files`, `restore`, `verify` and `drill` have in common.
+    """The common part of `list`, `files`, `restore`, `verify` and `drill`.
 
     Args:
         state: the state directory.
-        record: of this run; it gets the archive that was chosen, and warnings.
+        record: of this run; gets the name of the chosen archive, and warnings.
         keys: open encrypted backups.
-        claim: the store's, if its word counts here; without one, what this machine knows does.
+        claim: the store's, if it counts here; without one, this machine's own knowledge counts.
     """
 
     def __init__(
@@ -43,9 +43,10 @@ class Reading:
 
     @cached_property
     def census(self) -> Census:
-        """The backups that the store lists; it is asked once.
+        """The backups that the store lists; the store is asked once.
 
-        Raises StoreError when it fails, or lists no backup although one was seen there.
+        Raises:
+            StoreError: the store fails, or lists no backup although one was seen there.
         """
         accepted = whose_count(self.profile, self.state, self.record.host, self.claim)
         now = self.record.started_at
@@ -54,13 +55,16 @@ class Reading:
         )
 
     def choose(self, name: str = "", day: str = "") -> Backup:
-        """The backup that is meant; the record gets its name. Warns of newer ones that do not
-        count, or have vanished.
+        """Choose the backup that is meant, and note its name in the record.
+
+        Warns of newer backups that do not count, or have vanished.
 
         Args:
             name, day: as `choose_backup` takes them.
 
-        Raises: UsageError; StoreError when the store does not give one that may be meant.
+        Raises:
+            UsageError: as `choose_backup`.
+            StoreError: as `census`; or the store does not give a backup that may be meant.
         """
         choice = self.census.choose(name=name, day=day)
         self.census.save()
@@ -72,9 +76,10 @@ class Reading:
         return choice.backup
 
     def details(self) -> list[BackupDetails]:
-        """All backups, oldest first, with what their manifests say; warns of vanished ones.
+        """All backups, oldest first, with their manifests' headers; warns of vanished ones.
 
-        Raises StoreError as `census`.
+        Raises:
+            StoreError: as `census`; or the store does not give a backup that may be the newest.
         """
         details = self.census.details()
         self.census.save()
@@ -83,16 +88,15 @@ class Reading:
         return details
 
     def trust(self, *, unproven: bool = False) -> Trust:
-        """Whose archives are believed; `unproven` as there."""
+        """Whose archives to believe; `unproven` as in `Trust`."""
         return Trust(self.profile.signing.public_key, unproven)
 
     def note_proven(self, header: Header | None, proof: Proof) -> None:
-        """Remember the backup with this header if it is surely ours, and newer than what was
-        seen."""
+        """Remember the backup with this header if it is surely ours and newer than any seen."""
         self._seen.note_proven(header, proof, self.record.started_at)
 
     def maker(self, header: Header | None) -> str:
-        """In words, whose a backup is that another profile or host has made, or ""."""
+        """Say whose backup this is if another profile or host made it, or ""."""
         return render_maker(header, self.profile.name, self.record.host)
 
     def _tell_vanished(self, newest: Backup) -> None:

@@ -1,7 +1,7 @@
-"""Where a store's folder lay when a backup was last made there: on a mount, or on the root's disk.
+"""Remember on which mount a store's folder lay, and refuse to use the folder without that mount.
 
-Below a mount point on which nothing is mounted lies another folder, mostly an empty one. A backup
-that is made there fills the wrong disk, and nobody finds it again once the right one is mounted.
+Below a mount point with nothing mounted lies another folder, mostly an empty one. A backup made
+there fills the wrong disk, and is hidden once the right disk is mounted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FSTAB = Path("/etc/fstab")
 
 
 class _Noted(Struct, frozen=True):
-    """What the note says: where something was mounted, and what."""
+    """The note's content: where something was mounted, and what."""
 
     mount_point: str
     kind: str
@@ -40,14 +40,14 @@ class _Noted(Struct, frozen=True):
 
 
 class StorePlace(Struct, frozen=True):
-    """Remembers, in the state directory, on which mount a store's folder lay.
+    """Remember, in the state directory, on which mount a store's folder lay.
 
     Attributes:
         state: the state directory.
         folder: the store's.
         url: the store's; all profiles that back up to it share the note.
-        newest: the name of the newest backup that was seen in the store, "" if none was.
-        fstab: names mount points even where nothing was noted yet.
+        newest: gives the name of the newest backup seen in the store, "" if none was.
+        fstab: the file that names mount points, for a store without a note.
     """
 
     state: Path
@@ -57,11 +57,14 @@ class StorePlace(Struct, frozen=True):
     fstab: Path = FSTAB
 
     def check(self) -> None:
-        """Raises StoreError: what the folder lies on should be mounted, and is not.
+        """Refuse the folder if its disk should be mounted, and is not.
 
-        The newest backup that was seen lies in the right folder alone: where it is there, the
-        store was moved to this disk with all that it held, and nothing is refused. fstab may be
-        out of date: it is believed only of a folder without backups.
+        Only the right folder holds the newest backup that was seen. If that is there, the store was
+        moved to this disk with all its content, and the folder is accepted. fstab may be out of
+        date, so it is believed only for a folder without backups.
+
+        Raises:
+            StoreError: the disk or share on which the folder should lie is not mounted.
         """
         from backup_tasks.filesystem.standing import find_standing
 
@@ -71,13 +74,13 @@ class StorePlace(Struct, frozen=True):
         try:
             standing = find_standing(self.folder)
             reason = self._why_lost(standing, noted) or self._why_unplanned(standing, points)
-        except OSError:  # the store says so itself, and better
+        except OSError:  # the store reports this itself, and better
             return
         if reason:
             raise StoreError(f"{self.url}: {reason}")
 
     def note(self) -> None:
-        """Remember where the folder lies, after a backup was made there. Failing to is no error."""
+        """Remember where the folder lies, after a backup was made there. Failing is no error."""
         from backup_tasks.filesystem.standing import find_standing
 
         with contextlib.suppress(StoreError, OSError):
@@ -146,7 +149,7 @@ class StorePlace(Struct, frozen=True):
 
 
 def open_profile_store(profile: Profile, paths: Paths) -> Store:
-    """The store of a profile, which refuses to work while its disk is not mounted."""
+    """Open a profile's store; it refuses to work while its disk is not mounted."""
     folder = profile.store.folder
 
     def check_place() -> None:

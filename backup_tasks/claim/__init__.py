@@ -1,5 +1,4 @@
-"""Whose a prefix is, which backups are proven, what holds pruning, which clock is believed.
+"""Ownership of a prefix, proof of backups, holds on pruning, and trust in clocks.
 
-In come what objects show and what this machine remembers; out come decisions, mostly pure. Below:
-`read`.
+In: evidence from objects, and this machine's notes. Out: decisions, mostly pure. Below: `read`.
 """

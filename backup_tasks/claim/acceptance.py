@@ -1,4 +1,4 @@
-"""Whose backups are believed in a store: keys, names and what was adopted. Pure."""
+"""Which backups of a store to accept: by key, by name, or because they were adopted. Pure."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from backup_tasks.claim.claim_file import Claim, Name
 
 
 class Acceptance(Struct, frozen=True):
-    """What a backup must show to count.
+    """The conditions under which a backup counts.
 
     Attributes:
-        keys: public keys as text, of which one must have signed; none: nothing is known, and
-            any true signature does (a reader on a new machine).
-        names: profile and host that a manifest may name; None: any, for the store belongs to
-            one owner and the keys tell.
+        keys: public keys as text, one of which must have signed. Empty: no key is known, and
+            any true signature is enough (a reader on a new machine).
+        names: profile and host that a manifest may name; None: any.
         adopted: footers (`Footer.fingerprint`) that count whatever signed them.
-        trusts_locked: a true signature does for encrypted backups that nobody here can open: the
-            store has one owner, as its claim says.
-        former: those of the keys that owned the store before; until: when that ended, aware. What
-            they sign later does not count: a machine that was replaced may come to life again.
+        trusts_locked: a true signature is enough for an encrypted backup that nobody here can
+            open, as when the claim says that the store has one owner.
+        former: those of `keys` that owned the store before.
+        until: when their ownership ended, aware. Backups that they sign later do not count: a
+            machine that was replaced may come to life again.
     """
 
     keys: frozenset[str]
@@ -40,16 +40,16 @@ def plan_acceptance(
     signers: Collection[str],
     name: Name,
 ) -> Acceptance:
-    """What counts for this profile, here and now.
+    """Decide what counts for this profile, here and now.
 
     Args:
-        claim: the store's, if it has one whose word counts here.
+        claim: the store's, if it has one that counts here.
         own_key: this machine's public key as text, "" if it has none yet.
-        signers: what `[signing] public_key` names.
+        signers: the public keys that `[signing] public_key` names.
         name: this profile and host.
     """
     if signers:
-        # The profile's word is the operator's own, and stronger than the store's.
+        # The operator wrote the profile, so it outranks the store's claim.
         keys = frozenset(signers) | ({own_key} - {""})
     elif claim is not None:
         keys = frozenset({claim.owner, *claim.also})

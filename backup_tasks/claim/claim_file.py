@@ -2,7 +2,7 @@
 
 The object is JSON in UTF-8. Its key `signature` holds the base64 of an Ed25519 signature (RFC 8032)
 by `owner`, over `DOMAIN` and the canonical form of all other keys: JSON in ASCII, keys sorted, no
-spaces. Keys that a later version adds are signed too, and passed over here.
+spaces. The signature also covers keys that a later version adds; this version ignores them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from backup_tasks.keys.signing import (
 )
 
 CLAIM_VERSION = 1
-# More is no claim of ours: names, keys and reasons are few, and each has its limit below.
+# No claim of ours is larger: names, keys and reasons are few, and each has its own limit.
 CLAIM_BYTES = 2**18
 DOMAIN = b"backup-tasks claim 1\n"
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last good backup held of the sources: the next ones are compared with it.
+    """The sources as the last good backup held them; later runs compare theirs with it.
 
     Attributes:
-        name: of that backup.
+        name: that backup's.
         counts: source -> what lay below it.
-        mounts: mount points that sources lie on, and below them, as `mount_points` writes them.
-        rules: a hash of what the profile left out.
+        mounts: mount points that sources lie on, and those below sources, as `mount_text` writes
+            them.
+        rules: a hash of the profile's exclude rules.
     """
 
     name: str
@@ -52,8 +53,9 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         since: ISO 8601, UTC.
-        reasons: in words, fit to print; of an encrypted profile without paths.
-        before: what the sources are to be compared with; of an encrypted profile None.
+        reasons: in words, fit to print; without paths in the claim of an encrypted profile.
+        before: the baseline that sources are compared with; None in the claim of an encrypted
+            profile, or if it is too large for the claim.
     """
 
     since: str
@@ -62,24 +64,24 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Name(msgspec.Struct, frozen=True, array_like=True):
-    """What the owner's backups call themselves in their manifests."""
+    """The profile and host that the owner's backups name in their manifests."""
 
     profile: str
     host: str
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose the store is.
+    """Statement of who owns a store.
 
     Attributes:
-        owner: public key as text; also: those whose backups are accepted besides.
+        owner: public key as text; also: other public keys whose backups are accepted.
         profile, host: of the run that wrote this; machine: a hash of its machine id, or "".
-        names: what the owner's profile and host were called, the present names included.
+        names: every name that the owner's profile and host have had, the present ones included.
         adopted: footers (SHA-256 of their bytes, hex) that count though nothing proves them.
-        serial: random, another one each time that the claim is written.
-        claimed_at: when the store became the owner's on its machine, renewed_at: when this was
-            written; ISO 8601, UTC.
-        is_taken_over: an operator said then that it is to be the owner's.
+        serial: random, new each time that the claim is written.
+        claimed_at: when `owner` got the store, on `machine`; renewed_at: when this claim was
+            written. Both ISO 8601, UTC.
+        is_taken_over: the owner got the store by the operator's `--take-over`.
         hold: why nothing is deleted, or None.
     """
 
@@ -103,7 +105,7 @@ class UnfitClaim(ArchiveError):
 
 
 def render_claim(claim: Claim, key: SigningKey) -> bytes:
-    """The object's bytes, signed.
+    """Render the claim as the object's bytes, signed.
 
     Args:
         key: the owner's.
@@ -115,12 +117,13 @@ def render_claim(claim: Claim, key: SigningKey) -> bytes:
 
 
 def parse_claim(content: bytes, written: Collection[Claim] = ()) -> Claim:
-    """The claim in these bytes, which its owner has signed.
+    """Parse a claim, and check that its owner signed it.
 
     Args:
-        written: by this machine; for one that says the same no signature need be looked at.
+        written: claims that this machine wrote; an equal claim needs no check of its signature.
 
-    Raises UnfitClaim for anything else, also for a later version.
+    Raises:
+        UnfitClaim: the bytes are no claim, its owner did not sign it, or it has another version.
     """
     if len(content) > CLAIM_BYTES:
         raise UnfitClaim(f"it is larger than {CLAIM_BYTES // 1024} KiB, which no claim is")
@@ -151,5 +154,5 @@ def _statement(fields: Mapping[str, Any]) -> bytes:
 
 
 def owner_of(key: SigningKey) -> str:
-    """The key as a claim names its owner."""
+    """Render the key as a claim names its owner."""
     return render_public_key(key.public_key)

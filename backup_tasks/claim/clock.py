@@ -11,31 +11,30 @@ from msgspec import Struct
 
 from backup_tasks.common.units import render_count
 
-# Two clocks that are set by NTP differ by less than a second. A wrong time zone, which is the
-# smallest mistake that people make, is an hour or more.
+# Two clocks set by NTP differ by less than a second. The smallest mistake that people make, a
+# wrong time zone, is an hour or more.
 APART = timedelta(hours=1)
-# A backup may have been begun so much earlier or later than its name says: the name is of its
-# minute, or of a later one, in some time zone, and is read in another.
+# How far a backup's start may lie from the time in its name, either way: the name gives the minute
+# of the start, or a later one, in one time zone, and may be read in another.
 NAME_SPREAD = timedelta(hours=26)
-# NTP, and a host that wakes its guests, set a clock back by so much without anybody's fault.
+# NTP, or a host that wakes its guests, may set a clock back by this much; nobody is at fault.
 _STEP_BACK = timedelta(minutes=2)
-# No backup for so long is news, unless it was so before.
+# A longer time without a backup is news, unless such gaps are usual.
 LONGEST_GAP = timedelta(days=40)
-# So many backups on the far side of such a gap make it believed.
+# Believe such a gap once this many backups lie after it.
 _BELIEVED_AFTER = 3
-# So many gaps before it tell how long they usually are.
+# Compare a gap with this many before it, to know how long they usually are.
 _GAPS_BEFORE = 4
-# What somebody did by mistake, or as a clone, is noticed meanwhile: longer than a week, as some
-# machines are backed up weekly.
+# Time to notice a mistake or a clone. Longer than a week, as some machines are backed up weekly.
 LATELY = timedelta(days=8)
 
 
 class Clocks(Struct, frozen=True):
-    """What this machine's clock and the store's said at about the same moment; all aware.
+    """Readings of this machine's clock and the store's at about the same moment; all aware.
 
     Attributes:
-        before, after: this machine's, before the store was asked and when it had answered.
-        store: the store's, or None if it has none.
+        before, after: this machine's, before the store was asked and after it answered.
+        store: the store's, or None if it has no clock.
     """
 
     before: datetime
@@ -44,61 +43,67 @@ class Clocks(Struct, frozen=True):
 
     @property
     def ahead(self) -> timedelta:
-        """How far the store's clock is ahead of this machine's at the least; negative: behind."""
+        """How far the store's clock is ahead of this machine's, at least; negative: behind."""
         if self.store is None or self.before <= self.store <= self.after:
             return timedelta(0)
         return self.store - (self.after if self.store > self.after else self.before)
 
     @property
     def are_apart(self) -> bool:
-        """Whether one of the two must be wrong."""
+        """Whether one of the two clocks must be wrong."""
         return abs(self.ahead) > APART
 
     @property
     def latest(self) -> datetime:
-        """What the later one says: nothing honest is dated after it."""
+        """The later clock's time; no honest date lies after it."""
         return max(self.after, self.store or self.after)
 
     @property
     def earliest(self) -> datetime:
-        """What the earlier one says: nothing is older than it makes it."""
+        """The earlier clock's time; an age measured by it is never too high."""
         return min(self.before, self.store or self.before)
 
 
 def is_ahead(started_at: datetime, now: datetime, *, by_name: bool = False) -> bool:
-    """Whether a backup that says that it was begun then is dated ahead; both aware.
+    """Whether a backup with this start is dated ahead; both aware.
 
-    Such a one is chosen by name alone: it is never the latest, is not built upon, and does not
-    count for retention.
+    A backup dated ahead is chosen by name alone: it is never the latest, is not built upon, and
+    does not count for retention.
 
     Args:
         now: `Clocks.latest`, or this machine's clock where there is no other.
-        by_name: nothing but its name says so, which is a time in some time zone, and perhaps a
-            minute or an hour later.
+        by_name: only the backup's name tells the start: a time in some time zone, and perhaps a
+            minute or an hour later than the start.
     """
     return started_at - now > (NAME_SPREAD if by_name else APART)
 
 
 def is_lately(at: datetime, now: datetime) -> bool:
-    """Whether something was noted within the last `LATELY`; both aware. What was noted under a
-    clock that was ahead would otherwise last until then."""
+    """Whether something was noted within the last `LATELY`; both aware.
+
+    A moment ahead of the clock does not count, or a note made under a wrong clock would last until
+    that moment has passed.
+    """
     return now - at < LATELY and not is_ahead(at, now)
 
 
 def gap_to_notice(keep_within: timedelta | None) -> timedelta:
-    """How long a gap between two backups is news: a clock that jumped so far would have half of
-    what `keep_within` keeps deleted too early, or it is very long."""
+    """How long a gap between two backups is news: half of `keep_within`, at most LONGEST_GAP.
+
+    A clock that jumped by half of `keep_within` would cause half of the backups that this rule
+    keeps to be deleted too early.
+    """
     return min(LONGEST_GAP, keep_within / 2) if keep_within else LONGEST_GAP
 
 
 def judge_clock(
     clocks: Clocks, proven: Collection[datetime], longest_gap: timedelta = LONGEST_GAP
 ) -> tuple[str, ...]:
-    """Why nothing may be deleted by what the clock says: it, or the store's, looks wrong.
+    """Why this machine's clock, or the store's, looks wrong, so that nothing may be deleted.
 
     Args:
-        proven: when each proven backup was begun, aware; also the one that was just made.
-        longest_gap: of `gap_to_notice`.
+        proven: when each proven backup was begun, aware; including the one just made.
+        longest_gap: from `gap_to_notice`.
     """
     believed = [at for at in proven if not is_ahead(at, clocks.latest)]
     return tuple(
@@ -125,7 +130,7 @@ def _apart(clocks: Clocks, proven: Collection[datetime]) -> str:
 
 
 def _wrong(own: datetime, store: datetime, proven: Collection[datetime]) -> Iterator[str]:
-    """The clocks that do not go with the backups: before the newest, or far after it."""
+    """The clocks that disagree with the backups: before the newest, or far after it."""
     if not proven:
         return
     newest = max(proven)
@@ -146,10 +151,10 @@ def _behind(clocks: Clocks, proven: Collection[datetime]) -> str:
 
 
 def _jumped(now: datetime, proven: Collection[datetime], longest_gap: timedelta) -> str:
-    """A gap that is much longer than those just before it and after it, with few backups after it.
+    """Tell of a gap much longer than those just before it and all after it, with few backups since.
 
-    Gaps of long ago tell nothing: retention itself made them. One after it does: backups are made
-    that seldom, and of those before retention left none.
+    Gaps of long ago are no measure, as retention itself made them. A long gap after this one is:
+    backups are made that seldom, and retention has deleted the earlier ones.
     """
     begun = sorted(proven)
     times = sorted({*begun, max([now, *begun[-1:]])})

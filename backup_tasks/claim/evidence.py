@@ -1,7 +1,7 @@
-"""What an object in a store shows of itself: footer, signature and manifest.
+"""Read the evidence in an object of a store: footer, signature and manifest.
 
-Whose it should be is not asked here: what is read is noted, and judged anew whenever other keys
-or names are accepted.
+Whose the object should be is not asked here. The evidence is noted, and judged anew whenever the
+accepted keys or names change.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _LEAST_GZIP_BYTES = 20
 class Evidence(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """What one object shows.
+    """The evidence that one object shows.
 
     Attributes:
-        footer: the footer's `fingerprint`, or "" for what is no archive of ours; an ordinary
-            .tar.gz has no trouble either.
-        key: the public key, as text, that truly signed it; "" for an unsigned one.
-        is_whole: the manifest has the hash that the footer says.
-        is_locked: it is encrypted, and no key was at hand, so that there is no header; `trouble`
+        footer: the footer's `fingerprint`; "" if the object is no archive of ours. An ordinary
+            .tar.gz has neither a footer nor trouble.
+        key: the public key, as text, that truly signed it; "" if it is unsigned.
+        is_whole: the manifest was read, and has the hash that the footer says.
+        is_locked: it is encrypted and no key at hand opens it, so there is no header; `trouble`
             says which key is wanted.
         header: the manifest's first line.
-        trouble: what is wrong with it, fit to print, or "".
+        trouble: what is wrong with the object, fit to print, or "".
     """
 
     footer: str = ""
@@ -51,7 +51,7 @@ class Evidence(
 
 
 def evidence_of(footer: Footer, header: Header) -> Evidence:
-    """As `read_evidence` finds it, of an archive that was written here just now."""
+    """The evidence of an archive just written here, equal to what `read_evidence` would find."""
     return Evidence(
         footer=footer.fingerprint, key=_true_signer(footer), is_whole=True, header=header
     )
@@ -64,15 +64,16 @@ def read_evidence(
     *,
     is_worth: Callable[[Evidence], bool] = lambda _: True,
 ) -> Evidence:
-    """Look at an object.
+    """Read an object's footer, signature and manifest header.
 
     Args:
         keys: open its header if it is encrypted.
-        is_worth: whether all of a large manifest is to be read for its hash, given footer and
-            signer; else `is_whole` is False although nothing is wrong. A stranger's may be as large
-            as he likes.
+        is_worth: given footer and signer, whether to read all of a large manifest for its hash; if
+            not, `is_whole` is False although nothing is wrong. A stranger's manifest may be of any
+            size.
 
-    Raises StoreError when the store does not give it.
+    Raises:
+        StoreError: the store does not give the object.
     """
     found = _read_once(store, stored, keys, is_worth)
     if found.trouble and not found.is_locked and not why_none(stored):
@@ -83,7 +84,7 @@ def read_evidence(
 def _read_once(
     store: RangeReader, stored: StoredObject, keys: Keyring, is_worth: Callable[[Evidence], bool]
 ) -> Evidence:
-    # Late, as mostly nothing has to be read.
+    # Imported late, as mostly nothing has to be read.
     from backup_tasks.read.manifest_reader import read_footer
 
     if trouble := why_none(stored):
@@ -140,7 +141,7 @@ def _told(stored: StoredObject, error: Exception) -> str:
 
 
 def _has_hash(store: RangeReader, stored: StoredObject, footer: Footer, front: bytes) -> bool:
-    """Whether the manifest has the hash that the footer says; `front` is what is at hand of it."""
+    """Whether the manifest has the hash that the footer says; `front` is its start, read before."""
     from backup_tasks.chunks.reader import read_ahead
 
     digest = hashlib.sha256(front)
@@ -151,7 +152,7 @@ def _has_hash(store: RangeReader, stored: StoredObject, footer: Footer, front: b
 
 
 class _Remembering:
-    """Reads one range from memory, and all else from the store."""
+    """Read one range from memory, and all others from the store."""
 
     def __init__(self, store: RangeReader, start: int, content: bytes) -> None:
         self._store, self._start, self._content = store, start, content

@@ -1,4 +1,4 @@
-"""Whether the sources lost something, so that nothing may be deleted until then. Pure."""
+"""Whether the sources lost something, so that nothing may be deleted for now. Pure."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from backup_tasks.common.printable import one_line, printable
 from backup_tasks.common.units import render_bytes
 from backup_tasks.format.manifest import Header, SourceCount
 
-# Of a source that held less than this a share says little: it alarms only when nothing is left.
+# For a source that held less, a share says little: an alarm is raised only when nothing is left.
 FEW_ENTRIES = 10
 FEW_BYTES = 2**20
-# So many reasons are named; and a baseline that takes more stays out of the claim.
+# Name this many reasons at most; leave a larger baseline out of the claim.
 _NAMED_REASONS = 20
 _BASELINE_BYTES = 2**16
 
 
 class Sight(Struct, frozen=True):
-    """What a walk saw of the sources.
+    """The sources as one walk saw them.
 
     Attributes:
-        counts: source -> what lies below it, of those that are there.
+        counts: source -> what lies below it, for each source that is there.
         missing: source -> why it is not there.
         unread: sources that are folders and could not be read.
         mounts: mount points with data of their own that the walk went into, or that a source lies
-            on, as `mount_text`; and those of the last good backup that it could not look into.
-        bare: those of the last good backup on which nothing was mounted when the walk went by.
-        out_of_sight: those of them that a source of now had, and that the walk did not come to.
-        rules: a hash of what the profile leaves out.
+            on, as `mount_text`; and mount points of the last good backup that the walk could not
+            look into.
+        bare: mount points of the last good backup with nothing mounted when the walk went by.
+        out_of_sight: mount points of the last good backup that belong to a present source, and
+            that the walk did not reach.
+        rules: a hash of the profile's exclude rules.
     """
 
     counts: Mapping[str, SourceCount]
@@ -44,17 +46,18 @@ class Sight(Struct, frozen=True):
     out_of_sight: frozenset[str] = frozenset()
 
     def as_baseline(self, name: str) -> Baseline:
-        """What the next runs are compared with, if this backup is a good one."""
+        """The baseline for the next runs, if this backup is good."""
         return Baseline(
             name=name, counts=dict(self.counts), mounts=tuple(sorted(self.mounts)), rules=self.rules
         )
 
 
 class Alarm(Struct, frozen=True):
-    """One reason for a hold: with its path, and in words that name none.
+    """One reason for a hold.
 
     Attributes:
-        is_blind: nothing will tell when it is over.
+        text: in words, with the path; without_path: in words that name no path.
+        is_blind: no later run can tell that the sources are whole again.
     """
 
     text: str
@@ -70,14 +73,15 @@ def find_alarms(
     has_earlier: bool,
     standing: Hold | None,
 ) -> list[Alarm]:
-    """What the sources of now lack of what the last good backup held.
+    """Find what the sources have lost since the last good backup.
 
     Args:
         before: that backup; None if nothing is known of it.
         shrink_limit: the share that a source may lose, 0 to 1; 1 allows everything.
         has_earlier: whether there is any earlier backup.
-        standing: the hold that stands, if any. Then a changed rule explains no loss: it might end
-            the hold. Nor does a mount point that it names end it by being removed or left out.
+        standing: the hold that stands, if any. While one stands, a changed exclude rule does not
+            explain a loss, as that could end the hold. Removing or excluding a mount point that
+            the hold names does not end it either.
     """
     if not has_earlier:
         return []
@@ -89,11 +93,12 @@ def find_alarms(
 
 
 def alarm_of_size(stored_bytes: int, content_bytes: int, shrink_limit: float) -> list[Alarm]:
-    """What the size of the last backup tells, where nobody knows what it held: content takes no
-    more when it is stored, so that less content than that is a loss.
+    """Compare the sources with the size of the last backup, where nobody knows what it held.
+
+    Content takes no more bytes stored than raw, so less content than that size is a loss.
 
     Args:
-        stored_bytes: of that backup; content_bytes: of the sources now.
+        stored_bytes: size of that backup; content_bytes: of the sources now.
     """
     before, now = SourceCount(0, stored_bytes), SourceCount(0, content_bytes)
     if not has_shrunk(before, now, shrink_limit):
@@ -104,8 +109,10 @@ def alarm_of_size(stored_bytes: int, content_bytes: int, shrink_limit: float) ->
 
 
 def _away(before: Baseline | None, now: Sight) -> Iterator[Alarm]:
-    """What is missing or cannot be read, but for what no backup ever held: a new source that is
-    written wrongly is no loss."""
+    """Sources that are missing or cannot be read.
+
+    A source that no backup ever held is left out: a misspelt new source is no loss.
+    """
     known = before.counts if before is not None and before.counts else None
     for source, why in now.missing.items():
         if known is None or source in known:
@@ -138,9 +145,9 @@ def _shrunk(
 def has_shrunk(before: SourceCount, now: SourceCount, shrink_limit: float) -> bool:
     """Whether a source lost more than this share of its entries or of its bytes.
 
-    A small one must have lost all that it held: what lies in it, or all bytes.
+    A small source must have lost all its entries, or all its bytes.
     """
-    # A source's own folder is there in any case.
+    # The source's own folder is there in any case.
     below_before, below_now = max(0, before.entries - 1), max(0, now.entries - 1)
     counts_entries = below_before >= FEW_ENTRIES or below_now == 0
     counts_bytes = before.bytes >= FEW_BYTES or now.bytes == 0
@@ -159,9 +166,10 @@ def plan_hold(
 ) -> Hold | None:
     """The hold while this run goes on: the one that stands, a new one, or None.
 
-    What it is compared with does not change while it stands, and nor does its beginning.
+    A standing hold keeps its beginning.
 
     Args:
+        before: the baseline that sources are compared with; stays the same while a hold stands.
         now: ISO 8601, UTC.
     """
     if not alarms:
@@ -174,7 +182,7 @@ def plan_hold(
 
 
 def for_claim(hold: Hold, alarms: Sequence[Alarm], *, is_encrypted: bool) -> Hold:
-    """The hold as the claim says it: of an encrypted profile without paths and numbers."""
+    """The hold as the claim says it: without paths and numbers if the profile is encrypted."""
     if is_encrypted:
         kinds = tuple(dict.fromkeys(alarm.without_path for alarm in alarms))
         return Hold(since=hold.since, reasons=kinds or hold.reasons)
@@ -186,8 +194,8 @@ def for_claim(hold: Hold, alarms: Sequence[Alarm], *, is_encrypted: bool) -> Hol
 def standing_hold(of_claim: Hold | None, of_state: Hold | None) -> Hold | None:
     """The hold that stands, if the claim or the state directory knows one.
 
-    Either is enough: a claim that was set back does not lift what this machine knows of, and a
-    state directory that was lost does not lift what the claim says.
+    Either is enough: putting back an older claim does not lift a hold that this machine knows, and
+    losing the state directory does not lift a hold that the claim says.
     """
     if of_claim is None or of_state is None:
         return of_claim or of_state
@@ -197,20 +205,20 @@ def standing_hold(of_claim: Hold | None, of_state: Hold | None) -> Hold | None:
 def may_lift(before: Baseline | None, of_state: Hold | None, *, is_blind: bool) -> bool:
     """Whether a run without alarms shows that the sources are whole again.
 
-    Not where nothing tells what they held: the state directory was lost, and the claim of an
-    encrypted profile says no more than that something was missing.
+    It does not if nobody knows what they held: after the state directory was lost, the claim of an
+    encrypted profile tells only that something was missing.
 
     Args:
-        is_blind: the hold of the state directory goes on from such a one.
+        is_blind: nobody knew what was lost when the hold of the state directory began.
     """
     return before is not None or (of_state is not None and not is_blind)
 
 
 def render_hold(hold: Hold, command: str, *, is_known: bool) -> str:
-    """Since when nothing is deleted, why, and what to do, in one line.
+    """Say in one line since when nothing is deleted, why, and what to do.
 
     Args:
-        command: that ends it.
+        command: ends the hold.
         is_known: whether the next run can tell that the sources are whole again.
     """
     ends = (
@@ -219,18 +227,18 @@ def render_hold(hold: Hold, command: str, *, is_known: bool) -> str:
         else "what the sources held is no longer known here, so look whether they are whole; "
         f"then: {command}"
     )
-    # It may come from a claim that anybody wrote.
+    # The hold may come from a claim that anybody wrote.
     since, reasons = hold.since[:16].replace("T", " "), "; ".join(hold.reasons)
     return f"held since {one_line(since)} UTC: {one_line(reasons)}; {ends}"
 
 
 def accept_command(profile: str) -> str:
-    """What ends a hold, as one types it."""
+    """The command that ends a hold, ready to type."""
     return f"invoke backup --profile {profile} --accept-shrink"
 
 
 def baseline_of(header: Header) -> Baseline | None:
-    """What a backup's own header says that it held; None of one that is no good to compare with."""
+    """The baseline in a backup's header; None if that backup is not good."""
     if header.alarms:
         return None
     pairs = zip(header.sources, header.source_counts, strict=False)
@@ -239,5 +247,5 @@ def baseline_of(header: Header) -> Baseline | None:
 
 
 def hash_rules(*rules: object) -> str:
-    """What a profile leaves out, as a short text that another rule changes."""
+    """Hash a profile's exclude rules; any changed rule changes the hash."""
     return hashlib.sha256(repr(rules).encode("utf-8", "backslashreplace")).hexdigest()[:16]

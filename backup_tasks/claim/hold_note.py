@@ -1,7 +1,7 @@
-"""What this machine remembers of a profile's sources: what they held, and the hold, if any.
+"""This machine's note on a profile's sources: what they held, and the hold, if any.
 
-The claim says the same of a plain profile. Of an encrypted one only this note has paths and
-numbers; and a claim that somebody set back lifts no hold that stands here.
+For a plain profile the claim says the same. For an encrypted one only this note has paths and
+numbers. Putting back an older claim lifts no hold that this note has.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ _NOTE_BYTES = 2**23
 
 
 class SourcesNote(msgspec.Struct, frozen=True, kw_only=True):
-    """One profile's sources in one store.
+    """The note on one profile's sources, as one store has them.
 
     Attributes:
         baseline: what the last good backup held.
-        hold: why nothing is deleted; is_blind: nobody here knows what was lost when it began.
-        given_up: the last good backup before a loss that was accepted -> when, ISO 8601, UTC.
+        hold: why nothing is deleted; is_blind: nobody here knew what was lost when it began.
+        given_up: name of the last good backup before a loss -> when an operator accepted that
+            loss, ISO 8601, UTC.
     """
 
     baseline: Baseline | None = None
@@ -32,11 +33,11 @@ class SourcesNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourcesMemory:
-    """Keeps the note in the state directory.
+    """Keep the note in the state directory.
 
     Args:
         state: the state directory.
-        key: whose store it is, fit for a file name.
+        key: stands for profile and store together (`state_key`), fit for a file name.
     """
 
     def __init__(self, state: Path, key: str) -> None:
@@ -50,5 +51,9 @@ class SourcesMemory:
             return SourcesNote()
 
     def write(self, note: SourcesNote) -> None:
-        """Remember this instead. Raises OSError."""
+        """Replace the note.
+
+        Raises:
+            OSError: the note cannot be written.
+        """
         write_note(self._path, msgspec.to_builtins(note))

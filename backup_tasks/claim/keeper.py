@@ -1,7 +1,7 @@
-"""Reads, makes and renews a store's claim, and remembers in the state directory what it wrote.
+"""Read, make and renew a store's claim; note in the state directory each claim that is written.
 
-What is about to be written is noted first, beside what was there before: whichever of the two a
-crash leaves in the store, the next run knows it for its own.
+A claim is noted before it is written, beside the claim that was there before. Whichever of the two
+a crash leaves in the store, the next run knows it as its own.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from backup_tasks.format.archive_names import CLAIM_NAME
 from backup_tasks.keys.signing import SigningKey
 from backup_tasks.stores.base import Store, StoredObject
 
-# A name of this many profiles is remembered; the rest would be no store of anybody's.
+# Remember the names of this many profiles; no real store has more.
 _MOST_PROFILES = 100
 _TRIES = 3
 
 
 class Standing(Struct, frozen=True):
-    """What this run may do in the store.
+    """The rights of this run in the store.
 
     Attributes:
-        claim: the store's, if it is ours to write; else None. `ClaimKeeper.write` takes a changed
-            one.
-        unpruned: why nothing may be deleted; none if it may.
-        notes: what is worth a line in the log.
+        claim: the store's, if it is ours to write; else None. `ClaimKeeper.write` writes a
+            changed claim.
+        unpruned: why nothing may be deleted; empty if deleting is allowed.
+        notes: lines for the log.
     """
 
     claim: Claim | None = None
@@ -72,12 +72,12 @@ class Standing(Struct, frozen=True):
 
 
 class _Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What the state directory remembers of a store.
+    """The state directory's note on a store.
 
     Attributes:
-        claims: written by this machine, the last one last; of that nobody knows whether it arrived.
-        profiles: those of this machine that have been seen there.
-        disputed_at: when another writer with our key was noticed last, ISO 8601, or "".
+        claims: written by this machine, oldest first; the last may not have reached the store.
+        profiles: this machine's profiles that have been seen in the store.
+        disputed_at: when another writer with our key was last noticed, ISO 8601, or "".
     """
 
     claims: tuple[Claim, ...] = ()
@@ -86,17 +86,17 @@ class _Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimKeeper:
-    """The claim of one store, as one run has to do with it.
+    """One run's access to the claim of one store.
 
     Args:
         state: the state directory.
         name: this profile and host.
-        machine: of `hash_machine`.
+        machine: from `hash_machine`.
         now: aware.
 
     Attributes:
-        standing: what `open` found; it follows what is written.
-        trouble: why what `read` found is no claim, or cannot be read, or "".
+        standing: what `open` found; updated by each write.
+        trouble: why the object that `read` found is no claim, or cannot be read; else "".
     """
 
     def __init__(self, store: Store, state: Path, name: Name, machine: str, now: datetime) -> None:
@@ -117,8 +117,12 @@ class ClaimKeeper:
         return self._found is not None
 
     def read(self) -> Claim | None:
-        """The store's claim, whoever owns it; None without one that its owner signed, and
-        `trouble` says why if anything is there."""
+        """Read the store's claim, whoever owns it.
+
+        Returns:
+            The claim; None if there is none that its owner signed. If an object is there all the
+            same, `trouble` says why it is no claim.
+        """
         self._found, self._read, self.trouble = None, None, ""
         try:
             content, self._found = self._store.read_small(CLAIM_NAME, CLAIM_BYTES)
@@ -134,12 +138,12 @@ class ClaimKeeper:
 
     @property
     def found_hold(self) -> Hold | None:
-        """The hold of the claim: of that which is ours, or else of what `read` found."""
+        """The hold in our claim, or else in the claim that `read` found."""
         claim = self.standing.claim or self._read
         return claim.hold if claim is not None else None
 
     def read_believed(self, key: SigningKey | None, around: Surroundings) -> Claim | None:
-        """The store's claim where its word counts for who reads; else None, see `counts_for`."""
+        """Read the store's claim; None if it does not count for this reader, see `counts_for`."""
         found = self.read()
         if found is None or not counts_for(found, self.known(key), around):
             return None
@@ -155,13 +159,15 @@ class ClaimKeeper:
     ) -> Standing:
         """Find out what this run may do, and claim the store if that is due.
 
-        Of several that claim it at once one succeeds, and the others act by what that wrote.
+        If several runs claim it at once, one succeeds, and the others act by the claim that it
+        wrote.
 
         Args:
             key: this machine's; None if it has none.
-            writes: False for who only looks.
+            writes: False to look only, without writing a claim or a note.
 
-        Raises ClaimRefused: the store is somebody else's.
+        Raises:
+            ClaimRefused: the store is somebody else's.
         """
         for attempt in range(1, _TRIES + 1):
             found = self.read()
@@ -184,7 +190,7 @@ class ClaimKeeper:
         return self.standing
 
     def known(self, key: SigningKey | None, take_over: bool = False) -> Known:
-        """What this machine knows by itself."""
+        """Facts that this machine knows without looking at the store."""
         note = self._read_note()
         return Known(
             own_key=owner_of(key) if key is not None else "",
@@ -196,16 +202,19 @@ class ClaimKeeper:
         )
 
     def seen_profiles(self) -> tuple[str, ...]:
-        """Profiles of this machine that have made backups in this store, or tried to."""
+        """This machine's profiles that have made backups in this store, or tried to."""
         return self._read_note().profiles
 
     def write(self, claim: Claim, key: SigningKey) -> Claim:
-        """Write the claim anew, in the place of the one that was read or written last.
+        """Write the claim, replacing the one that was read or written last.
 
         Returns:
-            It, with its new serial.
+            The claim as written, with its new serial.
 
-        Raises StoreError; ObjectExists or ObjectChanged when somebody else was faster.
+        Raises:
+            ObjectExists: there was no claim before, and somebody else was faster.
+            ObjectChanged: somebody else has replaced the former claim.
+            StoreError: the claim, or the note of it, cannot be written.
         """
         moment = self._now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         new = msgspec.structs.replace(
@@ -214,7 +223,7 @@ class ClaimKeeper:
             claimed_at=claim.claimed_at or moment,
             renewed_at=moment,
         )
-        # Another's, that was taken over, must not pass for our own if somebody puts it back.
+        # Do not note another's claim that we took over: put back, it must not pass for our own.
         before = self._read_note().claims
         former = tuple(
             last
@@ -239,7 +248,7 @@ class ClaimKeeper:
     def renew(self, key: SigningKey) -> Standing:
         """Write the claim once more at the end of a backup, if it is ours to write.
 
-        What prevents it is a reason to delete nothing.
+        If that fails, the error becomes a reason to delete nothing.
         """
         if self.standing.claim is not None:
             try:
@@ -279,7 +288,11 @@ class ClaimKeeper:
             return _Note()
 
     def _note(self, **changes: Any) -> None:
-        """Change what is remembered. Raises StoreError: without that, nothing may be written."""
+        """Change the note.
+
+        Raises:
+            StoreError: the note cannot be written, and so the claim must not be written either.
+        """
         before = self._read_note()
         note = msgspec.structs.replace(before, **changes)
         if note == before:

@@ -10,13 +10,13 @@ from pathlib import Path
 from backup_tasks.common.state_files import read_kept
 
 MACHINE_ID = Path("/etc/machine-id")
-# As sd_id128_get_machine_app_specific(3) advises: the id is a secret of the machine, so that only a
-# keyed hash of it leaves the machine, with a constant of our own.
+# The id is the machine's secret. Only a keyed hash leaves the machine, made with this constant of
+# our own, as sd_id128_get_machine_app_specific(3) advises.
 _APPLICATION = bytes.fromhex("8f2c41d9a6b74e0f9a3d5c17e08b62f4")
 
 
 def hash_machine(file: Path = MACHINE_ID) -> str:
-    """64 hex digits that tell this machine from others; "" for one without an id."""
+    """64 hex digits that tell this machine from others; "" if it has no id."""
     try:
         text = read_kept(file, 100).decode("ascii").strip()
     except (OSError, ValueError):

@@ -28,11 +28,11 @@ from backup_tasks.profile.model import Profile
 from backup_tasks.snapshot.private_content import KnownContent, Private, parse_known, render_known
 
 _NAME = "signing.key"
-# A crash may leave this one; the next run writes it anew.
+# A crash may leave this file; the next run writes it anew.
 _NEW_NAME = "signing.key.new"
-# Size and hash of every key that signed here: a former one must not get into an archive either.
+# Size and hash of every key that signed here: no copy of a former key may get into an archive.
 _KNOWN_NAME = "signing.known"
-# The public half, and the hash of the file that it is of.
+# The public half, and the hash of the key file that it belongs to.
 _PUBLIC_NAME = "signing.public"
 _MOST_BYTES = 4096
 _MOST_KNOWN_BYTES = 2**18
@@ -44,15 +44,14 @@ def key_file(state: Path) -> Path:
 
 
 def private_files(state: Path) -> Private:
-    """What must not get into an archive: the key, by its place and by its content, and the keys
-    that were used here before."""
+    """Content to keep out of archives: the key by place and content, and former keys by content."""
     own = state / _NAME, state / _NEW_NAME
     contents = {KnownContent.of(held) for held in map(_peek, own) if b"PRIVATE KEY" in held}
     return Private(own, frozenset(contents | _read_known(state)))
 
 
 def _peek(file: Path, most_bytes: int = _MOST_BYTES) -> bytes:
-    """What a file holds; b"" for one that is not there, too large, or cannot be read."""
+    """A file's content; b"" if the file is missing, too large, or cannot be read."""
     try:
         return read_kept(file, most_bytes)
     except OSError:
@@ -65,24 +64,32 @@ def _read_known(state: Path) -> set[KnownContent]:
 
 
 def _note_known(state: Path, key: SigningKey) -> None:
-    """Remember this key for when another takes its place. Raises OSError."""
+    """Remember this key, for the time when another has replaced it.
+
+    Raises:
+        OSError: the note cannot be written.
+    """
     forms = {KnownContent.of(key.render_pem()), KnownContent.of(_peek(state / _NAME))}
     if new := {form for form in forms if form.size} - _read_known(state):
         how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         with open(os.open(state / _KNOWN_NAME, how, 0o600), "ab") as file:
-            # A line that a crash has torn is ended first.
+            # First end a line that a crash may have torn.
             file.write(("\n" + "".join(map(render_known, new))).encode("ascii"))
 
 
 def _note_public(state: Path, key: SigningKey) -> None:
-    """Remember the public half, for who does not sign. Raises OSError."""
+    """Remember the public half, so that runs that do not sign need not parse the key.
+
+    Raises:
+        OSError: the note cannot be written.
+    """
     note = {"file": _hash(_peek(state / _NAME)), "key": render_public_key(key.public_key)}
     if _read_public(state) != note:
         write_note(state / _PUBLIC_NAME, note)
 
 
 def _known_key(state: Path, pem: bytes) -> SigningKey | None:
-    """The key in these bytes, if its public half was noted for the very same ones."""
+    """The key in these bytes, if its public half was noted for exactly these bytes."""
     note = _read_public(state)
     try:
         if note["file"] == _hash(pem):
@@ -104,13 +111,14 @@ def _hash(content: bytes) -> str:
 
 
 def read_own_key(state: Path) -> SigningKey | None:
-    """The key; None when none was made yet.
+    """Read this machine's key; None when none was made yet.
 
-    Raises BackupError for a file that is no key of ours, or that others may read.
+    Raises:
+        BackupError: the file cannot be read, is no key of ours, or others may read it.
     """
     file = key_file(state)
     try:
-        # A named pipe would be waited for.
+        # Do not wait for the writer of a named pipe.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
@@ -142,10 +150,11 @@ _REMEDY = "bring it back from a copy, or move it away: then the next backup make
 def open_own_key(state: Path) -> tuple[SigningKey, bool]:
     """The key, made if there is none yet; and whether it was made just now.
 
-    Of runs that need the first key at once, one makes it and all use that one. A crash leaves
-    the whole key or none. A key that is there is never overwritten.
+    If several runs need the first key at once, one makes it and all use it. A crash leaves the
+    whole key or none. An existing key is never overwritten.
 
-    Raises BackupError as `read_own_key`, and when the state directory cannot be written.
+    Raises:
+        BackupError: as `read_own_key`; or the state directory cannot be written.
     """
     if key := read_own_key(state):
         return key, False
@@ -156,7 +165,7 @@ def open_own_key(state: Path) -> tuple[SigningKey, bool]:
                 key = make_signing_key()
                 _write_whole(new_file, key.render_pem())
                 os.link(state / _NEW_NAME, key_file(state))
-            # Whoever waits for this file meanwhile finds the key, and writes nothing.
+            # A run that waits for this file's lock then finds the key, and writes nothing.
             (state / _NEW_NAME).unlink(missing_ok=True)
             sync_folder(state)
             return key, is_new
@@ -168,10 +177,12 @@ def open_own_key(state: Path) -> tuple[SigningKey, bool]:
 
 
 def open_key_of_run(profile: Profile, paths: Paths, record: RunRecord) -> SigningKey:
-    """The key for a backup of this profile. Tells of a new one in the log, and in `record` of one
-    that the profile does not name.
+    """The key for a backup of this profile.
 
-    Raises BackupError as `open_own_key`.
+    Logs a new key; warns in `record` of a key that the profile does not name.
+
+    Raises:
+        BackupError: as `open_own_key`.
     """
     key, is_new = open_own_key(paths.state)
     try:
@@ -198,7 +209,7 @@ def open_key_of_run(profile: Profile, paths: Paths, record: RunRecord) -> Signin
 
 @contextlib.contextmanager
 def _only_one(state: Path) -> Iterator[int]:
-    """The file that becomes the key, open, for one process at a time."""
+    """Open the file that becomes the key, locked for one process at a time."""
     make_private(state)
     how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     descriptor = os.open(state / _NEW_NAME, how, 0o600)

@@ -1,4 +1,4 @@
-"""Whose a store is, and what a backup may do there: the table of docs/safekeeping.md. Pure."""
+"""Decide who owns a store, and what a backup may do there: docs/safekeeping.md's table. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from backup_tasks.claim.claim_file import Claim, Hold, Name
 from backup_tasks.common.printable import printable
 
 _T = TypeVar("_T")
-# So many former keys, and so many names, are remembered, the last ones first: a container may have
-# another host name every night, and no claim is larger than `CLAIM_BYTES`.
+# Remember this many former keys, and this many names, latest first: a container may have another
+# host name every night, and no claim is larger than `CLAIM_BYTES`.
 _MOST_FORMER = 100
 _TWO_WRITERS = (
     "the store's claim is not the one that this machine wrote last: a clone of it has the same "
@@ -23,17 +23,16 @@ _TWO_WRITERS = (
 
 
 class Known(Struct, frozen=True):
-    """What this machine knows by itself.
+    """Facts that this machine knows without looking at the store.
 
     Attributes:
         own_key: this machine's public key as text, "" if it has none.
         name: this profile and host.
-        machine: of `hash_machine`.
-        remembered: the claims that this machine wrote to the store last, as far as the state
-            directory says: the one before, and the last, which a crash may have kept from
-            arriving.
-        is_disputed: whether another writer with our key was noticed not long ago.
-        take_over: the operator says that the store is this profile's.
+        machine: from `hash_machine`.
+        remembered: the last two claims that this machine wrote to the store, as far as the state
+            directory says, oldest first; a crash may have kept the last from arriving.
+        is_disputed: whether another writer with our key was noticed lately.
+        take_over: the operator said `--take-over`.
     """
 
     own_key: str
@@ -45,42 +44,42 @@ class Known(Struct, frozen=True):
 
     @property
     def take_over_command(self) -> str:
-        """What makes the store this profile's, as one types it."""
+        """The command that makes the store this profile's, ready to type."""
         return take_over_command(self.name.profile)
 
 
 class Surroundings(Protocol):
-    """What has to be looked for, in the store and among profiles, and only where it matters."""
+    """Questions that need a look at the store or at profiles; asked only where they matter."""
 
     def newest_is_ours(self) -> bool:
         """Whether this profile made the newest backup in the store; True if there is none."""
 
     def has_backups(self) -> bool:
-        """Whether this profile has made backups there before, as far as anything tells."""
+        """Whether this profile is known to have made backups in the store before."""
 
     def sharers(self, *, all_profiles: bool) -> tuple[str, ...]:
-        """Other profiles of this machine that use this store; also such as cannot be read.
+        """Other profiles of this machine that use this store, or cannot be read and may use it.
 
         Args:
-            all_profiles: look at each of them, not only at those that have been seen there.
+            all_profiles: look at every profile, not only at those that were seen in the store.
         """
 
     def shares_with(self, profile: str) -> bool:
-        """Whether another profile of this machine, of that name, uses this store."""
+        """Whether another profile of this machine, with this name, uses this store."""
 
 
 class Ownership(Struct, frozen=True):
-    """What a run may do.
+    """The decision on what a run may do.
 
     Attributes:
-        claim: what the store's claim is to say from now on, its serial and times left open;
-            None: it is not for us to write one.
-        writes_now: the claim is new, and is written before anything else.
+        claim: the store's claim from now on, its serial and times left open; None: it is not ours
+            to write.
+        writes_now: write the claim before anything else.
         refusal: why nothing may be written at all, or "".
         unpruned: why nothing may be deleted.
-        notes: what is worth a line in the log.
+        notes: lines for the log.
         is_new_dispute: another writer with our key was noticed.
-        sharers: other profiles of this machine that were found to use the store, or may.
+        sharers: other profiles of this machine that use the store, or may use it.
     """
 
     claim: Claim | None = None
@@ -98,8 +97,9 @@ def plan_ownership(
     """Decide what a backup, or a prune, may do in a store.
 
     Args:
-        found: the claim that lies there.
-        trouble: why what lies there is none, or cannot be read; "" if nothing does.
+        found: the store's claim; None if there is none that can be believed.
+        trouble: why an object under the claim's name is no claim, or cannot be read; "" if there
+            is no such object.
     """
     if known.take_over:
         return _take_over(found, known, around)
@@ -115,8 +115,8 @@ def plan_ownership(
 def _take_over(found: Claim | None, known: Known, around: Surroundings) -> Ownership:
     """Make the store this profile's, and keep accepting what the former owner signed.
 
-    But whoever may write to the store can put a claim there. Where this machine knows that the
-    store was its own, another's claim adds no key, no name, and nothing that was adopted.
+    Anybody who may write to the store can put a claim there. So if this machine knows that the
+    store was its own, a stranger's claim adds no keys, names or adopted footers.
     """
     notes: tuple[str, ...] = ()
     is_strange = found is not None and _is_strange(found, known)
@@ -221,7 +221,7 @@ def _plan_anothers(found: Claim, known: Known, around: Surroundings) -> Ownershi
 
 
 def take_over_command(profile: str) -> str:
-    """What makes a store this profile's, as one types it."""
+    """The command that makes a store this profile's, ready to type."""
     return f"`invoke backup --profile {printable(profile)} --take-over`"
 
 
@@ -232,9 +232,9 @@ def _makes_it_ours(known: Known) -> str:
 def counts_for(found: Claim, known: Known, around: Surroundings) -> bool:
     """Whether a claim tells a reader which backups are this profile's.
 
-    It does on a new machine, which has nothing else to go by. Where this profile has made backups
-    under its own key or name, beside those of the owner, these are its own. Where the store was
-    this machine's, another's claim may be anybody's.
+    On a new machine it does, as there is nothing else to go by. It does not if this profile has
+    made backups under its own key or name, beside the owner's. Nor does a claim by a strange key
+    in a store that was this machine's: anybody may have put it there.
     """
     if _is_strange(found, known):
         return False
@@ -273,7 +273,7 @@ def _is_put_back(found: Claim, known: Known) -> bool:
 
 
 def _is_strange(found: Claim, known: Known) -> bool:
-    """Whether it is by a key that never was this machine's, in a store that was."""
+    """Whether the store was this machine's, but the claim is by a key that never was."""
     ours = {known.own_key, *(claim.owner for claim in known.remembered)}
     return bool(known.remembered) and found.owner not in ours
 
@@ -283,7 +283,7 @@ def _last(known: Known) -> Claim | None:
 
 
 def _joined(found: Claim, known: Known) -> Claim:
-    """What it and our last claim accept together: an older one that was put back knows less."""
+    """Merge what `found` and our last claim accept: an older claim that was put back knows less."""
     last = _last(known)
     if last is None or last.owner != found.owner:
         return found
@@ -296,13 +296,13 @@ def _joined(found: Claim, known: Known) -> Claim:
 
 
 def _any_hold(found: Claim | None, known: Known) -> Hold | None:
-    """A hold that either of them knows: nobody lifts one by putting back an older claim."""
+    """The hold of `found`, or of our last claim: putting back an older claim lifts no hold."""
     last = _last(known)
     return (found.hold if found else None) or (last.hold if last else None)
 
 
 def _shared(around: Surroundings) -> tuple[str, ...]:
-    """By profiles that have been seen there."""
+    """Why nothing may be deleted, if a profile that was seen in the store still uses it."""
     return _told_shared(around.sharers(all_profiles=False))
 
 
@@ -323,10 +323,10 @@ def _renamings(found: Claim, known: Known) -> Iterable[str]:
 
 
 def _succeed(last: Claim | None, known: Known, *, hold: Hold | None = None) -> Claim:
-    """What this machine's claim says after the last one, whoever wrote that.
+    """This machine's claim, as successor to the last one, whoever wrote that.
 
     Args:
-        hold: beside what the last one says.
+        hold: taken if the last claim has none.
     """
     fresh = Claim(
         owner=known.own_key,

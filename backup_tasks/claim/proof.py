@@ -1,7 +1,7 @@
-"""Which backups count: what objects show, held against the keys and names that are accepted. Pure.
+"""Judge which backups count: compare their evidence with the accepted keys and names. Pure.
 
-A name proves nothing, for anybody who may write to a store chooses his names. What counts is
-ordered by the moment when it was begun, as its manifest says.
+A name proves nothing, as anybody who may write to a store chooses names freely. Backups that count
+are ordered by their start, as their manifests say it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from backup_tasks.format.archive_names import parse_backup_name
 from backup_tasks.format.manifest import Header
 from backup_tasks.stores.base import StoredObject
 
-# "proven" alone counts. "likely": all but the hash of a large manifest was looked at. "unknown":
-# nothing was. "another's": it names another profile or host. "not read back": all of it is proven,
-# but reading it back after its commit failed. "ahead": proven, but dated ahead of the clock.
+# Only "proven" counts.
+#   likely         all but the hash of a large manifest was checked
+#   unknown        nothing was checked
+#   another's      its manifest names another profile or host
+#   not read back  proven, but reading it back after its commit failed
+#   ahead          proven, but dated ahead of the clock
 ProofState = Literal[
     "proven", "likely", "unknown", "unproven", "another's", "not read back", "ahead"
 ]
@@ -36,12 +39,11 @@ class Verdict(Struct, frozen=True):
     """Whether a backup counts.
 
     Attributes:
-        why: it does not, in words fit to print; "" if it does.
-        started_at: aware, as the manifest says it; None where that is not known.
-        by_name: nothing but its name tells when it was begun: it is encrypted, and no key was at
-            hand.
-        may_be_copy: nor does anything tell that it was made here under this name: it may be a
-            copy of what was deleted long ago.
+        why: why it does not count, in words fit to print; "" if it counts.
+        started_at: aware, as the manifest says it; None if that is not known.
+        by_name: only its name tells when it was begun: it is encrypted, and no key was at hand.
+        may_be_copy: `by_name`, and nothing shows that it was made here under this name: it may be
+            a copy of a backup that was deleted long ago.
     """
 
     state: ProofState
@@ -60,12 +62,12 @@ UNKNOWN = Verdict("unknown", "it was not looked at yet")
 
 
 class Known(Struct, frozen=True):
-    """What is known of one object.
+    """Facts known about one object.
 
     Attributes:
-        evidence: None: it was not looked at.
-        is_made_here: the state directory says so.
-        unread: what went wrong when it was read back after its commit, or "".
+        evidence: None if it was not looked at.
+        is_made_here: the state directory says that this machine made it.
+        unread: why reading it back after its commit failed, or "".
     """
 
     evidence: Evidence | None = None
@@ -79,12 +81,12 @@ def judge(
     acceptance: Acceptance,
     owners: Mapping[str, str] | None = None,
 ) -> dict[str, Verdict]:
-    """Which objects are proven backups.
+    """Judge which objects are proven backups.
 
     Args:
-        objects: those that are named as backups.
-        known: name -> what is known of the very object that has it now.
-        owners: footer -> name of the backup that it was once proven to belong to.
+        objects: those with a backup's name.
+        known: name -> what is known of the very object that has this name now.
+        owners: footer -> name of the backup that this footer was once proven to belong to.
 
     Returns:
         Name -> verdict, for every object.
@@ -186,10 +188,10 @@ def _why_anothers(header: Header, acceptance: Acceptance) -> str:
 def _copies(
     objects: Iterable[StoredObject], known: Mapping[str, Known], verdicts: Mapping[str, Verdict]
 ) -> Iterable[tuple[str, str]]:
-    """Of objects with one footer, each that is not the original, with the original's name.
+    """Find copies, each with the name of its original: objects that share one footer.
 
-    The original is the one that was made here; else the one that its manifest names, which
-    those of another name do not get as far as this; else the one that was stored first.
+    The original is the one that was made here; else one whose manifest was read; else the one
+    that was stored first. An object whose manifest names another is judged unproven before this.
     """
     groups: dict[str, list[StoredObject]] = {}
     for stored in objects:

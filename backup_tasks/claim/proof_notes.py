@@ -1,7 +1,8 @@
-"""What the objects of a store were found to show, kept in the state directory.
+"""Notes on the evidence in a store's objects, kept in the state directory.
 
-The file has a line of JSON for each backup. Losing it costs reading. It is kept for a store, and
-not for a profile: another profile of this machine that writes there leaves word of what is its own.
+The file has a line of JSON for each backup. If it is lost, the objects are read again. There is one
+file for a store, not for a profile, so that each profile of this machine that writes there finds
+the others' notes.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ from backup_tasks.common.state_files import read_kept, state_key, write_state_fi
 from backup_tasks.format.archive_names import is_encrypted_name
 from backup_tasks.stores.base import StoredObject
 
-# A line takes about 1 KB, and at most some 30, with all of a profile's sources in it.
+# A line takes about 1 KB; with many sources in the profile, up to some 30 KB.
 _NOTE_BYTES = 64 * 2**20
-# More than this the manifest of a stranger alone makes of it. It is looked at anew each time.
+# Only a stranger's manifest makes a longer line. It is not kept; that object is read each time.
 _LINE_BYTES = 2**16
-# Of so many encrypted backups that are gone is remembered whose footer was whose.
+# Remember the footers of this many encrypted backups that are gone.
 _MOST_GONE = 4000
 
 
 class _Line(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One line of the file. One with an unknown key is damaged, or of a later version, and goes.
+    """One line of the file.
+
+    A line with an unknown key is damaged, or of a later version, and is dropped.
 
     Attributes:
-        is_gone: there is no such backup any more; only whose the footer was is remembered.
+        is_gone: the backup is no longer there; only its name and footer are remembered.
         made: it was made here; unread: as `Known.unread`.
     """
 
@@ -48,11 +51,11 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fie
 
 
 class ProofNotes:
-    """The notes of one store; read once, when they are first needed.
+    """The notes on one store; read once, when first needed.
 
     Args:
         state: the state directory.
-        place: the store's, as `Store.place` tells it.
+        place: the store's `Store.place`.
     """
 
     def __init__(self, state: Path, place: str) -> None:
@@ -63,7 +66,7 @@ class ProofNotes:
         self._gone: list[_Line] = []
 
     def known(self, objects: Iterable[StoredObject]) -> dict[str, Known]:
-        """Name -> what is noted of this very object; of others nothing."""
+        """Name -> what is noted of this very object; left out if nothing is."""
         lines, found = self._read(), {}
         for stored in objects:
             line = lines.get(stored.name)
@@ -72,8 +75,7 @@ class ProofNotes:
         return found
 
     def owners(self) -> Mapping[str, str]:
-        """Footer -> name of the backup that it belongs to, of those that were made here, and of
-        encrypted ones that are gone."""
+        """Footer -> its backup's name, for backups made here and encrypted ones that are gone."""
         return {
             line.evidence.footer: line.name
             for line in (*self._read().values(), *self._gone)
@@ -82,7 +84,7 @@ class ProofNotes:
 
     def note(self, stored: StoredObject, evidence: Evidence) -> None:
         """Remember what an object shows; `save` writes it."""
-        if evidence.is_locked:  # what was wanted to open it is of no use later
+        if evidence.is_locked:  # which key was wanted is of no use later
             evidence = msgspec.structs.replace(evidence, trouble="")
         before = self._read().get(stored.name)
         if before is not None and before.is_of(stored):
@@ -96,9 +98,9 @@ class ProofNotes:
         self._put(stored, evidence, made=True)
 
     def note_unread(self, name: str, why: str) -> None:
-        """Remember that a backup that is noted could not be read back, or with "" that it could.
+        """Remember why a noted backup could not be read back; "" if it could.
 
-        It stays listed, and is never the latest. `save` writes it.
+        Such a backup stays listed, and is never the latest. `save` writes the note.
         """
         line = self._read().get(name)
         if line is not None:
@@ -107,10 +109,10 @@ class ProofNotes:
             self._read_back.add(name)
 
     def save(self, listed: Iterable[StoredObject]) -> None:
-        """Write what changed. Failing to is no error.
+        """Write what changed. A failure to write is no error.
 
         Args:
-            listed: what is in the store now: notes of others go.
+            listed: the objects in the store now; notes on others are dropped.
         """
         there = {stored.name: stored for stored in listed}
         kept = self._merged(there)
@@ -127,7 +129,7 @@ class ProofNotes:
         self._changed.add(stored.name)
 
     def _merged(self, there: Mapping[str, StoredObject]) -> list[_Line]:
-        """Our lines of what is there, and those that another run has written meanwhile."""
+        """Our lines on objects that are there, joined with lines that another run has written."""
         ours = self._read()
         if self._changed and self._file.exists():
             meanwhile, self._gone = _load(self._file)
@@ -153,8 +155,11 @@ class ProofNotes:
 
 
 def _encode(lines: Iterable[_Line]) -> Iterator[bytes]:
-    """Lines as they are written. What was made here, and what is gone, comes first and is never
-    left out: others may put as much beside our backups as they like."""
+    """Encode the lines, dropping those that are too long or find no room.
+
+    Lines on backups made here, and on those that are gone, come first and are never dropped:
+    anybody may put any number of objects beside our backups.
+    """
     encoder, left = msgspec.json.Encoder(), _NOTE_BYTES
     for line in sorted(lines, key=lambda line: not (line.made or line.is_gone)):
         encoded = encoder.encode(line) + b"\n"
@@ -168,7 +173,7 @@ def _footer_of(line: _Line) -> Evidence:
 
 
 def _load(file: Path) -> tuple[dict[str, _Line], list[_Line]]:
-    """Lines by name, and those of what is gone; none that cannot be read."""
+    """Lines by name, and lines on backups that are gone; unreadable ones are left out."""
     try:
         content = read_kept(file, _NOTE_BYTES)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run did: its record, its lines in the log, what could not be stored, and locks.
+"""Record what a run did, log it, name the files that were not stored whole, and hold locks.
 
-In comes what happens during a run; out come `logs/` and exit codes. Below: `stores`.
+In: events of a run. Out: `logs/` and exit codes. Below: `stores`.
 """

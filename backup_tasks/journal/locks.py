@@ -1,7 +1,7 @@
-"""One run at a time for each profile and store, by flock on files in the state directory.
+"""Allow one run at a time for each profile and store, by flock on files in the state directory.
 
-The kernel frees a lock when its holder ends, however it ends. The files stay and mean nothing
-by being there; their text only says who holds, or last held, the lock.
+The kernel frees a lock when its holder ends, however it ends. The files stay: that a file exists
+means nothing, and its text only says who holds, or last held, the lock.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from backup_tasks.errors import BackupError, LockedError
 
 @contextlib.contextmanager
 def hold_lock(names: Sequence[str], paths: Paths, what: str) -> Iterator[None]:
-    """Hold the locks of these names until the block ends; all of them or none.
+    """Hold the locks with these names until the block ends; all of them or none.
 
     Args:
-        names: what must not be used twice at once, for example "profile prod" and
+        names: things that only one run may use at a time, for example "profile prod" and
             "store s3://bucket/backups/".
-        what: the holder in words, for example "backup prod", shown to whoever comes second.
+        what: the holder in words, for example "backup prod", shown to the run that comes second.
 
-    Raises: LockedError at once, naming the holder, when another run holds one of them;
-        BackupError when the state directory cannot be written.
+    Raises:
+        LockedError: another run holds one of them; raised at once, and names the holder.
+        BackupError: the state directory cannot be written.
     """
     folder = paths.state / "locks"
     with contextlib.ExitStack() as held:
-        # In one order for everybody, so that of two runs that start together one gets all.
+        # Every run locks in the same order: of two that start together, one gets all its locks.
         for name in sorted(set(names)):
             file = folder / _file_name(name)
             try:
@@ -57,7 +58,7 @@ def _take(descriptor: int, name: str, what: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise LockedError(_describe_holder(descriptor, name)) from None
-    # The time is not in the text: the file's own mtime tells it, and no clock is needed.
+    # The file's mtime tells the time, so that this needs no clock.
     holder = json.dumps({"pid": os.getpid(), "what": what, "lock": name})
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, holder.encode("utf-8", "backslashreplace") + b"\n", 0)
@@ -68,7 +69,7 @@ def _describe_holder(descriptor: int, name: str) -> str:
     try:
         holder = parse_note(os.pread(descriptor, 4096, 0))
         who = f"{printable(holder['what'])} (process {int(holder['pid'])})"
-    except (ValueError, KeyError, TypeError):  # it has the lock, but has not yet said so
+    except (ValueError, KeyError, TypeError):  # the holder has not written its text yet
         who = "another run"
     return (
         f"{who} holds the lock on {printable(name)} since {since:%Y-%m-%d %H:%M:%S}; "
@@ -77,7 +78,7 @@ def _describe_holder(descriptor: int, name: str) -> str:
 
 
 def _file_name(name: str) -> str:
-    """A readable part, and a hash that tells apart what reads alike."""
+    """A readable part, and a hash that tells apart names that read alike."""
     readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return f"{readable}-{digest}.lock"

@@ -1,4 +1,4 @@
-"""Log lines for people in logs/backup.log, run records for programs in logs/runs.jsonl."""
+"""Write log lines for people to logs/backup.log, run records for programs to logs/runs.jsonl."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RECORDED_PROBLEMS = 1000
 
 
 class Notification(Struct, frozen=True):
-    """One attempt to tell somebody: through what, to whom, and what went wrong if anything."""
+    """One attempt to notify somebody: the channel, the recipient, and the error, if any."""
 
     channel: str
     to: str
@@ -62,21 +62,23 @@ class RunRecord:
             may be deleted.
         archive: the object's name, or "".
         raw_bytes: content bytes of the files; archive_bytes: size of the object;
-            sent_bytes: bytes sent to the store by this run; copied_bytes: bytes that the
+            sent_bytes: bytes that this run sent to the store; copied_bytes: bytes that the
             store copied from the archive before.
         files: number of entries that are regular files.
-        sockets: number of sockets met, which exist only while a program listens, and are
-            not stored.
+        sockets: number of sockets met; a socket exists only while a program listens, and is not
+            stored.
         problems: every source file that was not stored whole.
-        torn, carried, unreadable: of all problems of that kind ("missing" counts as unreadable),
-            the files; carried_bytes, unreadable_bytes: their content as the backup before had it.
+        torn, carried, unreadable: files in all problems of that kind; a "missing" problem counts
+            as unreadable.
+        carried_bytes, unreadable_bytes: content bytes of these files, as the backup before had
+            them.
         needed_backups: names of backups that hold what this one could neither read nor carry over.
-        error: what the operator was told, or "".
-        warnings: what went wrong beside the task itself, such as a prune after a good backup.
-        unpruned: why nothing was deleted, or would have been, one reason each; a run that has
-            any ends with exit code 3 at best. Added by `hold_back`.
+        error: the message to the operator, or "".
+        warnings: troubles beside the task itself, such as a failed prune after a good backup.
+        unpruned: why nothing was, or would be, deleted, one reason each, added by `hold_back`; a
+            run with any reason ends with exit code 3 at best.
         outcome: what was done with the archive, such as "restored and compared"; "" means "done".
-        evidence: lines of what a look at the archive found, fit to print.
+        evidence: findings from a look at the archive, one line each, fit to print.
     """
 
     task: str
@@ -113,8 +115,8 @@ class RunRecord:
         """Count a problem, and note it.
 
         Args:
-            most: how many are noted as they are; of further ones, only that there is one more. 0:
-                all of them. What concerns a source is always noted.
+            most: how many problems are noted in full; a further one is noted only as one more.
+                0: no limit. A problem of a source is always noted in full.
         """
         if problem.kind == "torn":
             self.torn += problem.files
@@ -130,14 +132,14 @@ class RunRecord:
         self.problems.append(problem if is_noted else _ONE_MORE[problem.kind])
 
     def forget_problems(self) -> None:
-        """Begin anew, as a run does that has to send everything after all."""
+        """Forget all problems: the run starts again, as it has to send everything after all."""
         self.problems.clear()
         self.needed_backups.clear()
         self.torn = self.carried = self.carried_bytes = 0
         self.unreadable = self.unreadable_bytes = 0
 
 
-# One object for each kind, so that any number of them takes no memory.
+# One shared object for each kind, so that any number of further problems takes no memory.
 _ONE_MORE = {
     kind: Problem("(one more file)", "not named: there are too many to name all", kind)
     for kind in get_args(ProblemKind)
@@ -145,11 +147,11 @@ _ONE_MORE = {
 
 
 def open_log(paths: Paths) -> logging.Logger:
-    """The log of all runs, logs/backup.log: one line a message, for INFO and above.
+    """Open the log of all runs, logs/backup.log: one line a message, for INFO and above.
 
-    Besides logging's own levels there are SUCCESS and FAILURE. Several processes may write,
-    and logrotate may rename the file, at any time. A log that cannot be written costs a
-    warning on stderr, never the run.
+    Besides logging's own levels there are SUCCESS and FAILURE. At any time several processes may
+    write the file, and logrotate may rename it. If the log cannot be written, a warning goes to
+    stderr, and the run goes on.
     """
     logger = logging.Logger("backup_tasks", logging.INFO)
     logger.addHandler(_LineHandler(paths.logs / "backup.log"))
@@ -157,7 +159,7 @@ def open_log(paths: Paths) -> logging.Logger:
 
 
 def log_result(record: RunRecord, paths: Paths) -> None:
-    """Write the line of a finished run, dated with its end (or its start, when that is all)."""
+    """Log the line of a finished run, dated with its end (or its start, if it has no end)."""
     logger = open_log(paths)
     level = _LEVELS[record.result]
     line = logger.makeRecord(logger.name, level, "", 0, render_result(record), (), None)
@@ -166,10 +168,10 @@ def log_result(record: RunRecord, paths: Paths) -> None:
 
 
 def render_result(record: RunRecord) -> str:
-    """What a run came to, in one line: `2025-06-12_0200-backup.tar.gz uploaded (120MB, 35s)`."""
+    """Render a run's result in one line: `2025-06-12_0200-backup.tar.gz uploaded (120MB, 35s)`."""
     ended_at = record.ended_at or record.started_at
     duration = render_seconds((ended_at - record.started_at).total_seconds())
-    # Tasks such as cron-install are about all profiles.
+    # Tasks such as cron-install concern all profiles.
     what = record.task if record.profile in ("", "-") else f"{record.task} {record.profile}"
     if record.result == "failure":
         reason = "; ".join(line.strip() for line in record.error.splitlines() if line.strip())
@@ -202,7 +204,7 @@ def hold_back(record: RunRecord, reasons: Iterable[str]) -> None:
 
 
 def warn(record: RunRecord, message: str) -> None:
-    """Tell of something beside the task: at once on stderr, later in log, mail and record."""
+    """Warn of trouble beside the task: at once on stderr, later in log, mail and record."""
     record.warnings.append(message)
     _warn(message)
 
@@ -210,15 +212,15 @@ def warn(record: RunRecord, message: str) -> None:
 def append_record(record: RunRecord, paths: Paths) -> None:
     """Add the run as one JSON line to logs/runs.jsonl.
 
-    Fields as in RunRecord, times as ISO 8601 in UTC, and `problems_total`; of the problems
-    themselves only the first 1000. A file that cannot be written costs a warning on stderr.
+    It has the fields of RunRecord, with times as ISO 8601 in UTC and only the first 1000 problems,
+    and `problems_total`. If the file cannot be written, a warning goes to stderr.
     """
     shown = dataclasses.replace(record, problems=record.problems[:_RECORDED_PROBLEMS])
     fields = msgspec.to_builtins(shown, builtin_types=(datetime,))
     fields["started_at"] = _utc(record.started_at)
     fields["ended_at"] = _utc(record.ended_at) if record.ended_at else None
     fields["problems_total"] = len(record.problems)
-    # json writes a lone surrogate raw; backslashreplace makes it \udc.., which is JSON's own way.
+    # json writes a lone surrogate raw; backslashreplace turns it into JSON's own escape, \udc...
     line = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     file = paths.logs / "runs.jsonl"
     try:
@@ -228,9 +230,9 @@ def append_record(record: RunRecord, paths: Paths) -> None:
 
 
 def read_records(paths: Paths) -> Iterator[dict[str, Any]]:
-    """The recorded runs, oldest first, as `append_record` wrote them.
+    """Read the recorded runs, oldest first, as `append_record` wrote them.
 
-    Lines that are not whole, for example after a power cut, are passed over.
+    Torn lines, for example after a power cut, are skipped.
     """
     file = paths.logs / "runs.jsonl"
     try:
@@ -254,7 +256,7 @@ def _parse_record(line: bytes) -> dict[str, Any] | None:
 
 
 def summarize_problems(record: RunRecord) -> str:
-    """What became of the files that were not stored whole, in figures."""
+    """Say in figures what became of the files that were not stored whole."""
     count = len(record.problems)
     return summarize(record.torn, record.carried, record.unreadable, count, record.carried_bytes)
 
@@ -276,9 +278,9 @@ def _warn(message: str) -> None:
 
 
 class _LineHandler(logging.Handler):
-    """One line a message, appended to a file that is opened anew for each of them.
+    """Append one line a message to a file that is opened anew for each message.
 
-    So no rename by logrotate is ever missed, and a run writes only a handful of lines.
+    So no rename by logrotate is missed. It costs little, as a run writes only a handful of lines.
     """
 
     def __init__(self, file: Path) -> None:
@@ -303,14 +305,17 @@ def _append_line(file: Path, line: str, *, durable: bool = False) -> None:
     """Append one line, whole or not at all, also beside other processes.
 
     After a crash in the middle the file ends with a torn line; the next call ends that line
-    before it writes its own. Raises OSError, also when others may write the folder.
+    before it writes its own.
 
     Args:
         durable: return only when the line is on the disk.
+
+    Raises:
+        OSError: the file cannot be written, or others may write its folder.
     """
     make_private(file.parent)
     try:
-        # In the hours of a run, a service that may write the folder above can put a link there.
+        # During a long run, a service that may write the folder above can put a link there.
         with trusted_folder(file.parent, near_services=True) as folder:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
             descriptor = os.open(file.name, flags, 0o600, dir_fd=folder)

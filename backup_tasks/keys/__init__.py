@@ -1,5 +1,5 @@
 """Keys and secrets: recipients and identities of age, Ed25519 signatures, passwords by reference.
 
-In come key files and their text; out come keys, and what is signed or revealed. Below:
+In: key files and their text. Out: keys, signatures, opened content and secrets. Below:
 `permissions`.
 """

@@ -1,4 +1,4 @@
-"""Identities: the private keys that open encrypted archives, read when one is first needed."""
+"""Identities: the private keys that open encrypted archives, read when first needed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ _AGE_STARTS = (b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED FILE-----")
 _SSH_STARTS = (b"-----BEGIN OPENSSH PRIVATE KEY-----", b"-----BEGIN RSA PRIVATE KEY-----")
 _NO_KEY_FITS = "No matching keys found"
 
-# Asks a person for a passphrase, with this text. Raises IdentityError where nobody can be asked.
+# Asks a person for a passphrase, with this prompt. Raises IdentityError if nobody can be asked.
 Ask = Callable[[str], str]
 
 
 class NoKeyFits(IdentityError):
-    """The keys are readable, and none of them is among the recipients."""
+    """The keys can be read, but none of them fits a recipient of the file."""
 
 
 def ask_nobody(_: str) -> str:
-    """Where no person is to be asked: in a backup."""
+    """The `Ask` for a run that must not ask anybody, such as a backup.
+
+    Raises:
+        IdentityError: always.
+    """
     raise IdentityError("it is protected by a passphrase, and nobody is asked here")
 
 
@@ -32,10 +36,10 @@ class Keyring:
     """The private keys of one identity file.
 
     Args:
-        file: as `age -i` takes it, with one identity a line; an SSH private key; or either,
-            encrypted with a passphrase. None: there is none.
-        ask: called once if the file is protected.
-        recipients: public keys to name when none of the identities fits.
+        file: identities as `age -i` takes them, one a line; or an SSH private key; or either
+            encrypted by age with a passphrase. None: there is no key.
+        ask: called once if the file is protected by a passphrase.
+        recipients: public keys that the error names if no identity fits.
     """
 
     def __init__(
@@ -49,9 +53,10 @@ class Keyring:
         self._trouble: IdentityError | None = None
 
     def load(self) -> None:
-        """Read the identity file, unless that is done; nobody is asked a second time.
+        """Read the identity file, once; nobody is asked a second time.
 
-        Raises IdentityError.
+        Raises:
+            IdentityError: there is no key, or it cannot be read or unlocked; the same each time.
         """
         self._loaded()
 
@@ -76,12 +81,12 @@ class Keyring:
         return read_identities(self._file, self._ask)
 
     def open(self, age_file: bytes) -> bytes:
-        """What is in an age file.
+        """Decrypt an age file.
 
         Raises:
-            NoKeyFits: it is for others.
-            IdentityError: the keys cannot be read.
-            ArchiveError: it is damaged.
+            NoKeyFits: the file is encrypted for others.
+            IdentityError: there is no key, or it cannot be read or unlocked.
+            ArchiveError: the file is damaged.
         """
         import pyrage
 
@@ -104,7 +109,12 @@ NO_KEYS = Keyring(None)
 
 
 def read_identities(file: Path, ask: Ask) -> list[object]:
-    """All identities in a file. Raises IdentityError, which never shows what is in it."""
+    """Read all identities in a file.
+
+    Raises:
+        IdentityError: the file cannot be read or unlocked, or holds no key that is supported; the
+            message never shows the file's content.
+    """
     content = _read(file)
     if content.startswith(_AGE_STARTS):
         content = _unlock(file, content, ask)

@@ -1,4 +1,4 @@
-"""A new key pair: an identity file that nobody else can read, as age-keygen writes it."""
+"""Make a new key pair: an identity file as age-keygen writes it, readable by its owner alone."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from backup_tasks.errors import UsageError
 
 
 class NewKey(Struct, frozen=True):
-    """Where the private key lies, and the public key that goes with it."""
+    """The file with the private key, and the public key that belongs to it."""
 
     file: Path
     recipient: str
 
 
 def default_identity_file(environ: dict[str, str] | os._Environ[str]) -> Path:
-    """Where a key is written unless told: below the XDG base directory for configuration."""
+    """The default file for a new key, below the XDG base directory for configuration."""
     xdg = environ.get("XDG_CONFIG_HOME", "")
     base = Path(xdg) if xdg.startswith("/") else home_folder() / ".config"
     return base / "backup-tasks" / "key.txt"
@@ -30,9 +30,10 @@ def default_identity_file(environ: dict[str, str] | os._Environ[str]) -> Path:
 def run_keygen(file: Path, now: datetime) -> NewKey:
     """Make an X25519 key and write it to a new file.
 
-    A crash in the middle leaves a file that is no key; it is not overwritten either.
+    A crash in the middle leaves a file without a whole key, which a later call does not overwrite.
 
-    Raises UsageError: the file is there already, and is left as it is; or it cannot be written.
+    Raises:
+        UsageError: the file exists already, and is left as it is; or it cannot be written.
     """
     import pyrage
 
@@ -66,7 +67,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def render_new_key(key: NewKey) -> str:
-    """What an operator has to know about it."""
+    """Tell the operator where the key lies, what to do with it, and what losing it means."""
     shown = printable(str(key.file))
     return f"""\
 wrote the private key to {shown}

@@ -1,4 +1,4 @@
-"""Recipients: the public keys that archives are encrypted for, and what age files tell of them."""
+"""Recipients: the public keys that archives are encrypted for, and their traces in age files."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from collections import Counter
 from collections.abc import Sequence
 
 _SSH_TYPES = ("ssh-ed25519", "ssh-rsa")
-# age's own words for what is in the file; others are of plugins, or noise against ossification.
+# age's own types of stanza; others belong to plugins, or are noise against ossification.
 _STANZAS = ("X25519", "scrypt", *_SSH_TYPES)
 _PRIVATE = re.compile(r"AGE-SECRET-KEY-|AGE-PLUGIN-|PRIVATE KEY", re.IGNORECASE)
 _HEADER_LIMIT_BYTES = 64 * 2**10
 
 
 def is_private_key(text: str) -> bool:
-    """Whether somebody mistook a private key for something that may be shown."""
+    """Whether this text holds a private key, and so must not be shown."""
     return _PRIVATE.search(text) is not None
 
 
 def normalize_recipient(text: str) -> str:
-    """A public key as it is compared and kept: without spaces around it and without a comment.
+    """Bring a public key to the form that is compared and kept: no outer spaces, no comment.
 
-    Raises ValueError that says what is wrong and never holds the text: somebody may have put a
-    private key there.
+    Raises:
+        ValueError: it is no public key for age. The message says why, and never holds the text:
+            somebody may have put a private key there.
     """
     words = text.split()
     if is_private_key(text):
@@ -45,7 +46,11 @@ def normalize_recipient(text: str) -> str:
 
 
 def parse_recipient(text: str) -> object:
-    """The key as pyrage takes it to encrypt for. Raises ValueError."""
+    """Parse a public key to the object that pyrage encrypts for.
+
+    Raises:
+        ValueError: it is damaged, needs a plugin, or is no public key for age.
+    """
     import pyrage
 
     try:
@@ -59,7 +64,7 @@ def parse_recipient(text: str) -> object:
 
 
 def ssh_tag(recipient: str) -> str:
-    """How age files call an SSH key: base64 of four bytes of its hash; "" for other keys."""
+    """The tag of an SSH key in age files: base64 of four bytes of its hash; "" for other keys."""
     words = recipient.split()
     if words[0] not in _SSH_TYPES:
         return ""
@@ -68,10 +73,10 @@ def ssh_tag(recipient: str) -> str:
 
 
 def describe_recipients(age_file: bytes, known: Sequence[str]) -> str:
-    """Whom an age file was made for, as far as its header tells.
+    """Say whom an age file was encrypted for, as far as its header tells.
 
     Args:
-        known: public keys; those of SSH are recognized. X25519 keys leave no trace.
+        known: public keys to recognize; only SSH keys can be, as X25519 keys leave no trace.
 
     Source: the age specification, https://c2sp.org/age, "Header".
     """

@@ -1,8 +1,8 @@
-"""Signatures of archives: what is signed, with Ed25519 (RFC 8032), and keys as text.
+"""Sign and check statements with Ed25519 (RFC 8032), and convert keys from and to text.
 
-Signed is a statement: `DOMAIN`, then the footer's format version, the manifest's offset, length
-and SHA-256, as 50 little-endian bytes. The manifest holds the archive's name and the hash of every
-chunk, so the signature covers every byte and the name that they belong under.
+An archive's signature covers this statement: `DOMAIN`, then 50 little-endian bytes with the
+footer's format version and the manifest's offset, length and SHA-256. The manifest holds the
+archive's name and the hash of every chunk, so the signature covers every byte, and the name.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-# No other statement of ours, and nothing else that this key might ever sign, begins like this.
+# No other statement that this key may ever sign begins like this.
 DOMAIN = b"backup-tasks signature 1\n"
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 _FACTS = struct.Struct("<HQQ32s")
 _KIND = "ed25519:"
-# RFC 8410: this, then the 32 bytes of the key; 48 in all, which are 64 characters of base64.
+# RFC 8410: these bytes, then the 32 of the key; together 48 bytes, 64 characters of base64.
 _PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
 _PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
-# Points of small order, their sign bit left out: under these as a key, signatures can be made up
-# for any statement without a private key, and OpenSSL accepts them.
+# Points of small order, without their sign bit. With such a point as the public key, anybody can
+# make up a signature for any statement without a private key, and OpenSSL accepts it.
 _WEAK_KEYS = frozenset(
     bytes.fromhex(low) + bytes.fromhex(high)
     for low, high in (
@@ -45,19 +45,19 @@ _WEAK_KEYS = frozenset(
 
 
 class Signature(Struct, frozen=True):
-    """A signature as an archive carries it, with the public key that it names (both raw)."""
+    """A signature in an archive, with the public key that it names; both raw."""
 
     public_key: bytes
     signature: bytes
 
 
 def render_statement(version: int, offset: int, length: int, sha256: bytes) -> bytes:
-    """What is signed for an archive with this footer."""
+    """The statement to sign for an archive with this footer."""
     return DOMAIN + _FACTS.pack(version, offset, length, sha256)
 
 
 def is_signed(statement: bytes, signature: Signature) -> bool:
-    """Whether the key that the signature names has signed this very statement."""
+    """Whether the key that the signature names has signed exactly this statement."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -72,19 +72,19 @@ def is_signed(statement: bytes, signature: Signature) -> bool:
 
 
 def is_weak_key(public_key: bytes) -> bool:
-    """Whether anybody can sign for this key: it is one of the few points of small order."""
+    """Whether this key is one of the few points of small order, for which anybody can sign."""
     return public_key[:-1] + bytes([public_key[-1] & 0x7F]) in _WEAK_KEYS
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key; its text form shows the public half alone."""
+    """A private key; its `repr` shows only the public half."""
 
     public_key: bytes
     _pem: bytes = field(repr=False)
 
     def sign(self, statement: bytes) -> Signature:
-        """Sign a statement of `render_statement`."""
+        """Sign a statement."""
         return Signature(self.public_key, _parse_private(self._pem).sign(statement))
 
     def render_pem(self) -> bytes:
@@ -93,7 +93,7 @@ class SigningKey:
 
 
 def make_signing_key() -> SigningKey:
-    """A new key, from the system's randomness."""
+    """Make a new key from the system's randomness."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     private = Ed25519PrivateKey.generate()
@@ -101,15 +101,19 @@ def make_signing_key() -> SigningKey:
 
 
 def parse_signing_key(pem: bytes) -> SigningKey:
-    """Read what `SigningKey.render_pem` gave. Raises ValueError, which shows nothing of it."""
+    """Parse a private key in PEM, as `SigningKey.render_pem` writes it.
+
+    Raises:
+        ValueError: it is no Ed25519 key without a passphrase; the message shows nothing of it.
+    """
     return SigningKey(_parse_private(pem).public_key().public_bytes_raw(), pem)
 
 
 def known_signing_key(pem: bytes, public_key: bytes) -> SigningKey:
-    """A key that was parsed before: whoever does not sign need not load what takes long to load.
+    """Make a key without parsing it, so that a run that does not sign loads no slow modules.
 
     Args:
-        public_key: that of this very `pem`, raw.
+        public_key: raw; noted when this very `pem` was parsed before.
     """
     return SigningKey(public_key, pem)
 
@@ -130,7 +134,11 @@ def _parse_private(pem: bytes) -> Ed25519PrivateKey:
 
 
 def _parse_unusual(pem: bytes) -> Ed25519PrivateKey:
-    """A key in another form than ours; the modules that read any take 12 ms to load."""
+    """Parse a key in another form than ours; the modules for this take 12 ms to load.
+
+    Raises:
+        ValueError: as `parse_signing_key`.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -145,17 +153,21 @@ def _parse_unusual(pem: bytes) -> Ed25519PrivateKey:
 
 
 def render_public_key(public_key: bytes) -> str:
-    """A public key as profiles and messages have it: `ed25519:` and base64."""
+    """Render a public key as in profiles and messages: `ed25519:` and base64."""
     return _KIND + base64.b64encode(public_key).decode("ascii")
 
 
 def parse_public_key(text: str) -> bytes:
-    """The raw public key of `render_public_key`. Raises ValueError for anything else."""
+    """Parse the text of `render_public_key` to the raw public key.
+
+    Raises:
+        ValueError: it is anything else, also another spelling of a key, or a weak key.
+    """
     try:
         raw = base64.b64decode(text.removeprefix(_KIND), validate=True)
     except (binascii.Error, ValueError):
         raw = b""
-    # Only one spelling, so that equal keys are equal texts.
+    # Accept only one spelling, so that equal keys are equal texts.
     is_whole = len(raw) == PUBLIC_KEY_BYTES and render_public_key(raw) == text
     if not is_whole or is_weak_key(raw):
         raise ValueError("no public signing key, which is ed25519: and 44 characters of base64")

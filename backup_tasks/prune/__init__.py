@@ -1,5 +1,5 @@
-"""What is deleted, and why the rest stays: retention, the guard before it, lifecycle rules.
+"""Delete old backups, and say why the rest stays: retention, its guard, lifecycle rules.
 
-In come the census and the profile's rules; out come deletions, each with its reason. Below:
-`verify`.
+In: the census and the profile's rules. Out: deletions, and a reason for each backup that stays.
+Below: `verify`.
 """

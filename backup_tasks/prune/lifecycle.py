@@ -1,7 +1,7 @@
 """Retention by the bucket itself: show and install S3 lifecycle rules.
 
-S3 knows one configuration a bucket, which a write replaces as a whole: it is read, merged,
-written, and read back. Rules of others stay as they are.
+A bucket has one lifecycle configuration, which each write replaces as a whole. So it is read,
+merged, written, and read back. Rules of others stay as they are.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 class LifecycleReport(Struct, frozen=True):
-    """What is installed, and what the profile asks for.
+    """The rules that are installed, and those that the profile asks for.
 
     Attributes:
         found: the bucket's rules before anything was written.
-        written: whether the plan was carried out by this run.
-        notes: what the operator should know, one sentence each.
+        written: whether this run carried out the plan.
+        notes: remarks for the operator, one sentence each.
     """
 
     profile: str
@@ -51,10 +51,12 @@ class LifecycleReport(Struct, frozen=True):
 
 
 def run_lifecycle(profile: Profile, *, install: bool, dry_run: bool = False) -> LifecycleReport:
-    """Compare the bucket's lifecycle rules with the profile; with `install`, bring them in.
+    """Compare the bucket's lifecycle rules with the profile's; install them if asked.
 
-    Raises: UsageError for a directory store, or if expiry would hit what is no backup;
-    StoreError.
+    Raises:
+        UsageError: the store is a directory; or `install` is set, and expiry would also delete an
+            object that is no backup.
+        StoreError: the rules cannot be read or written, or the bucket does not keep them.
     """
     from backup_tasks.stores.kinds.s3 import KIND as S3
     from backup_tasks.stores.s3.store import S3Store
@@ -84,7 +86,7 @@ def run_lifecycle(profile: Profile, *, install: bool, dry_run: bool = False) -> 
 
 
 def render_lifecycle(report: LifecycleReport) -> str:
-    """The bucket's rules, then what the profile asks for, then notes, as text for people."""
+    """Render the bucket's rules, then the profile's, then notes, as text for people."""
     ours = {change.rule_id for change in report.plan.changes}
     lines = [f"{report.store}: {render_count(len(report.found.rules), 'lifecycle rule')} found"]
     lines += _table(
@@ -132,7 +134,7 @@ def _notes(rules: RetentionSettings, found: BucketLifecycle) -> Iterator[str]:
     if (expire_after := rules.expire_after) is None:
         return
     cut_short = ["keep_within"] if rules.keep_within > expire_after else []
-    # Divided, as so many periods as a profile may ask for are longer than any timedelta.
+    # Divide: the number of periods times their length may be more than a timedelta can hold.
     cut_short += [one.key for one in PERIOD_RULES if one.count(rules) > expire_after / one.length]
     days = render_count(expire_after.days, "day")
     if cut_short:

@@ -1,4 +1,4 @@
-"""The lifecycle configuration of a bucket: read it, replace it, and see what it would hit."""
+"""Read and replace a bucket's lifecycle configuration, and find strangers that it would delete."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _READ_BACK_PAUSE_SECONDS = 1.0
 
 
 class BucketLifecycle(Struct, frozen=True):
-    """What a bucket has now.
+    """A bucket's present lifecycle configuration.
 
     Attributes:
         rules: as boto3 gives them, in the server's order.
         options: settings of the whole configuration, to be written back unchanged.
-        is_versioned: None when the server does not say.
-        unread: elements of the server's answer that boto3 passed over.
+        is_versioned: whether the bucket keeps versions; None if the server does not say.
+        unread: elements of the server's answer that boto3 ignored.
     """
 
     rules: tuple[Rule, ...]
@@ -40,7 +40,11 @@ class BucketLifecycle(Struct, frozen=True):
 
 
 def read_lifecycle(store: S3Store) -> BucketLifecycle:
-    """The bucket's rules, and whether it keeps versions. Raises StoreError."""
+    """Read the bucket's rules, and whether it keeps versions.
+
+    Raises:
+        StoreError: the server does not give the rules.
+    """
     from backup_tasks.stores.s3.errors import FAILURES, code_of
 
     client = store.access.client
@@ -54,7 +58,7 @@ def read_lifecycle(store: S3Store) -> BucketLifecycle:
             raise _refused(error, store, "read the lifecycle rules") from error
     is_versioned: bool | None = None
     with contextlib.suppress(*FAILURES):  # only a note depends on it
-        # Also when suspended: older versions stay, and so does what expires.
+        # A suspended bucket counts as well: older versions stay, and so do expired objects.
         is_versioned = "Status" in client.get_bucket_versioning(Bucket=store.bucket)
     answer.pop("ResponseMetadata", None)
     rules = tuple(answer.pop("Rules", ()))
@@ -64,8 +68,12 @@ def read_lifecycle(store: S3Store) -> BucketLifecycle:
 def install_lifecycle(store: S3Store, found: BucketLifecycle, plan: LifecyclePlan) -> None:
     """Write the plan's rules and read them back.
 
-    Whatever somebody else writes between our reading and writing is lost: S3 has no way to
-    prevent that. Raises StoreError, also if the bucket then has other rules than were written.
+    A change that somebody else makes between our read and our write is lost: S3 has no way to
+    prevent that.
+
+    Raises:
+        StoreError: the rules cannot be written; the bucket then has other rules than were written;
+            or it had elements that boto3 would drop, and nothing was written.
     """
     from backup_tasks.stores.s3.errors import FAILURES
 
@@ -94,10 +102,13 @@ def install_lifecycle(store: S3Store, found: BucketLifecycle, plan: LifecyclePla
 
 
 def find_stranger(store: S3Store) -> str | None:
-    """The URL of something below the prefix that is no backup, or None. Raises StoreError.
+    """The URL of an object below the prefix that is none of ours, or None.
 
-    An expiry rule knows prefixes alone, and would delete it too. What an interrupted run left is
-    no stranger: the next run removes it, or the rule does.
+    An expiry rule knows only prefixes, and would delete such an object too. Staging objects of an
+    interrupted run are ours: the next run removes them, or the rule does.
+
+    Raises:
+        StoreError: the store cannot be listed.
     """
     for key in store.keys_below():
         name = key.removeprefix(store.prefix)
@@ -127,9 +138,12 @@ def _refused(error: Exception, store: S3Store, doing: str) -> StoreError:
 
 @contextmanager
 def _watched(client: Any, unread: set[str]) -> Iterator[None]:
-    """Collect the XML elements of an answer that boto3's model of S3 lacks.
+    """Collect the XML elements of an answer that are missing from boto3's model of S3.
 
-    boto3 drops them in silence, and writing the rules back would delete them from the bucket.
+    boto3 drops them silently, so that writing the rules back would delete them from the bucket.
+
+    Raises:
+        UnfitAnswer: an answer with status 200 has no lifecycle configuration.
     """
     from backup_tasks.stores.s3.errors import UnfitAnswer
 
@@ -140,7 +154,7 @@ def _watched(client: Any, unread: set[str]) -> Iterator[None]:
     def compare(response_dict: dict[str, Any], **_: object) -> None:
         if response_dict["status_code"] == 200:
             if b"LifecycleConfiguration" not in response_dict["body"]:
-                # Taken for a bucket without rules, it would cost the bucket those that it has.
+                # Taken for an empty configuration, this answer would cost the bucket its rules.
                 raise UnfitAnswer(trouble="an answer came without lifecycle rules")
             found = re.findall(rb"<([A-Za-z][A-Za-z0-9]*)", response_dict["body"])
             unread.update({name.decode() for name in found} - known)
@@ -154,7 +168,7 @@ def _watched(client: Any, unread: set[str]) -> Iterator[None]:
 
 
 def _element_names(shape: Any) -> set[str]:
-    """The XML elements that a shape of botocore's model can be made of."""
+    """The names of all XML elements that can occur in a shape of botocore's model."""
     if shape.type_name == "list":
         return _element_names(shape.member)
     names: set[str] = set()

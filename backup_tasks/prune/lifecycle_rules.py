@@ -1,4 +1,4 @@
-"""Which lifecycle rules a bucket should have, given those that it has: a pure decision.
+"""Decide which lifecycle rules a bucket should have, given its present ones. Pure.
 
 A rule is a dict as boto3 gives it, for example `{"ID": ..., "Status": "Enabled",
 "Filter": {"Prefix": "backups/"}, "Expiration": {"Days": 30}}`.
@@ -22,7 +22,7 @@ _LONGEST_ID = 255
 
 
 class RuleChange(Struct, frozen=True):
-    """What is to be done about one rule of ours, and what it does in words."""
+    """The action for one rule of ours, and the rule's effect in words."""
 
     rule_id: str
     action: Action
@@ -30,11 +30,11 @@ class RuleChange(Struct, frozen=True):
 
 
 class LifecyclePlan(Struct, frozen=True):
-    """What the profile asks for, and the bucket's whole configuration with that in it.
+    """The rules that the profile asks for, and the bucket's whole configuration with them.
 
     Attributes:
         wanted: our rules.
-        merged: all rules; those of others as they were, in their order.
+        merged: all rules; those of others unchanged, in their order.
         changes: one for each rule of ours, wanted or obsolete.
     """
 
@@ -53,14 +53,14 @@ def plan_lifecycle(
 ) -> LifecyclePlan:
     """Merge our rules into the bucket's.
 
-    Ours are known by their ID, which holds the prefix, so that several profiles may share a
-    bucket. A rule of ours that is no longer wanted is left out.
+    Our rules are known by their ID, which contains the prefix, so that several profiles may share
+    a bucket. A rule of ours that is no longer wanted is removed.
 
     Args:
         prefix: "" or text that ends with a slash.
         expire_after: whole days, at least one; None lets nothing expire.
     """
-    # S3 refuses a mixture of the old form of a rule (Prefix beside Filter) and the new one.
+    # S3 refuses to mix rules of the old form (Prefix without Filter) with rules of the new form.
     legacy = any("Prefix" in rule and "Filter" not in rule for rule in existing_rules)
     wanted = _wanted_rules(prefix, expire_after, legacy=legacy)
     wanted_by_id = {rule["ID"]: rule for rule in wanted}
@@ -95,7 +95,7 @@ def rule_ids(prefix: str) -> tuple[str, str]:
 
 
 def comparable(rule: Rule) -> Rule:
-    """The rule in one form, whichever of its two forms a server prefers to return."""
+    """Bring a rule to one form, whichever of its two forms a server returns."""
     plain = {key: value for key, value in rule.items() if key != "Prefix"}
     if "Prefix" in rule and "Filter" not in rule:
         plain["Filter"] = {"Prefix": rule["Prefix"]}
@@ -105,14 +105,14 @@ def comparable(rule: Rule) -> Rule:
 
 
 def rule_prefix(rule: Rule) -> str:
-    """The prefix of the objects that a rule is about, "" for all."""
+    """The prefix of the objects that a rule covers, "" for all."""
     where = rule.get("Filter", rule)
     where = where.get("And", where)
     return str(where.get("Prefix", ""))
 
 
 def render_effect(rule: Rule) -> str:
-    """What a rule does, in words; actions that are not told by days are named only."""
+    """Say in words what a rule does; an action without a number of days is only named."""
     effects = []
     for action, text in (
         ("Expiration", "deletes objects {} after they were stored"),

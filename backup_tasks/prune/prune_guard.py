@@ -1,4 +1,4 @@
-"""What stands against deleting: a hold, a run that went wrong, and what the newest backup lacks."""
+"""Reasons not to delete: a hold, a run that went wrong, content that the newest backup lacks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _NAMED = 3
 
 
 class PruneGuard(Struct, frozen=True):
-    """What a prune has to obey.
+    """Limits that a prune must obey.
 
     Attributes:
-        unpruned: why nothing is to be deleted, one reason each.
-        keep: backup -> why it stays whatever retention says.
+        unpruned: why nothing may be deleted, one reason each; empty if deleting is allowed.
+        keep: backup -> why it stays, whatever retention says.
     """
 
     unpruned: tuple[str, ...] = ()
@@ -45,11 +45,11 @@ def find_guard(
     keeper: ClaimKeeper | None,
     now: datetime,
 ) -> PruneGuard:
-    """What a prune of this profile has to obey now.
+    """Find the limits for a prune of this profile now.
 
     Args:
         state: the state directory.
-        census: which backups there are; nothing more is looked at.
+        census: the store's backups; no further ones are looked at here.
         keeper: of the store's claim, opened.
         now: aware.
     """
@@ -64,7 +64,7 @@ def find_guard(
 
 
 def tell_hold(profile: Profile, note: SourcesNote, of_claim: Hold | None) -> str:
-    """The hold that stands, in words, with what to do about it; "" if none does."""
+    """Say in words which hold stands, and what to do about it; "" if none stands."""
     if of_claim is None and note.hold is None:
         return ""
     from backup_tasks.claim.hold import accept_command, may_lift, render_hold, standing_hold
@@ -78,20 +78,20 @@ def tell_hold(profile: Profile, note: SourcesNote, of_claim: Hold | None) -> str
 
 
 def told_hold(profile: Profile, store: Store, state: Path, claim: Claim | None) -> str:
-    """As `tell_hold`, from what is kept in the state directory and in the claim."""
+    """As `tell_hold`, from the note in the state directory and the claim."""
     note = SourcesMemory(state, state_key(profile.name, store.url)).read()
     return tell_hold(profile, note, claim.hold if claim is not None else None)
 
 
 def keep_whole(headers: Mapping[str, Header | None]) -> dict[str, str]:
-    """Which backups stay beside the newest one, if that is not whole.
+    """Find the backups that must stay because the newest may lack something.
 
     Args:
-        headers: of all backups that count, the newest first; None where it is not known.
+        headers: of all backups that count, newest first; None where it is not known.
 
     Returns:
-        Names with the reason: the newest one without problems, those after it of which that is
-        not known, and those that hold what the newest one could neither read nor carry over.
+        Name -> reason: the newest backup without problems; each newer one whose problems are not
+        known; and backups that hold content that the newest could neither read nor carry over.
     """
     keep: dict[str, str] = {}
     newest = next(iter(headers.values()), None)
@@ -106,16 +106,17 @@ def keep_whole(headers: Mapping[str, Header | None]) -> dict[str, str]:
 
 
 def keep_former(shown: Mapping[str, Evidence], claim: Claim, now: datetime) -> dict[str, str]:
-    """Backups of former owners that stay, as the store was taken over only lately.
+    """Keep backups of former owners while the store was taken over only lately.
 
-    If that was a mistake, the machine whose store it was says so every night, and takes it back.
+    If that was a mistake, the former owner's machine reports it every night, and can take the
+    store back.
 
     Args:
-        shown: backup -> what it shows.
+        shown: backup -> its evidence.
         now: aware.
 
     Returns:
-        Names with the reason.
+        Name -> reason.
     """
     if not claim.is_taken_over or not _is_recent(claim.claimed_at, now):
         return {}
@@ -130,21 +131,23 @@ def keep_former(shown: Mapping[str, Evidence], claim: Claim, now: datetime) -> d
 
 
 def keep_given_up(given_up: Mapping[str, str], now: datetime) -> dict[str, str]:
-    """The last good backups before losses that an operator accepted lately, perhaps by mistake.
+    """Keep the last good backup before each loss that an operator accepted lately.
+
+    Accepting it may have been a mistake.
 
     Args:
-        given_up: backup -> when, ISO 8601.
+        given_up: backup -> when the loss was accepted, ISO 8601.
         now: aware.
 
     Returns:
-        Names with the reason.
+        Name -> reason.
     """
     reason = f"has what --accept-shrink gave up, for {LATELY.days} days"
     return {name: reason for name, at in given_up.items() if _is_recent(at, now)}
 
 
 def _is_recent(moment: str, now: datetime) -> bool:
-    """Whether it is a few days ago at the most.
+    """Whether a moment lies within the last `LATELY`.
 
     Args:
         moment: ISO 8601, or "" for now.
@@ -156,11 +159,11 @@ def _is_recent(moment: str, now: datetime) -> bool:
 
 
 def why_nothing_is_pruned(problems: Iterable[Problem]) -> list[str]:
-    """Why a run that is done, but with these problems, deletes nothing.
+    """Why a finished run with these problems deletes nothing.
 
-    Files that are torn, carried over, or were deleted meanwhile are no reason, nor is what no
-    archive can hold; and what could not be read is none where the backup that has it is known,
-    for that one is kept.
+    The reasons are missing or unreadable sources, and unreadable files of which no earlier backup
+    is known; a backup that is known to have them is kept. Torn, carried, vanished and unstorable
+    files are no reason.
     """
     missing: list[Problem] = []
     unread: list[Problem] = []

@@ -1,4 +1,4 @@
-"""Which backups to keep: a pure decision from when each was taken and the profile's rules."""
+"""Decide which backups to keep, from their times and the profile's rules. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from backup_tasks.common.units import render_seconds
 if TYPE_CHECKING:
     from backup_tasks.profile.model import RetentionSettings
 
-# Names may honestly run ahead of the clock: by minutes when several backups share one, by an
-# hour when summer time ends, by most of a day when the profile's time zone was changed. Beyond
-# that a clock was wrong, and such a name must not take the place of a real newest backup.
+# A name may rightly be ahead of the clock: by minutes if several backups began in one minute, by an
+# hour when summer time ends, by most of a day after the profile's time zone was changed. Further
+# ahead a clock was wrong, and such a name must not take the place of the real newest backup.
 FUTURE_SLACK = timedelta(days=1)
 
 
@@ -23,9 +23,9 @@ class PeriodRule(Struct, frozen=True):
     """A rule that keeps the newest backup of each of the last periods that have one.
 
     Attributes:
-        key: of [retention]; how many periods it says.
-        length: how long a period takes, at least so.
-        period_of: what a moment's period is called, in the moment's own time zone.
+        key: the key of [retention] that says how many periods.
+        length: nominal length of a period.
+        period_of: names a moment's period, in the moment's own time zone.
     """
 
     key: str
@@ -33,7 +33,7 @@ class PeriodRule(Struct, frozen=True):
     period_of: Callable[[datetime], str]
 
     def count(self, rules: RetentionSettings) -> int:
-        """How many periods a profile's rules say."""
+        """How many periods the profile asks for."""
         found: int = getattr(rules, self.key)
         return found
 
@@ -57,10 +57,10 @@ PERIOD_RULES = (
 
 
 class PrunePlan(Struct, frozen=True):
-    """What to keep and why, and what to delete; every backup stands in one of them, once.
+    """The backups to keep, with reasons, and those to delete; each backup stands in one of the two.
 
     Attributes:
-        keep: backup name -> the reasons, newest backup first.
+        keep: backup name -> reasons, newest backup first.
         delete: backup names, oldest first.
     """
 
@@ -78,17 +78,17 @@ def plan_prune(
     """Decide which backups to keep, and why.
 
     A rule for days, weeks (ISO), months or years keeps the newest backup of each of the last N
-    periods that have one; a period is that of the backup's own time zone.
+    periods that have one, in the backup's own time zone.
 
     Args:
-        taken_at: name -> when it was begun, aware, of the backups that count.
+        taken_at: name -> when the backup was begun, aware; only backups that count.
         rules: the profile's [retention].
         now: aware; `keep_within` counts back from it.
         protected: names to keep whatever the rules say, each with the reason.
 
     Returns:
-        A plan that names every backup once. The newest is always kept, and so is one that is
-        dated more than FUTURE_SLACK after `now`: such a one is left out of the counting.
+        A plan that names every backup once. The newest is always kept. A backup dated more than
+        FUTURE_SLACK after `now` is always kept too, but takes no place in the counting.
     """
     instants = {name: _to_utc(moment) for name, moment in taken_at.items()}
     newest_first = sorted(instants, key=lambda name: (instants[name], name), reverse=True)
@@ -119,7 +119,7 @@ def _apply_rules(
     rules: RetentionSettings,
     now: datetime,
 ) -> Iterator[tuple[str, str]]:
-    """Each backup that a rule keeps, with that reason; `counted` is newest first."""
+    """Yield each backup that a rule keeps, with the reason; `counted` is newest first."""
     if not rules.is_set:
         yield from ((name, "no rule deletes anything") for name in counted)
         return
@@ -141,8 +141,8 @@ def _apply_rules(
 
 
 def _to_utc(moment: datetime) -> datetime:
-    """In UTC, because Python compares two times of one zone by their wall clock, which runs
-    backwards once a year."""
+    """Convert to UTC: Python compares two times of one zone by wall clock, which runs backwards
+    once a year."""
     try:
         return moment.astimezone(UTC)
     except OverflowError:  # a name dated in the year 1 or 9999

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class PruneReport(Struct, frozen=True):
-    """What a prune kept and deleted.
+    """The backups that a prune kept and deleted.
 
     Attributes:
-        plan: the decision; with `dry_run` nothing of it was carried out.
+        plan: the decision; not carried out with `dry_run`.
         sizes: backup name -> bytes, as the store listed them.
         deleted: the backups that are gone now, oldest first; empty with `dry_run`.
         failed: backup name -> why the store did not delete it, on one line.
-        left_alone: name -> why it does not count, of what is named like a backup: it is neither
-            counted nor deleted.
+        left_alone: name of an object that is named like a backup but does not count -> why; it is
+            not deleted.
         foreign: how many other objects lie beside the backups; they are never touched.
     """
 
@@ -47,7 +47,7 @@ class PruneReport(Struct, frozen=True):
 
 
 class PruneIncomplete(StoreError):
-    """Some backups could not be deleted; all others were. `report` tells which."""
+    """Some backups of the plan could not be deleted; `report` says which. The others are gone."""
 
     def __init__(self, report: PruneReport) -> None:
         first, why = next(iter(report.failed.items()))
@@ -68,23 +68,23 @@ def run_prune(
     dry_run: bool,
     protected: Mapping[str, str] | None = None,
 ) -> PruneReport:
-    """Delete what the profile's retention does not keep, oldest first.
+    """Delete the backups that the profile's retention does not keep, oldest first.
 
-    Only backups that are proven are counted, and only they are deleted: what else is named like
-    one is listed, and left alone. Neither the newest that counts nor the one of them that was
-    stored last is ever deleted. A crash in the middle leaves the younger backups; running again
-    finishes the work.
+    Only proven backups are counted or deleted; other objects that are named like backups are
+    reported and left alone. Of the proven ones, neither the newest nor the one stored last is
+    ever deleted. A crash in the middle leaves the younger backups; running again finishes the work.
 
     Args:
-        census: of the store's own list, taken just now; never of a memory of it.
-        now: aware; the moment that the clock was judged by, for it may have jumped since.
+        census: from the store's own list, taken just now; never from a memory of it.
+        now: aware; the moment at which the clock was judged, as the clock may have jumped since.
         dry_run: decide and report, delete nothing.
         protected: names to keep whatever the rules say, each with the reason.
 
-    Raises PruneIncomplete when the store refused to delete some; tried after all others.
+    Raises:
+        PruneIncomplete: the store did not delete some backups; all were tried.
     """
     backups = census.backups()
-    # Without a key there is nobody whose backups these could be known to be.
+    # Without an accepted key, nobody knows whose backups these are.
     counting = [one for one in backups if one.verdict.counts and census.acceptance.keys]
     taken_at = {one.stored.name: one.taken_at for one in counting}
     kept = {
@@ -111,7 +111,7 @@ def run_prune(
 
 
 def render_prune(report: PruneReport) -> str:
-    """The report as lines for people: a summary, then each backup, oldest first."""
+    """Render the report for people: a summary line, then each backup, oldest first."""
     gone = report.plan.delete if report.dry_run else report.deleted
     verb = "would be deleted" if report.dry_run else "deleted"
     count = len(report.plan.keep) + len(report.plan.delete)
@@ -146,7 +146,7 @@ def _size_of(report: PruneReport, names: Iterable[str]) -> str:
 def _stored_last(counting: Sequence[Backup]) -> dict[str, str]:
     """The backup that the store took last, if any, with the reason to keep it.
 
-    Another one is newer as its manifest says it where a clock was wrong for one run.
+    After a run with a wrong clock, another backup may be newer by its manifest.
     """
     newest = max(counting, key=lambda one: (one.stored.modified_at, one.stored.name), default=None)
     return {newest.stored.name: "stored last"} if newest else {}
@@ -155,9 +155,10 @@ def _stored_last(counting: Sequence[Backup]) -> dict[str, str]:
 def _safe_from_copies(
     counting: Sequence[Backup], rules: RetentionSettings, now: datetime
 ) -> dict[str, str]:
-    """What to keep where some backups may be copies of others under a new name, with the reasons.
+    """The backups to keep, with reasons, if some may be copies of others under a new name.
 
-    None of these takes the place of any other backup: each stays as if it were the only one.
+    No such doubtful backup takes another's place: each is judged as if it were the only doubtful
+    one, beside the sure ones.
     """
     sure = {one.stored.name: one.taken_at for one in counting if not one.verdict.may_be_copy}
     unsure = {one.stored.name: one.taken_at for one in counting if one.verdict.may_be_copy}
