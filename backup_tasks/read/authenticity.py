@@ -106,7 +106,7 @@ def _doubts(
 
 
 def demand_signature(footer: Footer | None, stored_name: str, trust: Trust) -> None:
-    """Refuse somebody else's archive by its footer, before reading anything else of it.
+    """Refuse somebody else's archive by its footer, before reading anything that it points to.
 
     The signature covers place, length and hash of the manifest; `demand_proof` checks the name
     in the manifest.

@@ -153,7 +153,7 @@ def read_manifest(
     Its lines lie in an unlinked temporary file until `Manifest.close`.
 
     Args:
-        believe: called with the footer, or None, before anything else of the archive is
+        believe: called with the footer, or None, before anything that the footer points to is
             fetched; raises for an archive that must not be read.
 
     Raises:

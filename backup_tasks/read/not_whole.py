@@ -36,7 +36,7 @@ class NotWhole:
     """Gathers torn and carried-over files from a manifest as its entries pass by.
 
     Attributes:
-        torn: files that changed, or could not be read whole, while the backup was made.
+        torn: files with content or attributes of different moments, or padded with zeros.
         carried: files as they were on an earlier day, whole.
     """
 

@@ -205,7 +205,8 @@ class Selection:
 
     @property
     def lost_links(self) -> Iterator[tuple[str, str]]:
-        """(path, path of the first link) of one hardlink for each first link that is missing."""
+        """(path, path of the first link) of one hardlink for each first link that the archive
+        lacks."""
         for place in self._lost:
             entry = self._entry_at(place)
             yield entry.name, entry.link_name

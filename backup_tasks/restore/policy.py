@@ -14,7 +14,7 @@ _PROBLEM_BYTES = 200
 
 
 class ExtractPolicy(Struct, frozen=True):
-    """What an archive may do to the target.
+    """Rules for what an archive may do to the target.
 
     Attributes:
         overwrite: which existing files make way for the archive's. An existing folder makes way
@@ -30,7 +30,7 @@ class ExtractPolicy(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ExtractReport:
-    """What became of the entries.
+    """Report on the entries of an archive.
 
     Attributes:
         files, bytes: regular files written, with their content bytes; links: hard and

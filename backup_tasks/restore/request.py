@@ -18,7 +18,7 @@ from backup_tasks.restore.policy import ExtractPolicy, ExtractReport, Overwrite
 
 
 class RestoreRequest(Struct, frozen=True):
-    """What to restore and where to.
+    """The entries to restore, where to, and how.
 
     Attributes:
         paths: gitignore patterns; empty means everything.
@@ -48,7 +48,7 @@ class RestoreRequest(Struct, frozen=True):
 
     @property
     def policy(self) -> ExtractPolicy:
-        """What the archive may do to the target."""
+        """Rules for what the archive may do to the target."""
         return ExtractPolicy(self.overwrite or "never", self.trusted)
 
 
@@ -97,7 +97,7 @@ def parse_wish(
 
 
 class RestoreReport(Struct, frozen=True):
-    """What was restored, or in a dry run would be.
+    """Report on a restore; in a dry run, on what would be restored.
 
     Attributes:
         fetched_bytes: stored bytes that the wanted entries need.

@@ -33,7 +33,7 @@ Owner = tuple[int, int]
 
 
 class Standing(NamedTuple):
-    """What others can do about an open folder.
+    """Others' power over an open folder: who can change names in it, or replace it.
 
     Attributes:
         master: who can change the names in it, as `folder_trust.master_of` says.

@@ -63,7 +63,7 @@ class DrillReport:
 
     @property
     def outcome(self) -> str:
-        """What was done with the archive."""
+        """The work done on the archive, in words."""
         return "restored and compared" if self.tree else "restored"
 
 

@@ -22,7 +22,8 @@ class Groups:
     """The chunks of one archive in groups: one in which entries begin, and those up to the next.
 
     Args:
-        before: groups that were found whole; those of this archive are added. None knows none.
+        before: groups that were found whole; those of this archive are added. With None, no group
+            counts as known.
         chunks: all chunks of the archive.
     """
 
