@@ -36,7 +36,7 @@ Packages from the ground up; each may import those before it, and `errors`:
   of files
 - `staging`: what an interrupted run leaves, so that the next one does not send it again
 - `backup`: the job: scan, plan, write, commit, read back. `run_backup` reads from top to bottom
-- `target`: files written below a folder, and nowhere else, whoever else may write there
+- `target`: files written below a folder, and nowhere else, even where other users may write
 - `restore`: an archive, or a part of it, brought back: choose, check the target, extract, finish
 - `verify`: a backup proven: every hash, a comparison with the sources, and drills in a temporary
   folder

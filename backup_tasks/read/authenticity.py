@@ -1,4 +1,4 @@
-"""Whose archive is it: what signature and name prove, held against what is expected. Pure."""
+"""Compare the signature and name of an archive with those that are expected. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backup_tasks.format.footer import Footer
 from backup_tasks.format.manifest_lines import Manifest
 from backup_tasks.keys.signing import render_public_key
 
-# "wrong": there is a signature, and it is not by the key that it names.
+# "wrong": the archive has a signature, but not by the key that the signature names.
 State = Literal["trusted", "not compared", "unsigned", "another key", "wrong"]
 
 
@@ -21,8 +21,8 @@ class Trust(Struct, frozen=True):
     """Whose archives are believed.
 
     Attributes:
-        signers: public keys as text, of which one must have signed; none means anybody's.
-        unproven: go on all the same when nothing proves whose archive it is.
+        signers: public keys as text, one of which must have signed; empty believes anybody.
+        unproven: accept an archive despite doubts about whose it is.
     """
 
     signers: tuple[str, ...] = ()
@@ -33,11 +33,11 @@ ANYBODY = Trust()
 
 
 class Proof(Struct, frozen=True):
-    """What one archive proves about where it comes from.
+    """Proof of where one archive comes from.
 
     Attributes:
-        public_key: the key that its signature names, as text, or "".
-        doubts: why it is not to be believed, in words; none if it is.
+        public_key: the key that the signature names, as text, or "".
+        doubts: the reasons not to believe the archive, in words; empty if it is believed.
     """
 
     state: State
@@ -63,12 +63,12 @@ NO_PROOF = Proof("unsigned", "", ())
 
 
 def weigh_proof(manifest: Manifest | None, stored_name: str, signers: Collection[str]) -> Proof:
-    """What an archive's signature, and the name in its manifest, prove.
+    """Judge whose archive it is by its signature and by the name in its manifest.
 
     Args:
-        manifest: None for an ordinary .tar.gz that we did not write.
-        stored_name: what the store calls the object.
-        signers: public keys as text, of which one must have signed; none means anybody's.
+        manifest: None for a plain tar.
+        stored_name: the object's name in the store.
+        signers: public keys as text, one of which must have signed; empty believes anybody.
     """
     own_name = manifest.header.name if manifest else ""
     return _weigh(manifest.footer if manifest else None, own_name, stored_name, signers)
@@ -106,23 +106,25 @@ def _doubts(
 
 
 def demand_signature(footer: Footer | None, stored_name: str, trust: Trust) -> None:
-    """Refuse somebody else's archive by its last bytes, before anything that they lead to is read.
+    """Refuse somebody else's archive by its footer, before reading anything that it points to.
 
-    The signature covers place, length and hash of the manifest; what name stands in that is for
-    `demand_proof`.
+    The signature covers place, length and hash of the manifest; `demand_proof` checks the name
+    in the manifest.
 
     Args:
-        footer: None for an ordinary .tar.gz that we did not write.
+        footer: None for a plain tar.
 
-    Raises UnprovenError as `demand_proof`.
+    Raises:
+        UnprovenError: the signature leaves doubts, and `trust.unproven` is not set.
     """
     _demand(_weigh(footer, "", stored_name, trust.signers), stored_name, trust)
 
 
 def demand_proof(manifest: Manifest | None, stored_name: str, trust: Trust) -> Proof:
-    """As `weigh_proof`, for whoever is about to use the archive.
+    """As `weigh_proof`, but refuse a doubtful archive.
 
-    Raises UnprovenError when there are doubts, unless the operator asked to go on all the same.
+    Raises:
+        UnprovenError: there are doubts, and `trust.unproven` is not set.
     """
     return _demand(weigh_proof(manifest, stored_name, trust.signers), stored_name, trust)
 

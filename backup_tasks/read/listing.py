@@ -1,4 +1,4 @@
-"""What is in a backup, told from its manifest alone where it has one."""
+"""List the entries of a backup, from its manifest alone where it has one."""
 
 from __future__ import annotations
 
@@ -21,16 +21,20 @@ def list_entries(
     keys: Keyring = NO_KEYS,
     trust: Trust = ANYBODY,
 ) -> Iterator[Entry]:
-    """The entries that match the patterns (all without any), in the order of the walk.
+    """Yield the entries that match the patterns, in the order of the walk.
 
-    Only the manifest is fetched; an ordinary .tar.gz without one is read through.
+    Only the manifest is fetched; a plain tar, which has none, is read through.
 
     Args:
+        patterns: gitignore's; without any, all entries match.
         trust: whose archives are listed.
 
-    Raises: UnprovenError when it is somebody else's; UsageError when a pattern matches
-        nothing; ArchiveError; StoreError; IdentityError when it is encrypted and `keys` do not
-        open it.
+    Raises:
+        UnprovenError: the archive is somebody else's.
+        UsageError: a pattern matches nothing.
+        ArchiveError: the archive is damaged.
+        StoreError: the store failed.
+        IdentityError: the archive is encrypted, and `keys` do not open it.
     """
     wanted = WantedPaths(patterns)
     with open_archive(store, stored, keys, trust) as archive:

@@ -1,9 +1,9 @@
 """The newest archive's manifest, kept in the state directory so that a run need not fetch it.
 
-What is kept is the end of the object as it was sent, from the manifest to the footer, under
-the object's identity. It is read like the object itself, and checked by its hash. Of an encrypted
-archive the end is kept as it was before it was encrypted, because servers have no key that would
-open it: so the file is for its owner alone.
+The file holds the end of the object as it was sent, from the manifest to the footer, and is named
+by the object's identity. It is read like the object itself, and checked by its hash. The end of
+an encrypted archive is kept unencrypted, because servers have no key that opens it; so only the
+file's owner may read the file.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from backup_tasks.stores.base import RangeReader, StoredObject
 
 
 class ManifestCache:
-    """The kept ends of one profile's newest archive; losing it costs a download, nothing else.
+    """The kept end of one profile's newest archive; losing it costs a download, nothing else.
 
     Args:
         state: the state directory.
-        key: whose archives these are, fit for a file name.
+        key: names profile and store, fit for a file name.
     """
 
     def __init__(self, state: Path, key: str) -> None:
@@ -40,11 +40,11 @@ class ManifestCache:
     def in_front_of(
         self, store: RangeReader, stored: StoredObject
     ) -> tuple[RangeReader, StoredObject]:
-        """What to read the manifest of this very object from: the kept end, if there is one.
+        """Choose where to read this object's manifest from: the kept end, if there is one.
 
         Returns:
-            The object itself; or, for an encrypted one whose end is kept, the plain archive
-            that it would be, of which nothing but the end can be read.
+            A reader, and the object to read with it: for an encrypted object whose end is kept,
+            this is the unencrypted archive that it would be, of which only the end can be read.
         """
         try:
             end = _KeptEnd(self._file(stored), store)
@@ -63,7 +63,7 @@ class ManifestCache:
         return end, replace(stored, name=name, size=footer.offset + end.size)
 
     def write(self, stored: StoredObject, end: bytes) -> None:
-        """Keep the end of this object, and of no other. Failing to is no error."""
+        """Keep the end of this object, and drop all others. A failure is no error."""
         target = self._file(stored)
         with contextlib.suppress(OSError):
             write_state_file(target, end)
@@ -76,9 +76,10 @@ class _KeptEnd:
     """Reads the object's end from the kept file, and all else from the store.
 
     Attributes:
-        size: its bytes.
+        size: bytes of the kept end.
 
-    Raises OSError when the file cannot be opened.
+    Raises:
+        OSError: the file cannot be opened.
     """
 
     def __init__(self, file: Path, store: RangeReader) -> None:
@@ -88,7 +89,11 @@ class _KeptEnd:
         self.size = os.fstat(self._descriptor).st_size
 
     def tail(self, length: int) -> bytes:
-        """Its last bytes. Raises OSError."""
+        """The object's last bytes.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         return os.pread(self._descriptor, length, max(0, self.size - length))
 
     def read_range(self, source: StoredObject, start: int, length: int) -> bytes:

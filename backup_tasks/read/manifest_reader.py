@@ -37,21 +37,22 @@ from backup_tasks.keys.identities import NO_KEYS, Keyring, NoKeyFits
 from backup_tasks.read.truncation import refuse_cut_off, refuse_without_encrypted_footer
 from backup_tasks.stores.base import RangeReader, StoredObject
 
-# A member of an encrypted manifest: one of ours holds 1 MiB, before it is compressed.
+# Limit for a member of an encrypted manifest: ours hold 1 MiB each, before compression.
 _MEMBER_BYTES = 4 * 2**20
-# How often what looks damaged is fetched.
+# A manifest counts as damaged when it came wrong this many times.
 _FETCHES = 2
-# A tenth of what is free for temporary files is left to others.
+# A tenth of the free space for temporary files is left to others.
 _KEPT_FREE = 10
 _SIGNED_END_BYTES = len(END_CHUNK) + MEMBER_BYTES
 
 
 def read_footer(store: RangeReader, stored: StoredObject) -> Footer | None:
-    """The archive's footer, with its signature if it has one; None for an ordinary .tar.gz
-    that we did not write.
+    """The archive's footer, with its signature if it has one; None for a plain tar.
 
-    Raises ArchiveError when a footer is there but cannot be true, for an archive of ours that
-    lost it, and for what has the name of an encrypted archive and is none of ours.
+    Raises:
+        ArchiveError: the object is empty, or no .tar.gz; its footer cannot be true; it is an
+            archive of ours that lost its footer; or it has the name of an encrypted archive,
+            and is none of ours.
     """
     if stored.size == 0:
         raise ArchiveError(f"{stored.name}: empty")
@@ -84,12 +85,13 @@ def footer_length(stored: StoredObject) -> int:
 
 
 def read_header(store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEYS) -> Header | None:
-    """The manifest's first line alone, with two or three small requests; None as for
-    `read_footer`.
+    """Read only the manifest's first line, in two or three small requests; None for a plain tar.
 
-    The hash of a large manifest is not checked, so decide nothing by it that matters.
+    The hash of a large manifest is not checked, so base no decision that matters on this line.
 
-    Raises: ArchiveError; IdentityError when it is encrypted and `keys` do not open it.
+    Raises:
+        ArchiveError: the footer or the manifest is damaged.
+        IdentityError: the archive is encrypted, and `keys` do not open it.
     """
     footer = read_footer(store, stored)
     if footer is None:
@@ -104,7 +106,7 @@ def read_header(store: RangeReader, stored: StoredObject, keys: Keyring = NO_KEY
 def read_header_at(
     store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring
 ) -> Header:
-    """As `read_header`, of an archive whose footer was read; nothing is fetched a second time."""
+    """As `read_header`, with a footer that was read before; nothing is fetched a second time."""
     front = store.read_range(stored, footer.offset, min(footer.length, HEADER_PROBE_BYTES))
     if is_encrypted_name(stored.name):
         front = _open_first_member(store, stored, footer, front, keys)
@@ -121,7 +123,11 @@ def read_header_at(
 def _open_first_member(
     store: RangeReader, stored: StoredObject, footer: Footer, front: bytes, keys: Keyring
 ) -> bytes:
-    """The gzip member that an encrypted manifest begins with; `front` is what is at hand of it."""
+    """Decrypt the first gzip member of an encrypted manifest.
+
+    Args:
+        front: the manifest's first bytes; the rest of the member is fetched.
+    """
     try:
         length = measure_member(front)
         if length > min(footer.length, _MEMBER_BYTES):
@@ -142,17 +148,17 @@ def read_manifest(
     keys: Keyring = NO_KEYS,
     believe: Callable[[Footer | None], object] = lambda _: None,
 ) -> Manifest | None:
-    """The whole manifest, checked against the footer; None as for `read_footer`.
+    """The whole manifest, checked against the footer; None for a plain tar.
 
     Its lines lie in an unlinked temporary file until `Manifest.close`.
 
     Args:
-        believe: is given the footer, or None, before anything that it leads to is fetched; it
-            raises for an archive that is not to be read.
+        believe: called with the footer, or None, before anything that the footer points to is
+            fetched; raises for an archive that must not be read.
 
     Raises:
         ArchiveError: hash, order or totals are wrong.
-        IdentityError: it is encrypted, and `keys` do not open it.
+        IdentityError: the archive is encrypted, and `keys` do not open it.
         BackupError: there is no room for temporary files.
     """
     footer = read_footer(store, stored)
@@ -187,8 +193,10 @@ def read_manifest(
 
 
 def _fetch_manifest(store: RangeReader, stored: StoredObject, footer: Footer) -> IO[bytes]:
-    """The manifest as it is stored, in a temporary file. What came with another hash is fetched
-    once more: a byte may have been flipped on the way."""
+    """Fetch the manifest, as it is stored, into a temporary file.
+
+    Fetches it once more if its hash is wrong: a byte may have been flipped on the way.
+    """
     for _ in range(_FETCHES):
         packed = temporary_file()
         try:
@@ -208,7 +216,11 @@ def _fetch_manifest(store: RangeReader, stored: StoredObject, footer: Footer) ->
 
 
 def _check_room(file: IO[bytes], needed: int) -> None:
-    """Raises BackupError when so many bytes would fill up the file system of a temporary file."""
+    """Refuse to fill up the file system of a temporary file.
+
+    Raises:
+        BackupError: `needed` bytes leave less than a tenth of the free space.
+    """
     there = os.fstatvfs(file.fileno())
     free = there.f_bavail * there.f_frsize
     if needed > free - free // _KEPT_FREE:
@@ -222,8 +234,11 @@ def _check_room(file: IO[bytes], needed: int) -> None:
 def find_fault_at_end(
     store: RangeReader, stored: StoredObject, footer: Footer, keys: Keyring = NO_KEYS
 ) -> str:
-    """What is wrong between manifest and footer, or "": there is nothing but tar's end mark and,
-    in a plain archive, the signature. What looks wrong is fetched once more."""
+    """The fault in the bytes between manifest and footer; "" if there is none.
+
+    Only tar's end mark belongs there and, in an unencrypted archive, the signature. Bytes that
+    look wrong are fetched once more.
+    """
     fault = _fault_at_end(store, stored, footer, keys)
     return fault and _fault_at_end(store, stored, footer, keys)
 
@@ -255,7 +270,7 @@ def _unpack_manifest(packed: IO[bytes], most_bytes: int) -> IO[bytes]:
     try:
         with igzip.IGzipFile(fileobj=packed, mode="rb") as unpacked:  # type: ignore[no-untyped-call]
             head = unpacked.read(BLOCK_BYTES)
-            if head[156:157] == b"x":  # from 8 GiB on its size stands in a pax header
+            if head[156:157] == b"x":  # from 8 GiB on, a pax header gives its size
                 head += unpacked.read(2 * BLOCK_BYTES)
             member, _ = decode_headers(memoryview(head), 0)
             if member.path != MANIFEST_PATH.encode():

@@ -17,8 +17,8 @@ class FoundMember(NamedTuple):
     """A wanted entry with its headers.
 
     Attributes:
-        chunk: the number of the one in which it begins.
-        here: its stored bytes, as far as they lie in that chunk.
+        chunk: number of the chunk in which the entry begins.
+        here: those of the entry's stored bytes that lie in that chunk.
     """
 
     wanted: WantedEntry
@@ -28,7 +28,7 @@ class FoundMember(NamedTuple):
 
 
 class LostMember(NamedTuple):
-    """A wanted entry that does not stand where the manifest says, and why."""
+    """A wanted entry that is not where the manifest says, with the reason."""
 
     wanted: WantedEntry
     reason: str
@@ -42,11 +42,11 @@ class MemberStream:
     """Joins wanted entries with the chunks that hold them.
 
     Args:
-        chunks: the chunks of `Selection.chunk_numbers`, in that order; the bytes of one are used
-            only until the next is asked for.
+        chunks: the chunks of `Selection.chunk_numbers`, in that order; the bytes of a chunk are
+            used only until the next chunk is requested.
         begin_in: gives the wanted entries that begin in a chunk.
-        on_damage: called with (entry's path, reason) for an entry that a damaged chunk
-            costs; None raises DamagedChunkError instead.
+        on_damage: called with (entry's path, reason) for each entry lost to a damaged chunk;
+            None raises DamagedChunkError instead.
         passed: called with the length of each piece that was read.
 
     Attributes:
@@ -69,7 +69,11 @@ class MemberStream:
         self._waiting: deque[FoundMember | LostMember] = deque()
 
     def members(self) -> Iterator[FoundMember]:
-        """One member for each wanted entry; damaged ones are left out if that is allowed."""
+        """Yield one member for each wanted entry; with `on_damage`, leave out damaged ones.
+
+        Raises:
+            DamagedChunkError: an entry is damaged, and there is no `on_damage`.
+        """
         while self._advance():
             while self._waiting:
                 found = self._waiting.popleft()
@@ -82,10 +86,11 @@ class MemberStream:
                     self._on_damage(found.wanted.restore_as, found.reason)
 
     def pieces(self, found: FoundMember) -> Iterable[memoryview]:
-        """Its stored bytes, to be read before the next member is asked for.
+        """The member's stored bytes; read them before asking for the next member.
 
-        Raises DamagedChunkError, here or on the way, when they go on in a chunk that is damaged,
-        and when they lie inside of another member, as those before it are gone by now.
+        Raises:
+            DamagedChunkError: the bytes go on in a damaged chunk; or they lie inside another
+                member, so that their chunk is gone by now. Raised here or while reading.
         """
         if not found.member.stored:
             return ()
@@ -119,8 +124,10 @@ class MemberStream:
         return self._current
 
     def _advance(self) -> bool:
-        """Take the next chunk, and all that begins in it: a processor goes through the same code
-        faster than to and fro between this and the writing."""
+        """Take the next chunk, and find all members that begin in it.
+
+        A processor does this faster for a whole chunk than in turns with writing.
+        """
         self._current = None  # it may be long
         chunk = next(self._chunks, None)
         if chunk is None:
@@ -132,7 +139,7 @@ class MemberStream:
 
 
 def _find_members(chunk: ReadChunk, begin: Sequence[WantedEntry]) -> list[FoundMember | LostMember]:
-    """What stands in a chunk where the manifest says that these entries begin."""
+    """Find these entries in a chunk, where the manifest says that they begin."""
     if chunk.damage:
         reason = f"chunk {chunk.number} is damaged: {chunk.damage}"
         return [LostMember(want, reason) for want in begin]
@@ -155,7 +162,7 @@ def _find(want: WantedEntry, number: int, blocks: memoryview) -> FoundMember | L
 
 
 def render_fetched_again(count: int) -> str:
-    """What to tell of chunks that came damaged at first."""
+    """The note about chunks that came damaged at first."""
     return (
         f"{render_count(count, 'chunk')} came damaged and, fetched again, whole: look for what "
         "changes bytes between here and the store"

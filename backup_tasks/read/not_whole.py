@@ -22,7 +22,7 @@ _TORN = {
 
 
 def explain_entry(entry: Entry) -> str:
-    """How an entry is not the file of the backup's own day; "" if it is."""
+    """Say how an entry differs from the file on the backup's own day; "" if it does not."""
     parts = []
     if entry.torn:
         parts.append(_TORN.get(entry.torn, f"not whole: {printable(entry.torn)}"))
@@ -33,11 +33,11 @@ def explain_entry(entry: Entry) -> str:
 
 @dataclass(slots=True)
 class NotWhole:
-    """Gathers them from a manifest as its entries pass by.
+    """Gathers torn and carried-over files from a manifest as its entries pass by.
 
     Attributes:
-        torn: content or attributes are not those of any one moment, or padded with zeros.
-        carried: as they were on an earlier day, whole.
+        torn: files with content or attributes of different moments, or padded with zeros.
+        carried: files as they were on an earlier day, whole.
     """
 
     torn: Findings = field(default_factory=Findings)
@@ -47,7 +47,7 @@ class NotWhole:
         return bool(self.torn.count or self.carried.count)
 
     def see(self, entry: Entry) -> None:
-        """Note an entry if it is one of them."""
+        """Note an entry if it is torn or carried over."""
         if entry.torn:
             self.torn.add(entry.name, explain_entry(entry))
         elif entry.carried and entry.type != "dir":
@@ -56,10 +56,10 @@ class NotWhole:
     def passing(
         self, header: Header, entries: Iterator[PlacedEntry], wanted: WantedPaths | None = None
     ) -> Iterator[PlacedEntry]:
-        """The same entries, each looked at where the header says that there are any.
+        """Pass the entries on; look at each if the header says that some are not whole.
 
         Args:
-            wanted: of which paths to tell; None means all.
+            wanted: the paths to report; None reports all.
         """
         return self._passing(entries, wanted) if header.torn or header.carried else entries
 
@@ -88,13 +88,13 @@ class NotWhole:
         return ", ".join(parts)
 
     def render(self) -> list[str]:
-        """The summary, and an indented line for each of the first; none if all are whole."""
+        """The summary, then an indented line for each of the first; empty if all are whole."""
         if not self:
             return []
         return [self.summary, *self.torn.render(), *self.carried.render()]
 
     def problems(self) -> Iterator[Problem]:
-        """One for each that is torn, of the first ones with its name."""
+        """A problem for each torn file; only the first ones are named."""
         for path, reason in self.torn.first:
             yield Problem(path, reason, "torn")
         more = Problem("(one more file)", "not named", "torn")
@@ -107,7 +107,7 @@ class NotWhole:
 
 
 def note_torn(record: RunRecord, found: NotWhole) -> None:
-    """Have a task that brings files back end as not all of them whole, if that is so."""
+    """Make a task that brings files back end as incomplete if some files are torn."""
     if found.torn.count and record.result == "success":
         record.result, record.exit_code = "incomplete", 3
         for problem in found.problems():

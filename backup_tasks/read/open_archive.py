@@ -1,4 +1,4 @@
-"""An archive, opened: whose it is, and what is in it. Each task that reads one begins here."""
+"""Open an archive: whose it is, and what is in it. Each task that reads an archive begins here."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class OpenArchive(Struct, frozen=True):
 
     Attributes:
         stored: the very object that was opened.
-        keys: open it if it is encrypted.
-        manifest: None for an ordinary .tar.gz that we did not write.
-        proof: what signature and name prove.
+        keys: open the archive if it is encrypted.
+        manifest: None for a plain tar.
+        proof: whose archive it is, by signature and name.
     """
 
     store: Store
@@ -36,12 +36,11 @@ class OpenArchive(Struct, frozen=True):
 
     @property
     def header(self) -> Header | None:
-        """The manifest's, if there is one."""
+        """The manifest's header; None without a manifest."""
         return self.manifest.header if self.manifest is not None else None
 
     def find_fault_at_end(self) -> str:
-        """What is wrong behind the manifest, where no file depends on it, or ""; a plain .tar.gz
-        has no such place."""
+        """The fault behind the manifest, where no file depends on it; "" if there is none."""
         if self.manifest is None:
             return ""
         return find_fault_at_end(self.store, self.stored, self.manifest.footer, self.keys)
@@ -49,7 +48,7 @@ class OpenArchive(Struct, frozen=True):
     def plain_members(
         self, *, trusted: bool = False, notes: set[str] | None = None
     ) -> Generator[tuple[Member, Iterator[memoryview]], None, None]:
-        """As `plain_tar_members`, of one without a manifest."""
+        """As `plain_tar_members`, for an archive without a manifest."""
         return plain_tar_members(self.store, self.stored, trusted=trusted, notes=notes)
 
 
@@ -57,16 +56,17 @@ class OpenArchive(Struct, frozen=True):
 def open_archive(
     store: Store, stored: StoredObject, keys: Keyring = NO_KEYS, trust: Trust = ANYBODY
 ) -> Iterator[OpenArchive]:
-    """Read an archive's end, and refuse what is not to be believed before anything else of it is
-    fetched. The manifest's temporary file is gone afterwards.
+    """Read an archive's end; refuse somebody else's archive before fetching anything more.
+
+    The manifest's temporary file is gone afterwards.
 
     Args:
         trust: whose archives are believed.
 
     Raises:
-        UnprovenError: it is somebody else's, and `trust` does not take it all the same.
-        ArchiveError: it is damaged.
-        IdentityError: it is encrypted, and `keys` do not open it.
+        UnprovenError: the archive is somebody else's, and `trust.unproven` is not set.
+        ArchiveError: the archive is damaged.
+        IdentityError: the archive is encrypted, and `keys` do not open it.
         StoreError: the store failed.
         BackupError: there is no room for temporary files.
     """

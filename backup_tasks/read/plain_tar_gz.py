@@ -1,4 +1,4 @@
-"""Ordinary .tar.gz archives that we did not write: read from front to end."""
+"""Read ordinary .tar.gz archives that we did not write, from front to end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from backup_tasks.stores.base import Store, StoredObject
 
 _AHEAD = 3
 _PIECE_BYTES = 2**20
-# Deflate packs zeros to a thousandth, gzip -1 to a 228th; nothing else gets beyond a fiftieth.
+# Deflate packs zeros to a thousandth, gzip -1 to a 228th; all else to a fiftieth at best.
 BOMB_RATIO = 150
 BOMB_BYTES = 2**30
 
@@ -30,16 +30,17 @@ BOMB_BYTES = 2**30
 def plain_tar_members(
     store: Store, stored: StoredObject, *, trusted: bool = False, notes: set[str] | None = None
 ) -> Generator[tuple[Member, Iterator[memoryview]], None, None]:
-    """Each member with its stored bytes, which must be read before the next one is asked for.
+    """Yield each member with its stored bytes; read them before asking for the next member.
 
-    Whoever keeps it closes it, for the reason that `read_chunks` gives.
+    The caller closes the generator, for the reason that `read_chunks` gives.
 
     Args:
-        trusted: it may unpack to any size, however small it is.
-        notes: gets what is odd about the archive, in the end, a line each.
+        trusted: let the archive unpack to any size, however small it is.
+        notes: at the end, gets a line for each oddity of the archive.
 
-    Raises ArchiveError when it is no sound and whole .tar.gz, mostly after the members before
-    the damage; and for an archive of ours that lost its footer.
+    Raises:
+        ArchiveError: the object is no sound and whole .tar.gz (mostly raised after the members
+            before the damage), or it is an archive of ours that lost its footer.
     """
     is_ours = False
     with (
@@ -87,7 +88,11 @@ def _notes_of(odd: Oddities) -> set[str]:
 
 @contextlib.contextmanager
 def _explained(stored: StoredObject) -> Iterator[None]:
-    """What is said of unsound input, as an error that names the archive."""
+    """Turn errors about unsound input into one that names the archive.
+
+    Raises:
+        ArchiveError: the archive is no sound .tar.gz.
+    """
     try:
         yield
     except (ArchiveError, EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -100,7 +105,7 @@ def _explained_pieces(stored: StoredObject, pieces: Iterator[memoryview]) -> Ite
 
 
 class _BoundedSource:
-    """The unpacked bytes; refuses to be a bomb."""
+    """The unpacked bytes; refuses to unpack a decompression bomb."""
 
     def __init__(self, unpacked: gzip.GzipFile, packed: _ObjectReader, trusted: bool) -> None:
         self._unpacked = unpacked
@@ -122,7 +127,11 @@ class _BoundedSource:
 
 
 def _check_end(source: _BoundedSource) -> None:
-    """Read on to the end of the object, so that gzip's last checksum is checked as well."""
+    """Read on to the end of the object, so that gzip's last checksum is checked as well.
+
+    Raises:
+        ArchiveError: something other than zeros follows tar's end mark.
+    """
     while rest := source.read(_PIECE_BYTES):
         if rest.strip(b"\0"):
             raise ArchiveError("more follows after tar's end mark, where tar never looks")
@@ -134,7 +143,7 @@ def _relative(path: bytes) -> bytes:
 
 
 class _ObjectReader(io.RawIOBase):
-    """An object as a stream, fetched a few ranges ahead; `count` says how much was read."""
+    """An object as a stream, fetched a few ranges ahead; `count` is the bytes read so far."""
 
     def __init__(self, store: Store, stored: StoredObject) -> None:
         self._pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="read")

@@ -23,14 +23,14 @@ from backup_tasks.format.manifest_lines import Manifest
 from backup_tasks.spools.inode_table import NumberTable
 from backup_tasks.spools.numbers import NumberSpool
 
-# A place in a manifest of up to 1 TiB; the number of a chunk takes the other 24 bits.
+# Bits for a place in a manifest, of up to 1 TiB; the chunk's number takes the other 24 bits.
 _PLACE_BITS = 64 - (CHUNKS_LIMIT - 1).bit_length()
 _NO_MORE = 2**64
 _NEAR_BYTES = 2**20
-# An entry's line beyond what it takes in its chunk.
+# Bytes that an entry's line may take beyond the entry's own in its chunk.
 _LINE_BYTES = 2**10
-# An entry's line is at most so many times as long as what it takes in its chunk: where a path is
-# all of control characters, which JSON writes with six.
+# Limit of an entry's line, as a multiple of the entry's bytes in its chunk: JSON writes each
+# control character of a path with six.
 _LINE_RATIO = 8
 
 
@@ -47,7 +47,7 @@ class WantedPaths:
         return not self._patterns
 
     def match(self, path: str, is_folder: bool) -> bool:
-        """Whether this path is wanted; remembers which patterns met something."""
+        """Whether this path is wanted; remembers the patterns that matched."""
         if not self._patterns:
             return True
         found = [text for text, pattern in self._patterns if pattern.match(path, is_folder)]
@@ -55,7 +55,11 @@ class WantedPaths:
         return bool(found)
 
     def check_all_met(self, archive: str) -> None:
-        """Raises UsageError that names the patterns which matched nothing."""
+        """Refuse patterns that matched nothing.
+
+        Raises:
+            UsageError: some patterns matched nothing; names them.
+        """
         unmet = [text for text, _ in self._patterns if text not in self._matched]
         if unmet:
             named = ", ".join(repr(text) for text in unmet)
@@ -65,7 +69,7 @@ class WantedPaths:
 
 
 class WantedEntry(NamedTuple):
-    """An entry to restore, perhaps under the path of a hardlink whose first link is unwanted."""
+    """An entry to restore, under its own path or that of a wanted hardlink to it."""
 
     entry: Entry
     restore_as: str
@@ -74,18 +78,17 @@ class WantedEntry(NamedTuple):
 class Selection:
     """The wanted entries of a manifest, in the order in which they lie in the archive.
 
-    Takes some bytes a chunk and a few megabytes for the entries, at any number of them: these stay
-    in the manifest's file.
+    Memory: some bytes for each chunk; a few megabytes for any number of entries, as these stay in
+    the manifest's file; and 24 bytes for each file of which a link is wanted, but not the first.
 
     Args:
-        passing: gives the same entries; whoever wants to see them all need not read them again.
-
-    Raises ArchiveError for more entries than a chunk can hold.
-
-    Takes 24 bytes more for each file whose first link is not wanted, but another one is.
+        passing: passes the entries on, so that the caller can look at all of them in one reading.
 
     Attributes:
         count, files, bytes: entries, regular files and their content bytes.
+
+    Raises:
+        ArchiveError: the manifest lists more entries in a chunk than it can hold.
     """
 
     def __init__(
@@ -95,15 +98,15 @@ class Selection:
         passing: Callable[[Iterator[PlacedEntry]], Iterator[PlacedEntry]] = lambda them: them,
     ) -> None:
         self._manifest = manifest
-        # Of each wanted entry: the chunk in which it begins, and its line's place in the manifest,
-        # as one number.
+        # For each wanted entry, one number: the chunk in which it begins, and its line's place in
+        # the manifest.
         self._begin = NumberSpool()
         self._upper = NumberSpool()
-        # Of each chunk, whether an entry begins there.
+        # For each chunk, whether an entry begins there.
         self._starts = bytearray(len(manifest.chunks))
-        # First links that are not wanted: the line of the hardlink that takes the place of each.
+        # Unwanted first link -> the line of the hardlink that takes its place.
         self._stand_ins = NumberTable()
-        # The lines of further hardlinks to such a file, and of those to one that is not there.
+        # The lines of further hardlinks to such a file, and of hardlinks to a missing file.
         self._extra = NumberSpool()
         self._lost = NumberSpool()
         self._walk: Iterator[int] = iter(())
@@ -115,8 +118,8 @@ class Selection:
             self._add_stand_ins()
 
     def _scan(self, wanted: WantedPaths, entries: Iterator[PlacedEntry]) -> None:
-        # The folders above, as the length of each one's path and the place of its line; `top` is
-        # the path of the lowest.
+        # The folders above the entry: length of path, and place of line, of each. `top` is the
+        # path of the lowest folder.
         above: list[tuple[int, int]] = []
         top = ""
         are_all = wanted.are_all
@@ -183,7 +186,7 @@ class Selection:
         return decode_entry(self._manifest.line_at(place))
 
     def _stand_in_of(self, first: str) -> str:
-        """The path of the hardlink that takes the place of a first link; its own if none does."""
+        """The path of the hardlink that takes a first link's place; `first` if none does."""
         place = self._stand_ins.get(first)
         if place is None:
             return first
@@ -192,31 +195,35 @@ class Selection:
 
     @property
     def extra_links(self) -> Iterator[tuple[str, str]]:
-        """Path, and path of the file that it joins, of hardlinks whose first link is not wanted,
-        beyond the one that takes its place."""
+        """(path, path of the file to join) of each further hardlink to an unwanted first link.
+
+        The hardlink that takes the first link's place is not among them.
+        """
         for place in self._extra:
             entry = self._entry_at(place)
             yield entry.name, self._stand_in_of(entry.link_name)
 
     @property
     def lost_links(self) -> Iterator[tuple[str, str]]:
-        """Path, and path of the first link, of hardlinks whose first link is not in the archive; of
-        each first link one."""
+        """(path, path of the first link) of one hardlink for each first link that the archive
+        lacks."""
         for place in self._lost:
             entry = self._entry_at(place)
             yield entry.name, entry.link_name
 
     @property
     def upper_folders(self) -> Iterator[Entry]:
-        """Entries of the folders above wanted ones, not wanted themselves."""
+        """Entries of unwanted folders above wanted entries."""
         for place in self._upper:
             yield self._entry_at(place)
 
     def entries_in(self, number: int) -> list[WantedEntry]:
         """The wanted entries that begin in this chunk, in the order of the archive.
 
-        Ask for chunks in ascending order; any other is slow. Raises ArchiveError if they cannot
-        be in it, all of them.
+        Ask for chunks in ascending order; any other is slow.
+
+        Raises:
+            ArchiveError: the chunk has no room for all of these entries.
         """
         entries = self._entries_at(self._places_in(number), number)
         if not self._stand_ins:
@@ -224,7 +231,7 @@ class Selection:
         return [WantedEntry(entry, self._stand_in_of(entry.name)) for entry in entries]
 
     def _places_in(self, number: int) -> list[int]:
-        """Where the lines of the wanted entries lie that begin in this chunk, ascending."""
+        """Places of the lines of wanted entries that begin in this chunk, ascending."""
         if number <= self._asked:
             self._walk = iter(self._begin)
             self._next = next(self._walk, _NO_MORE)
@@ -238,8 +245,11 @@ class Selection:
         return places
 
     def _entries_at(self, places: list[int], number: int) -> Sequence[Entry]:
-        """The entries of these lines, as they lie in the chunk. In most chunks the lines are close
-        together, and where all is wanted without others in between."""
+        """Decode the entries of these lines, in the order in which they lie in the chunk.
+
+        For most chunks the lines are close together; if everything is wanted, no others lie
+        in between.
+        """
         if not places:
             return ()
         first, last = places[0], places[-1]
@@ -262,7 +272,7 @@ class Selection:
         return entries
 
     def _decoded_one_by_one(self, places: list[int], number: int) -> tuple[list[Entry], int]:
-        """Also how long the lines are together."""
+        """The entries, and the length of their lines together."""
         most = _LINE_RATIO * self._manifest.raw_lengths[number] + _NEAR_BYTES
         entries, length = [], 0
         for place in places:
@@ -283,8 +293,7 @@ class Selection:
         return numbers
 
     def group(self, first: int) -> range:
-        """A chunk in which an entry begins, and those that follow, in which none does: they hold
-        the rest of a large one."""
+        """A chunk in which an entry begins, and the chunks after it that hold only its rest."""
         following = self._starts.find(1, first + 1)
         return range(first, following if following >= 0 else len(self._starts))
 
@@ -295,7 +304,11 @@ class Selection:
 
 
 def _check_counts(counts: array[int], raw_lengths: array[int]) -> None:
-    """Raises ArchiveError where more entries begin in a chunk than can."""
+    """Refuse a manifest in which too many entries begin in a chunk.
+
+    Raises:
+        ArchiveError: more entries begin in a chunk than it has room for.
+    """
     for number, (count, raw) in enumerate(zip(counts, raw_lengths, strict=True)):
         if count > 1 and count > (most := most_entries(raw)):
             raise ArchiveError(

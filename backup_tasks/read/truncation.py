@@ -1,8 +1,8 @@
 """Tell an archive of ours that lost its end from an ordinary .tar.gz.
 
-Neither gzip nor tar notices when an archive of many gzip members is cut at the end of one, and
-without its footer nothing says how long it was. Read as somebody else's .tar.gz it would restore
-in part and look like a success.
+Neither gzip nor tar notices that an archive was cut at the end of a gzip member, and without the
+footer nothing says how long the archive was. Read as a plain tar it would restore in part and look
+like a success.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backup_tasks.stores.base import RangeReader, StoredObject
 
 # How our gzip members begin, at levels above 0 and at 0; gzip itself writes a time or OS 3.
 _MEMBER_STARTS = tuple(bytes.fromhex("1f8b080000000000") + end for end in (b"\0\xff", b"\4\xff"))
-# The first chunk lies in here, unless an entry's headers alone are longer than a chunk.
+# These bytes hold the first chunk, unless an entry's headers alone are longer than a chunk.
 _FRONT_BYTES = CHUNK_BYTES + 2**17
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31
@@ -29,7 +29,7 @@ _ENOUGH_EQUAL = 20
 
 
 def cut_off_error(name: str) -> ArchiveError:
-    """What to raise for an archive of ours that has no sound footer."""
+    """The error for an archive of ours that has no sound footer."""
     return ArchiveError(
         f"{name}: cut off, or damaged at its end: an archive of this program without its footer. "
         "Choose another backup; docs/recovery.md says how to get out what is left"
@@ -37,15 +37,16 @@ def cut_off_error(name: str) -> ArchiveError:
 
 
 def refuse_cut_off(store: RangeReader, stored: StoredObject, tail: bytes) -> None:
-    """Raise ArchiveError if this object without a footer is one of ours all the same.
+    """Refuse an object without a footer that is an archive of ours all the same.
+
+    Knows such an archive by a whole first chunk, or by most of a footer. One that escapes lacks
+    the end mark or holds our manifest, and is refused when it is read.
 
     Args:
-        tail: its last bytes, which are no footer.
+        tail: the object's last bytes, which are no footer.
 
-    Also raised for what cannot be a .tar.gz at all.
-
-    It finds what is whole in the first chunk or in most of the footer. What escapes it has
-    no end mark, or holds our manifest, and is found when it is read.
+    Raises:
+        ArchiveError: the object is an archive of ours, or cannot be a .tar.gz at all.
     """
     if _is_broken_footer(tail):
         raise cut_off_error(stored.name)
@@ -60,7 +61,11 @@ def refuse_cut_off(store: RangeReader, stored: StoredObject, tail: bytes) -> Non
 
 
 def refuse_without_end(store: RangeReader, stored: StoredObject) -> None:
-    """Raise ArchiveError for a tar without an end mark, if its gzip may have been made by us."""
+    """Refuse a tar without an end mark if its gzip may be ours.
+
+    Raises:
+        ArchiveError: the object begins as our gzip members do.
+    """
     if _may_be_ours(_read_start(store, stored)):
         raise cut_off_error(stored.name)
 
@@ -74,10 +79,13 @@ def _may_be_ours(start: bytes) -> bool:
 
 
 def refuse_without_encrypted_footer(store: RangeReader, stored: StoredObject, tail: bytes) -> None:
-    """Raise ArchiveError for an object with an encrypted archive's name and no sound footer.
+    """Refuse an object with an encrypted archive's name and no sound footer.
 
     Args:
-        tail: its last bytes, which are no footer.
+        tail: the object's last bytes, which are no footer.
+
+    Raises:
+        ArchiveError: always; says whether the archive was cut off or is none of ours.
     """
     front = store.read_range(stored, 0, min(stored.size, BLOCK_BYTES))
     if begins_outer_tar(front) or is_like_encrypted_footer(tail):
@@ -98,7 +106,7 @@ def _begins_with_chunk(front: bytes, *, is_all: bool) -> bool:
     """Whether the first gzip member holds whole tar blocks, but not a whole tar.
 
     Args:
-        is_all: nothing follows, so that a member which does not end was cut.
+        is_all: `front` is the whole object, so that a member without an end was cut.
     """
     unpacker = isal_zlib.decompressobj(_GZIP_WINDOW)
     try:

@@ -1,7 +1,7 @@
 """Write entries below a target folder, whatever the archive says, and nowhere else.
 
-How one of them is written is in target.py. Hardlinks come after the files, then symlinks, and
-the folders' own modes and times last.
+Package `target` writes each single entry. Hardlinks come after the files, then symlinks, and the
+folders' own modes and times last.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from backup_tasks.target.new_files import (
 )
 from backup_tasks.target.target_folder import SpaceGuard, refuse_holes_to_hash, write_content
 
-# Not the fault of one entry: the restore ends.
+# Errors of the whole target, not of one entry: they end the restore.
 _WHOLE_TARGET = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMATS = {
@@ -47,14 +47,14 @@ _FORMATS = {
 
 
 class WrongContentError(ArchiveError):
-    """A file's content does not have the hash that the manifest says."""
+    """A file's content does not have the hash in the manifest."""
 
 
 class Extractor:
     """Writes members below `root`.
 
     Args:
-        root: descriptor of the target folder; it stays the caller's.
+        root: descriptor of the target folder; the caller closes it.
         policy: what the archive may do.
 
     `add` each member, then `finish` once, or `abandon`; `close` in any case.
@@ -81,11 +81,11 @@ class Extractor:
         self._hardlinks = MemberSpool()
         self._late_hardlinks = MemberSpool()
         self._symlinks = MemberSpool()
-        # What stands under these names is this run's, and makes way; see extract_in_order.
+        # Paths that this run wrote, which make way for later entries; see extract_in_order.
         self._ours: Container[str] = ()
-        # What the archive says of these is not what stands under their names now.
+        # Paths under which something else stands now than the archive says.
         self._unlike = InodeTable()
-        # What was written where others can replace it.
+        # Inodes that were written where others can replace them.
         self._written = InodeTable()
         self.report = ExtractReport(notes=self._setter.notes)
 
@@ -99,14 +99,15 @@ class Extractor:
         """Restore one member.
 
         Args:
-            member: what its headers say.
-            pieces: its stored bytes; read only for a regular file.
-            sha256: what the content must hash to, hex; "" when nobody knows.
-            sparse_sha256: what its sparse hash must be, where there is no other.
+            member: the entry's decoded headers.
+            pieces: the entry's stored bytes; read only for a regular file.
+            sha256: the expected hash of the content, hex; "" if unknown.
+            sparse_sha256: the expected sparse hash, used where there is no `sha256`.
 
         Raises:
             WrongContentError: the hash differs; nothing was put under the name.
-            OSError: only for what concerns the whole target, such as a full disk.
+            OSError: the whole target is concerned, as by a full disk; the report takes errors of
+                single entries.
         """
         path = _decode(member.path)
         if member.kind != "file":
@@ -134,7 +135,7 @@ class Extractor:
     def add_upper_folder(self, member: Member) -> None:
         """A folder above wanted ones: it gets its own metadata only if a restore made it.
 
-        Left out where its path is unsafe: so are those of all wanted ones below it, which are told.
+        Skipped if its path is unsafe: so are the paths of all entries below it, which are reported.
         """
         try:
             check_path(_decode(member.path))
@@ -144,7 +145,7 @@ class Extractor:
         self._finisher.above.append(member)
 
     def leave_out(self, path: str, reason: str) -> None:
-        """Note an entry that cannot be restored; no hardlink joins what stands in its place."""
+        """Report an entry that cannot be restored; no hardlink joins what stands in its place."""
         self._unlike.add(path, True)
         self.report.add_problem(path, reason)
 
@@ -162,7 +163,7 @@ class Extractor:
         return self.report
 
     def abandon(self) -> None:
-        """After a failure: let nothing that was made stay closed to those whose it is."""
+        """After a failure: open the folders that were made to their owners."""
         self._finisher.abandon()
 
     def close(self) -> None:
@@ -180,7 +181,11 @@ class Extractor:
         self._try(path, partial(make, member, path))
 
     def _try(self, path: str, make: Callable[[], None]) -> None:
-        """What goes wrong with one entry costs that entry."""
+        """Call `make`; an error costs this entry alone.
+
+        Raises:
+            OSError: the error concerns the whole target.
+        """
         try:
             make()
         except OSError as error:
@@ -191,7 +196,7 @@ class Extractor:
             self.leave_out(path, f"its headers hold what cannot be: {error}")
 
     def _may_write(self, folder: int, member: Member, path: str, mtime_ns: int) -> bool:
-        """Whether the name is free, or may be replaced; counts it as kept otherwise."""
+        """Whether the name is free, or may be replaced; if not, count the entry as kept."""
         if path in self._ours:
             return True
         name = split_path(path)[1]
@@ -220,11 +225,11 @@ class Extractor:
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
         owner = self._folders.new_owner
-        # Where nobody else can see it, it is made with its own mode; but for special bits, which
-        # a change of owner would take away.
+        # Where nobody else can see the file, it gets its own mode at once; but no special bits,
+        # which a change of owner would take away.
         made = Made(owner, member.mode & 0o777 & ~self._umask) if owner else None
         is_private = made is not None
-        # Looked for first, as all would be written in vain; but not where nothing can be.
+        # Look before writing, lest all be written in vain; a folder just made holds nothing yet.
         if not is_private and not self._may_write(folder, member, path, member.mtime_ns):
             return
         mode = made.mode if made else 0o600
@@ -244,7 +249,7 @@ class Extractor:
             try:
                 new.publish(replace=not is_private and self._policy.overwrite != "never")
             except FileExistsError:
-                # Two paths of the archive that are one to this file system, or the same one twice.
+                # Two paths of the archive are one to this file system, or one path comes twice.
                 if not is_private and path not in self._ours:
                     raise
                 if not self._may_write(folder, member, path, member.mtime_ns):
@@ -283,7 +288,7 @@ class Extractor:
             self._note_written(path, made)
 
     def _note_written(self, path: str, status: os.stat_result) -> None:
-        """Remember what stands there, if others can put something else in its place."""
+        """Remember the inode that stands there, if others can replace it."""
         if self._folders.standing.master is not None:
             self._written.add(path, _inode_of(status))
 
@@ -293,7 +298,7 @@ class Extractor:
         """Make a hardlink, to anything but a folder.
 
         Args:
-            later: takes what has no target yet, or none that is known to be the archive's.
+            later: takes a link whose target is not there yet, or may still be replaced.
         """
         target = _decode(member.link)
         if self._unlike.has(target, True):
@@ -314,7 +319,7 @@ class Extractor:
             try:
                 there = os.fstat(found)
                 if later is not None and self._are_symlinks_last and stat.S_ISLNK(there.st_mode):
-                    later(member)  # it may be of an earlier run, and be replaced yet
+                    later(member)  # the symlink may be an earlier run's, and be replaced yet
                     return
                 if not (is_certain or self._written.has(target, _inode_of(there))):
                     self.leave_out(path, _replaced(target))
@@ -357,7 +362,7 @@ class Extractor:
 
 
 def _inode_of(status: os.stat_result) -> tuple[int, ...]:
-    """What tells an inode from others, also from one that got its number later."""
+    """Tell an inode from others, also from one that gets its number later."""
     return (
         *(status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid),
         *(status.st_size, status.st_mtime_ns),
@@ -375,7 +380,7 @@ def _umask() -> int:
 
 
 def _is_like(folder: int, name: str, there: os.stat_result, member: Member) -> bool:
-    """Whether what was kept is, by all appearances, what the archive holds."""
+    """Whether the entry that was kept is, by all appearances, the one in the archive."""
     if stat.S_IFMT(there.st_mode) != _FORMATS.get(member.kind):
         return False
     if member.kind == "file":
@@ -386,7 +391,7 @@ def _is_like(folder: int, name: str, there: os.stat_result, member: Member) -> b
 
 
 def _target_of(folder: int, name: str, there: os.stat_result) -> bytes:
-    """Where a symlink leads; nowhere if there is something else by now."""
+    """The symlink's target; b"" if something else stands there by now."""
     try:
         link = os.open(name, _LOOK, dir_fd=folder)
     except FileNotFoundError:
@@ -397,7 +402,7 @@ def _target_of(folder: int, name: str, there: os.stat_result) -> bytes:
         os.close(link)
 
 
-# A name that is empty, "." or ".."; no path may hold a zero byte.
+# A name that is empty, "." or "..", or a zero byte.
 _UNSAFE = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
 _DOUBTFUL = ("", ".", "/")
 
@@ -407,8 +412,12 @@ class UnsafePathError(Exception):
 
 
 def check_path(path: str) -> str:
-    """The path itself. Raises UnsafePathError unless it is plainly relative."""
-    # Most paths hold nothing that the expression could find, which takes longer to say.
+    """Return the path if it is plainly relative.
+
+    Raises:
+        UnsafePathError: the path could lead out of the target.
+    """
+    # A fast test, which spares most paths the expression.
     may_be_unsafe = "/." in path or "//" in path or path[:1] in _DOUBTFUL or path[-1:] == "/"
     if (may_be_unsafe or "\0" in path) and _UNSAFE.search(path):
         raise UnsafePathError("its path could lead out of the target; it was left out")

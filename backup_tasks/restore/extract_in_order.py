@@ -1,7 +1,7 @@
 """Write entries as tar does, one after the other: where a path comes twice, the last one counts.
 
-Other people's archives may hold a path more than once, as `tar r` makes them, and hardlinks to
-what a path was in between. Ours never do. Folders still get their own modes and times last.
+Other people's archives may hold a path more than once, as `tar r` makes them, and hardlinks to an
+entry that a later one replaces. Ours never do. Folders still get their own modes and times last.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ _KEPT_TWICE = (
 
 
 class InOrderExtractor(Extractor):
-    """An extractor in which an entry replaces what this run made of an earlier one of its path.
+    """An extractor in which an entry replaces an earlier one of the same path and run.
 
-    What was there before the run is treated as the policy says. As with tar, a hardlink joins what
-    its target is when it comes, and a folder makes way only if it is empty. Unlike with tar,
-    nothing is written through a symlink, and a hardlink that comes before its file is made last.
+    The policy decides about everything that was there before the run. As with tar, a hardlink
+    joins the file that its target names at that moment, and a folder makes way only if it is
+    empty. Unlike with tar, nothing is written through a symlink, and a hardlink that comes before
+    its file is made last.
 
-    Takes up to 48 bytes of memory a path that is written, and 24 for one that is kept.
+    Takes up to 48 bytes of memory for each path that is written, and 24 for each that is kept.
     """
 
     _are_symlinks_last = False
@@ -112,12 +113,12 @@ class InOrderExtractor(Extractor):
         self, member: Member, path: str, later: Callable[[Member], None] | None = None
     ) -> None:
         if self._is_finishing and path in self._ours:
-            return  # an entry of this path that came after it
+            return  # a later entry of this path stands there
         self._check_above(os.fsdecode(member.link))
         self._note(path, partial(super()._link, member, path, later))
 
     def _note(self, path: str, make: Callable[[], None]) -> None:
-        """Make a file or a link, and remember if this came about: it may be kept, or put off."""
+        """Make a file or a link; note the path if it was made, not if it was kept or put off."""
         before = self.report.files + self.report.links
         make()
         if self.report.files + self.report.links > before:
@@ -140,14 +141,18 @@ class InOrderExtractor(Extractor):
         self._here.add(path, None)
 
     def _is_due(self, path: str) -> bool:
-        """The last entry of a folder comes first here, and is the one that counts."""
+        """Whether to set this folder: its last entry comes first here, and only that one counts."""
         if path in self._finished or not self._is_folder(path):
             return False
         self._finished.add(path, None)
         return True
 
     def _check_above(self, path: str) -> None:
-        """Let nothing that this run made make way for a folder above something else."""
+        """Refuse a path that would replace an entry of this run by a folder on the way.
+
+        Raises:
+            OSError: an entry of this run on the way is no folder.
+        """
         end = path.find("/") if self._may_replace else -1
         while end >= 0:
             above = path[:end]
@@ -157,7 +162,7 @@ class InOrderExtractor(Extractor):
             end = path.find("/", end + 1)
 
     def _is_folder(self, path: str) -> bool:
-        """Whether it still is one; not so what made way for a later entry."""
+        """Whether a folder stands there still; it may have made way for a later entry."""
         parent, name = split_path(path)
         folder = self._folders.enter(parent)
         try:

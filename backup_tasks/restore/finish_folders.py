@@ -1,7 +1,7 @@
-"""The folders of a restore get their own metadata last, when nothing more comes into them.
+"""Set the metadata of a restore's folders last, when nothing more comes into them.
 
-Until then they are closed to others. One that others could have moved is set only if it is the
-folder that it should be.
+Until then the folders are closed to others. A folder that others could have moved is set only if
+it is the one that belongs there.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ Attempt = Callable[[str, Callable[[], None]], None]
 
 
 class FolderFinisher:
-    """Keeps what the archive says of folders, and which ones were made, until all else is there.
+    """Keeps the metadata of folders, and the paths of those made, until all else is restored.
 
     Args:
         root: the target; folders: the way into it.
-        new_mode: of a folder that the archive says nothing of.
+        new_mode: mode of a folder that is not in the archive.
         may_change: whether folders that were there before get their metadata, too.
-        attempt: calls what sets the folder of a path; what goes wrong costs that one.
-        leave_out: told of a folder (path, reason) that was not set.
+        attempt: called with (path, call that sets the folder); an error costs this folder alone.
+        leave_out: called with (path, reason) of a folder that was not set.
 
     Attributes:
-        wanted: append the folders that were asked for.
-        above: append folders above wanted ones: they are set only if a restore made them.
-        count: of the wanted ones that are there.
-        is_due: asked before the folder of a path is set; where an archive holds a path twice, it
-            may be set already, or be no folder any more.
+        wanted: the folders that were asked for; append to it.
+        above: the folders above wanted entries, set only if a restore made them; append to it.
+        count: number of wanted folders that are there.
+        is_due: asked, by path, whether a folder is to be set; where an archive holds a path twice,
+            it may be set already, or be no folder any more.
     """
 
     def __init__(
@@ -80,20 +80,20 @@ class FolderFinisher:
         self.count = 0
         self.is_due: Callable[[str], bool] = lambda _: True
         self._made = MemberSpool()
-        # Depth -> sum of the hashes of their paths, less those that were finished: 0 when all were.
+        # Depth -> sum of the path hashes of folders made, less those finished: 0 when all are.
         self._unfinished: Counter[int] = Counter()
         self._is_abandoned = False
-        # Paths that stay closed if anything closed is there.
+        # If a closed folder stands at one of these paths, it stays closed.
         self._left: set[str] = set()
-        # Folders that others could move and that got their own metadata.
+        # Folders that others could move, and that have their own metadata by now.
         self._finished = InodeTable()
         # The paths in `_made`.
         self._noted = InodeTable()
         folders.on_making = self._note_made
 
     def finish(self) -> None:
-        """Set all folders, deepest first: until a folder is set nobody else can change what is in
-        it."""
+        """Set all folders, deepest first: nobody else can change a folder's content before it is
+        set."""
         depths = self.wanted.depths() | self.above.depths()
         for depth in range(max(depths | self._made.depths(), default=-1), -1, -1):
             for member in self.wanted.of_depth(depth):
@@ -104,7 +104,7 @@ class FolderFinisher:
                 self._open_the_rest(depth)
 
     def _open_the_rest(self, depth: int) -> None:
-        """Those that the archive says nothing of."""
+        """Open the folders that were made, but are not in the archive."""
         makes, self._folders.makes = self._folders.makes, False
         for member in self._made.of_depth(depth):
             path = os.fsdecode(member.path)
@@ -112,8 +112,8 @@ class FolderFinisher:
         self._folders.makes = makes
 
     def abandon(self) -> None:
-        """After a failure: set what was made so far, and mark it where that can be, so that the
-        next run finishes it."""
+        """After a failure: set the folders made so far, and mark them where possible, so that the
+        next run finishes them."""
         self._folders.makes = False
         self._is_abandoned = True
         with suppress(OSError):
@@ -168,21 +168,21 @@ class FolderFinisher:
             self._finished.add(path, None)
 
     def _note_finished(self, folder: int, path: str, attributes: Collection[str]) -> None:
-        """The archive may have more to say of it than was read before a failure."""
+        """Drop the folder's mark; after a failure set it, as the archive may say more of it."""
         if self._is_abandoned:
             set_mark(folder, path)
         else:
             drop_mark(folder, attributes)
 
     def _note_made(self, path: str) -> None:
-        """Before it is made: a signal may come right after that."""
+        """Note a folder before it is made: a signal may come right after that."""
         if self._noted.add(path, None):
             self._made.append(Member(os.fsencode(path), "dir"))
             self._unfinished[path.count("/")] += hash(path)
 
     def _open_to_others(self, path: str) -> None:
-        # What the archive does name stays closed: if its own mode could not be set, or was set on
-        # another folder that had to be made as somebody had moved this one away.
+        # A folder in the archive stays closed if its mode could not be set, or was set on another
+        # folder, made because somebody had moved this one away.
         is_named = path in self._left or path in self._finished
         if is_named or self._seems_finished(path) or not self.is_due(path):
             return
@@ -193,8 +193,10 @@ class FolderFinisher:
                 self._note_finished(folder, path, list_attributes(folder))
 
     def _seems_finished(self, path: str) -> bool:
-        """By a look along the path, which is soon done. Whoever could lead it astray gains a folder
-        that stays closed to others."""
+        """Whether a folder looks finished, by a fast look along its path.
+
+        A user who leads the look astray gains only a folder that stays closed to others.
+        """
         try:
             return not is_unfinished(os.stat(path, dir_fd=self._root))
         except OSError:  # longer than a path may be
@@ -202,8 +204,10 @@ class FolderFinisher:
 
 
 def _is_safe(mover: int | None, status: os.stat_result, member: Member) -> bool:
-    """Whether a folder that was there may be changed: only its owner, if anybody, could have put it
-    in its place, and it stays theirs."""
+    """Whether a folder that was there may be changed.
+
+    It may if nobody could have put it there, or only its owner, who owns it in the archive, too.
+    """
     return mover is None or mover == status.st_uid == owner_of(member)[0]
 
 

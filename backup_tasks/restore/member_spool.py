@@ -13,26 +13,28 @@ from backup_tasks.common.temporary import TemporarySpool
 from backup_tasks.format.tar_headers import Member
 
 _SPILL_BYTES = 2 * 2**20
-# So many are read at once where members are wanted from the last one to the first.
+# Bytes read at once when members are read from the last one to the first.
 _BLOCK_BYTES = 64 * 2**10
 _ESCAPED = "utf-8", "surrogateescape"
 _LENGTH = struct.Struct("<I")
 _encode = msgspec.msgpack.Encoder().encode
-# The names of attributes apart, as bytes: text that is not UTF-8 cannot be packed.
+# Names of attributes are packed apart, as bytes: text that is not UTF-8 cannot be packed.
 _decode = msgspec.msgpack.Decoder(tuple[Member, dict[bytes, bytes]]).decode
 
 
 class MemberSpool:
-    """Append members, then go through them; beyond two megabytes they lie in an unlinked
-    temporary file. Takes about 8 bytes of memory a member.
+    """Append members, then go through them.
+
+    Beyond two megabytes they lie in an unlinked temporary file. Takes about 8 bytes of memory for
+    each member.
     """
 
     def __init__(self) -> None:
         self._file = TemporarySpool(_SPILL_BYTES)
-        # By the number of slashes in the path, in order.
+        # Number of slashes in the path -> places in the file, in order.
         self._places: dict[int, array[int]] = {}
         self._end = 0
-        # A seek would empty the file's buffer each time.
+        # Saves a seek, which would empty the file's buffer each time.
         self._is_at_end = True
 
     def append(self, member: Member) -> None:
@@ -62,18 +64,18 @@ class MemberSpool:
             place = self._file.tell()
 
     def depths(self) -> set[int]:
-        """How many slashes there are in paths."""
+        """The numbers of slashes that the paths have."""
         return set(self._places)
 
     def of_depth(self, depth: int) -> Iterator[Member]:
-        """Those with so many slashes in their paths; what was added last comes first."""
+        """The members with `depth` slashes in their paths, the last added first."""
         places = self._places.get(depth, array("Q"))
         end = len(places)
         while end:
             end -= 1
             yield self._read(places[end])
-            # Those that lie close before it, read together: a seek for each would empty the
-            # file's buffer each time.
+            # Read the members close before it together: a seek for each would empty the file's
+            # buffer each time.
             first = bisect_left(places, places[end] - _BLOCK_BYTES, hi=end)
             block = memoryview(self._bytes_at(places[first], places[end] - places[first]))
             for place in reversed(places[first:end]):

@@ -1,4 +1,4 @@
-"""What an archive may do to the target of a restore, and what became of its entries."""
+"""Rules for what an archive may do to a restore's target, and the report on its entries."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Literal
 from msgspec import Struct
 
 Overwrite = Literal["never", "older", "always"]
-# What problems take in memory, roughly; beyond that they are counted.
+# Memory for problems, roughly; beyond that they are only counted.
 PROBLEMS_BYTES = 2**25
 _PROBLEM_BYTES = 200
 
 
 class ExtractPolicy(Struct, frozen=True):
-    """What an archive may do to the target.
+    """Rules for what an archive may do to the target.
 
     Attributes:
-        overwrite: what happens to something that is there already. A folder in the place of
-            something else makes way only when it is empty, and something else for a folder only
-            with "always"; so does the metadata of a folder that was there before.
+        overwrite: which existing files make way for the archive's. An existing folder makes way
+            for something else only if it is empty. Only "always" lets something else make way for
+            a folder, and sets the metadata of a folder that was there before.
         trusted: whether device nodes are made, and setuid and setgid bits, capabilities and
             other attributes of the system are set.
     """
@@ -30,15 +30,15 @@ class ExtractPolicy(Struct, frozen=True):
 
 @dataclass(slots=True)
 class ExtractReport:
-    """What became of the entries.
+    """Report on the entries of an archive.
 
     Attributes:
         files, bytes: regular files written, with their content bytes; links: hard and
             symbolic; folders.
         kept: entries that were there already and were left as they are.
-        problems: (path, reason) of entries that could not be restored, of the first ones where
-            they are beyond count; lost: how many such entries there are.
-        notes: said once, whatever number of entries it concerns.
+        lost: number of entries that could not be restored.
+        problems: (path, reason) of these entries; beyond PROBLEMS_BYTES they are only counted.
+        notes: remarks, each made once for any number of entries.
     """
 
     files: int = 0

@@ -1,4 +1,4 @@
-"""What an operator asks of a restore, and what came of it."""
+"""An operator's request for a restore, and the report about it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from backup_tasks.restore.policy import ExtractPolicy, ExtractReport, Overwrite
 
 
 class RestoreRequest(Struct, frozen=True):
-    """What to restore and where to.
+    """The entries to restore, where to, and how.
 
     Attributes:
-        paths: patterns as gitignore writes them; none means everything.
+        paths: gitignore patterns; empty means everything.
         target: the folder to write below; "/" when in place.
         overwrite: None refuses a target that is not empty (in place: as "never").
-        trusted: devices and setuid bits are restored too, and others' archives may unpack to
-            hundreds of times their size.
-        is_unattended: nobody looked at the archive, so that no such size is taken all the same.
-        skip_damaged: leave out the files that a damaged chunk costs, instead of stopping.
+        trusted: restore devices and setuid bits, too, and let a plain tar unpack to hundreds of
+            times its size.
+        is_unattended: nobody looked at the archive, so refuse such a size even when trusted.
+        skip_damaged: skip files in damaged chunks, instead of stopping.
         trust: whose archives are restored.
     """
 
@@ -48,12 +48,12 @@ class RestoreRequest(Struct, frozen=True):
 
     @property
     def policy(self) -> ExtractPolicy:
-        """What the archive may do to the target."""
+        """Rules for what the archive may do to the target."""
         return ExtractPolicy(self.overwrite or "never", self.trusted)
 
 
 class RestoreWish(Struct, frozen=True):
-    """What an operator typed after `invoke restore`, in the task's order; "" where nothing."""
+    """The options of `invoke restore` as typed, in the task's order; "" if not given."""
 
     date: str = ""
     name: str = ""
@@ -70,13 +70,14 @@ class RestoreWish(Struct, frozen=True):
 def parse_wish(
     wish: RestoreWish, backup: Backup, folder: Path, signers: tuple[str, ...]
 ) -> RestoreRequest:
-    """What the operator means.
+    """Turn the options of a restore into a request.
 
     Args:
-        signers: public keys, of which one must have signed; none means anybody's.
+        signers: public keys, one of which must have signed; empty believes anybody.
         folder: relative paths start here.
 
-    Raises UsageError when the words do not go together.
+    Raises:
+        UsageError: two options exclude each other, or an option has no such value.
     """
     if wish.to and wish.in_place:
         raise UsageError("give --to or --in-place, not both")
@@ -96,13 +97,13 @@ def parse_wish(
 
 
 class RestoreReport(Struct, frozen=True):
-    """What was restored, or in a dry run would be.
+    """Report on a restore; in a dry run, on what would be restored.
 
     Attributes:
         fetched_bytes: stored bytes that the wanted entries need.
-        proof: whose archive it is; header: its manifest's, None without one of ours.
-        not_whole: files among them that were not whole when the backup was made.
-        fault_at_end: what is wrong behind the manifest, where no file depends on it, or "".
+        proof: whose archive it is; header: the manifest's header, None for a plain tar.
+        not_whole: wanted files that were not whole when the backup was made.
+        fault_at_end: the fault behind the manifest, where no file depends on it; "" if none.
     """
 
     backup: Backup

@@ -48,7 +48,7 @@ def run_restore(
 
     Raises:
         UsageError: a pattern matches nothing.
-        UnprovenError: it is somebody else's archive; nothing was written.
+        UnprovenError: the archive is somebody else's; nothing was written.
         RestoreError: the target is not empty, or cannot be written.
         ArchiveError: the archive is damaged; what was restored before stays.
         StoreError: the store failed.
@@ -63,7 +63,7 @@ def run_restore(
 def restore_opened(
     archive: OpenArchive, backup: Backup, request: RestoreRequest, progress: Progress
 ) -> RestoreReport:
-    """As `run_restore`, of an archive that was opened for more than this."""
+    """As `run_restore`, from an archive that is open already."""
     with _opened_target(request) as root:
         return _restore(archive, backup, request, root, progress)
 
@@ -124,7 +124,7 @@ def _restore_ours(
     numbers: Sequence[int] = range(len(manifest.chunks))
     with ExitStack() as opened:
         if wanted.are_all and root is not None:
-            # Every chunk is needed, so the reading begins before it is known what lies where.
+            # Every chunk is needed, so reading begins before the selection is made.
             chunks = opened.enter_context(read(numbers))
             selection = opened.enter_context(closing(Selection(manifest, wanted, passing)))
             extracted = _write(backup, request, root, selection, chunks, progress)
@@ -157,7 +157,7 @@ def _write(
     chunks: ReadChunks,
     progress: Progress,
 ) -> ExtractReport:
-    """Write what is selected, from chunks of which more than those may come."""
+    """Write the selected entries; `chunks` may give more chunks than they need."""
     progress.start("restoring", selection.bytes, selection.count)
     with OpenTarget(request.target, root, request.policy) as extractor:
         on_damage = extractor.leave_out if request.skip_damaged else None
@@ -206,7 +206,7 @@ def _link_member(path: str, joined: str) -> Member:
 
 
 def _add_upper_folders(extractor: Extractor, folders: Iterable[Entry]) -> None:
-    """Give folders that were made on the way their own mode and owner; others stay as they are."""
+    """Give folders made on the way their own mode and owner; leave others as they are."""
     for entry in folders:
         member = Member(
             entry.name.encode("utf-8", "surrogateescape"),
@@ -229,7 +229,7 @@ def _restore_plain_tar(
     wanted: WantedPaths,
     progress: Progress,
 ) -> RestoreReport:
-    """An ordinary .tar.gz without our manifest: read from front to end."""
+    """Restore from a plain tar, which is read from front to end."""
     progress.start("restoring", 0, 0)
     entries = files = content = 0
     if root is None:
@@ -272,12 +272,13 @@ def _restore_plain_tar(
 def run_restore_job(
     reading: Reading, wish: RestoreWish, folder: Path, progress: Progress
 ) -> RestoreReport:
-    """Choose the backup that is meant and restore it; fills in the run's record.
+    """Choose the backup that is meant, restore it, and fill in the run's record.
 
     Args:
-        folder: where relative paths start.
+        folder: relative paths start here.
 
-    Raises: as `Reading.choose`, `parse_wish` and `run_restore`.
+    Raises:
+        BackupError: as `Reading.choose`, `parse_wish` and `run_restore`.
     """
     profile, record = reading.profile, reading.record
     chosen = reading.choose(wish.name, wish.date)

@@ -1,4 +1,4 @@
-"""The target of a restore: is it fit, has it room; and a full disk as one clear line."""
+"""Check that a restore's target is fit and has room; report a full disk in one clear line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from backup_tasks.target.target_path import walk_to
 
 
 def open_target(target: Path, *, may_hold_files: bool) -> int:
-    """Open the folder that is restored into; make it if it is not there.
+    """Open the folder to restore into; make it if it is not there.
 
-    From here on it is this very folder, whatever becomes of its name. The caller closes it.
+    The descriptor stays this very folder, whatever becomes of its name. The caller closes it.
 
-    Raises RestoreError when it is not empty and must be, or somebody else decides where it lies.
+    Raises:
+        RestoreError: the folder is not empty, but must be; another user decides where it lies; or
+            it cannot be opened or made.
     """
     try:
         found = walk_to(target)
@@ -44,9 +46,12 @@ def open_target(target: Path, *, may_hold_files: bool) -> int:
 
 
 def check_room(target: Path, root: int, needed_bytes: int) -> None:
-    """Raise RestoreError when so much cannot fit, before anything is written.
+    """Refuse a restore that cannot fit, before anything is written.
 
-    Only for an empty target: over files that are there nobody knows what it will take.
+    Only for an empty target: nobody knows what a restore over existing files will take.
+
+    Raises:
+        RestoreError: the target's file system has less than `needed_bytes` free.
     """
     disk = os.fstatvfs(root)
     free = disk.f_frsize * (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail)
@@ -61,10 +66,11 @@ class OpenTarget:
     """The extractor of an open target folder.
 
     Args:
-        target: its path, for messages; root: its descriptor, which stays the caller's.
-        extractor: the kind that is wanted.
+        target: its path, for messages; root: its descriptor, which the caller closes.
+        extractor: the class of the extractor.
 
-    Raises RestoreError at the end of the block for an OSError that concerns the whole target.
+    Raises:
+        RestoreError: an OSError that concerns the whole target ended the block.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
 """What every table of a profile is made of: a strict, frozen base, and the types of its values.
 
-In: TOML values. Out: checked ones, or all that is wrong with them. Below: keys and secrets.
+In come values of TOML; out come checked ones, or all that is wrong with them. Below: `keys`.
 """

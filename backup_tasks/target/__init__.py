@@ -1,4 +1,4 @@
-"""Files written below a folder, and nowhere else, whoever else may write there.
+"""Files written below a folder, and nowhere else, even where other users may write.
 
 In come entries and their content; out come files with their owners, modes and attributes. Below:
 `backup`.

@@ -1,4 +1,4 @@
-"""SELinux labels of what is made elsewhere and then renamed: it would keep those of elsewhere."""
+"""SELinux labels of files made in one folder and moved to another: they would keep the first's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ LABEL = "security.selinux"
 
 
 def copy_label(folder: int, place: int | str) -> None:
-    """Give what will lie in `folder` the label that it would have if it were made there.
+    """Give a file that is about to move into `folder` the label of one made there.
+
+    Does nothing where the system has no labels, or forbids setting them.
 
     Args:
-        place: an open file, or a path whose last name is not followed.
-
-    Does nothing where the system has no labels, or does not let us.
+        place: the file: a descriptor, or a path whose last name is not followed.
     """
     try:
         label = os.getxattr(folder, LABEL)

@@ -1,7 +1,7 @@
-"""Walking below the target of a restore, and making the folders that are not there.
+"""Walk below the target of a restore, and make the folders that are not there.
 
-Folders are walked by descriptor and never through a symlink. It is known of each what others could
-have done to it: they may own folders on the way, and change names in them at any time.
+Folders are walked by descriptor, never through a symlink. Other users may own folders on the way,
+and change names in them at any time, so each folder is judged by what others could have done to it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from backup_tasks.spools.inode_table import InodeTable
 from backup_tasks.target.labels import copy_label
 from backup_tasks.target.private_folder import PrivateFolders, owner_of_new
 
-# The mode of a folder that a restore made and did not finish yet: nobody gives the sticky bit
-# to a folder that no one else may enter, so a run that was killed is recognised by it.
+# Mode of a folder that a restore made and has not finished. It shows what a killed run left:
+# nobody else gives the sticky bit to a folder that only its owner may enter.
 UNFINISHED_MODE = 0o1700
-# Says of which path a folder is that others could have moved: users set no trusted attributes.
+# Attributes that name the path of a folder that others could have moved. Only root can set trusted
+# ones.
 MARKS = ("trusted.backup-tasks.restored-as", "user.backup-tasks.restored-as")
 _ATTEMPTS = 16
 _OTHER_FOLDER = "somebody put another folder in the place of the one that was made there"
@@ -32,14 +33,14 @@ Owner = tuple[int, int]
 
 
 class Standing(NamedTuple):
-    """What others can do about an open folder.
+    """Others' power over an open folder: who can change names in it, or replace it.
 
     Attributes:
         master: who can change the names in it, as `folder_trust.master_of` says.
         mover: who can put another folder in its place.
-        is_sticky: only owners move what lies in it, as in /tmp.
-        is_sealed: it is one that a restore made, at this very path, and nobody else could enter it
-            since; or it lies below such a one.
+        is_sticky: only owners move their entries in it, as in /tmp.
+        is_sealed: a restore made it at this very path, and nobody else could enter it since; or it
+            lies below such a folder.
     """
 
     master: int | None
@@ -55,18 +56,18 @@ class MakingFolderStack(FolderStack):
     """Makes folders that are not there, closed to others until their own mode is set.
 
     Args:
-        may_replace: a file or symlink in the place of a folder makes way for it.
+        may_replace: let a file or symlink make way for a folder.
 
     Attributes:
         on_making: called with the path of each folder that is about to be made, and of each that
-            an earlier run may have made and left closed; more than once for the same one.
+            an earlier run may have made and left closed; perhaps more than once for one folder.
         on_made: called with the path of each folder that was made.
-        makes: whether it does; else a folder that is not there raises FileNotFoundError.
-        private: where things are made that get their names by a rename.
+        makes: whether to make folders; if not, a missing folder raises FileNotFoundError.
+        private: the folders in which to make entries that a rename puts in place.
         standing: what others can do about the folder entered last.
-        new_owner: owner and group of the folder entered last, if it was made on the way there, so
-            that nobody else had a chance to put anything into it, and has no ACL that new files
-            inherit. They are those of what is made in it, too: a process makes both alike, also
+        new_owner: owner and group of the folder entered last, if it was made on the way there and
+            has no ACL that new files inherit; else None. Nobody else can have put anything into
+            it. New entries in it get the same owner and group: a process makes both alike, also
             where a setgid bit, a mount option or a server decides who that is.
     """
 
@@ -82,7 +83,7 @@ class MakingFolderStack(FolderStack):
         self._folder = root
         self._new: dict[int, Owner] = {}
         self.new_owner: Owner | None = None
-        # Device -> who we are there, where that is somebody else.
+        # Device -> the user who owns the files that we make there.
         self._ours: dict[int, int | None] = {}
         self.standing = self._standing_of(root, os.fstat(root), None)
         self._standings = {root: self.standing}
@@ -176,8 +177,7 @@ class MakingFolderStack(FolderStack):
         return Standing(master, mover, is_sticky=is_sticky)
 
     def _is_trusted(self, folder: int, status: os.stat_result) -> bool:
-        """Whether what we make there would belong to the owner of the folder, too, or that is root
-        or ourselves."""
+        """Whether the folder's owner is root, ourselves, or would own a file that we make there."""
         if is_trusted(status.st_uid):
             return True
         if status.st_dev not in self._ours:
@@ -187,11 +187,12 @@ class MakingFolderStack(FolderStack):
     def _is_known(self, child: int, status: os.stat_result, path: str) -> bool:
         """Whether a folder that others could move is the one that a restore made for this path.
 
-        Raises OSError if it is another one that a restore made, or another than this run made.
+        Raises:
+            OSError: a restore made it for another path, or this run made another one for this path.
         """
         inode = status.st_dev, status.st_ino
         is_made = self._moved_out.has(path, inode)
-        # A user may give their own folder that mode, also one that got its mark from us.
+        # A user may give that mode to their own folder, even to one that we marked.
         if is_unfinished(status) and self._is_trusted(child, status):
             mark = read_mark(child, status)
             if mark == _mark_of(path) or (is_made and not mark):
@@ -203,11 +204,11 @@ class MakingFolderStack(FolderStack):
         return False
 
     def _path_of_next(self) -> str:
-        """Of the folder that is opened or made next on the way."""
+        """The path of the folder that is opened or made next on the way."""
         return "/".join(self._way.split("/")[: len(self._open) + 1])
 
     def _make_inside(self, folder: int, name: str) -> int:
-        """Make a folder where nobody else can put another in its place."""
+        """Make a folder where nobody else can replace it."""
         path = self._path_of_next()
         self.on_making(path)
         os.mkdir(name, UNFINISHED_MODE, dir_fd=folder)
@@ -215,7 +216,7 @@ class MakingFolderStack(FolderStack):
         made = super().open_child(folder, name)
         self._standings[made] = _SEALED
         status = _closed(made)
-        # What is in such a folder is like it.
+        # A folder made in a new one has the same owner, and no default ACL either.
         if folder in self._new or _is_untouched(made, status):
             self._new[made] = status.st_uid, status.st_gid
         return made
@@ -223,7 +224,8 @@ class MakingFolderStack(FolderStack):
     def _make_apart(self, folder: int, name: str) -> int:
         """Make a folder in private, mark it, and move it to where others can change the names.
 
-        Raises FileExistsError when there is something else by now.
+        Raises:
+            FileExistsError: something else stands there by now.
         """
         path = self._path_of_next()
         self.on_making(path)
@@ -267,8 +269,8 @@ class MakingFolderStack(FolderStack):
 
 
 def _closed(made: int) -> os.stat_result:
-    """The status of a folder just made, which has its mode even where mkdir(2) lost the sticky bit,
-    as FUSE does."""
+    """The status of a folder just made; sets its mode again where mkdir(2) lost the sticky bit, as
+    FUSE does."""
     status = os.fstat(made)
     if is_unfinished(status):
         return status
@@ -278,18 +280,18 @@ def _closed(made: int) -> os.stat_result:
 
 
 def set_mark(folder: int, path: str) -> None:
-    """Say on a folder which one it is, where that is possible."""
+    """Mark a folder with its path, where the file system allows it."""
     with contextlib.suppress(OSError):
         os.setxattr(folder, _mark_name(), _mark_of(path))
 
 
 def has_mark(folder: int, status: os.stat_result, path: str) -> bool:
-    """Whether this very folder was made by a restore for this path, and not finished."""
+    """Whether a restore made this very folder for this path, and did not finish it."""
     return read_mark(folder, status) == _mark_of(path)
 
 
 def read_mark(folder: int, status: os.stat_result) -> bytes:
-    """What `set_mark` set on an open folder; b"" where nothing, or where somebody else could."""
+    """The mark that `set_mark` set on an open folder; b"" if none, or if others could set it."""
     if os.geteuid() != 0 and status.st_uid != os.geteuid():
         return b""
     try:
@@ -299,10 +301,10 @@ def read_mark(folder: int, status: os.stat_result) -> bytes:
 
 
 def drop_mark(folder: int, attributes: Collection[str]) -> None:
-    """Take away what `set_mark` set, if it did.
+    """Remove the mark that `set_mark` set, if there is one.
 
     Args:
-        attributes: the names of those that the folder has: sooner looked for than refused.
+        attributes: names of the folder's attributes; looking there is faster than trying.
     """
     if attributes and _mark_name() in attributes:
         with contextlib.suppress(OSError):
@@ -318,12 +320,14 @@ def _mark_of(path: str) -> bytes:
 
 
 def _is_untouched(folder: int, status: os.stat_result) -> bool:
-    """Whether a folder is as this process makes them."""
+    """Whether a folder is as this process makes folders."""
     is_ours = status.st_uid == os.geteuid() and is_unfinished(status)
     return is_ours and not has_acl(folder, DEFAULT_ACL)
 
 
 def is_unfinished(status: os.stat_result) -> bool:
-    """Whether a restore made this folder, this one or one that was killed, and did not get to
-    its metadata. A setgid bit is inherited from the folder above."""
+    """Whether a restore, perhaps a killed one, made this folder and has not set its metadata.
+
+    The mode may have a setgid bit more, which is inherited from the folder above.
+    """
     return stat.S_IMODE(status.st_mode) & ~stat.S_ISGID == UNFINISHED_MODE

@@ -21,27 +21,27 @@ _NO_XATTRS = {errno.EOPNOTSUPP, errno.ENOTSUP}
 # Too many or too large for the target's file system; a full disk would have said so before.
 _NO_ROOM = {errno.ENOSPC, errno.E2BIG, errno.ERANGE}
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
-# What an archive that nobody vouches for may set. Among the others are capabilities, which give
-# a program what setuid bits give it.
+# Attributes that an untrusted archive may set. Among the others are capabilities, which raise a
+# program's rights as setuid bits do.
 _HARMLESS = ("user.", ACCESS_ACL, DEFAULT_ACL)
 
 
 class Made(NamedTuple):
-    """What a file has that was just made, and that nobody else can have changed."""
+    """Owner and mode of a file that was just made and that nobody else can have changed."""
 
     owner: tuple[int, int]
     mode: int
 
 
 class MetadataSetter:
-    """Sets what the member says, in the order that keeps it: owner, mode, xattrs, time.
+    """Sets a member's metadata in an order that keeps all of it: owner, mode, xattrs, time.
 
-    A change of owner drops setuid bits and capabilities, so it comes first. What this user
-    may not set is said once, in `notes`.
+    A change of owner drops setuid bits and capabilities, so it comes first. `notes` says once
+    what this user may not set.
 
     Args:
-        trusted: setuid and setgid bits, capabilities and other attributes of the system are
-            set too; such a bit never on a file that could not be given to its owner.
+        trusted: set setuid and setgid bits, capabilities and other attributes of the system, too;
+            but no such bit on a file that could not be given to its owner.
     """
 
     def __init__(self, *, trusted: bool) -> None:
@@ -49,11 +49,10 @@ class MetadataSetter:
         self.notes: set[str] = set()
 
     def set_file(self, descriptor: int, member: Member, made: Made | None = None) -> None:
-        """For an open file.
+        """Set the metadata of an open file.
 
         Args:
-            made: what a file just made is known to have; None where it may have attributes that
-                nobody set on it.
+            made: owner and mode of a file just made; None if it may have inherited attributes.
         """
         if made is None or made.owner != owner_of(member):
             self._set_owner(descriptor, member)
@@ -71,30 +70,30 @@ class MetadataSetter:
     def set_folder(
         self, descriptor: int, member: Member, owner: tuple[int, int]
     ) -> Collection[str]:
-        """For an open folder.
+        """Set the metadata of an open folder.
 
         Args:
-            owner: whose it is.
+            owner: the folder's present owner and group.
 
         Returns:
-            The names of the attributes that it had before.
+            The names of the attributes that the folder had before.
         """
         if owner != owner_of(member):
             self._set_owner(descriptor, member)
-        # Not before it has its owner: the one before could give it others until then.
+        # Only after the change of owner: until then the former owner could set other attributes.
         found = list_attributes(descriptor)
         _drop_others(descriptor, member, found)
         if member.xattrs:
             self._set_xattrs(descriptor, member, follow=True)
         os.utime(descriptor, ns=(member.mtime_ns, member.mtime_ns))
-        # Last, because until then its mode says that it is unfinished.
+        # Last, because the mode marks the folder as unfinished until then.
         os.fchmod(descriptor, member.mode)
         if ACCESS_ACL in member.xattrs:
             self._mend_acl(descriptor, member)
         return found
 
     def _mend_acl(self, descriptor: int, member: Member) -> None:
-        """Set an ACL again whose mask a mode took away: that of bsdtar says nothing of the mask."""
+        """Set an ACL again if the mode replaced its mask: bsdtar's modes do not hold the mask."""
         with contextlib.suppress(OSError):
             if os.getxattr(descriptor, ACCESS_ACL) != member.xattrs[ACCESS_ACL]:
                 self._set_xattrs(descriptor, member, follow=True)
@@ -109,8 +108,8 @@ class MetadataSetter:
                 os.fchown(descriptor, -1, gid)
 
     def set_node(self, folder: int, name: str, member: Member) -> None:
-        """For a link, FIFO or device just made in a folder that nobody else can enter; a symlink is
-        not followed."""
+        """Set the metadata of a link, FIFO or device just made in a folder that nobody else can
+        enter; a symlink is not followed."""
         if member.kind == "symlink":
             self._set_symlink(folder, name, member)
             return
@@ -136,7 +135,7 @@ class MetadataSetter:
         """Set a FIFO or a device.
 
         Args:
-            place: its descriptor as a path, or its name in `folder` where there is no /proc.
+            place: the node's descriptor as a path, or its name in `folder` without /proc.
         """
         self._set_node_owner(place, folder, member, follow=True)
         os.chmod(place, self._mode_of(member, look), dir_fd=folder)
@@ -155,10 +154,10 @@ class MetadataSetter:
                 os.chown(place, -1, gid, dir_fd=folder, follow_symlinks=follow)
 
     def _mode_of(self, member: Member, look: Callable[[], os.stat_result]) -> int:
-        """Of anything but a folder.
+        """The mode to set on anything but a folder.
 
         Args:
-            look: gives its status, asked only for those with special bits.
+            look: gives the status; called only for a member with special bits.
         """
         special = member.mode & _SPECIAL_BITS
         if not special:
@@ -211,8 +210,7 @@ class MetadataSetter:
 
 
 def list_attributes(folder: int) -> Collection[str]:
-    """The names of the attributes of an open folder; where none can say, the ACL that it would
-    have."""
+    """The names of an open folder's attributes; the access ACL alone if they cannot be listed."""
     try:
         return os.listxattr(folder)
     except OSError:
@@ -220,8 +218,11 @@ def list_attributes(folder: int) -> Collection[str]:
 
 
 def _drop_others(descriptor: int, member: Member, found: Collection[str]) -> None:
-    """Take away what is not in the archive. A new file inherits its folder's default ACL, and a
-    folder that was there before may have any attributes."""
+    """Remove attributes that are not in the archive.
+
+    A new file inherits its folder's default ACL, and a folder that was there before may have any
+    attributes.
+    """
     for name in found:
         if name not in member.xattrs and name.startswith(_HARMLESS):
             with contextlib.suppress(OSError):
@@ -229,7 +230,7 @@ def _drop_others(descriptor: int, member: Member, found: Collection[str]) -> Non
 
 
 def _leads_to(place: str, descriptor: int) -> bool:
-    """Whether /proc is mounted, and tells of this process."""
+    """Whether /proc is mounted and shows this process."""
     try:
         return os.path.samestat(os.stat(place), os.fstat(descriptor))
     except OSError:
@@ -237,8 +238,7 @@ def _leads_to(place: str, descriptor: int) -> bool:
 
 
 def owner_of(member: Member) -> tuple[int, int]:
-    """Numbers of owner and group on this machine: by name where the name is known here,
-    otherwise as stored."""
+    """Owner and group as numbers: by name if this machine knows the name, else as stored."""
     return _uid(member.user, member.uid), _gid(member.group, member.gid)
 
 

@@ -1,7 +1,7 @@
 """New files, links and nodes: each gets its name only when it is whole, always as a new inode, so
 that no existing hardlink is written through.
 
-Until then it has no name, or one in a private folder: nobody can put something else in its place.
+Until then it has no name, or a name in a private folder, where nobody can replace it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _NO_HARDLINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class LinkTargetChanged(Exception):
-    """What a hardlink was to join is no longer what was looked at."""
+    """The target of a hardlink was replaced after it was looked at."""
 
 
 def open_own_descriptors() -> int | None:
-    """The folder of this process's descriptors; None where /proc is not mounted, as in many a
-    chroot of a rescue system."""
+    """The folder of this process's descriptors; None without /proc, as in many a rescue system's
+    chroot."""
     try:
         return os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -34,12 +34,12 @@ def open_own_descriptors() -> int | None:
 
 
 class NewFile:
-    """A file that has no name until `publish`; without that, nothing stays.
+    """A file that has no name until `publish`; without `publish`, nothing of it stays.
 
     Where the file system cannot make files without a name, it has one in a private folder.
 
     Args:
-        mode: of the file; what the umask forbids is taken from it.
+        mode: mode of the file, less the bits that the umask forbids.
         own_descriptors: as `open_own_descriptors` gives it; None makes no nameless files.
         private: private folders for the way to `folder`.
     """
@@ -80,8 +80,8 @@ class NewFile:
     def publish(self, *, replace: bool) -> None:
         """Put the whole file under its name in one step.
 
-        Raises FileExistsError when the name is taken and `replace` is not set; it may be called
-        again then.
+        Raises:
+            FileExistsError: the name is taken, and `replace` is not set; may be called again.
         """
         if self._place is not None:
             self._publish_from(self._place.descriptor, replace=replace)
@@ -123,7 +123,10 @@ class NewFile:
 def link_open(descriptor: int, own_descriptors: int | None, folder: int, name: str) -> None:
     """Give an open file a name, whatever names it has or had.
 
-    open(2), O_TMPFILE: linkat of /proc/self/fd/N does so. Raises FileExistsError.
+    Uses linkat of /proc/self/fd/N, as open(2) says under O_TMPFILE.
+
+    Raises:
+        FileExistsError: the name is taken.
     """
     os.link(
         str(descriptor),
@@ -137,8 +140,9 @@ def link_open(descriptor: int, own_descriptors: int | None, folder: int, name: s
 def make_node(
     private: PrivateFolders, folder: int, name: str, make: Callable[[int, str], None]
 ) -> None:
-    """Make a symlink, FIFO or device, and put it under its name in one step, in the place of
-    whatever has it but a folder that is not empty.
+    """Make a symlink, FIFO or device, and put it under its name in one step.
+
+    Replaces anything of that name except a folder that is not empty.
 
     Args:
         make: called with a folder that nobody else can enter, and the name to make there.
@@ -158,14 +162,16 @@ def make_link(
     own_descriptors: int | None,
     source: tuple[int, str],
 ) -> None:
-    """Make a hardlink to an open file, in the place of whatever has the name but a folder that is
-    not empty.
+    """Make a hardlink to an open file.
+
+    Replaces anything of that name except a folder that is not empty.
 
     Args:
-        found: opened with O_PATH.
-        source: folder and name under which it was found, for where there is no /proc.
+        found: the file, opened with O_PATH.
+        source: folder and name where it was found, used where there is no /proc.
 
-    Raises LinkTargetChanged.
+    Raises:
+        LinkTargetChanged: there is no /proc, and another file has the name in `source` by now.
     """
 
     def make(place: int, temporary: str) -> None:
@@ -176,7 +182,7 @@ def make_link(
 
     def publish(place: int, temporary: str) -> None:
         move_into_place(place, temporary, folder, name)
-        # rename(2) does nothing when both are links to the same file already.
+        # rename(2) does nothing if both names are links to the same file already.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=place)
 
@@ -196,7 +202,11 @@ def _link_checked(source: tuple[int, str], found: int, place: int, temporary: st
 
 
 def place_new(private: int, temporary: str, folder: int, name: str) -> None:
-    """Move what is in a private folder to a name that nothing has. Raises FileExistsError."""
+    """Move an entry of a private folder to a free name.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
     try:
         os.link(temporary, name, src_dir_fd=private, dst_dir_fd=folder, follow_symlinks=False)
     except OSError as error:
@@ -218,8 +228,8 @@ def _is_there(folder: int, name: str) -> bool:
 
 
 def move_into_place(private: int, temporary: str, folder: int, name: str) -> None:
-    """Rename over whatever has the name, but over a folder only if it is empty: nobody asked to
-    delete what is in it."""
+    """Rename over anything of that name, but over a folder only if it is empty: nobody asked to
+    delete its content."""
     try:
         os.rename(temporary, name, src_dir_fd=private, dst_dir_fd=folder)
     except IsADirectoryError:

@@ -1,7 +1,7 @@
-"""Folders that nobody else can enter, in which a restore makes what gets its name by a rename.
+"""Folders that nobody else can enter, in which a restore makes entries before it renames them.
 
-Names are only ever used inside of them. Whoever owns the folder that one lies in may rename it at
-any time: it is reached, emptied and removed by descriptor.
+Only names inside a private folder are used. The private folder itself is reached, emptied and
+removed by descriptor, because the owner of the folder around it may rename it at any time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from backup_tasks.permissions.folder_trust import drop_acls
 from backup_tasks.spools.folder_stack import OPEN_FOLDER
 
 PREFIX = ".backup-tasks-"
-# In it while it lives, so that nobody can remove it as an empty folder; flock is held on it.
+# A file in each private folder, so that nobody can remove it as empty; flock is held on the file.
 _MARKER = "owner"
 _NEW = "new"
 _ATTEMPTS = 16
@@ -27,12 +27,13 @@ Make = Callable[[int, str], None]
 
 
 class PrivateFolder:
-    """A folder with mode 0700 that was made by this process, and is locked as long as it lives.
+    """A folder with mode 0700, made by this process and locked as long as the folder lives.
 
     Args:
         parent: where to make it; kept open by another descriptor.
 
-    Raises OSError: it cannot be made there.
+    Raises:
+        OSError: the folder cannot be made there.
     """
 
     def __init__(self, parent: int) -> None:
@@ -46,7 +47,7 @@ class PrivateFolder:
             raise
 
     def remove(self) -> None:
-        """Remove it with what is in it; leaves it, at worst, but nothing else changes."""
+        """Remove the folder with its content; at worst it stays, and nothing else changes."""
         try:
             with contextlib.suppress(OSError), _unchanged_times(self._parent):
                 _empty(self.descriptor)
@@ -60,21 +61,21 @@ class PrivateFolder:
                     os.close(descriptor)
 
     def clear(self, name: str) -> None:
-        """Remove a name in it, if it is still there."""
+        """Remove a name in the folder, if it is still there."""
         with contextlib.suppress(OSError):
             _unlink(self.descriptor, name)
 
 
 class PrivateFolders:
-    """Private folders beside the places that they are for; made when they are needed.
+    """Private folders on the file systems of the places that they are for; made when needed.
 
     Args:
-        way: the open folders from the target down to the one that is being written to.
+        way: gives the open folders from the target down to the one that is being written to.
     """
 
     def __init__(self, way: Callable[[], Sequence[int]]) -> None:
         self._way = way
-        # The one used last stands last.
+        # In the order of use: the one used last stands last.
         self._open: dict[tuple[int, int], PrivateFolder] = {}
         self._count = 0
 
@@ -82,8 +83,8 @@ class PrivateFolders:
         """Make something in private, then give it its place in `folder`.
 
         Args:
-            make, publish: called with a private folder and a name in it; both once more where
-                the first private folder turns out to be on another file system, for rename(2).
+            make, publish: called with a private folder and a name in it; both once more if, to
+                rename(2), the first private folder is on another file system.
         """
         try:
             self._build_in(self.beside(folder), make, publish)
@@ -108,8 +109,10 @@ class PrivateFolders:
         return f"{_NEW}{self._count}"
 
     def beside(self, folder: int) -> PrivateFolder:
-        """One from which a rename into `folder` should be possible, as high up as can be: there
-        fewer people can write."""
+        """A private folder from which a rename into `folder` should work.
+
+        It lies as high up as possible, where fewer people can write.
+        """
         device = os.fstat(folder).st_dev
         for key, private in reversed(self._open.items()):
             if key[0] == device and _is_same_mount(private.descriptor, folder):
@@ -140,7 +143,7 @@ class PrivateFolders:
         return made
 
     def close(self) -> None:
-        """Remove them all."""
+        """Remove all private folders."""
         while self._open:
             self._open.popitem()[1].remove()
 
@@ -148,8 +151,8 @@ class PrivateFolders:
 def sweep(parent: int) -> None:
     """Remove private folders that a killed run left in this folder.
 
-    One is known by its owner and mode, by what is written in it, where nobody else can write, and
-    by its lock, which no living process holds.
+    Knows them by owner and mode, by the text of the marker, which nobody else can write, and by
+    the marker's lock, which no living process holds.
     """
     for name in _names_in(parent):
         if name.startswith(PREFIX):
@@ -158,8 +161,8 @@ def sweep(parent: int) -> None:
 
 
 def _names_in(folder: int) -> Iterator[str]:
-    """One after the other: others decide how many there are."""
-    # Reading goes on where it was in all copies of a descriptor.
+    """Yield a folder's names one by one: others decide how many there are."""
+    # Opened anew, as all copies of a descriptor share one position for reading.
     again = os.open(".", OPEN_FOLDER, dir_fd=folder)
     try:
         with os.scandir(again) as found:
@@ -219,7 +222,7 @@ def _make(parent: int) -> tuple[str, int, int]:
 
 
 def _claim(folder: int) -> int | None:
-    """Mark a folder as ours; None if somebody put something else in the place of what we made."""
+    """Mark a folder as ours; None if somebody replaced the folder that we made."""
     status = os.fstat(folder)
     if os.listdir(folder):
         return None
@@ -243,10 +246,10 @@ def _claim(folder: int) -> int | None:
 
 
 def _is_private(folder: os.stat_result, marker: os.stat_result) -> bool:
-    """Whether the folder belongs to us alone, judged by a file that we certainly made there.
+    """Whether the folder belongs to us alone, by comparison with a file that we made in it.
 
-    A server may make somebody else of root, and some file systems keep no modes: there whatever
-    we make is like that.
+    A server may map root to another user, and some file systems keep no modes: both then show in
+    everything that we make there.
     """
     keeps_modes = stat.S_IMODE(marker.st_mode) == 0o600
     is_closed = folder.st_mode & 0o777 == 0o700
@@ -264,7 +267,7 @@ def _lock(marker: int) -> bool:
 
 
 def _said_by(folder: os.stat_result) -> bytes:
-    """What stands in a marker: true of this very folder, and of no copy of it."""
+    """The text of a marker: true of this very folder, and of no copy of it."""
     return f"a restore of backup-tasks works in folder {folder.st_ino}\n".encode()
 
 
@@ -291,7 +294,7 @@ def _unlink(folder: int, name: str) -> None:
 
 
 def _names_of(parent: int, name: str, folder: int) -> Iterator[str]:
-    """Its name, if it is still there: others may have renamed it, but not moved it elsewhere."""
+    """The folder's present name in `parent`, if it has one: others may have renamed the folder."""
     if _is_at(parent, name, folder):
         yield name
         return
@@ -309,8 +312,10 @@ def _is_at(parent: int, name: str, folder: int) -> bool:
 
 
 def _is_same_mount(one: int, other: int) -> bool:
-    """Whether rename(2) can work between two folders: asked for ".", which it never moves, it first
-    compares the mounts."""
+    """Whether rename(2) can work between two folders.
+
+    Tries to rename ".", which rename(2) never does, but not before it has compared the mounts.
+    """
     try:
         os.rename(".", ".", src_dir_fd=one, dst_dir_fd=other)
     except OSError as error:
@@ -319,12 +324,12 @@ def _is_same_mount(one: int, other: int) -> bool:
 
 
 def owner_of_new(folder: int) -> int | None:
-    """The user to whom a file belongs that this process makes in a folder; None if it cannot.
+    """The owner of a file that this process makes in a folder; None if it cannot make one.
 
-    A server or a mount option may decide that it is somebody else than we are.
+    A server or a mount option may decide on another owner than ourselves.
     """
     with contextlib.suppress(OSError):
-        # Of a file without a name nothing stays, whenever this process ends.
+        # Nothing of a file without a name stays, whenever this process ends.
         made = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=folder)
         try:
             return os.fstat(made).st_uid
@@ -346,7 +351,7 @@ def owner_of_new(folder: int) -> int | None:
 
 @contextlib.contextmanager
 def _unchanged_times(folder: int) -> Iterator[None]:
-    """Put back the time of a folder in which something else than its own was made or removed."""
+    """Put back a folder's times after something of ours was made in it or removed."""
     before = os.fstat(folder)
     try:
         yield

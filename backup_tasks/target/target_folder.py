@@ -1,4 +1,4 @@
-"""Writing the content of a restored file, as long as the disk has room."""
+"""Write the content of a restored file, as long as the disk has room."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _TOO_FEW = "fewer bytes came than the header says"
 class SpaceGuard:
     """Stops a restore before the disk is full, so that the server lives on.
 
-    Looks now and then at what is left of the file system written to, the more often the less it
-    is, and keeps one per cent of it free (256 MiB of a large one).
+    Keeps one per cent of the file system free (256 MiB of a large one). Looks now and then at the
+    free space, more often the less there is.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,11 @@ class SpaceGuard:
         self._files_left = 0
 
     def spend(self, descriptor: int, count: int) -> None:
-        """Say that so many bytes are about to be written. Raises OSError (ENOSPC)."""
+        """Announce that `count` bytes are about to be written.
+
+        Raises:
+            OSError: the disk is nearly full (ENOSPC).
+        """
         self._bytes_left -= count
         self._files_left -= count == 0
         if self._bytes_left < 0 or self._files_left < 0:
@@ -49,7 +53,11 @@ class SpaceGuard:
 
 
 def refuse_holes_to_hash(member: Member) -> None:
-    """Raises OSError (EFBIG) where so many holes as zeros would take hours to hash."""
+    """Refuse a sparse file whose holes, as zeros, would take hours to hash.
+
+    Raises:
+        OSError: the holes are larger than HOLES_LIMIT (EFBIG).
+    """
     if member.size - member.stored > HOLES_LIMIT:
         raise OSError(errno.EFBIG, TOO_MANY_HOLES)
 
@@ -66,7 +74,9 @@ def write_content(
     Args:
         digest: takes the whole content.
 
-    Raises ArchiveError when more or fewer bytes come than the member says.
+    Raises:
+        ArchiveError: `pieces` hold more or fewer bytes than the member says.
+        OSError: the disk is nearly full, or writing failed.
     """
     guard.spend(descriptor, 0)
     if member.sparse is not None:
@@ -93,9 +103,9 @@ def _write_runs(
     guard: SpaceGuard,
     digest: ContentHash | None,
 ) -> None:
-    # First of all, so that a size that no file can have here is not hashed.
+    # First of all: a size that no file can have here fails before anything is hashed.
     os.ftruncate(descriptor, member.size)
-    # One after the other, as a map may name millions.
+    # One by one, as a map may name millions of runs.
     remaining = iter(sparse)
     rest: tuple[int, int] | None = None
     for piece in pieces:

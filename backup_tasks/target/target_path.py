@@ -16,16 +16,17 @@ _MOST_LINKS = 40
 
 
 def walk_to(target: Path) -> int:
-    """A descriptor (O_PATH) of this folder; what is missing on the way is made, its last one closed
-    to others.
+    """Walk to the target, make missing folders on the way, and give its descriptor (O_PATH).
 
-    The operator may name a symlink, or a path that leads through some. But those of other users
-    are not followed: they could lead to another place at any time. Neither are those that others
-    could have put there: they may move root's own.
+    The target itself, if it is made, is closed to others.
+
+    The operator's path may lead through symlinks. It fails on another user's symlink, which could
+    lead to another place at any time, and on a symlink that another user could have put there:
+    users may move root's own.
 
     Raises:
-        RestoreError: such a symlink, or somebody replaced a folder that was made here.
-        OSError: no such way.
+        RestoreError: there is such a symlink, or somebody replaced a folder that was made here.
+        OSError: there is no such way.
     """
     names = list(reversed(target.absolute().parts[1:]))
     links = 0
@@ -44,7 +45,7 @@ def walk_to(target: Path) -> int:
                     )
                 if not stat.S_ISLNK(status.st_mode):
                     is_ours = is_trusted(status.st_uid)
-                    # In a folder like /tmp only owners move what is theirs.
+                    # In a folder like /tmp only owners move their entries.
                     mover = (None if is_ours else status.st_uid) if is_sticky else master
                     is_sticky = bool(status.st_mode & stat.S_ISVTX) and is_ours and mover is None
                     master = master_of(child, status, mover)

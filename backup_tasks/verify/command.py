@@ -22,7 +22,7 @@ TAIL_LINES = 20
 _TAIL_BYTES = 16 * 1024
 _LINE_LENGTH = 300
 _STEP_SECONDS = 0.2
-# Secrets come in environment variables: only what a program needs to run is passed on.
+# Environment variables may hold secrets: pass on only those that a program needs to run.
 _PASSED_ON = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR"}
 
 
@@ -31,8 +31,8 @@ class CommandResult(Struct, frozen=True):
 
     Attributes:
         shown: the command, as one would type it.
-        exit_code: negative for a signal; None when it took too long and was ended.
-        tail: the last lines of its output, fit to print.
+        exit_code: negative for a signal; None if the command took too long and was ended.
+        tail: the last lines of the output, fit to print.
     """
 
     shown: str
@@ -42,12 +42,12 @@ class CommandResult(Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """Whether it found the tree to be good."""
+        """Whether the command found the tree to be good."""
         return self.exit_code == 0
 
     @property
     def outcome(self) -> str:
-        """How it ended, in words."""
+        """How the command ended, in words."""
         if self.exit_code is None:
             return f"took longer than {self.timeout_seconds} s and was ended"
         if self.exit_code < 0:
@@ -58,15 +58,16 @@ class CommandResult(Struct, frozen=True):
 def run_command(
     command: Sequence[str], tree: Path, timeout_seconds: int, secrets: Sequence[str]
 ) -> CommandResult:
-    """Run the command in the tree and keep the end of what it prints.
+    """Run the command in the tree and keep the end of its output.
 
-    It gets no input and few environment variables. It and all that it started are ended with
-    this call, however the call ends.
+    The command gets no input and few environment variables. It ends with this call, however the
+    call ends, and so do all processes that it started.
 
     Args:
-        secrets: texts to blot out of its output.
+        secrets: texts to blot out of the output.
 
-    Raises DrillError when it cannot be started.
+    Raises:
+        DrillError: the command cannot be started.
     """
     shown = one_line(shlex.join(command))
     with contextlib.ExitStack() as guard:
@@ -107,7 +108,7 @@ def _bare_environment() -> dict[str, str]:
 def _read_tail(process: subprocess.Popen[bytes], timeout_seconds: int) -> tuple[bytes, bool, bool]:
     """The end of the output, whether more came before, and whether the command ended in time.
 
-    Something that it left running may hold the output open; that is not waited for.
+    Does not wait for a process that the command left running and that holds the output open.
     """
     assert process.stdout is not None
     descriptor = process.stdout.fileno()

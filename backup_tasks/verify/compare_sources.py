@@ -1,4 +1,4 @@
-"""The sources of now against a manifest: what is different, and what only changed since."""
+"""Compare today's sources with a manifest: tell real differences from changes made since."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class SourceComparison:
     """How the sources compare with a backup of them.
 
     Attributes:
-        entries: entries that are in the sources just as they are in the backup.
-        wrong: what is different or missing on one side, though nothing says that it changed.
-        changed: what changed, came or went since the backup began.
+        entries: number of entries that are in the sources just as they are in the backup.
+        wrong: entries that differ, or are missing on one side, without a sign of any change.
+        changed: entries that changed, came or went since the backup began.
     """
 
     entries: int = 0
@@ -39,10 +39,10 @@ class SourceComparer:
     """Compares the sources of a profile with a backup.
 
     Args:
-        since_ns: when the backup began; what has a later mtime or ctime may differ.
-        without: a path that is left out with all below it, relative to /.
-        private: what no backup holds.
-        progress: told about bytes and files.
+        since_ns: when the backup began; entries with a later mtime or ctime may differ.
+        without: a path to leave out with all below it, relative to /.
+        private: content that no backup holds.
+        progress: counts bytes and files.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class SourceComparer:
     def compare(self, entries: Iterator[Entry]) -> SourceComparison:
         """Compare with these entries, which come in the order of a manifest.
 
-        Raises SourceError when none of the sources is there.
+        Raises:
+            SourceError: none of the sources is there.
         """
         tree, missing = plan_sources(self._profile.backup.sources)
         for path, reason in missing.items():
@@ -118,7 +119,7 @@ class SourceComparer:
             self.result.wrong.add(entry.name, f"differs in {', '.join(wrong)}")
 
     def _explain_missing(self, entry: Entry) -> None:
-        """In the backup, but not met in the sources."""
+        """Explain an entry of the backup that the walk through the sources did not meet."""
         path = entry.name
         if entry.carried:
             self.result.changed.add(path, f"cannot be looked at; {explain_entry(entry)}")
@@ -135,7 +136,7 @@ class SourceComparer:
             self.result.wrong.add(path, "is missing in the sources")
 
     def _is_private(self, source: Entry, folders: FolderStack) -> bool:
-        """Whether it is left out of every backup for what it holds."""
+        """Whether every backup leaves this file out because of its content."""
         if source.type not in ("file", "hardlink"):
             return False
         parent, name = split_path(source.name)
@@ -153,11 +154,11 @@ class SourceComparer:
             file.close()
 
     def _explain_new(self, source: Entry) -> None:
-        """In the sources, but not in the backup."""
+        """Explain an entry of the sources that is not in the backup."""
         path = source.name
         if _is_below(path, self._without):
             return
-        # What is moved keeps its times, and so does what lies in a folder that is moved.
+        # Moved entries keep their times, and so do the entries in a moved folder.
         is_moved = bool(self._new_folder) and _is_below(path, self._new_folder)
         if is_moved or self._is_later(path):
             self.result.changed.add(path, "new since")
@@ -167,7 +168,7 @@ class SourceComparer:
             self.result.wrong.add(path, "is not in the backup")
 
     def _is_later(self, path: str) -> bool:
-        """Whether it changed after the backup began, as of now."""
+        """Whether this path, as it is now, changed after the backup began."""
         try:
             status = os.lstat(f"/{path}")
         except OSError:

@@ -1,4 +1,4 @@
-"""A restored tree against the manifest, file by file: kind, size, mode, owner, time, content."""
+"""Compare a restored tree with the manifest by type, size, mode, owner, time and content."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Found(Struct, frozen=True):
     Attributes:
         path: relative to the tree's root.
         status: of the name itself; a symlink is not followed.
-        folder: descriptor of the folder it lies in, valid until the next one is asked for.
+        folder: descriptor of the folder around it, valid until the next name is requested.
     """
 
     path: str
@@ -58,10 +58,10 @@ class TreeComparison:
     """How a restored tree compares with the manifest.
 
     Attributes:
-        entries: entries that are there just as the manifest says; files, bytes: regular files
+        entries: number of entries that are just as the manifest says; files, bytes: regular files
             among them, and their content bytes.
-        wrong: what is missing, too many or different.
-        nodes: devices, which only root can make, and which were not looked for.
+        wrong: entries that are missing, too many or different.
+        nodes: number of devices that were not looked for, because only root can make them.
     """
 
     entries: int = 0
@@ -75,9 +75,9 @@ class TreeComparer:
     """Compares one restored tree.
 
     Args:
-        root: descriptor of the tree's folder; it stays the caller's.
+        root: descriptor of the tree's folder; the caller closes it.
         unrestored: path -> why the restore left it out.
-        progress: told about bytes and files.
+        progress: counts bytes and files.
     """
 
     def __init__(self, root: int, unrestored: Mapping[str, str], progress: Progress) -> None:
@@ -148,7 +148,7 @@ class TreeComparer:
     def _mode(self, entry: Entry, mode: int) -> int:
         if entry.type == "symlink":
             return 0
-        # Who is not root cannot give a file away, and does not get these bits either.
+        # Users other than root cannot give a file away, and do not get these bits either.
         return stat.S_IMODE(mode) & ~(0 if self._is_root else _SPECIAL_BITS)
 
     def _is_same_file(self, path: str, status: os.stat_result) -> bool:
@@ -177,10 +177,11 @@ def hash_file(
     """The hash of a regular file's content, hex.
 
     Args:
-        is_sparse: whether it is to be the sparse hash.
-        unlock: make it readable first if it is not; only for files of our own.
+        is_sparse: whether to take the sparse hash.
+        unlock: make the file readable first if need be; only for files of our own.
 
-    Raises OSError.
+    Raises:
+        OSError: the file cannot be read.
     """
     descriptor = _open_unlocked(folder, name, OPEN_TO_READ, unlock=unlock)
     try:
@@ -214,7 +215,7 @@ def _hash_run(
 
 
 def _open_unlocked(folder: int, name: str, flags: int, *, unlock: bool) -> int:
-    """Open it, if need be after giving its owner, who we are, all rights."""
+    """Open a name; with `unlock`, if need be, first give its owner, who is us, all rights."""
     try:
         return os.open(name, flags, dir_fd=folder)
     except PermissionError:
@@ -227,8 +228,8 @@ def _open_unlocked(folder: int, name: str, flags: int, *, unlock: bool) -> int:
 def walk_tree(root: int) -> Iterator[Found]:
     """Everything below a folder of our own, in the order of a manifest.
 
-    Symlinks are not followed. A folder that its mode closes is opened for its owner, after it
-    was looked at.
+    Symlinks are not followed. If a folder's mode closes it to its owner, its mode is changed, after
+    its status was read.
     """
     levels = [(os.dup(root), "", _names(root))]
     try:
@@ -256,7 +257,7 @@ def _names(folder: int) -> list[str]:
 def join(
     entries: Iterator[Entry], found: Iterator[FoundT], path_of: Callable[[FoundT], str]
 ) -> Iterator[tuple[Entry | None, FoundT | None]]:
-    """Pair two streams, both in the order of a walk, by path; None where one has none."""
+    """Pair two streams, both in the order of a walk, by path; None where one lacks the path."""
     entry, other = next(entries, None), next(found, None)
     while entry is not None or other is not None:
         left = entry.walk_key if entry is not None else None

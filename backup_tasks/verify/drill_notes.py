@@ -1,7 +1,7 @@
-"""Notes of drills under way, so that what a killed one restored does not stay.
+"""Notes of drills under way, so that the folder of a killed drill does not stay.
 
 A note lies in the state directory and is locked as long as its drill lives. It says which folder
-that made, and nothing else is ever removed: not what bears such a name.
+the drill made. Only that folder is ever removed, never another one just because of its name.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ _NOTE_BYTES = 2**16
 
 
 class DrillNote:
-    """The note of this process's drill. Raises RestoreError when it cannot be written.
+    """The note of this process's drill.
 
     Args:
         state: the state directory.
+
+    Raises:
+        RestoreError: the note cannot be written.
     """
 
     def __init__(self, state: Path) -> None:
@@ -41,7 +44,11 @@ class DrillNote:
             raise self._error(error) from error
 
     def write(self, place: Path, status: os.stat_result) -> None:
-        """Say which folder it is, before anything is in it."""
+        """Note which folder the drill made, before anything is in it.
+
+        Raises:
+            RestoreError: the note cannot be written.
+        """
         # Not `write_state_file`: the lock is on this very file, and a rename would lose it.
         said = {"path": str(place), "device": status.st_dev, "inode": status.st_ino}
         try:
@@ -58,13 +65,13 @@ class DrillNote:
         )
 
     def clear(self) -> None:
-        """Forget it: the folder is gone."""
+        """Remove the note: the folder is gone."""
         self._file.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
 def remove_dead_drills(state: Path) -> list[str]:
-    """Remove the folders of drills that were killed. Returns a line for each of them."""
+    """Remove the folders of drills that were killed; return a line for each."""
     told: list[str] = []
     try:
         notes = sorted((state / "drills").iterdir())
@@ -79,10 +86,10 @@ def remove_dead_drills(state: Path) -> list[str]:
 def _remove_dead(note: Path, told: list[str]) -> None:
     descriptor = os.open(note, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else it lives
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while the drill lives
         status = os.fstat(descriptor)
         is_ours = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o600
-        # It may just have ended by itself.
+        # The drill may just have ended by itself.
         if not is_ours or not os.path.samestat(status, os.lstat(note)):
             return
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait
@@ -96,9 +103,13 @@ def _remove_dead(note: Path, told: list[str]) -> None:
 
 
 def _remove_noted(said: bytes, told: list[str]) -> str:
-    """Remove the folder, if it is still the noted one; its path, "" if there is nothing to remove.
+    """Remove the folder, if it is still the noted one.
 
-    Raises OSError where it stays.
+    Returns:
+        The folder's path; "" if there is nothing to remove.
+
+    Raises:
+        OSError: the folder cannot be removed.
     """
     try:
         found = parse_note(said)
@@ -126,10 +137,10 @@ def _remove_noted(said: bytes, told: list[str]) -> str:
 
 
 def remove_tree(place: Path, folder: int) -> None:
-    """Remove a folder of our own at any depth, whatever the modes of what is in it.
+    """Remove a folder of our own with all that is in it, at any depth and whatever the modes.
 
     Args:
-        place: its path; folder: its descriptor, which stays the caller's.
+        place: its path; folder: its descriptor, which the caller closes.
     """
     levels = [(os.dup(folder), "", os.listdir(folder))]
     try:
@@ -150,7 +161,7 @@ def remove_tree(place: Path, folder: int) -> None:
 
 
 def remove_or_enter(folder: int, name: str, levels: list[tuple[int, str, list[str]]]) -> None:
-    """Remove one name of a folder, or add the folder that it is to the levels to go through."""
+    """Remove one name of a folder; if it is a folder itself, add it to the levels instead."""
     try:
         os.unlink(name, dir_fd=folder)
         return

@@ -1,4 +1,4 @@
-"""What a drill found, in words for people and as JSON for programs."""
+"""Report a drill in words for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from backup_tasks.verify.compare_tree import TreeComparison
 
 @dataclass(slots=True)
 class DrillReport:
-    """What one restore for proof came to.
+    """The results of one drill.
 
     Attributes:
         restored_files, restored_bytes: regular files restored, with their content bytes.
-        proof: whose archive it is; header: its manifest's, None without one of ours.
-        tree: how the tree compares with the manifest; None without a manifest of ours.
-        sources: how the sources compare with the manifest; None when nobody asked.
-        command: how the profile's command ended; None when it has none.
-        notes: what could not be restored in this place, said once.
-        fault_at_end: what is wrong behind the manifest, where no file depends on it, or "".
+        proof: whose archive it is; header: the manifest's header, None for a plain tar.
+        tree: how the tree compares with the manifest; None for a plain tar.
+        sources: how the sources compare with the manifest; None if not asked for.
+        command: how the profile's command ended; None without a command.
+        notes: remarks on what could not be restored here, each made once.
+        fault_at_end: the fault behind the manifest, where no file depends on it; "" if none.
         not_whole: files that were not whole when the backup was made, or are of an earlier day.
     """
 
@@ -51,7 +51,7 @@ class DrillReport:
 
     @property
     def failures(self) -> list[str]:
-        """Why the drill is no success, in words; none if it is one."""
+        """The reasons why the drill failed, in words; empty if nothing failed."""
         failures = []
         if self.tree and self.tree.wrong.count:
             failures.append(f"{_are(self.tree.wrong.count)} not as the manifest says")
@@ -63,7 +63,7 @@ class DrillReport:
 
     @property
     def outcome(self) -> str:
-        """What was done with the archive."""
+        """The work done on the archive, in words."""
         return "restored and compared" if self.tree else "restored"
 
 
@@ -72,7 +72,7 @@ def _are(count: int) -> str:
 
 
 def render_drill(report: DrillReport) -> Iterator[str]:
-    """The evidence, line by line; indented lines belong to the one before."""
+    """The evidence, line by line; an indented line belongs to the last one without indent."""
     figures = (
         f"{render_count(report.restored_files, 'file')}, {render_bytes(report.restored_bytes)}"
     )

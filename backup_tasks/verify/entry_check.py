@@ -1,4 +1,4 @@
-"""Hold the entries of a manifest against the chunks: headers in their places, contents by hash."""
+"""Check the entries of a manifest against the chunks: headers by place, contents by hash."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NO_END = "another entry begins before its content ends"
 
 
 class StoredContent:
-    """The hash of a file's content as its stored bytes come in.
+    """Hashes a file's content while its stored bytes come in.
 
     Args:
-        member: what its headers say; is_sparse: which hash it is to be.
+        member: the file's decoded headers; is_sparse: whether to take the sparse hash.
     """
 
     def __init__(self, member: Member, *, is_sparse: bool) -> None:
@@ -42,7 +42,7 @@ class StoredContent:
             piece = piece[len(part) :]
 
     def finish(self) -> str:
-        """Of the whole content; call it once, after the last byte."""
+        """The hash of the whole content; call it once, after the last byte."""
         return self._hash.finish()
 
 
@@ -66,11 +66,11 @@ class _KnownFile:
 
 
 class EntryCheck:
-    """Holds the entries of an archive against its chunks, taken in ascending order.
+    """Checks the entries of an archive against its chunks, taken in ascending order.
 
     Attributes:
-        lost: entries that do not stand whole where the manifest says.
-        entries: number of those whose headers were right.
+        lost: entries that are not whole in the place that the manifest names.
+        entries: number of entries whose headers were right.
         files, bytes: regular files whose content was right, and their content bytes.
     """
 
@@ -86,18 +86,20 @@ class EntryCheck:
         return self._open is not None
 
     def check(self, chunk: ReadChunk, begin: Sequence[Entry]) -> None:
-        """Check the entries that begin in a chunk, and what goes on in it from the one before;
-        numbers may be left out in between."""
+        """Check the entries that begin in a chunk, and the file that goes on from the chunk before.
+
+        The chunks between two calls may be left out.
+        """
         self._go_on(chunk)
         for entry in begin:
             self._break_off(_NO_END)
             self._check(entry, chunk)
 
     def accept(self, chunk: ReadChunk, begin: Sequence[Entry], last_chunk: int) -> None:
-        """As `check`, where it is known that the entries are right: the chunk was not unpacked.
+        """As `check`, for entries that are known to be right: the chunk was not unpacked.
 
         Args:
-            last_chunk: the last one of the file that goes on from here, if one does.
+            last_chunk: the last chunk of the file that goes on from here, if there is one.
         """
         if chunk.damage:
             self.check(chunk, begin)
@@ -111,14 +113,14 @@ class EntryCheck:
                 self._accept(_KnownFile(entry, chunk.number + 1, end))
 
     def finish(self) -> None:
-        """Call it when every chunk of the archive was taken."""
+        """Count a file that still goes on as lost; call this after the archive's last chunk."""
         self._break_off("the archive ends before its content does")
 
     def add_hardlinks(self, entries: Iterable[Entry]) -> None:
-        """Count hardlinks to lost files as lost too: their content stood there.
+        """Count hardlinks to lost files as lost, too: their content is that of the file.
 
         Args:
-            entries: all of the manifest.
+            entries: all entries of the manifest.
         """
         if not self._lost_files:
             return
@@ -144,7 +146,7 @@ class EntryCheck:
         if entry.type != "file":
             return
         end = start + member.stored
-        # Nearly all, and by far the cheapest.
+        # The way of nearly all files, and by far the cheapest.
         if entry.sha256 and member.sparse is None and end <= len(blocks):
             self._compare(entry, hashlib.sha256(blocks[start:end]).hexdigest())
             return
@@ -163,7 +165,7 @@ class EntryCheck:
         if file is None:
             return
         if chunk.number != file.next_chunk:
-            self._open = None  # its chunks are not among those that are looked at
+            self._open = None  # the file's next chunk is not among the chunks to check
         elif chunk.damage:
             self._break_off(f"chunk {chunk.number} is damaged: {chunk.damage}")
         elif isinstance(file, _KnownFile):
@@ -173,7 +175,7 @@ class EntryCheck:
             self._feed(file, memoryview(chunk.raw))
 
     def _accept(self, file: _KnownFile) -> None:
-        """Take a file's content for right, once its last chunk has been met."""
+        """Count a file's content as right, once its last chunk has come."""
         is_met = file.next_chunk > file.last_chunk
         self._open = None if is_met else file
         if is_met:
@@ -211,7 +213,7 @@ class EntryCheck:
 
 
 def differing_fields(entry: Entry, member: Member) -> list[str]:
-    """The names of what an entry and the headers in its place say differently."""
+    """The names of the fields in which an entry and the headers in its place differ."""
     encode = "utf-8", "surrogateescape"
     expected = (
         entry.name.encode(*encode),

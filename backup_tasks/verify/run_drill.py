@@ -39,7 +39,7 @@ from backup_tasks.verify.temporary_tree import temporary_tree
 
 
 class DrillWish(Struct, frozen=True):
-    """What an operator typed after `invoke drill`, in the task's order; "" where nothing."""
+    """The options of `invoke drill` as typed, in the task's order; "" if not given."""
 
     date: str = ""
     name: str = ""
@@ -59,18 +59,19 @@ def run_drill(
 ) -> DrillReport:
     """Restore a backup into a temporary folder, compare it, and run the profile's command there.
 
-    The folder is gone afterwards, whatever happens. What is found wrong stands in the report.
+    The folder is gone afterwards, whatever happens. Faults are not raised, but reported.
 
     Args:
-        private: what no backup holds, for the comparison with the sources.
+        private: content that no backup holds, for the comparison with the sources.
         state: the state directory, for a note of the folder in case of a kill; None makes none.
 
     Raises:
         ArchiveError: the archive is damaged, or somebody else's.
-        RestoreError: the folder for temporary files cannot take it.
-        UsageError: `against_sources`, but the archive has no manifest of ours.
+        RestoreError: the folder for temporary files cannot take the backup.
+        UsageError: `against_sources` is set, but the archive has no manifest of ours.
         DrillError: the command cannot be started.
-        SourceError, StoreError.
+        SourceError: none of the sources is there.
+        StoreError: the store failed.
     """
     trust = Trust(profile.signing.public_key)
     with contextlib.ExitStack() as opened:
@@ -161,9 +162,10 @@ def _known_secrets(settings: Settings) -> Iterator[str]:
 
 
 def run_drill_job(reading: Reading, wish: DrillWish, progress: Progress) -> DrillReport:
-    """Choose the backup that is meant and drill it; fills in the run's record.
+    """Choose the backup that is meant, drill it, and fill in the run's record.
 
-    Raises: as `Reading.choose` and `run_drill`.
+    Raises:
+        BackupError: as `Reading.choose` and `run_drill`.
     """
     record = reading.record
     chosen = reading.choose(wish.name, wish.date)

@@ -1,8 +1,8 @@
 """Verify: read an archive and check all that can be checked, without restoring anything.
 
 Every byte of an archive of ours is covered: the chunks by their hashes in the manifest, the
-manifest by its hash in the footer, the end mark and the footer by having one spelling only. The
-signature covers the footer, and must be by one of the profile's keys if it names any.
+manifest by its hash in the footer; end mark and footer have only one valid spelling. The signature
+covers the footer, and must be by one of the profile's keys if the profile names any.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 class VerifyWish(Struct, frozen=True):
-    """What an operator typed after `invoke verify`, in the task's order; "" where nothing."""
+    """The options of `invoke verify` as typed, in the task's order; "" if not given."""
 
     date: str = ""
     name: str = ""
@@ -57,18 +57,20 @@ def run_verify(
     signers: Collection[str] = (),
     before: VerifiedBefore | None = None,
 ) -> VerifyReport:
-    """Read one archive and check it. What is wrong stands in the report; nothing is raised for it.
+    """Read one archive and check it. Faults are not raised, but reported.
 
     Args:
-        sample: look at some chunks only; None looks at all.
-        keys: open it if it is encrypted.
-        signers: public keys as text, of which one must have signed; none means anybody's.
-        before: what was found whole in other archives, and is added to.
+        sample: the chunks to check; None checks all.
+        keys: open the archive if it is encrypted.
+        signers: public keys as text, one of which must have signed; empty believes anybody.
+        before: groups of chunks that were found whole in other archives; this one's are added.
 
-    Raises StoreError when the store fails, IdentityError when `keys` do not open the archive.
+    Raises:
+        StoreError: the store failed.
+        IdentityError: the archive is encrypted, and `keys` do not open it.
     """
     report = VerifyReport(backup)
-    weighed_alone = Trust(tuple(signers), unproven=True)  # doubts belong into the report
+    weighed_alone = Trust(tuple(signers), unproven=True)  # doubts go into the report
     try:
         with open_archive(store, backup.stored, keys, weighed_alone) as archive:
             report.add_proof(archive.proof)
@@ -147,7 +149,7 @@ class _Reading:
     expected: deque[list[Entry]] = field(default_factory=deque)
 
     def is_known(self, number: int) -> bool:
-        """As `read_chunks` asks."""
+        """Tell `read_chunks` whether a chunk need not be unpacked."""
         begin = [wanted.entry for wanted in self.selection.entries_in(number)]
         if begin:
             self.groups.expect(self.selection.group(number), begin)
@@ -155,7 +157,7 @@ class _Reading:
         return self.groups.is_known(number)
 
     def take(self, chunk: ReadChunk) -> None:
-        """Check the next one."""
+        """Check the next chunk."""
         report, check, groups = self.report, self.check, self.groups
         number, begin, place = chunk.number, self.expected.popleft(), self.chunks[chunk.number]
         if chunk.damage:
@@ -175,7 +177,7 @@ class _Reading:
 
 
 class _ManifestCheck:
-    """Does a manifest contradict itself? Looks at its entries while they pass by."""
+    """Finds out whether a manifest contradicts itself, while its entries pass by."""
 
     def __init__(self, header: Header) -> None:
         self._header = header
@@ -183,7 +185,7 @@ class _ManifestCheck:
         self._files = self._content = 0
 
     def passing(self, entries: Iterator[PlacedEntry]) -> Iterator[PlacedEntry]:
-        """The same entries, looked at. Take all of them before `fault` is asked for."""
+        """Pass the entries on and check them. Take all of them before reading `fault`."""
         last: bytes | None = None
         for placed in entries:
             entry = placed[0]
@@ -198,7 +200,7 @@ class _ManifestCheck:
 
     @property
     def fault(self) -> str:
-        """How it contradicts itself, or ""."""
+        """How the manifest contradicts itself; "" if it does not."""
         header = self._header
         if self._fault or (self._files, self._content) == (header.files, header.raw_bytes):
             return self._fault
@@ -209,7 +211,7 @@ class _ManifestCheck:
 
 
 def _verify_plain_tar(archive: OpenArchive, report: VerifyReport, progress: Progress) -> None:
-    """An ordinary .tar.gz: read through, with what gzip and tar know about themselves."""
+    """Read a plain tar through, and check it by gzip's checksums and tar's headers."""
     report.limit = "no manifest of ours: only gzip's checksums and tar's headers were checked"
     progress.start("verifying", 0, 0)
     notes: set[str] = set()
@@ -225,7 +227,7 @@ def _verify_plain_tar(archive: OpenArchive, report: VerifyReport, progress: Prog
 
 
 class Sample(Struct, frozen=True):
-    """A part of an archive's chunks, another one each day, the same one all day.
+    """A part of an archive's chunks: the same one all day, another one each day.
 
     Attributes:
         percent: above 0, up to 100.
@@ -238,7 +240,7 @@ class Sample(Struct, frozen=True):
         """Chunk numbers, ascending; at least one if there are any.
 
         Args:
-            count: chunks of the archive; name: of the archive.
+            count: number of chunks in the archive; name: the archive's name.
         """
         wanted = min(count, max(1, round(count * self.percent / 100)))
         chooser = random.Random(f"{self.day.isoformat()} {name}")  # noqa: S311
@@ -246,7 +248,11 @@ class Sample(Struct, frozen=True):
 
 
 def parse_sample(text: str, day: date) -> Sample | None:
-    """The sample that "1%" asks for; None for "". Raises UsageError."""
+    """Read a sample such as "1%"; None for "".
+
+    Raises:
+        UsageError: the text is no percentage above 0 and up to 100.
+    """
     if not text:
         return None
     match = _PERCENT.fullmatch(text.replace(" ", ""))
@@ -259,9 +265,12 @@ def parse_sample(text: str, day: date) -> Sample | None:
 def run_verify_job(
     reading: Reading, wish: VerifyWish, now: datetime, progress: Progress
 ) -> list[VerifyReport]:
-    """Verify the backups that are meant, oldest first; fills in the run's record.
+    """Verify the backups that are meant, oldest first, and fill in the run's record.
 
-    Raises: UsageError when the words do not go together or there is no such backup; StoreError.
+    Raises:
+        UsageError: options exclude each other, `sample` is no percentage, or there is no such
+            backup.
+        StoreError: the store failed.
     """
     if wish.all and (wish.name or wish.date):
         raise UsageError("give --all, or one backup with --name or --date")

@@ -22,13 +22,14 @@ from backup_tasks.verify.drill_notes import PREFIX, DrillNote, remove_tree
 def temporary_tree(state: Path | None = None) -> Iterator[Path]:
     """A new folder in $TMPDIR (else /tmp or so), mode 0700, removed at the end of the block.
 
-    Removed also after a failure or a signal; what a SIGKILL or a power cut leaves is noted, and
-    the next run of anything removes it.
+    The folder is removed after a failure or a signal, too. A SIGKILL or a power cut leaves it, and
+    the next run of any task finds the note and removes the folder.
 
     Args:
         state: the state directory, for the note; None makes none.
 
-    Raises RestoreError when it cannot be made.
+    Raises:
+        RestoreError: folder or note cannot be made, or another user could replace the folder.
     """
     with contextlib.ExitStack() as guard:
         with signals_held():
@@ -49,7 +50,8 @@ def temporary_tree(state: Path | None = None) -> Iterator[Path]:
 def _make_folder() -> Path:
     wanted = os.environ.get("TMPDIR", "")
     try:
-        # tempfile passes over a TMPDIR that cannot be used, and would fill another disk.
+        # As `dir`, because tempfile itself passes over an unusable TMPDIR: it would fill another
+        # disk.
         return Path(tempfile.mkdtemp(prefix=PREFIX, dir=wanted or None)).resolve()
     except OSError as error:
         where = wanted or "the folder for temporary files"
@@ -59,7 +61,11 @@ def _make_folder() -> Path:
 
 
 def _check_way(place: Path) -> None:
-    """Refuse a place where somebody else could put another folder under this name."""
+    """Refuse a place where another user could replace the folder.
+
+    Raises:
+        RestoreError: another user can rename entries in a folder above it.
+    """
     for above in place.parents:
         status = os.lstat(above)
         is_shared = others_may_write(str(above), status) and not status.st_mode & stat.S_ISVTX
@@ -71,7 +77,7 @@ def _check_way(place: Path) -> None:
 
 
 def _remove_quietly(place: Path) -> None:
-    """Remove it if it is still there, and empty: nothing came into it."""
+    """Remove the folder if it is still there and empty: nothing came into it."""
     with contextlib.suppress(OSError):
         os.rmdir(place)
 
@@ -83,9 +89,9 @@ def _remove_held(place: Path, folder: int) -> None:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Let signals that ask for the end wait until the block is through.
+    """Hold back the signals that end a run until the block is done.
 
-    Between making something and being sure that it will be removed, nothing may interrupt.
+    Nothing may interrupt between making something and being sure that it will be removed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

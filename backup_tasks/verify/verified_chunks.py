@@ -1,8 +1,8 @@
-"""What `verify` found whole in earlier archives, so that equal chunks need not be unpacked again.
+"""Remember the chunks that `verify` found whole, so that equal ones need not be unpacked again.
 
-Archives stand alone, so every byte of each is read and hashed. But chunks that have the hashes of
-chunks which were unpacked before hold the same, and if the manifest says the same of the entries in
-them, these are whole as well.
+Archives stand alone, so every byte of each is read and hashed. But chunks with the hashes of chunks
+that were unpacked before hold the same. If the manifest also lists the same entries in them, these
+entries are whole as well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from backup_tasks.format.manifest import Chunk, Entry
 
-# The digests of groups that were found whole; some 100 bytes each.
+# Digests of groups that were found whole; some 100 bytes each.
 VerifiedBefore = set[bytes]
 
 
@@ -22,24 +22,24 @@ class Groups:
     """The chunks of one archive in groups: one in which entries begin, and those up to the next.
 
     Args:
-        before: groups that were found whole; those of this archive are added. None where nothing
-            is to be known.
-        chunks: all of the archive.
+        before: groups that were found whole; those of this archive are added. With None, no group
+            counts as known.
+        chunks: all chunks of the archive.
     """
 
     def __init__(self, before: VerifiedBefore | None, chunks: Sequence[Chunk]) -> None:
         self._before = before
         self._chunks = chunks
         self._known = bytearray(len(chunks))
-        # Last chunk -> first chunk and digest, of groups that are not known.
+        # Last chunk -> first chunk and digest, for each group that is not known.
         self._awaited: dict[int, tuple[int, bytes]] = {}
         self._last_unsound = -1
 
     def expect(self, group: range, begin: Sequence[Entry]) -> None:
-        """Look a group up.
+        """Look up a group.
 
         Args:
-            group: its chunks; begin: the entries that begin in the first of them.
+            group: its chunk numbers; begin: the entries that begin in its first chunk.
         """
         if self._before is None:
             return
@@ -50,14 +50,14 @@ class Groups:
             self._awaited[group[-1]] = group.start, digest
 
     def is_known(self, number: int) -> bool:
-        """Whether the chunk is of a group that was found whole before, as far as was expected."""
+        """Whether the chunk is in a group given to `expect` that was found whole before."""
         return bool(self._known[number])
 
     def took(self, number: int, *, is_sound: bool, is_open: bool) -> None:
-        """A chunk was checked, in ascending order.
+        """Note that a chunk was checked; call it in ascending order.
 
         Args:
-            is_sound: whether nothing was found wrong; is_open: whether a file goes on behind it.
+            is_sound: whether no fault was found; is_open: whether a file goes on behind the chunk.
         """
         if not is_sound:
             self._last_unsound = number
@@ -70,10 +70,10 @@ def digest_group(chunks: Sequence[Chunk], begin: Sequence[Entry]) -> bytes:
     """SHA-256 of all that decides whether a group is whole.
 
     Args:
-        chunks: of the group; begin: the entries that begin in its first one.
+        chunks: the group's chunks; begin: the entries that begin in the first of them.
     """
     stored = [(chunk.sha256, chunk.content, chunk.raw) for chunk in chunks]
-    # Of an entry, what `entry_check` holds against the chunks.
+    # The fields that `entry_check` checks against the chunks.
     entries = [
         (
             entry.path,

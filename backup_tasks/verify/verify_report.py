@@ -1,4 +1,4 @@
-"""What `verify` found, in words for people and as JSON for programs."""
+"""Report the findings of `verify` in words for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _FAULTS_IN_A_LINE = 3
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What a look at one archive found.
+    """The findings about one archive.
 
     Attributes:
-        faults: what is wrong with the archive as a whole, or with a chunk.
-        fault_count: how many there are; `faults` holds the first SHOWN.
+        faults: faults of the archive as a whole, or of a chunk; the first SHOWN.
+        fault_count: number of all faults.
         lost: entries that cannot be restored whole.
-        chunks: of the archive; checked_chunks: how many of them were read.
+        chunks: number of chunks in the archive; checked_chunks: number of chunks that were read.
         checked_bytes: stored bytes that were read.
-        entries, files, raw_bytes: entries whose headers stand where they should, regular files
-            whose content is right, and content bytes of those.
+        entries, files, raw_bytes: entries whose headers are right and in their places, regular
+            files whose content is right, and the content bytes of these files.
         fetched_again: chunks that came damaged at first, which is no fault of the archive.
         limit: why not everything could be checked, or "".
-        proof: whose archive it is; what is doubtful about that stands in `faults` as well.
-        header: of its manifest; None without one of ours.
-        maker: whose it is, in words, if another profile or host has made it.
-        not_whole: files that were not whole when it was made, or are of an earlier day, which is
-            no damage.
+        proof: whose archive it is; doubts about it are in `faults` as well.
+        header: the manifest's header; None for a plain tar.
+        maker: whose archive it is, in words, if another profile or host made it.
+        not_whole: files that were not whole when the backup was made, or are of an earlier day,
+            which is no damage.
     """
 
     backup: Backup
@@ -62,19 +62,19 @@ class VerifyReport:
         return bool(self.fault_count or self.lost.count)
 
     def add_proof(self, proof: Proof) -> None:
-        """Note whose archive it is, and as faults what is doubtful about that."""
+        """Note whose archive it is; add doubts about it as faults."""
         self.proof = proof
         for doubt in proof.doubts:
             self.add_fault(doubt)
 
     @property
     def trouble(self) -> str:
-        """What is the matter with an archive in which anything is wrong."""
+        """The verdict on an archive with a fault, in words."""
         is_whole = not self.lost.count and self.fault_count == len(self.proof.doubts)
         return "is not to be believed" if is_whole else "is damaged"
 
     def add_fault(self, fault: str) -> None:
-        """Count one more thing that is wrong."""
+        """Count one more fault."""
         self.fault_count += 1
         if len(self.faults) < SHOWN:
             name = self.backup.stored.name
@@ -84,7 +84,7 @@ class VerifyReport:
 
 
 def render_verify(reports: Sequence[VerifyReport]) -> Iterator[str]:
-    """One line for each archive; after that of a damaged one, one for each file it costs."""
+    """One line for each archive; after a damaged one, a line for each of the first lost files."""
     for report in reports:
         if report.is_damaged:
             yield f"{report.backup.stored.name} {report.trouble}: {_render_damage(report)}"
