@@ -1,4 +1,4 @@
-"""Around every task: signals, and afterwards mail, log line and run record."""
+"""Supervises every task: handles signals; afterwards sends mail, writes log line and run record."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Clock = Callable[[], datetime]
 
 @dataclass(slots=True)
 class Supervision:
-    """What is being supervised: the record, and the profile whose people get a mail, if any.
+    """The supervised run: its record, and the profile that says who gets mail, if any.
 
     Attributes:
-        mail_error: what a mail says of the failure, "" for what the record says.
+        mail_error: the text of the failure in the mail; "" for the record's own.
     """
 
     record: RunRecord
@@ -51,20 +51,23 @@ class Supervision:
 def supervised(
     task: str, profile_name: str, paths: Paths, clock: Clock, *, recorded: bool = True
 ) -> Iterator[Supervision]:
-    """See to it that the outcome of a task is known.
+    """Make the outcome of a task known.
 
-    Whatever ends the block, a signal included, leaves a log line and a run record. A signal
-    becomes Interrupted, and trouble of the machine (a full disk, no more descriptors, no memory) a
-    BackupError. Incomplete passes, for the record says so already. BrokenPipeError passes too, and
-    the task counts as done: whoever read our output has seen enough.
+    However the block ends, also by a signal, there is a log line and a run record. Incomplete
+    passes, as the record says so already. BrokenPipeError passes too, and the task counts as done:
+    the reader of our output has seen enough. Nothing is written to logs that others may write.
 
     Args:
-        profile_name: as the operator gave it; "" for none in particular.
+        profile_name: as the operator gave it; "" for no particular one.
         clock: reads the time, aware.
-        recorded: log a success too; a failure always is.
+        recorded: log a success too; a failure is always logged.
 
-    Raises TrustError, before anything is done: others may change code, templates or one of the
-    project's folders. Nothing is written to logs that others may write.
+    Raises:
+        TrustError: others may change code, templates or one of the project's folders; raised
+            before anything is done.
+        Interrupted: a signal came.
+        BackupError: the task failed, or the machine did: a full disk, no more descriptors, no
+            memory.
     """
     check_logs(paths)
     supervision = Supervision(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
@@ -89,7 +92,7 @@ def supervised(
             raise trouble from error
         except Exception as error:
             if told := explain_memory(error):
-                clear_frames(error.__traceback__)  # what they hold is needed to tell of it
+                clear_frames(error.__traceback__)  # frees memory, which the report needs
                 trouble = BackupError(told)
                 _note_failure(supervision.record, trouble)
                 raise trouble from None
@@ -104,7 +107,7 @@ def supervised(
 
 
 def _clear_up(record: RunRecord, paths: Paths) -> None:
-    """Remove what killed drills left, whatever this task is about."""
+    """Remove what killed drills left; every task does so."""
     for line in remove_dead_drills(paths.state):
         open_log(paths).warning(f"{record.task} {record.profile}: {line}")
 
@@ -116,7 +119,7 @@ def _tell(supervision: Supervision, paths: Paths, signals: Signals) -> None:
         from backup_tasks.notify.outcome import notify
 
         try:
-            # A mail server may take its time, and nobody must have to wait for it.
+            # A mail server may be slow, and a signal must be able to end the wait.
             signals.armed = True
             told = dataclasses.replace(record, error=supervision.mail_error or record.error)
             record.notifications = notify(told, profile, paths)
@@ -131,7 +134,7 @@ def _tell(supervision: Supervision, paths: Paths, signals: Signals) -> None:
 
 
 def _tell_of_silence(record: RunRecord, paths: Paths) -> None:
-    """Who got no mail must not take that for no news: cron passes on what is on stderr."""
+    """Warn on stderr and in the log about undelivered mail; cron passes stderr on."""
     for notification in record.notifications:
         if notification.error:
             line = f"no mail to {notification.to}: {notification.error}"
