@@ -194,10 +194,7 @@ class Store(Protocol):
         """Every object directly under the prefix except the claim, sorted by name."""
 
     def names_in_the_way(self) -> set[str]:
-        """Names that are taken without being an object's: those of links, folders and pipes.
-
-        Only names of the form of a backup's, as no other can be in the way of one.
-        """
+        """Backup names that links, folders or pipes have, so that no object can get them."""
 
     def store_time(self) -> datetime | None:
         """The time by the store's own clock, aware; None if it has none, or does not tell.
@@ -226,8 +223,8 @@ class Store(Protocol):
         """Start an object under that name.
 
         Args:
-            in_flight_bytes: sent parts keep at most about this much memory, those of the store's
-                other writers included.
+            in_flight_bytes: the most memory, about, that sent parts may take; parts of the store's
+                other writers count too.
 
         Raises:
             ObjectExists: the name is taken.
