@@ -1,4 +1,4 @@
-"""The whole of a backup: claim, clocks, the archive, and what retention no longer keeps."""
+"""The whole of a backup: claim, clocks, the archive, and the prune after it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from backup_tasks.journal.run_record import RunRecord
 
 
 class BackupWish(Struct, frozen=True):
-    """What an operator typed after `invoke backup`.
+    """The options that an operator typed after `invoke backup`.
 
     Attributes:
         full: read and send everything.
-        accept_shrink: what the sources lost is meant to be gone.
-        take_over: make the store this profile's, whosever it was.
+        accept_shrink: the losses in the sources are intended.
+        take_over: make the store this profile's, whoever owned it before.
     """
 
     full: bool = False
@@ -41,9 +41,12 @@ def run_backup_job(
     progress: Progress,
     wish: BackupWish = BackupWish(),  # noqa: B008 - frozen
 ) -> RunRecord:
-    """Back up, then prune what retention no longer keeps; both or neither under one lock.
+    """Back up, then delete the backups that retention no longer keeps, both under the same locks.
 
-    A prune that fails does not fail the backup: it is told as a warning. Raises: BackupError.
+    A failed prune is a warning, and does not fail the backup.
+
+    Raises:
+        BackupError: the backup failed; its record says so already.
     """
     with (
         journaled("backup", profile_name, paths, clock, exclusive=True, mailed=True) as job,
@@ -79,7 +82,12 @@ def run_backup_plan_job(
     progress: Progress,
     wish: BackupWish = BackupWish(),  # noqa: B008 - frozen
 ) -> BackupPlan:
-    """What `run_backup_job` would do now. Raises: BackupError, ClaimRefused as that does."""
+    """Plan what `run_backup_job` would do now.
+
+    Raises:
+        ClaimRefused: the store belongs to somebody else.
+        BackupError: any other failure that would end the backup before it reads a file.
+    """
     keeper = look_at_claim(job, take_over=wish.take_over)
     started_at = job.record.started_at
     run = BackupRun(

@@ -1,4 +1,4 @@
-"""Around every task that has a profile: it, its store and locks, and the store's claim."""
+"""The frame of a task with a profile: the profile, its store and locks, and the store's claim."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Job(Struct, frozen=True):
-    """What a task works with, while its outcome is being supervised."""
+    """The things that a task works with while its outcome is supervised."""
 
     profile: Profile
     store: Store
@@ -43,15 +43,16 @@ class Job(Struct, frozen=True):
         """The private keys for this profile's archives.
 
         Args:
-            identity: a file, as an operator names it; "" for the profile's own.
+            identity: an identity file, as the operator names it; "" for the profile's own.
         """
         file = Path(identity).absolute() if identity else self.profile.identity_file
         return Keyring(file, ask_passphrase, self.profile.recipients)
 
     def reading(self, identity: str = "") -> Reading:
-        """The profile's store as a task that only reads sees it; see `keys`.
+        """The profile's store, for a task that only reads. Warns of a damaged claim.
 
-        Warns of a claim that is none.
+        Args:
+            identity: see `keys`.
         """
         from backup_tasks.census.reading import Reading
 
@@ -70,11 +71,13 @@ def journaled(
     recorded: bool = True,
     mailed: bool = False,
 ) -> Iterator[Job]:
-    """Load the profile and open its store, with the outcome supervised; a wrong profile included.
+    """Load the profile and open its store; supervise the outcome, a broken profile's included.
 
     Args:
+        profile_name: "" for `$BACKUP_PROFILE`, or else the default profile.
         exclusive: hold the locks of profile and store.
-        mailed: tell those whom the profile names.
+        recorded: see `supervised`.
+        mailed: mail the outcome to the people that the profile names.
     """
     meant = profile_name or os.environ.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE
     with (
@@ -97,7 +100,7 @@ def journaled(
 
 
 def _mail_problems(error: ProfileError, name: str, paths: Paths, supervision: Supervision) -> None:
-    """Have a broken profile's problems mailed as it says itself, as far as that can be read."""
+    """Have the problems of a broken profile told, if its own [notify] can be read."""
     from backup_tasks.profile.broken_profile import find_told
 
     if told := find_told(name, paths):
@@ -116,20 +119,25 @@ def open_keeper(job: Job) -> ClaimKeeper:
 
 
 def look_at_claim(job: Job, *, take_over: bool = False) -> ClaimKeeper:
-    """What may be done in the store; writes nothing. Raises ClaimRefused."""
+    """Find out what this profile may do in the store; writes nothing.
+
+    Raises:
+        ClaimRefused: the store belongs to somebody else.
+        BackupError: this machine's key cannot be read.
+    """
     keeper, key, around = claim_parts(job)
     keeper.open(key, around, take_over=take_over, writes=False)
     return keeper
 
 
 def read_claim(job: Job) -> Claim | None:
-    """The store's claim, where its word counts for this profile on this machine.
+    """The store's claim, if it counts for this profile on this machine; else None.
 
-    Warns of one that is none.
+    Warns of a damaged claim.
     """
     keeper, key, around = claim_parts(job, needs_key=False)
     claim = keeper.read_believed(key, around)
-    if keeper.is_there and keeper.trouble:  # a store that fails is told by what reads it next
+    if keeper.is_there and keeper.trouble:  # if the store failed, the next read reports it
         warn(job.record, keeper.trouble)
     return claim
 
@@ -137,11 +145,13 @@ def read_claim(job: Job) -> Claim | None:
 def claim_parts(
     job: Job, *, needs_key: bool = True
 ) -> tuple[ClaimKeeper, SigningKey | None, Neighbours]:
-    """What is needed to say whose a store is: the keeper of its claim, this machine's key, and who
-    else uses the store.
+    """Collect what decides whose a store is: its claim's keeper, our key, the store's other users.
 
     Args:
-        needs_key: raise BackupError for a key that cannot be read; else it counts as none.
+        needs_key: False: a key that cannot be read counts as none.
+
+    Raises:
+        BackupError: this machine's key cannot be read, and `needs_key`.
     """
     from backup_tasks.census.neighbours import Neighbours
     from backup_tasks.claim.machine_key import read_own_key

@@ -1,4 +1,4 @@
-"""What a backup did, or would do, for people and for programs."""
+"""Prints what a backup did, or would do, for people and for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
-    """A run record as programs read it."""
+    """A run record in the form for programs."""
     fields: dict[str, Any] = to_builtins(record, builtin_types=(datetime,))
     for key in ("started_at", "ended_at"):
         fields[key] = iso(fields[key]) if fields[key] else None
@@ -28,7 +28,7 @@ def record_to_json(record: RunRecord) -> dict[str, Any]:
 
 
 def print_backup(record: RunRecord, *, as_json: bool) -> None:
-    """The outcome of a backup: JSON, or one line for a terminal; cron shall get nothing."""
+    """Print the outcome of a backup: JSON, or a line on a terminal alone, as cron mails output."""
     if as_json:
         print_json(record_to_json(record))
     elif sys.stdout.isatty():
@@ -38,7 +38,8 @@ def print_backup(record: RunRecord, *, as_json: bool) -> None:
 def end_backup(record: RunRecord, *, as_json: bool) -> None:
     """Print what a backup did.
 
-    Raises: Incomplete with what it could not store, and why nothing is deleted.
+    Raises:
+        Incomplete: some files could not be stored, or nothing is deleted; names them and says why.
     """
     print_backup(record, as_json=as_json)
     if record.exit_code:
@@ -46,7 +47,7 @@ def end_backup(record: RunRecord, *, as_json: bool) -> None:
 
 
 def render_missing(record: RunRecord) -> str:
-    """What a backup that is done could not store, and why nothing is deleted, for stderr."""
+    """Text for stderr: what a finished backup could not store, and why nothing is deleted."""
     shown = [f"  {p.path}: {p.reason}" for p in record.problems[:SHOWN_PROBLEMS]]
     more = len(record.problems) - len(shown)
     if more:
@@ -63,7 +64,7 @@ def render_missing(record: RunRecord) -> str:
 
 
 def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
-    """What a backup would read."""
+    """Print what a backup would read and send, and what would go wrong."""
     if as_json:
         print_json(plan)
         return
@@ -94,7 +95,7 @@ def print_backup_plan(plan: BackupPlan, *, as_json: bool) -> None:
 
 
 def _reuse_lines(plan: BackupPlan) -> str:
-    """What would be copied, read and sent, and why."""
+    """Lines that say what would be copied, read and sent, and why."""
     if not plan.same + plan.changed + plan.gone:
         return f"everything would be read and sent: {plan.compared_with}"
     lines = [

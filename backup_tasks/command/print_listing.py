@@ -1,4 +1,4 @@
-"""The backups of a store and the entries of one, as tables and as JSON."""
+"""Prints the backups of a store, and the entries of a backup, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TYPE_BITS = {
 
 
 def print_backups(details: Sequence[BackupDetails], now: datetime, *, as_json: bool) -> None:
-    """The backups, oldest first."""
+    """Print the backups in their given order, oldest first."""
     if as_json:
         print_json([_backup_to_json(found) for found in details])
         return
@@ -49,7 +49,7 @@ def _backup_row(found: BackupDetails, now: datetime) -> tuple[str, ...]:
     size = render_bytes(found.backup.stored.size)
     header = found.header
     if header is None:
-        # The name stands in the first column.
+        # The first column has the name already.
         trouble = found.trouble.removeprefix(f"{found.backup.stored.name}: ")
         result = f"unreadable: {trouble}" if trouble else "plain .tar.gz"
         if found.is_locked:
@@ -94,9 +94,9 @@ def _seconds_between(start: str, end: str) -> float:
 
 
 def print_entries(entries: Iterable[Entry], *, as_json: bool) -> None:
-    """One line an entry as `ls -l` has it, or a JSON list of what the manifest says, as they come.
+    """Print each entry as it comes: a line like that of `ls -l`, or its manifest line as JSON.
 
-    What was printed is valid JSON also when the entries break off with an error.
+    The JSON list is valid even if the entries break off with an error.
     """
     if not as_json:
         for entry in entries:

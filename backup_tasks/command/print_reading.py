@@ -1,4 +1,4 @@
-"""What a restore, a verification or a drill found; the end of each as its exit code has it."""
+"""Prints what a restore, a verification or a drill found, and ends each with its exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def print_restore(report: RestoreReport, *, as_json: bool) -> None:
-    """What was restored, or would be."""
+    """Print what was restored, or would be."""
     done = report.extracted
     if as_json:
         print_json(
@@ -52,7 +52,7 @@ def print_restore(report: RestoreReport, *, as_json: bool) -> None:
         print(f"kept {done.kept:,} that were there already; --overwrite older or always replaces")
     for note in sorted(done.notes):
         print(f"note: {note}", file=sys.stderr)
-    if not report.not_whole.torn.count:  # else the end of the task tells of both
+    if not report.not_whole.torn.count:  # with torn files, `end_restore` names both kinds
         for line in report.not_whole.render():
             print(line, file=sys.stderr)
 
@@ -61,8 +61,8 @@ def end_restore(report: RestoreReport, record: RunRecord, *, as_json: bool) -> N
     """Print what was restored, or would be.
 
     Raises:
-        RestoreError: some entries could not be restored; it names them.
-        Incomplete: all were, but some were not whole when the backup was made.
+        RestoreError: some entries could not be restored; names them.
+        Incomplete: all were restored, but some were not whole when the backup was made.
     """
     print_restore(report, as_json=as_json)
     if report.extracted.lost:
@@ -72,7 +72,7 @@ def end_restore(report: RestoreReport, record: RunRecord, *, as_json: bool) -> N
 
 
 def print_verify(reports: Sequence[VerifyReport], *, as_json: bool) -> None:
-    """Which archives are whole; those that are not stand in the error."""
+    """Print the archives that are whole; JSON has all. The error of the task names the damaged."""
     from backup_tasks.verify.verify_report import render_verify, verify_to_json
 
     if as_json:
@@ -83,7 +83,11 @@ def print_verify(reports: Sequence[VerifyReport], *, as_json: bool) -> None:
 
 
 def end_verify(reports: Sequence[VerifyReport], *, as_json: bool) -> None:
-    """Print which archives are whole. Raises ArchiveError that names those that are not."""
+    """Print which archives are whole.
+
+    Raises:
+        ArchiveError: some archives are damaged; names them.
+    """
     from backup_tasks.verify.verify_report import damage_error
 
     print_verify(reports, as_json=as_json)
@@ -92,7 +96,7 @@ def end_verify(reports: Sequence[VerifyReport], *, as_json: bool) -> None:
 
 
 def print_drill(report: DrillReport, *, as_json: bool) -> None:
-    """What was done and found; why it failed, if it did, stands in the error."""
+    """Print what was done and found. If the drill failed, the error of the task says why."""
     from backup_tasks.verify.drill_report import drill_to_json, render_drill
 
     if as_json:
@@ -110,8 +114,8 @@ def end_drill(report: DrillReport, record: RunRecord, *, as_json: bool) -> None:
     """Print what a drill did and found.
 
     Raises:
-        DrillError: it failed; the text says why.
-        Incomplete: some of what was restored was not whole when the backup was made.
+        DrillError: the drill failed; says why.
+        Incomplete: some restored files were not whole when the backup was made.
     """
     from backup_tasks.verify.drill_report import drill_error
 
@@ -123,7 +127,7 @@ def end_drill(report: DrillReport, record: RunRecord, *, as_json: bool) -> None:
 
 
 def unrestored(report: RestoreReport) -> RestoreError:
-    """The error that names what could not be restored."""
+    """The error that names the entries that could not be restored."""
     lost, problems = report.extracted.lost, report.extracted.problems
     shown = [f"  {printable(p)}: {reason}" for p, reason in problems[:SHOWN_PROBLEMS]]
     if lost > len(shown):
@@ -133,5 +137,5 @@ def unrestored(report: RestoreReport) -> RestoreError:
 
 
 def render_torn(name: str, found: NotWhole) -> str:
-    """What a restore or a drill brought back that is not whole, for stderr."""
+    """Text for stderr: the restored files that were not whole when the backup was made."""
     return "\n".join([f"{name}: {found.summary}:", *found.torn.render(), *found.carried.render()])

@@ -1,4 +1,4 @@
-"""Everything around backups: pruning, lifecycle rules, crontab, profiles and the signing key."""
+"""Prints the upkeep of backups: pruning, lifecycle rules, crontab, profiles, the signing key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def print_signing_key(key: SigningKey, file: Path, *, is_new: bool, as_json: bool) -> None:
-    """The public half, as lines that can be appended to a profile."""
+    """Print the public half, as lines to append to a profile."""
     from backup_tasks.keys.signing import render_public_key
 
     public_key = render_public_key(key.public_key)
@@ -36,7 +36,7 @@ def print_signing_key(key: SigningKey, file: Path, *, is_new: bool, as_json: boo
 
 
 def print_prune(report: PruneReport, *, as_json: bool) -> None:
-    """What was deleted and kept, with the reasons."""
+    """Print what was deleted and kept, with the reasons."""
     from backup_tasks.prune.run_prune import render_prune
 
     if as_json:
@@ -49,8 +49,8 @@ def end_prune(report: PruneReport, record: RunRecord, *, as_json: bool) -> None:
     """Print what was deleted and kept.
 
     Raises:
-        PruneIncomplete: some backups could not be deleted.
-        Incomplete: nothing may be deleted; it says why.
+        PruneIncomplete: some backups could not be deleted; names the first.
+        Incomplete: nothing may be deleted; says why.
     """
     from backup_tasks.prune.run_prune import PruneIncomplete
 
@@ -62,7 +62,7 @@ def end_prune(report: PruneReport, record: RunRecord, *, as_json: bool) -> None:
 
 
 def print_lifecycle(report: LifecycleReport, *, as_json: bool) -> None:
-    """The bucket's rules and ours."""
+    """Print the bucket's rules and ours."""
     from backup_tasks.prune.lifecycle import render_lifecycle
 
     if as_json:
@@ -72,7 +72,7 @@ def print_lifecycle(report: LifecycleReport, *, as_json: bool) -> None:
 
 
 def print_cron(report: CronReport, profile: str, *, as_json: bool) -> None:
-    """What is installed, of all profiles or of one."""
+    """Print the crontab lines of one profile, or of all if `profile` is ""."""
     from backup_tasks.schedule.install import CronReport, render_cron
 
     shown = CronReport(tuple(e for e in report.entries if profile in ("", e.profile)))
@@ -83,7 +83,7 @@ def print_cron(report: CronReport, profile: str, *, as_json: bool) -> None:
 
 
 def print_profiles(found: Sequence[ProfileSummary], *, as_json: bool) -> None:
-    """One line a profile."""
+    """Print one line for each profile."""
     if as_json:
         print_json(found)
         return

@@ -1,4 +1,4 @@
-"""JSON for programs, as every task prints it."""
+"""JSON for programs, in the form that every task prints."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import Any
 
 from msgspec import to_builtins
 
-# Of what went wrong, so many are named on a screen.
+# The most problems that are named on a screen.
 SHOWN_PROBLEMS = 20
 
 
 def print_json(value: Any) -> None:
-    """JSON on stdout, ASCII alone, so that any locale takes it.
+    """Print JSON on stdout, in ASCII alone, so that every locale can print it.
 
     Args:
-        value: what JSON has, structs, dataclasses, times and paths. Anything else is a bug
-            (TypeError), as its repr would pass for a value.
+        value: made of JSON's own types, structs, dataclasses, times and paths.
+
+    Raises:
+        TypeError: anything else is in it, a bug: its repr would pass for a value.
     """
     plain = to_builtins(value, builtin_types=(datetime,), enc_hook=_to_text)
     json.dump(plain, sys.stdout, indent=2, default=_to_text)
@@ -33,5 +35,5 @@ def _to_text(value: object) -> str:
 
 
 def iso(moment: datetime) -> str:
-    """A moment as programs read it, in UTC."""
+    """A moment in ISO 8601, in UTC, to the second."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

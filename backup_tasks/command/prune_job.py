@@ -1,4 +1,4 @@
-"""Delete what retention no longer keeps: the task of its own, and the end of a backup."""
+"""Deletes backups that retention no longer keeps: as a task, and at the end of a backup."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ if TYPE_CHECKING:
 
 
 def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> PruneReport:
-    """Delete what retention no longer keeps, if the store is this profile's, after a look at every
-    backup that is not noted; fills in the record.
+    """Delete backups that retention no longer keeps, and fill in the record.
 
-    While anything speaks against deleting, the record says what, and the report is that of a dry
-    run.
+    First looks at every backup that is not noted yet. If there is a reason to delete nothing, the
+    record has it, and the report is that of a dry run.
 
     Args:
-        adopted: backups that count from now on, whatever proves them.
+        adopted: backups that count from now on, whether proven or not.
 
     Returns:
-        What was deleted; `failed` tells what could not be.
+        The deleted backups; `failed` has those that could not be deleted.
 
-    Raises: ClaimRefused; UsageError for one that cannot count; StoreError when the store cannot be
-        listed, or its list is not to be believed.
+    Raises:
+        ClaimRefused: the store belongs to somebody else.
+        UsageError: one of `adopted` cannot count, or the claim is not ours to change.
+        StoreError: the store cannot be listed, or its list cannot be believed.
+        BackupError: this machine's key cannot be read.
     """
     profile, store, state, record = job.profile, job.store, job.paths.state, job.record
     clocks = read_clocks(store, job.clock)
@@ -61,8 +63,10 @@ def run_prune_job(job: Job, *, dry_run: bool, adopted: Sequence[str] = ()) -> Pr
 
 
 def prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
-    """Delete what retention no longer keeps, after a backup that ended well; the record says why
-    if nothing may be deleted. What goes wrong is a warning of the backup."""
+    """Delete backups that retention no longer keeps, after a backup that ended well.
+
+    If nothing may be deleted, the record says why. A failure becomes a warning of the backup.
+    """
     record = job.record
     try:
         census = run.census(run.newest_seen.list_objects(), record.host)
@@ -92,7 +96,7 @@ def prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
 def _prune(
     job: Job, census: Census, clocks: Clocks, guard: PruneGuard, *, dry_run: bool
 ) -> PruneReport:
-    """As `run_prune`, and the record says what is gone, also if not all of it is."""
+    """Prune, and note the deleted backups in the record, even if others could not be deleted."""
     now, keep = clocks.before, guard.keep
     try:
         done = run_prune(job.profile, job.store, census, now, dry_run=dry_run, protected=keep)

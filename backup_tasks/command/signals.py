@@ -1,5 +1,4 @@
-"""Signals that end a run, raised in the main thread, but never in the midst of what Python does for
-threads."""
+"""Turns a signal that ends a run into SignalCame, but never amid Python's own thread handling."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from types import FrameType
 
 from backup_tasks.errors import ENDING_SIGNALS
 
-# Python's own modules whose steps belong together, and the two in which one waits.
+# Python's own modules whose steps must not be interrupted; then their functions that only wait.
 _BOOKKEEPING = {
     "threading",
     "weakref",
@@ -26,9 +25,9 @@ _SOON_SECONDS = 0.001
 
 
 class SignalCame(BaseException):
-    """A signal asks for the end.
+    """A signal asks the run to end.
 
-    No Exception: botocore takes any of those for a lost connection and tries again.
+    Not an Exception: botocore takes every Exception for a lost connection, and tries again.
     """
 
     def __init__(self, number: int) -> None:
@@ -37,12 +36,12 @@ class SignalCame(BaseException):
 
 
 class Signals:
-    """A handler that raises the first signal, and passes over those that follow.
+    """A handler that raises the first signal, and ignores those that follow.
 
-    Cleaning up is not to be cut short by a second Ctrl-C, which comes easily.
+    So a second Ctrl-C, which is easily typed, does not cut the clean-up short.
 
     Attributes:
-        armed: whether a signal is raised at all.
+        armed: whether the next signal is raised.
     """
 
     def __init__(self) -> None:
@@ -50,7 +49,11 @@ class Signals:
         self._waiting = 0
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raise SignalCame, now or as soon as that harms nothing."""
+        """Raise the signal now, or put it off until that harms nothing.
+
+        Raises:
+            SignalCame: this is the first signal, and the main thread may be interrupted here.
+        """
         if not self.armed:
             return
         if _must_go_on(frame):
@@ -61,32 +64,32 @@ class Signals:
         raise SignalCame(number)
 
     def handle_alarm(self, _: int, frame: FrameType | None) -> None:
-        """Try again what `handle` had to put off."""
+        """Try again to raise a signal that `handle` put off."""
         if self._waiting:
             self.handle(self._waiting, frame)
 
 
 def _must_go_on(frame: FrameType | None) -> bool:
-    """Whether the main thread stands in the midst of what Python does for threads.
+    """Whether the main thread is amid Python's own handling of threads.
 
-    A handler runs between any two steps of it. An error just after `Condition` has taken its lock
-    leaves it taken by nobody: a thread that wants it never ends, nor does whoever waits for that
-    thread. In the callback of a weak reference an error is lost.
+    A handler may run between any two steps there. An error just after `Condition` has taken its
+    lock leaves the lock taken for ever: a thread that needs it never ends, and neither does a
+    thread that waits for that one. In the callback of a weak reference an error is lost.
     """
     if frame is None or frame.f_globals.get("__name__") not in _BOOKKEEPING:
         return False
     if frame.f_code is _WAIT:
-        return "gotit" not in frame.f_locals  # which it has as long as it waits
+        return "gotit" not in frame.f_locals  # a local that exists while it waits
     return frame.f_code.co_name not in _JOINING
 
 
 @contextlib.contextmanager
 def signals_raised() -> Iterator[Signals]:
-    """Have the first signal of those that end a run raise SignalCame in the block."""
+    """In the block, have the first signal that ends a run raise SignalCame."""
     signals = Signals()
     before = {signal.SIGALRM: signal.signal(signal.SIGALRM, signals.handle_alarm)}
     for number in ENDING_SIGNALS:
-        # What was ignored from the start stays so: SIGHUP under nohup, SIGINT in background jobs.
+        # A signal ignored from the start stays so: SIGHUP under nohup, SIGINT in background jobs.
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, signals.handle)
     try:

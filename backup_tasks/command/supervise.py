@@ -1,4 +1,4 @@
-"""Around every task: signals, and afterwards mail, log line and run record."""
+"""Supervises every task: handles signals; afterwards sends mail, writes log line and run record."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ Clock = Callable[[], datetime]
 
 @dataclass(slots=True)
 class Supervision:
-    """What is being supervised: the record, and the profile whose people are told, if any.
+    """The supervised run: its record, and the profile that says who is told, if any.
 
     Attributes:
-        told_error: what they are told of the failure, "" for what the record says.
+        told_error: the text of the failure in messages; "" for the record's own.
     """
 
     record: RunRecord
@@ -50,20 +50,23 @@ class Supervision:
 def supervised(
     task: str, profile_name: str, paths: Paths, clock: Clock, *, recorded: bool = True
 ) -> Iterator[Supervision]:
-    """See to it that the outcome of a task is known.
+    """Make the outcome of a task known.
 
-    Whatever ends the block, a signal included, leaves a log line and a run record. A signal
-    becomes Interrupted, and trouble of the machine (a full disk, no more descriptors, no memory) a
-    BackupError. Incomplete passes, for the record says so already. BrokenPipeError passes too, and
-    the task counts as done: whoever read our output has seen enough.
+    However the block ends, also by a signal, there is a log line and a run record. Incomplete
+    passes, as the record says so already. BrokenPipeError passes too, and the task counts as done:
+    the reader of our output has seen enough. Nothing is written to logs that others may write.
 
     Args:
-        profile_name: as the operator gave it; "" for none in particular.
+        profile_name: as the operator gave it; "" for no particular one.
         clock: reads the time, aware.
-        recorded: log a success too; a failure always is.
+        recorded: log a success too; a failure is always logged.
 
-    Raises TrustError, before anything is done: others may change code, templates or one of the
-    project's folders. Nothing is written to logs that others may write.
+    Raises:
+        TrustError: others may change code, templates or one of the project's folders; raised
+            before anything is done.
+        Interrupted: a signal came.
+        BackupError: the task failed, or the machine did: a full disk, no more descriptors, no
+            memory.
     """
     check_logs(paths)
     supervision = Supervision(RunRecord(task, profile_name or "-", platform.node(), "", clock()))
@@ -88,7 +91,7 @@ def supervised(
             raise trouble from error
         except Exception as error:
             if told := explain_memory(error):
-                clear_frames(error.__traceback__)  # what they hold is needed to tell of it
+                clear_frames(error.__traceback__)  # frees memory, which the report needs
                 trouble = BackupError(told)
                 _note_failure(supervision.record, trouble)
                 raise trouble from None
@@ -103,7 +106,7 @@ def supervised(
 
 
 def _clear_up(record: RunRecord, paths: Paths) -> None:
-    """Remove what killed drills left, whatever this task is about."""
+    """Remove what killed drills left; every task does so."""
     for line in remove_dead_drills(paths.state):
         open_log(paths).warning(f"{record.task} {record.profile}: {line}")
 
@@ -114,7 +117,7 @@ def _tell(supervision: Supervision, paths: Paths, signals: Signals) -> None:
         from backup_tasks.notify.tell import notify, perhaps_told
 
         try:
-            # A mail server may take its time, and nobody must have to wait for it.
+            # A mail server may be slow, and a signal must be able to end the wait.
             signals.armed = True
             told = dataclasses.replace(record, error=supervision.told_error or record.error)
             record.notifications = notify(told, profile, paths)
@@ -128,7 +131,7 @@ def _tell(supervision: Supervision, paths: Paths, signals: Signals) -> None:
 
 
 def _tell_of_silence(record: RunRecord, paths: Paths) -> None:
-    """Warn on stderr, which cron passes on, and in the log about messages that did not arrive."""
+    """Warn on stderr and in the log about undelivered messages; cron passes stderr on."""
     for notification in record.notifications:
         if notification.error:
             from backup_tasks.notify.registry import noun_of

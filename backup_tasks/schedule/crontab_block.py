@@ -20,32 +20,17 @@ from msgspec import Struct
 
 from backup_tasks.common.printable import printable
 from backup_tasks.errors import ScheduleError
+from backup_tasks.schedule.scheduler import DueRun
 
 _PROFILES = "BACKUP_TASKS_PROFILES"
 _NOTE = b"# Written by `invoke cron-install`. Change the profiles, not these lines.\n"
-
-
-class CronLine(Struct, frozen=True):
-    """One line of the block.
-
-    Attributes:
-        profile: as `--profile` takes it; "" for a line that is none of ours.
-        expression: when it runs, five fields.
-        text: the whole line, without its newline.
-        profiles: the folder of the profiles that the line sets, "" for the usual one.
-    """
-
-    profile: str
-    expression: str
-    text: bytes
-    profiles: str = ""
 
 
 class SplitCrontab(Struct, frozen=True):
     """A crontab cut at the block. Without a block, everything is in `before`."""
 
     before: bytes
-    lines: tuple[CronLine, ...]
+    lines: tuple[DueRun, ...]
     after: bytes
 
 
@@ -73,7 +58,7 @@ def split_crontab(content: bytes, root: Path) -> SplitCrontab:
     )
 
 
-def join_crontab(split: SplitCrontab, lines: Sequence[CronLine], root: Path) -> bytes:
+def join_crontab(split: SplitCrontab, lines: Sequence[DueRun], root: Path) -> bytes:
     """The crontab with these lines as the block; without lines, without a block."""
     block = render_block([line.text for line in lines], root)
     before = split.before
@@ -92,7 +77,7 @@ def render_block(lines: Sequence[bytes], root: Path) -> bytes:
 
 def render_line(
     expression: str, profile: str, root: Path, python: str, environment: Mapping[str, str]
-) -> CronLine:
+) -> DueRun:
     """The line that backs a profile up.
 
     It needs nothing from cron's environment. Standard output is dropped, so that cron mails
@@ -114,10 +99,10 @@ def render_line(
     # cron turns an unescaped % into a newline, and both \% and \\ into the second character.
     escaped = command.replace("\\", "\\\\").replace("%", "\\%")
     text = os.fsencode(f"{expression} {escaped}")
-    return CronLine(profile, expression, text, environment.get(_PROFILES, ""))
+    return DueRun(profile, expression, text, environment.get(_PROFILES, ""))
 
 
-def parse_line(text: bytes) -> CronLine | None:
+def parse_line(text: bytes) -> DueRun | None:
     """A line of the block; None for comments and empty lines."""
     stripped = text.strip()
     if not stripped or stripped.startswith(b"#"):
@@ -128,9 +113,9 @@ def parse_line(text: bytes) -> CronLine | None:
         words = shlex.split(unescaped)
         profile = words[words.index("--profile") + 1]
     except (ValueError, IndexError):
-        return CronLine("", " ".join(fields), text)
+        return DueRun("", " ".join(fields), text)
     set_to = [word.partition("=")[2] for word in words if word.startswith(f"{_PROFILES}=")]
-    return CronLine(profile, " ".join(fields), text, set_to[0] if set_to else "")
+    return DueRun(profile, " ".join(fields), text, set_to[0] if set_to else "")
 
 
 def _fence(root: Path) -> tuple[bytes, bytes]:

@@ -18,15 +18,8 @@ from backup_tasks.common.time_zones import local_zone
 from backup_tasks.errors import ProfileError, ScheduleError
 from backup_tasks.journal.locks import hold_lock
 from backup_tasks.profile.cron_expression import expand_cron
-from backup_tasks.schedule.crontab import read_crontab, write_crontab
-from backup_tasks.schedule.crontab_block import (
-    CronLine,
-    SplitCrontab,
-    join_crontab,
-    render_line,
-    split_crontab,
-)
 from backup_tasks.schedule.scheduled import Scheduled, look_up, profiles_of
+from backup_tasks.schedule.scheduler import DueRun, Installed, Scheduler, find_scheduler
 
 if TYPE_CHECKING:
     from backup_tasks.profile.model import Profile
@@ -105,11 +98,12 @@ def install_cron(
         missing = ", ".join(without)
         raise ScheduleError(f'{missing}: has no [schedule]; add for example cron = "0 2 * * *"')
     broken = dict(scheduled.broken)
-    with hold_lock(["crontab"], paths, "cron-install"):
-        split = split_crontab(read_crontab(), paths.root)
+    scheduler = find_scheduler()
+    with hold_lock([scheduler.place], paths, "cron-install"):
+        installed = scheduler.read(paths.root)
         # Each line keeps its place, so that doing it again finds nothing to change.
-        lines: dict[str | bytes, CronLine] = {}
-        for line in split.lines:
+        lines: dict[str | bytes, DueRun] = {}
+        for line in installed.runs:
             if keep_others or line.profile in wanted:
                 lines[line.profile or line.text] = wanted.get(line.profile, line)
                 continue
@@ -119,10 +113,11 @@ def install_cron(
                 lines[line.profile] = line
             elif due is not None:
                 lines[line.profile] = due
-        return _apply(split, [*(lines | wanted).values()], paths, broken, dry_run=dry_run)
+        due_runs = [*(lines | wanted).values()]
+        return _apply(scheduler, installed, due_runs, paths, broken, dry_run=dry_run)
 
 
-def _line_due(line: CronLine, scheduled: Scheduled, paths: Paths) -> CronLine | ProfileError | None:
+def _line_due(line: DueRun, scheduled: Scheduled, paths: Paths) -> DueRun | ProfileError | None:
     """What should stand in place of a line that no whole profile of the folder asks for.
 
     Returns:
@@ -145,13 +140,14 @@ def remove_cron(paths: Paths, profile: str = "", *, dry_run: bool = False) -> Cr
 
     Raises: ScheduleError, also when that profile has no line; LockedError.
     """
-    with hold_lock(["crontab"], paths, "cron-remove"):
-        split = split_crontab(read_crontab(), paths.root)
-        kept = [line for line in split.lines if profile and line.profile != profile]
-        if profile and len(kept) == len(split.lines):
-            names = ", ".join(line.profile for line in split.lines) or "none"
+    scheduler = find_scheduler()
+    with hold_lock([scheduler.place], paths, "cron-remove"):
+        installed = scheduler.read(paths.root)
+        kept = [line for line in installed.runs if profile and line.profile != profile]
+        if profile and len(kept) == len(installed.runs):
+            names = ", ".join(line.profile for line in installed.runs) or "none"
             raise ScheduleError(f"the crontab has no line for {profile!r}; there are: {names}")
-        return _apply(split, kept, paths, {}, dry_run=dry_run)
+        return _apply(scheduler, installed, kept, paths, {}, dry_run=dry_run)
 
 
 def show_cron(scheduled: Scheduled, paths: Paths, now: datetime) -> CronReport:
@@ -163,7 +159,7 @@ def show_cron(scheduled: Scheduled, paths: Paths, now: datetime) -> CronReport:
     """
     zone = local_zone()
     wanted = {line.profile: line for line in _lines_of(scheduled.profiles, paths)}
-    installed = split_crontab(read_crontab(), paths.root).lines
+    installed = find_scheduler().read(paths.root).runs
     entries: list[CronEntry] = []
     for line in installed:
         due = wanted.get(line.profile) or _line_due(line, scheduled, paths)
@@ -235,15 +231,16 @@ def broken_profiles_error(change: CronChange) -> ProfileError:
 
 
 def _apply(
-    split: SplitCrontab,
-    lines: Sequence[CronLine],
+    scheduler: Scheduler,
+    installed: Installed,
+    lines: Sequence[DueRun],
     paths: Paths,
     broken: Mapping[str, str],
     *,
     dry_run: bool,
 ) -> CronChange:
     actions: dict[str, Action] = {}
-    before = {line.profile: line.text for line in split.lines}
+    before = {line.profile: line.text for line in installed.runs}
     after = {line.profile: line.text for line in lines}
     for profile in before | after:
         if profile in broken:
@@ -255,18 +252,18 @@ def _apply(
         else:
             actions[profile] = "unchanged" if before[profile] == after[profile] else "changed"
     actions |= {profile: "left out" for profile in broken if profile not in actions}
-    if not dry_run and tuple(lines) != split.lines:
-        write_crontab(join_crontab(split, lines, paths.root))
+    if not dry_run and tuple(lines) != installed.runs:
+        scheduler.write(installed, lines, paths.root)
     return CronChange(actions, dry_run, broken)
 
 
-def _lines_of(profiles: Sequence[Profile], paths: Paths) -> Iterator[CronLine]:
-    python = _find_python()
+def _lines_of(profiles: Sequence[Profile], paths: Paths) -> Iterator[DueRun]:
+    python, scheduler = _find_python(), find_scheduler()
     for profile in profiles:
         if profile.schedule is None:
             continue
         elsewhere = profile.path.parent != paths.profiles
-        yield render_line(
+        yield scheduler.render(
             expand_cron(profile.schedule.cron),
             str(profile.path) if elsewhere else profile.name,
             paths.root,
@@ -295,7 +292,7 @@ def _moved_folders(paths: Paths) -> dict[str, str]:
     }
 
 
-def _state(line: CronLine, due: CronLine | ProfileError | None) -> State:
+def _state(line: DueRun, due: DueRun | ProfileError | None) -> State:
     if due is None:
         return "orphan"
     if isinstance(due, ProfileError):
@@ -303,9 +300,7 @@ def _state(line: CronLine, due: CronLine | ProfileError | None) -> State:
     return "current" if due.text == line.text else "out of date"
 
 
-def _entry(
-    line: CronLine, state: State, now: datetime, zone: tzinfo, problem: str = ""
-) -> CronEntry:
+def _entry(line: DueRun, state: State, now: datetime, zone: tzinfo, problem: str = "") -> CronEntry:
     from cronsim import CronSim, CronSimError
 
     try:

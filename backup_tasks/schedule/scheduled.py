@@ -13,7 +13,7 @@ from msgspec import Struct
 from backup_tasks.common.paths import Paths, find_paths
 from backup_tasks.common.printable import printable
 from backup_tasks.errors import ProfileError
-from backup_tasks.schedule.crontab_block import CronLine
+from backup_tasks.schedule.scheduler import DueRun
 
 if TYPE_CHECKING:
     from backup_tasks.profile.model import Profile
@@ -51,12 +51,12 @@ def find_scheduled(paths: Paths, profile: str = "") -> Scheduled:
     return Scheduled(tuple(whole), broken)
 
 
-def profiles_of(line: CronLine) -> Path:
+def profiles_of(line: DueRun) -> Path:
     """The folder in which the run that a line starts looks for its profile."""
     return Path(line.profiles) if line.profiles else find_paths({}).profiles
 
 
-def look_up(line: CronLine, paths: Paths) -> Profile | ProfileError | None:
+def look_up(line: DueRun, paths: Paths) -> Profile | ProfileError | None:
     """The profile that a line runs.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A store in a directory: a disk, or something mounted from elsewhere."""
+"""A store in a directory, on a local disk or on a mounted one."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class DirectoryStore:
     `.NAME.ID.partial`, mode 0600, in the same folder.
 
     Args:
-        makeable_in: a folder in which this one is made when it is not there. Anywhere else its
-            absence tells of a disk that is not mounted, and is an error for every command.
-        check_place: called before the folder is listed or written to; raises StoreError when it
-            is not the folder that is meant.
+        makeable_in: a missing store folder is made only below this folder. Anywhere else, a missing
+            one means a disk that is not mounted, and is an error for every command.
+        check_place: called before the folder is listed or written to; raises StoreError if it is
+            not the folder that is meant.
     """
 
     limits = LIMITS
@@ -78,7 +78,7 @@ class DirectoryStore:
         return folder_place(self.folder)
 
     def after_fork(self) -> None:
-        """Nothing stays open between two calls."""
+        """Do nothing: no descriptor stays open between calls."""
 
     def list_objects(self) -> list[StoredObject]:
         found = [
@@ -96,7 +96,7 @@ class DirectoryStore:
         }
 
     def store_time(self) -> None:
-        """A folder has no clock: times of files are this machine's, or told by nobody."""
+        """None: a folder has no clock; times of files are this machine's, or of unknown origin."""
 
     def stat(self, name: str) -> StoredObject:
         with explained(self.url, f"look at {name}", name):
@@ -125,7 +125,7 @@ class DirectoryStore:
         return content
 
     def write(self, name: str, *, in_flight_bytes: int) -> ArchiveWriter:
-        del in_flight_bytes  # a part is with the kernel as soon as it is sent
+        del in_flight_bytes  # `send` hands each part to the kernel at once
         self._make_folder()
         if os.path.lexists(self.folder / name):
             raise taken(self.url, name)
@@ -145,7 +145,7 @@ class DirectoryStore:
             (self.folder / name).unlink(missing_ok=True)
 
     def list_unfinished(self) -> list[Unfinished]:
-        """`started_at` is when it was last written to: no file system tells when it was begun."""
+        """`started_at` is the time of the last write: no file system tells that of the first."""
         return [
             Unfinished(match["name"], match["upload_id"], moment_of(status.st_mtime))
             for name, status in self._files()
@@ -173,11 +173,11 @@ class DirectoryStore:
         return stored_object(upload.name, status)
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Regular files of the folder."""
+        """The regular files of the folder."""
         return (one for one in self._statuses() if stat.S_ISREG(one[1].st_mode))
 
     def _statuses(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Whatever lies in the folder; in one that is yet to be made, nothing."""
+        """Everything in the folder; nothing if the folder is yet to be made."""
         self._check_place()
         with explained(self.url, "list the backups"):
             try:
@@ -201,11 +201,15 @@ class DirectoryStore:
             sync_folder(self.folder.parent)
 
     def _require_makeable(self) -> None:
-        """Raises StoreError: a run made there would fill the disk below a mount point."""
+        """Refuse to make the folder outside of `makeable_in`: a run would fill the wrong disk.
+
+        Raises:
+            StoreError: the folder is missing there; perhaps its disk is not mounted.
+        """
         parent, project = self.folder.parent, self._makeable_in
         with explained(self.url, f"look into {parent}"):
             is_there = parent.is_dir()
-            # By its real place: a link in the project may lead to a disk that is not mounted.
+            # The real path counts: a link in the project may lead to a disk that is not mounted.
             if is_there and project and parent.resolve().is_relative_to(project.resolve()):
                 return
         missing = printable(str(self.folder if is_there else parent))

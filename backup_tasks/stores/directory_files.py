@@ -1,4 +1,4 @@
-"""Files of a directory store: one as an object, pinned while it is read, errors explained."""
+"""Files of a directory store: described as objects, opened pinned, their errors explained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backup_tasks.common.units import moment_of
 from backup_tasks.errors import ObjectMissing, ReadRefused, StoreError
 from backup_tasks.stores.base import StoredObject, changed
 
-# A FIFO that somebody puts in its place is not waited for.
+# O_NONBLOCK: if somebody puts a FIFO in the place of the file, opening it does not wait.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _REASONS = {
     errno.ENOSPC: "disk full; free some space, or keep fewer backups",
@@ -29,13 +29,18 @@ _REASONS = {
 
 
 def stored_object(name: str, status: os.stat_result) -> StoredObject:
-    """A file as the contract describes an object; a replaced file gets another etag."""
+    """A file as a StoredObject; a replaced file has another etag."""
     etag = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
     return StoredObject(name, status.st_size, moment_of(status.st_mtime), etag)
 
 
 def open_pinned(folder: Path, source: StoredObject, url: str) -> int:
-    """A descriptor of this very object. Raises ObjectChanged, OSError."""
+    """Open this very object; returns its descriptor.
+
+    Raises:
+        ObjectChanged: the file was replaced.
+        OSError: it cannot be opened.
+    """
     descriptor = os.open(folder / source.name, OPEN_FILE)
     if stored_object(source.name, os.fstat(descriptor)).etag != source.etag:
         os.close(descriptor)
@@ -44,16 +49,22 @@ def open_pinned(folder: Path, source: StoredObject, url: str) -> int:
 
 
 def partial_path(folder: Path, name: str, upload_id: str) -> Path:
-    """Where an archive under way lies."""
+    """The path of an archive under way."""
     return folder / f".{name}.{upload_id}.partial"
 
 
 @contextmanager
 def explained(url: str, doing: str, name: str = "") -> Iterator[None]:
-    """Turn an OSError inside into a StoreError that says what was being done.
+    """Turn an OSError inside the block into a StoreError that says what was being done.
 
     Args:
-        name: of the object, where one is read; if it is missing, ObjectMissing is raised.
+        doing: ends the sentence "could not ...".
+        name: of the object, if one is read.
+
+    Raises:
+        ObjectMissing: there is no object called `name`.
+        ReadRefused: no permission to read it, or the disk reports an error.
+        StoreError: any other OSError.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Small files of a directory store that may be replaced: read whole, written under a condition."""
+"""Small, replaceable files of a directory store: read whole, written under a condition."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from backup_tasks.stores.base import StoredObject
 from backup_tasks.stores.directory_files import OPEN_FILE, stored_object
 from backup_tasks.stores.directory_writer import give_name
 
-# A temporary file that is so much older than ours was left by a crash.
+# A temporary file older than ours by this much was left by a crash.
 _ABANDONED_SECONDS = 24 * 3600
 
 
 def read_small(folder: Path, name: str, most_bytes: int, url: str) -> tuple[bytes, StoredObject]:
-    """See `base.Store`. Raises also OSError."""
+    """See `base.Store.read_small`.
+
+    Raises:
+        ReadRefused: it is a link, no file, or larger than `most_bytes`.
+        OSError: it cannot be read.
+    """
     try:
         descriptor = os.open(folder / name, OPEN_FILE)
     except OSError as error:
@@ -44,9 +49,14 @@ def read_small(folder: Path, name: str, most_bytes: int, url: str) -> tuple[byte
 def put_small(
     folder: Path, name: str, body: bytes, replaces: StoredObject | None, url: str
 ) -> StoredObject:
-    """See `base.Store`. Raises also OSError.
+    """See `base.Store.put_small`.
 
-    A crash leaves the old file or the new one, and perhaps a hidden one for a later call to remove.
+    A crash leaves the old file or the new one, and perhaps a hidden one that a later call removes.
+
+    Raises:
+        ObjectExists: the name is taken, and `replaces` is None.
+        ObjectChanged: `replaces` is not there any more.
+        OSError: it cannot be written.
     """
     temporary = folder / f".{name}.{secrets.token_hex(8)}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -84,10 +94,10 @@ def _replace(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Between a look at the file and its replacement nobody else of us replaces it.
+    """Keep other processes of ours from replacing the file between our look at it and our write.
 
-    Some network file systems have no such locks. There two that write in the same moment may
-    both succeed, and the claim's serial tells it to the next run.
+    Some network file systems have no such locks. There, two writers may both succeed at the same
+    moment; the next run notices it by the claim's serial.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -99,7 +109,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(folder: Path, name: str, now: float) -> None:
-    """Remove what crashes left. `now` is by the file system's own clock."""
+    """Remove temporary files that crashes left. `now` is the file system's own time."""
     for left in folder.glob(f".{name}.*.new"):
         with contextlib.suppress(OSError):
             if now - left.lstat().st_mtime > _ABANDONED_SECONDS:

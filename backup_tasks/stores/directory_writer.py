@@ -1,4 +1,4 @@
-"""One archive on its way into a directory: a hidden file that gets its name at the end."""
+"""One archive on its way into a directory: a hidden file that gets its name at the commit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backup_tasks.stores.directory_files import (
 )
 
 _BUFFER_BYTES = 2**20
-# What file systems and old kernels answer when they cannot do it.
+# Errors by which file systems and old kernels say that they cannot link, or copy.
 _CANNOT_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _CANNOT_COPY = {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 
@@ -29,8 +29,8 @@ _CANNOT_COPY = {errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno
 class DirectoryWriter:
     """See `base.ArchiveWriter` for the contract.
 
-    A crash leaves the hidden file, which `list_unfinished` finds. A crash right after the
-    commit may leave it as a second link to the whole archive; ending it does no harm.
+    A crash leaves the hidden file, which `list_unfinished` finds. A crash at the end of a commit
+    may leave it as a second link to the whole archive; `end_unfinished` removes that without harm.
     """
 
     def __init__(self, folder: Path, name: str, upload_id: str, url: str) -> None:
@@ -96,14 +96,14 @@ class DirectoryWriter:
 
     @contextmanager
     def _whole_or_nothing(self, doing: str) -> Iterator[None]:
-        """After an error nothing is left behind, and the space is free again."""
+        """Abort after an error, so that nothing is left and the space is free again."""
         if self._descriptor < 0:
             raise StoreError(f"{self._url}: the writing of {self._name} has ended")
         try:
             with explained(self._url, doing):
                 yield
         except ObjectExists:
-            raise  # all is written, and may serve under another name
+            raise  # the file is whole, and may be committed under another name
         except StoreError:
             self.abort()
             raise
@@ -113,7 +113,7 @@ class DirectoryWriter:
             view = view[os.write(self._descriptor, view) :]
 
     def _clone(self, origin: int, start: int, length: int) -> int:
-        """Let the kernel copy, without a second set of blocks where it can. Returns how much."""
+        """Let the kernel copy, sharing blocks where it can; returns the number of bytes copied."""
         copied = 0
         try:
             while copied < length:
@@ -138,23 +138,27 @@ class DirectoryWriter:
 
 
 def give_name(descriptor: int, partial: Path, final: Path, url: str) -> os.stat_result:
-    """Let a file that is written appear under its name, atomically and to stay.
+    """Give a written file its name, atomically, and so that it survives a power cut.
 
     Returns:
-        The file's status. Raises: ObjectExists when the name is taken; OSError.
+        The file's status.
+
+    Raises:
+        ObjectExists: the name is taken.
+        OSError: the file cannot be synced, or not be named.
     """
-    # The bytes must be on disk before the name is, or a power cut leaves a name alone.
+    # The bytes must be on disk before the name is, or a power cut leaves a name without content.
     os.fsync(descriptor)
     status = os.fstat(descriptor)
     try:
         os.link(partial, final, follow_symlinks=False)
     except FileNotFoundError:
-        # Whose name is taken already, another host may have ended: nothing could come of it.
+        # Another host may have ended this write because the name is taken already.
         if os.path.lexists(final):
             raise taken(url, final.name) from None
         raise
     except FileExistsError:
-        # A network file system whose answer was lost is asked again: the link is ours.
+        # The link may be ours: a network file system repeats a request whose answer was lost.
         if not os.path.samestat(os.lstat(final), status):
             raise taken(url, final.name) from None
     except OSError as error:
@@ -167,7 +171,7 @@ def give_name(descriptor: int, partial: Path, final: Path, url: str) -> os.stat_
 
 
 def _rename(partial: Path, final: Path, url: str) -> None:
-    """For file systems without links: the lock keeps two of us from taking one name."""
+    """Rename, for file systems without hard links; a lock keeps two of us from taking one name."""
     folder = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -20,7 +20,7 @@ from backup_tasks.journal.run_record import open_log
 from backup_tasks.permissions import trusted_paths as trust
 from backup_tasks.permissions.installation import check_installation
 from backup_tasks.profile.load import describe_profiles, load_profile
-from backup_tasks.schedule.crontab import read_crontab
+from backup_tasks.schedule.crontab_program import read_crontab
 from tests.support.cli import Cli, assert_refused, cli
 from tests.support.other_process import IS_ROOT, NOBODY, as_nobody
 from tests.support.profile_files import EMAIL, SMALLEST, write

@@ -19,7 +19,6 @@ from backup_tasks.common.paths import Paths
 from backup_tasks.errors import LockedError, ScheduleError
 from backup_tasks.journal.locks import hold_lock
 from backup_tasks.schedule import install as schedule
-from backup_tasks.schedule.crontab import read_crontab, write_crontab
 from backup_tasks.schedule.crontab_block import (
     join_crontab,
     parse_line,
@@ -27,6 +26,7 @@ from backup_tasks.schedule.crontab_block import (
     render_line,
     split_crontab,
 )
+from backup_tasks.schedule.crontab_program import read_crontab, write_crontab
 from backup_tasks.schedule.install import (
     install_cron,
     remove_cron,

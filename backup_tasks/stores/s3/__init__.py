@@ -1,5 +1,4 @@
-"""The store that is an S3 bucket; `store` is its door, and boto3 is used nowhere else.
+"""A store in an S3 bucket. `store` is the way in, and boto3 is used nowhere else.
 
-In come the calls of `stores.base`; out go requests, and each answer is checked before it is
-believed.
+In come the calls of `stores.base`; out go requests. Each answer is checked before it is believed.
 """

@@ -1,8 +1,8 @@
-"""The one door to boto3: what an answer must have is asked for here, before anybody believes it.
+"""The only way to boto3. Checks that each answer has the fields that its caller needs.
 
-botocore takes each status of 2xx for a success and leaves out what it does not find in the body,
-so that a page of some proxy is a list of nothing. Behind this door an operation either gives an
-answer that has everything that its caller needs, or raises one of `s3_errors.FAILURES`.
+botocore takes every 2xx status for a success, and leaves out fields that the body lacks. So it
+parses a proxy's HTML page as an empty list. Through this client an operation either returns a
+complete answer, or raises one of `errors.FAILURES`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ Answer = Mapping[str, Any]
 
 
 def checked(client: S3Client) -> S3Client:
-    """The client, with every answer checked. Operations that are not known here do not exist."""
+    """Wrap a client, so that every answer is checked. Has only the operations of `_CHECKS`."""
     return cast("S3Client", _CheckedClient(client))
 
 
 def pages(ask: Callable[..., Any], tokens: Mapping[str, str]) -> Iterator[Any]:
-    """Every page of a list. Raises what `ask` does, and UnfitAnswer for a list without an end.
+    """Yield every page of a list.
 
     Args:
-        ask: gets one page, from the place that keyword arguments name.
-        tokens: each such argument -> the field of a page that says where the next one begins.
+        ask: fetches one page; its keyword arguments say where the page begins.
+        tokens: each of these arguments -> the field of a page that has its value for the next page.
+
+    Raises:
+        UnfitAnswer: the list goes on without saying where, or goes round in circles.
+        Exception: any error of `ask`, as it came.
     """
     place: dict[str, Any] = {}
     been: set[tuple[Any, ...]] = set()
@@ -51,7 +55,7 @@ def pages(ask: Callable[..., Any], tokens: Mapping[str, str]) -> Iterator[Any]:
         been.add(tuple(place.values()))
 
 
-# IMF-fixdate (RFC 9110, 5.6.7), the only form that a server may send. The weekday is not looked at.
+# IMF-fixdate (RFC 9110, 5.6.7), the only form that a server may send. The weekday is not checked.
 _HTTP_DATE: Final = re.compile(
     r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII
 )
@@ -59,14 +63,14 @@ _MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
 def time_of_answer(answer: Answer) -> datetime | None:
-    """When the server says that it answered, in UTC; None if it does not, or some cache did."""
+    """The Date of an answer, in UTC. None without a valid one, or when a cache answered."""
     headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     match = _HTTP_DATE.fullmatch(headers.get("date", ""))
     if match is None or "age" in headers:
         return None
     day, year, hour, minute, second = map(int, match.group(1, 3, 4, 5, 6))
     try:
-        month = 1 + _MONTHS.index(match[2]) // 3  # starts with a capital, so between no two
+        month = 1 + _MONTHS.index(match[2]) // 3  # only a month's first letter is a capital
         return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
@@ -92,15 +96,19 @@ class _CheckedClient:
         except (*BODY_FAILURES, BackupError, MemoryError):
             raise
         except Exception as error:
-            # botocore's parsers raise whatever comes, such as ValueError for a date that is none.
+            # botocore's parsers raise any kind of error, such as ValueError for a malformed date.
             trouble = f"{operation}: {type(error).__name__}: {error}"
             raise UnfitAnswer(trouble=trouble) from error
         return answer
 
 
 def _need(answer: Answer, field: str, kind: type) -> Any:
-    """A field of an answer: of this kind; text is not empty, numbers are not negative, and a time
-    has its zone."""
+    """The value of a field of this type.
+
+    Raises:
+        UnfitAnswer: it is missing or of another type, an empty text, a negative number, or a time
+            without a zone.
+    """
     value = answer.get(field)
     if not isinstance(value, kind) or value == "" or (kind is int and cast("int", value) < 0):
         raise UnfitAnswer(trouble=f"an answer came without its {field}")
@@ -114,7 +122,7 @@ def _check_object_list(answer: Answer, request: Request) -> None:
     bucket, name, prefix = request["Bucket"], _need(answer, "Name", str), request["Prefix"]
     if name != bucket and not _is_alias(bucket):
         raise UnfitAnswer(trouble=f"the list is that of a bucket {name}")
-    # botocore decodes it, also where the server (SeaweedFS) had not encoded it.
+    # botocore URL-decodes the prefix, even if the server (SeaweedFS) did not encode it.
     if unquote_plus(answer.get("Prefix", "")) != unquote_plus(prefix):
         raise UnfitAnswer(trouble=f"the list is that of another prefix, {answer.get('Prefix')!r}")
     for item in answer.get("Contents", []):
@@ -124,7 +132,7 @@ def _check_object_list(answer: Answer, request: Request) -> None:
 
 
 def _is_alias(bucket: str) -> bool:
-    """Names of access points, which are not the bucket's own."""
+    """Whether this names an access point; a list then shows the name of the bucket behind it."""
     return bucket.startswith("arn:") or bucket.endswith(("-s3alias", "--op-s3"))
 
 
@@ -176,7 +184,7 @@ def _check_parts(answer: Answer, _: Request) -> None:
 
 
 def _check_removed(answer: Answer, _: Request) -> None:
-    """S3 says 204 and nothing else; some servers say 200, but none of them writes a page."""
+    """S3 answers 204 without a body. Some servers answer 200, but none sends an HTML page."""
     told = answer.get("ResponseMetadata", {})
     headers = told.get("HTTPHeaders", {})
     is_page = "html" in headers.get("content-type", "") and headers.get("content-length") != "0"
@@ -185,7 +193,7 @@ def _check_removed(answer: Answer, _: Request) -> None:
 
 
 def _check_nothing(_: Answer, __: Request) -> None:
-    """Whoever asks looks afterwards, or only makes a note of it."""
+    """The caller verifies the result with another request, or only takes note of the answer."""
 
 
 _PASSED: Final = ("meta", "close")

@@ -1,4 +1,4 @@
-"""The body of one sent part, as boto3 wants to read it."""
+"""The body of a part that is sent, as a file for boto3."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SLICE_BYTES = 2**20
 
 
 class BodyFile(io.RawIOBase):
-    """A part as a file for boto3, handed out in slices without a copy.
+    """A part as a file for boto3. Reads give slices of the part, without copying.
 
-    Ends the request under way, and every later try, once the upload is given up.
+    When the upload is given up, reads fail: this ends the request under way and its retries.
     """
 
     def __init__(self, content: PartBody, stopped: threading.Event) -> None:
@@ -26,7 +26,7 @@ class BodyFile(io.RawIOBase):
         return len(self._view)
 
     def read(self, size: int = -1) -> memoryview:
-        # More than the 16 KiB that are asked for: each slice is one call of the system.
+        # Larger slices than the 16 KiB that are asked for: each one costs a system call.
         del size
         if self._stopped.is_set():
             raise InterruptedError("the upload was given up")
@@ -43,8 +43,8 @@ class BodyFile(io.RawIOBase):
         return self._at
 
     def close(self) -> None:
-        # The owner of a mmap cannot close it while a view is left. Slices that an error's
-        # traceback still holds keep theirs; the memory goes with them.
+        # The owner of an mmap cannot close it while a view of it exists. Slices that an error's
+        # traceback still holds keep a view of their own; the memory is freed with them.
         with contextlib.suppress(BufferError):
             self._view.release()
         super().close()

@@ -1,7 +1,7 @@
-"""No answer is read beyond what S3 has to say: no server decides how much memory we take.
+"""Limits how much of an answer is read, so that no server decides how much memory we take.
 
-botocore reads every body to its end, of errors and of lists alike, however long it goes on. What an
-archive is read from has its length from the request, see `s3_access.read_body`.
+botocore reads the body of an error or a list to its end, however long it is. A range of an archive
+has its length from the request: see `client.read_body`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def bounded(client: S3Client) -> S3Client:
-    """The client, which reads no more than `ANSWER_BYTES` of what is no archive's content."""
-    # botocore has no other place where it sends than this one, and it is not public.
+    """Have the client read at most `ANSWER_BYTES` of any answer but an object's content."""
+    # botocore sends every request here; there is no public place for this.
     send: Callable[[Any], Any] = client._endpoint.http_session.send  # type: ignore[attr-defined]
 
     def send_and_read(request: Any, **_: object) -> Any:
@@ -37,7 +37,14 @@ def bounded(client: S3Client) -> S3Client:
 
 
 def _read(answer: Any) -> None:
-    """Read the body. Raises as botocore does itself, for it repeats requests by that."""
+    """Read the body. Errors are of botocore's own classes, by which it decides what to retry.
+
+    Raises:
+        ReadTimeoutError: the server stopped sending.
+        ConnectionClosedError: the connection broke off.
+        HTTPClientError: any other trouble with the connection.
+        UnfitAnswer: the body is longer than `ANSWER_BYTES`.
+    """
     try:
         content = answer.raw.read(ANSWER_BYTES + 1)
     except urllib3.exceptions.ReadTimeoutError as error:

@@ -1,4 +1,4 @@
-"""What reading from and writing to a bucket have in common."""
+"""Requests and settings that reading from and writing to a bucket share."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from backup_tasks.stores.s3.errors import (
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-# The key of the object's metadata by which a run recognises what it wrote itself.
+# Key of an object's metadata. Its value lets a run recognise the objects that it wrote itself.
 RUN_KEY = "backup-tasks-run"
-# Answers that botocore's own retries leave alone, although the same request may well succeed.
+# Error codes that botocore does not retry, although the same request may succeed the next time.
 _WORTH_REPEATING = frozenset({"BadDigest", "RequestTimeTooSkewed", "RequestTimeout"})
 _LONGEST_PAUSE_SECONDS = 8.0
 
@@ -42,10 +42,10 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(slots=True)
 class Pins:
-    """Whether the server takes the ETag of what is to be copied, or to be read.
+    """Whether requests to copy and to read are pinned: the server checks the object's ETag.
 
     Attributes:
-        copies, reads: false once it answered 412 for an object that was as it was.
+        copies, reads: false once the server answered 412 although the object had not changed.
     """
 
     copies: bool = True
@@ -53,10 +53,10 @@ class Pins:
 
 
 class S3Access(Struct, frozen=True):
-    """A client and what every request through it needs to know.
+    """A client, and the settings that every request through it needs.
 
     Attributes:
-        client: of `s3_answers.checked`.
+        client: made by `answers.checked`.
         prefix: "" or text that ends with a slash.
         max_attempts: how often one request is tried, the first time included.
     """
@@ -74,7 +74,12 @@ class S3Access(Struct, frozen=True):
         return self.prefix + name
 
     def head(self, name: str) -> tuple[StoredObject, Mapping[str, str]]:
-        """The object and its metadata. Raises ObjectMissing, StoreError."""
+        """The object and its metadata.
+
+        Raises:
+            ObjectMissing: there is no object of that name.
+            StoreError: the store refuses, fails or cannot be reached.
+        """
         doing = f"look at {name}"
         try:
             answer = self.client.head_object(Bucket=self.bucket, Key=self.key(name))
@@ -89,14 +94,18 @@ class S3Access(Struct, frozen=True):
         return found, answer.get("Metadata", {})
 
     def ask_for_reason(self) -> Mapping[str, Any]:
-        """Ask for a list of one: its errors have a text, while those of HEAD are a bare status."""
+        """List one object. If that fails, the error has a text; that of a HEAD is a bare status."""
         return self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
 
     def is_as_it_was(self, source: StoredObject) -> bool:
-        """Whether an object is still the one that was looked at. Raises ObjectMissing, StoreError.
+        """Whether the object still has the ETag and the size of `source`.
 
-        Tells apart why a server says 412: some do so whenever a request names the ETag of an
+        Needed after a 412: some servers answer so to every request that names the ETag of an
         object that was made of parts.
+
+        Raises:
+            ObjectMissing: there is no object of that name any more.
+            StoreError: the store refuses, fails or cannot be reached.
         """
         found, _ = self.head(source.name)
         return (found.etag, found.size) == (source.etag, source.size)
@@ -104,12 +113,12 @@ class S3Access(Struct, frozen=True):
 
 @dataclass(slots=True)
 class InFlight:
-    """What all writers of a store have under way together.
+    """The parts that all writers of a store have under way together.
 
     Attributes:
-        changed: guards `held_bytes` and the writers' own notes of what is under way; wakes up
-            whoever waits for room or for the end.
-        held_bytes: sent parts that are in memory.
+        changed: guards `held_bytes` and the writers' own notes of parts under way; wakes threads
+            that wait for room or for the end.
+        held_bytes: bytes of sent parts that are still in memory.
     """
 
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -117,20 +126,20 @@ class InFlight:
 
 
 def repeated(call: Callable[[], _Answer], attempts: int, stopped: threading.Event) -> _Answer:
-    """Call again after an error that botocore itself does not retry, with growing pauses.
+    """Call again after errors that botocore does not retry itself, with growing pauses.
 
-    These are few error codes, answers that lack something, and bodies that broke off while they
-    were read.
+    These errors are a few error codes, answers that lack a field, and bodies that broke off while
+    they were read.
 
     Args:
-        attempts: how often at most; the last error is raised as it came.
-        stopped: once set, nothing is called again.
+        attempts: the most calls; the error of the last one is raised as it came.
+        stopped: once set, there are no more calls.
     """
     for attempt in range(1, attempts + 1):
         try:
             return call()
         except BODY_FAILURES as error:
-            # A request whose connection failed was repeated by botocore; a body was not.
+            # botocore has retried a request whose connection failed; it never retries a body.
             hopeless = isinstance(error, FAILURES) and not _is_worth_repeating(error)
             pause = min(_LONGEST_PAUSE_SECONDS, 0.25 * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
             if hopeless or attempt == attempts or stopped.wait(pause):
@@ -148,10 +157,14 @@ def _is_worth_repeating(error: Exception) -> bool:
 def read_body(
     access: S3Access, source: StoredObject, start: int, length: int, *, pinned: bool
 ) -> bytes:
-    """One range, at least one byte. Raises BODY_FAILURES, also for any other bytes.
+    """Read one range of at least one byte.
 
     Args:
-        pinned: ask for the object with this ETag alone; otherwise the answer must name it.
+        pinned: have the server check the ETag (If-Match); otherwise the answer must name it.
+
+    Raises:
+        BODY_FAILURES: the request or the body failed; also when other bytes came than were asked
+            for.
     """
     pin: Any = {"IfMatch": quoted_etag(source.etag)} if pinned else {}
     answer = access.client.get_object(
@@ -167,14 +180,19 @@ def read_body(
         place = answer.get("ContentRange") or ""
         if place and not place.startswith(f"bytes {start}-"):
             raise UnfitAnswer(trouble=f"it sent {place} where other bytes were asked for")
-        content = body.read(length + 1)  # not all, for it may have no end
+        content = body.read(length + 1)  # never to its end, for it may have none
     if len(content) != length:
         raise OSError(0, f"{len(content):,} instead of {length:,} bytes came")
     return content
 
 
 def refuse_taken_name(access: S3Access, name: str) -> None:
-    """Raises ObjectExists if there is an object of that name."""
+    """See that no object has this name.
+
+    Raises:
+        ObjectExists: there is one.
+        StoreError: the store refuses, fails or cannot be reached.
+    """
     try:
         access.head(name)
     except ObjectMissing:
@@ -183,7 +201,11 @@ def refuse_taken_name(access: S3Access, name: str) -> None:
 
 
 def end_upload(access: S3Access, name: str, upload_id: str) -> None:
-    """Abort a multipart upload; one that is gone already is no error. Raises StoreError."""
+    """Abort a multipart upload; one that is gone already is no error.
+
+    Raises:
+        StoreError: the abort failed, and the upload may still be there.
+    """
     try:
         access.client.abort_multipart_upload(
             Bucket=access.bucket, Key=access.key(name), UploadId=upload_id
@@ -194,10 +216,9 @@ def end_upload(access: S3Access, name: str, upload_id: str) -> None:
 
 
 def _has_ended(access: S3Access, error: Exception, name: str, upload_id: str) -> bool:
-    """Whether an upload is there no more, although its abort was refused.
+    """Whether an upload is gone, although the server refused to abort it.
 
-    Of one that was completed, AWS says that it is not there; others say that the key is not, or
-    that the method is not allowed.
+    For a completed upload AWS answers NoSuchUpload; other servers NoSuchKey or MethodNotAllowed.
     """
     if code_of(error) == "NoSuchBucket" or not (
         400 <= status_of(error) < 500 or is_unknown_to_server(error)
@@ -214,7 +235,11 @@ def _has_ended(access: S3Access, error: Exception, name: str, upload_id: str) ->
 
 
 def list_uploads(access: S3Access, beginning: str, page_size: int = 1000) -> list[Unfinished]:
-    """Uploads of names that begin so, never committed or aborted. Raises what FAILURES are."""
+    """Unfinished uploads under the prefix whose names begin with `beginning`.
+
+    Raises:
+        FAILURES: they cannot be listed.
+    """
     ask = partial(
         access.client.list_multipart_uploads,
         Bucket=access.bucket,
@@ -226,16 +251,16 @@ def list_uploads(access: S3Access, beginning: str, page_size: int = 1000) -> lis
         Unfinished(item["Key"].removeprefix(access.prefix), item["UploadId"], item["Initiated"])
         for page in pages(ask, tokens)
         for item in page.get("Uploads", [])
-        if item["Key"].startswith(access.prefix)  # some servers show those of all prefixes
+        if item["Key"].startswith(access.prefix)  # some servers list all prefixes
     ]
     return [one for one in found if one.name and "/" not in one.name]
 
 
 def bare_etag(etag: str) -> str:
-    """Without quotes, which not every server puts everywhere, and without a proxy's mark."""
+    """Strip the quotes, which some servers leave out, and a proxy's mark of a weak ETag."""
     return etag.removeprefix("W/").strip('"')
 
 
 def quoted_etag(etag: str) -> str:
-    """As a conditional header wants it."""
+    """An ETag in quotes, as conditional headers need it."""
     return f'"{etag}"'

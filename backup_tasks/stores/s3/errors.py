@@ -1,7 +1,6 @@
-"""What boto3 raises, told to the operator: one line with the endpoint, the trouble and the remedy.
+"""Turns boto3's errors into one line for the operator: endpoint, trouble and remedy.
 
-The server's own text is repeated only where we know nothing better, and never for errors
-about keys.
+The server's own text is repeated only if we have none of our own, and never for errors about keys.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from backup_tasks.errors import ObjectMissing, StoreError
 
 
 class UnfitAnswer(boto.BotoCoreError):
-    """A success that lacks what its kind of answer always has, such as a page of some proxy.
+    """An answer of status 2xx without the fields that S3 always sends, such as a proxy's HTML page.
 
     Args:
-        trouble: what is wrong with it, for "does not answer as S3 does: ...".
+        trouble: what is wrong with it; ends the text "does not answer as S3 does: ...".
     """
 
     fmt = "{trouble}"
 
 
-# Whatever a call of a client raises when the store, the network or the keys are at fault.
+# Errors that a client raises when the store, the network or the keys are at fault.
 FAILURES: Final = (boto.BotoCoreError, boto.ClientError, ResponseParserError)
-# Whatever reading a body raises besides.
+# The same, and the errors of reading a body.
 BODY_FAILURES: Final = (*FAILURES, urllib3.exceptions.HTTPError, OSError)
-# Trouble on the way to the server, so that nobody knows whether the request arrived.
+# Trouble with the connection: the request may have arrived or not.
 CONNECTION_FAILURES: Final = (boto.HTTPClientError, boto.ConnectionError)
 
 _PERMISSIONS: Final = {
@@ -53,7 +52,7 @@ _PERMISSIONS: Final = {
     "PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
     "GetBucketVersioning": "s3:GetBucketVersioning",
 }
-# Answers without S3's own text, by their status: of a server in trouble, or of what lies before it.
+# Texts by status, for answers without S3's own: of a server in trouble, or of a proxy before it.
 _BARE: Final = {
     400: "it refused {operation} without saying why; temporary keys may have expired",
     401: "it wants other keys for {operation}; check store.access_key_id",
@@ -116,11 +115,15 @@ class Endpoint(Struct, frozen=True):
 
 @contextmanager
 def explained(endpoint: Endpoint, doing: str, name: str = "") -> Iterator[None]:
-    """Turn what boto3 raises inside into a StoreError that says what was being done.
+    """Turn an error of boto3 inside the block into a StoreError that says what was being done.
 
     Args:
         doing: ends the sentence "could not ...".
-        name: of the object, where one is concerned; a missing one becomes ObjectMissing.
+        name: of the object, if the request is about one; if it is missing, ObjectMissing is raised.
+
+    Raises:
+        ObjectMissing: there is no object of that name.
+        StoreError: any other of BODY_FAILURES.
     """
     try:
         yield
@@ -129,7 +132,7 @@ def explained(endpoint: Endpoint, doing: str, name: str = "") -> Iterator[None]:
 
 
 def explain(error: Exception, endpoint: Endpoint, doing: str, name: str = "") -> StoreError:
-    """One line for the operator about an error of FAILURES or BODY_FAILURES."""
+    """The error for the operator, one line, for one of FAILURES or BODY_FAILURES."""
     if name and is_missing(error):
         return ObjectMissing(f"{endpoint.url}: there is no {name}")
     if isinstance(error, boto.ClientError):
@@ -140,45 +143,45 @@ def explain(error: Exception, endpoint: Endpoint, doing: str, name: str = "") ->
 
 
 def code_of(error: BaseException) -> str:
-    """S3's error code; the status as text where the answer had no body; "" for other errors."""
+    """S3's error code, or the status as text if the answer had no body; "" for other errors."""
     if not isinstance(error, boto.ClientError):
         return ""
     return str(error.response.get("Error", {}).get("Code", "") or status_of(error))
 
 
 def status_of(error: BaseException) -> int:
-    """The HTTP status, 0 when there was none."""
+    """The HTTP status; 0 without one."""
     if not isinstance(error, boto.ClientError):
         return 0
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def has_no_reason(error: BaseException) -> bool:
-    """The server refused, and said no more than a status: so each HEAD is refused.
+    """Whether the server refused with a bare status, as it always does for HEAD.
 
-    404 is no refusal, and what a server in trouble says needs no reason.
+    404 is no refusal, and a failing server (5xx) needs no further reason.
     """
     status = status_of(error)
     return 400 <= status < 500 and status != 404 and code_of(error) == str(status)
 
 
 def is_missing(error: BaseException) -> bool:
-    """The object (not the bucket, not the upload) does not exist."""
+    """Whether the object (not the bucket, not the upload) does not exist."""
     return code_of(error) in ("NoSuchKey", "NoSuchVersion", "404", "NotFound")
 
 
 def is_refused(error: BaseException) -> bool:
-    """The object is there, but these keys may not read it, or it lies in an archive class."""
+    """Whether the object is there, but these keys may not read it, or it is in an archive class."""
     return code_of(error) in _REFUSED
 
 
 def is_archived(error: BaseException) -> bool:
-    """The object is there, and lies in an archive class."""
+    """Whether the object is there, but in an archive class."""
     return code_of(error) == "InvalidObjectState"
 
 
 def is_unknown_to_server(error: BaseException) -> bool:
-    """The server does not know this request or one of its headers."""
+    """Whether the server does not know this request or one of its headers."""
     return code_of(error) == "NotImplemented" or status_of(error) == 501
 
 
@@ -193,14 +196,14 @@ def _refusal(error: boto.ClientError, endpoint: Endpoint) -> str:
     if code in ("AccessDenied", "AllAccessDisabled", "Forbidden", "403"):
         permission = _PERMISSIONS.get(operation, f"for {operation}")
         return f"no permission; the key needs {permission} on {endpoint.bucket}"
-    if code.isdigit() or not code:  # no body, or one that is not S3's
+    if code.isdigit() or not code:  # no body, or not an S3 error
         return f"{endpoint.endpoint} answered {status}: {_bare(error, status)}"
     text = str(error.response["Error"].get("Message", ""))
     return f"{endpoint.endpoint} answered {code}: {one_line(text)[:300]} ({operation})"
 
 
 def _bare(error: boto.ClientError, status: int) -> str:
-    """What an answer means that has nothing but its status."""
+    """The meaning of an answer with nothing but a status."""
     if status in _BARE:
         return _BARE[status].format(operation=error.operation_name)
     if 300 <= status < 400:
@@ -214,7 +217,7 @@ def _bare(error: boto.ClientError, status: int) -> str:
 
 
 def _shown_host(url: str) -> str:
-    """The host alone: whatever else is in a URL may be secret."""
+    """The host alone; the rest of a URL may hold secrets."""
     try:
         host = urlsplit(url).hostname
     except ValueError:
@@ -278,7 +281,7 @@ def _trouble(error: Exception, endpoint: Endpoint) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """The innermost reason in the system's own words, such as "Connection refused"."""
+    """The innermost reason, in the system's own words, such as "Connection refused"."""
     inner: Any = getattr(error, "kwargs", {}).get("error", error)
     for _ in range(5):
         deeper = getattr(inner, "reason", None) or inner.__context__

@@ -1,7 +1,7 @@
-"""botocore's descriptions of services, found and read in half the time that it takes itself.
+"""Loads botocore's service descriptions in half the time that botocore itself takes.
 
-botocore looks into the folders of all 400 services to learn that S3 is one of them, and reads its
-JSON with the standard library. What is read is the same.
+botocore searches the folders of all 400 services to learn that S3 is one of them, and parses JSON
+with the standard library. The descriptions that are read are the same.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def use_quick_loader(session: Session) -> None:
-    """Have a new session read descriptions by this loader, from where it would find them itself."""
-    # As `botocore.loaders.create_loader` takes AWS_DATA_PATH.
+    """Have a new session read descriptions through QuickLoader, from botocore's own search path."""
+    # AWS_DATA_PATH is read as in `botocore.loaders.create_loader`.
     places = (session.get_config_variable("data_path") or "").split(os.pathsep)
     more = [os.path.expanduser(os.path.expandvars(place)) for place in places if place]
     session.register_component("data_loader", QuickLoader(more, _Files()))
 
 
 class QuickLoader(Loader):
-    """Finds descriptions where botocore does."""
+    """A loader that searches where botocore does."""
 
     def list_available_services(self, type_name: str) -> list[str]:
-        """Every name that may be one: loading one that is none fails in time."""
+        """Every name that may be a service; loading a name that is not one fails later."""
         del type_name
         names: set[str] = set()
         for place in self.search_paths:
@@ -41,7 +41,7 @@ class QuickLoader(Loader):
 
 class _Files(JSONFileLoader):
     def load_file(self, file_path: str) -> Any:
-        """The content of one file, named without its ending; None if there is none."""
+        """The content of one file, named without its ending; None if there is no such file."""
         for ending, opened in ((".json", open), (".json.gz", gzip.open)):
             try:
                 with opened(file_path + ending, "rb") as file:

@@ -1,4 +1,4 @@
-"""The requests of one multipart upload, each with what may go wrong in it explained."""
+"""The requests of one multipart upload, with their errors explained."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ _REFUSED_COPIES = frozenset(
 
 
 class Unreachable(StoreError):
-    """The server could not be reached, so that asking it to clean up twice is no use."""
+    """The server could not be reached; asking it a second time to clean up is no use."""
 
 
 class S3Upload(Struct, frozen=True):
-    """One multipart upload; its requests may be made side by side.
+    """One multipart upload; its requests may run concurrently.
 
     Attributes:
-        name: of the object that it is to become.
-        run_id: stands in the object's metadata, and tells it from everybody else's.
-        stopped: set when the upload is given up: nothing is tried again then.
+        name: of the object that the upload becomes.
+        run_id: stands in the object's metadata, and tells our object from those of others.
+        stopped: set when the upload is given up; then no request is retried.
     """
 
     access: S3Access
@@ -69,11 +69,20 @@ class S3Upload(Struct, frozen=True):
     stopped: threading.Event
 
     def end(self) -> None:
-        """Remove what has arrived of it. Raises StoreError."""
+        """Abort the upload, which removes the parts that have arrived.
+
+        Raises:
+            StoreError: the abort failed, and parts may be left.
+        """
         end_upload(self.access, self.name, self.upload_id)
 
     def send_part(self, number: int, body: PartBody) -> str:
-        """Returns the part's ETag. Raises StoreError."""
+        """Send one part; returns its ETag.
+
+        Raises:
+            ObjectExists: the upload is gone, and an object has its name.
+            StoreError: the part could not be sent.
+        """
         digest = hashlib.md5(body, usedforsecurity=False).digest()
 
         def upload() -> str:
@@ -95,9 +104,15 @@ class S3Upload(Struct, frozen=True):
             raise self._explained(error, f"send part {number} of {self.name}") from error
 
     def copy_part(self, number: int, coming: CopySource, start: int, length: int) -> str:
-        """Returns the part's ETag.
+        """Copy a range of another object as one part; returns its ETag.
 
-        Raises: CopyRefused, ObjectChanged, ObjectMissing, StoreError.
+        Raises:
+            CopyRefused: the store does not copy this range.
+            CopyUnsupported: the store never copies ranges.
+            ObjectChanged: the source was replaced.
+            ObjectMissing: the source is gone.
+            ObjectExists: the upload is gone, and an object has its name.
+            StoreError: any other failure. If the commit of `coming` failed: its error, as it came.
         """
         source, access = settled(coming), self.access
         pinned = access.pins.copies
@@ -134,10 +149,14 @@ class S3Upload(Struct, frozen=True):
         return answer["CopyPartResult"]["ETag"]
 
     def check_source(self, source: StoredObject) -> None:
-        """See that what was copied from still is what was meant, for a server may pass over pins.
+        """See that the source of copies is still the same object, as a server may ignore pins.
 
-        One that was removed after it was copied from does no harm, if the pin held. Raises:
-        ObjectChanged, ObjectMissing, StoreError.
+        If copies were pinned, a source that was removed since does no harm.
+
+        Raises:
+            ObjectChanged: the source was replaced.
+            ObjectMissing: the source is gone, and copies were not pinned.
+            StoreError: the store refuses or fails.
         """
         try:
             if not self.access.is_as_it_was(source):
@@ -164,23 +183,27 @@ class S3Upload(Struct, frozen=True):
         return Unreachable(str(told)) if isinstance(error, CONNECTION_FAILURES) else told
 
     def _is_name_taken(self) -> bool:
-        """Whether another host ended the upload because nothing can come of it any more."""
+        """Whether an object has the name, so that another host may have ended the upload."""
         with contextlib.suppress(StoreError):
             self.access.head(self.name)
             return True
         return False
 
     def complete(self, etags: Mapping[int, str], size: int, *, has_copies: bool) -> StoredObject:
-        """The one atomic step, and a look at what came of it.
+        """Complete the upload, the one atomic step, and check the object that it gives.
 
         Args:
             etags: of the parts, by their numbers.
-            size: bytes of all of them together.
-            has_copies: whether some of them were copied.
+            size: bytes of all parts together.
+            has_copies: whether any part was copied.
 
-        Raises: ObjectExists, CopyUnsupported, StoreError.
+        Raises:
+            ObjectExists: another object has the name, or took it at the same moment.
+            CopyUnsupported: the server refuses copied parts.
+            StoreError: the upload could not be completed, or not be confirmed, or the object was
+                of another size and was removed.
         """
-        # Asked also because a server that does not know If-None-Match may ignore it.
+        # A server that does not know If-None-Match may ignore it; so the name is looked up too.
         refuse_taken_name(self.access, self.name)
         parts: list[CompletedPartTypeDef] = [
             {"PartNumber": number, "ETag": etags[number]} for number in sorted(etags)
@@ -194,7 +217,7 @@ class S3Upload(Struct, frozen=True):
         return self._whole(found, size)
 
     def _ask_to_complete(self, parts: list[CompletedPartTypeDef], *, conditional: bool) -> str:
-        """Returns the object's ETag, "" if the answer had none."""
+        """Ask the server to complete the upload; returns the object's ETag, "" without one."""
         request = partial(
             self.access.client.complete_multipart_upload,
             Bucket=self.access.bucket,
@@ -211,9 +234,14 @@ class S3Upload(Struct, frozen=True):
         return bare_etag(answer.get("ETag") or "")
 
     def _committed_after_all(self, error: Exception, *, has_copies: bool) -> StoredObject:
-        """The object, if only the answer was lost. Raises what the error means otherwise.
+        """The object, if it is there and only the answer was lost.
 
         botocore repeats a request whose answer was lost, and then gets 412 for our own object.
+
+        Raises:
+            ObjectExists: another object has the name, or was written at the same moment.
+            CopyUnsupported: the server refuses copied parts.
+            StoreError: any other meaning of `error`.
         """
         with contextlib.suppress(ObjectMissing):
             found, metadata = self.access.head(self.name)
@@ -223,7 +251,7 @@ class S3Upload(Struct, frozen=True):
                 raise taken(self.access.place.url, self.name) from error
         doing = f"complete {self.name}"
         if has_copies and code_of(error) == "InvalidPart":
-            # Cloudflare R2 wants all parts but the last equal, which copies cannot be.
+            # Cloudflare R2 wants all parts but the last of one size, which copies cannot be.
             raise CopyUnsupported(str(explain(error, self.access.place, doing))) from error
         if status_of(error) == 409:
             raise ObjectExists(
@@ -232,14 +260,19 @@ class S3Upload(Struct, frozen=True):
         raise explain(error, self.access.place, doing) from error
 
     def _confirmed(self, etag: str) -> StoredObject:
-        """The object as the server now shows it; no answer is believed without that."""
+        """The object as the server now shows it: the answer alone is not believed.
+
+        Raises:
+            ObjectExists: another object has the name.
+            StoreError: the object is not there, or the store refuses or fails.
+        """
         try:
             found, metadata = self.access.head(self.name)
         except ObjectMissing:
             raise StoreError(self._unconfirmed("it is not there")) from None
-        # The ETag is for servers that lose the metadata of a multipart upload.
+        # The ETag serves where the server loses the metadata of a multipart upload.
         if metadata.get(RUN_KEY) != self.run_id and not (etag and found.etag == etag):
-            # Two completed in one moment, and the server let the later one take the name.
+            # Two uploads were completed at once, and the server gave the name to the later one.
             raise ObjectExists(self._unconfirmed("another object has its name"))
         return found
 
@@ -252,7 +285,7 @@ class S3Upload(Struct, frozen=True):
     def _whole(self, found: StoredObject, size: int) -> StoredObject:
         if found.size == size:
             return found
-        # Ours, and not what was sent: it must not be listed as a backup.
+        # It is ours, but not what was sent: it must not be listed as a backup.
         with contextlib.suppress(*FAILURES):
             key = self.access.key(self.name)
             self.access.client.delete_object(Bucket=self.access.bucket, Key=key)

@@ -1,4 +1,4 @@
-"""What an interrupted upload brought into a bucket: made an object instead of being lost."""
+"""Turns the parts of an interrupted upload into an object, so that they are not sent again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def salvage_upload(access: S3Access, upload: Unfinished) -> StoredObject | None:
-    """See `base.Store.salvage`. Completes the upload with the parts that came, up to a gap."""
+    """Complete the upload with the parts that arrived, up to a gap. See `base.Store.salvage`."""
     with contextlib.suppress(ObjectMissing):
-        found, _ = access.head(upload.name)  # by an earlier salvage whose answer was lost
+        found, _ = access.head(upload.name)  # an earlier salvage made it, and the answer was lost
         end_upload(access, upload.name, upload.upload_id)
         return found
     parts = _arrived_parts(access, upload)
@@ -41,7 +41,11 @@ def salvage_upload(access: S3Access, upload: Unfinished) -> StoredObject | None:
 
 
 def _arrived_parts(access: S3Access, upload: Unfinished) -> list[PartTypeDef]:
-    """The parts from the first on, up to one that is missing; none if the server will not tell."""
+    """The parts from the first up to a gap; none if the server refuses to list them.
+
+    Raises:
+        StoreError: the server fails or cannot be reached.
+    """
     found: list[PartTypeDef] = []
     try:
         ask = partial(
@@ -75,12 +79,12 @@ def _complete(access: S3Access, upload: Unfinished, parts: list[PartTypeDef]) ->
     except FAILURES as error:
         if _is_trouble(error):
             raise explain(error, access.place, f"complete {upload.name}") from error
-        # 404 may come because botocore repeated a request whose answer was lost.
+        # 404 may mean that it is done: botocore repeats a request whose answer was lost.
         return status_of(error) == 404
     return True
 
 
 def _is_trouble(error: Exception) -> bool:
-    """Whether the server cannot be reached or fails, rather than refuses this one thing."""
+    """Whether the server fails or cannot be reached; if not, it refused this one request."""
     refused = 400 <= status_of(error) < 500
     return not (refused or is_unknown_to_server(error))

@@ -1,8 +1,8 @@
-"""Small objects of a bucket that may be replaced: read whole, written under a condition.
+"""Small, replaceable objects of a bucket: read whole, written under a condition.
 
-AWS, SeaweedFS and Ceph know If-None-Match and If-Match of a PUT. A server may say that it does not
-(501), or pass over them in silence. Then the object is put, and looked at a moment
-later: of several who put it at once, the last one finds its own.
+AWS, SeaweedFS and Ceph support If-None-Match and If-Match for PUT. Other servers answer 501, or
+ignore both in silence. Then the object is put without them, and read back after a pause: of several
+writers at once, only the last one finds its own object.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from backup_tasks.stores.s3.errors import (
     status_of,
 )
 
-# Longer than a request of somebody else takes that has looked just before we wrote.
+# Another writer may have looked just before our PUT. This is longer than its own PUT takes.
 _SETTLING_SECONDS = 2.0
 
 
 def read_small(access: S3Access, name: str, most_bytes: int) -> tuple[bytes, StoredObject]:
-    """See `base.Store`."""
+    """See `base.Store.read_small`."""
 
     def read() -> tuple[bytes, StoredObject]:
         answer: Any = access.client.get_object(Bucket=access.bucket, Key=access.key(name))
@@ -67,7 +67,7 @@ def read_small(access: S3Access, name: str, most_bytes: int) -> tuple[bytes, Sto
 def put_small(
     access: S3Access, name: str, body: bytes, replaces: StoredObject | None
 ) -> StoredObject:
-    """See `base.Store`."""
+    """See `base.Store.put_small`."""
     condition: dict[str, Any]
     condition = (
         {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": quoted_etag(replaces.etag)}
@@ -84,7 +84,7 @@ def put_small(
             except FAILURES as again:
                 raise explain(again, access.place, f"write {name}") from again
         elif _is_unmet(error):
-            # Or the answer to our own was lost, and botocore asked once more.
+            # Perhaps by our own object: the answer was lost, and botocore repeated the PUT.
             return _own(access, name, body, replaces)
         else:
             raise explain(error, access.place, f"write {name}") from error
@@ -107,13 +107,13 @@ def _put(access: S3Access, name: str, body: bytes, condition: dict[str, Any]) ->
     told = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
     try:
         moment = parsedate_to_datetime(told).astimezone(UTC)
-    except ValueError:  # a server without a clock
+    except ValueError:  # the server sent no Date
         moment = datetime.fromtimestamp(0, UTC)
     return StoredObject(name, len(body), moment, bare_etag(answer["ETag"]))
 
 
 def _knows_conditions(access: S3Access, name: str, body: bytes) -> bool:
-    """Whether the server refuses to put what is there already. Asked with the very same bytes."""
+    """Whether the server refuses to put an object that exists. Tried with the very same bytes."""
     try:
         _put(access, name, body, {"IfNoneMatch": "*"})
     except FAILURES as error:
@@ -122,12 +122,18 @@ def _knows_conditions(access: S3Access, name: str, body: bytes) -> bool:
 
 
 def _is_unmet(error: Exception) -> bool:
-    """The condition does not hold. 409: somebody else is just writing it; 404: it is gone."""
+    """Whether the condition does not hold. 409: another write is under way; 404: it is gone."""
     return status_of(error) in (409, 412) or code_of(error) in ("NoSuchKey", "404")
 
 
 def _refuse_unfit(access: S3Access, name: str, replaces: StoredObject | None) -> None:
-    """Raises ObjectExists or ObjectChanged for a server that does not look itself."""
+    """Check the condition ourselves, for a server that does not know conditions.
+
+    Raises:
+        ObjectExists: there is an object, and `replaces` is None.
+        ObjectChanged: `replaces` is not there any more.
+        StoreError: the store refuses or fails.
+    """
     with contextlib.suppress(ObjectMissing):
         found, _ = access.head(name)
         if replaces is None:
@@ -139,7 +145,13 @@ def _refuse_unfit(access: S3Access, name: str, replaces: StoredObject | None) ->
 
 
 def _own(access: S3Access, name: str, body: bytes, replaces: StoredObject | None) -> StoredObject:
-    """The object, if it is the one that was put. Raises ObjectExists, ObjectChanged, StoreError."""
+    """The object, if it is the one that we put.
+
+    Raises:
+        ObjectExists: it is not, and `replaces` is None.
+        ObjectChanged: it is not, and `replaces` is given.
+        StoreError: it cannot be read.
+    """
     with contextlib.suppress(ObjectMissing):
         content, found = read_small(access, name, len(body))
         if content == body:

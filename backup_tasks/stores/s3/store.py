@@ -63,8 +63,8 @@ _PAGE = 1000
 class S3Store:
     """Objects directly under a prefix of a bucket; see `base.Store` for the contract.
 
-    The client is made by the first method that needs it; before the first use the bucket is
-    looked at once, for some servers create a missing one when it is written to.
+    The first method that needs the client makes it. Before its first use the bucket is looked at
+    once, because some servers create a missing bucket when it is written to.
     """
 
     limits = LIMITS
@@ -81,7 +81,12 @@ class S3Store:
 
     @property
     def access(self) -> S3Access:
-        """The client, made now if need be. Raises StoreError, ProfileError (a secret)."""
+        """The client and its settings; the first call makes it.
+
+        Raises:
+            StoreError: the bucket cannot be opened, or the settings of boto3 are damaged.
+            ProfileError: a secret cannot be read.
+        """
         with self._opening:
             return self._access
 
@@ -100,7 +105,7 @@ class S3Store:
             settings.storage_class or "STANDARD",
             settings.max_attempts,
         )
-        # Not HeadBucket: its errors have no body, so that nobody could tell wrong keys apart.
+        # Not HeadBucket: its errors have no body, and so do not say what is wrong with the keys.
         with explained(place, "open the bucket"):
             access.ask_for_reason()
         return access
@@ -115,7 +120,7 @@ class S3Store:
 
     def after_fork(self) -> None:
         if "_access" in self.__dict__:
-            self._access.client.close()  # its descriptors; it opens others when it needs them
+            self._access.client.close()  # closes descriptors; it opens new ones at need
 
     def list_objects(self) -> list[StoredObject]:
         with explained(self.access.place, "list the backups"):
@@ -131,7 +136,7 @@ class S3Store:
             names = {one.name for one in found}
             if len(names) < len(found):
                 raise UnfitAnswer(trouble="the list holds the same name twice")
-        # The empty name is a marker that some consoles create for a "folder".
+        # Some consoles create an object with an empty name to mark a "folder".
         return sorted(
             (one for one in found if one.name not in ("", CLAIM_NAME) and "/" not in one.name),
             key=lambda one: one.name,
@@ -141,7 +146,11 @@ class S3Store:
         return set()
 
     def keys_below(self) -> Iterator[str]:
-        """Every key under the prefix, also in what consoles show as folders. Raises StoreError."""
+        """Every key under the prefix, those with more slashes included.
+
+        Raises:
+            StoreError: they cannot be listed.
+        """
         with explained(self.access.place, "look for other objects"):
             for item in self._listed():
                 yield item["Key"]
@@ -182,7 +191,7 @@ class S3Store:
                 if not access.is_as_it_was(source):
                     raise changed(self.url, source.name) from error
                 if no_match and pinned:
-                    access.pins.reads = False  # the ETag of each answer says as much
+                    access.pins.reads = False  # unpinned: each answer's ETag is compared
                     return self.read_range(source, start, length)
             doing = f"read {source.name} at byte {start:,}"
             if no_match or is_refused(error):
@@ -197,8 +206,8 @@ class S3Store:
         refuse_taken_name(access, name)
         run_id = secrets.token_hex(16)
         options: dict[str, Any] = {"ContentType": _content_type(name)}
-        # Some servers do not know the parameter; and what is deleted soon, and copied from
-        # before that, must not go to an archive class.
+        # STANDARD is not sent: some servers do not know the parameter. A staging object is copied
+        # from and soon deleted, so it must not go to an archive class.
         if access.storage_class != "STANDARD" and not is_staging_name(name):
             options["StorageClass"] = access.storage_class
         with explained(access.place, f"start {name}"):
@@ -228,7 +237,7 @@ class S3Store:
         try:
             return list_uploads(access, "", _PAGE)
         except FAILURES as error:
-            # A server that cannot list them must end them itself; a backup need not fail.
+            # A server that cannot list uploads must end them itself; no backup fails over this.
             if is_unknown_to_server(error):
                 return []
             raise explain(error, access.place, "list unfinished uploads") from error
@@ -243,10 +252,14 @@ class S3Store:
 
 
 def make_client(settings: S3Settings, endpoint: str, place: Endpoint) -> S3Client:
-    """A boto3 client as the profile asks for. Raises StoreError, ProfileError (a secret).
+    """Make the boto3 client that a profile asks for.
 
     Args:
         endpoint: "" for AWS.
+
+    Raises:
+        StoreError: the endpoint is no address, or the settings of boto3 are damaged.
+        ProfileError: a secret cannot be read.
     """
     import boto3
     import botocore.session
@@ -267,14 +280,14 @@ def make_client(settings: S3Settings, endpoint: str, place: Endpoint) -> S3Clien
         response_checksum_validation="when_required",
         s3={
             "addressing_style": settings.addressing_style,
-            # Content-MD5 is signed, and binds the bytes; one more hash of them only costs time,
-            # half a second a gigabyte here and as much in the server.
+            # Content-MD5 is signed, and binds the bytes. Hashing them once more would only cost
+            # time: half a second a gigabyte here, and as much in the server.
             "payload_signing_enabled": False,
         },
     )
     try:
         with explained(place, "prepare the connection"):
-            # A session of its own: boto3's default one is not safe in threads.
+            # A session of our own: boto3's default session is not thread-safe.
             core = botocore.session.get_session()
             use_quick_loader(core)
             region = settings.region or None
@@ -294,7 +307,7 @@ def make_client(settings: S3Settings, endpoint: str, place: Endpoint) -> S3Clien
 
 
 def _shown(endpoint: str) -> str:
-    """The server's address without what may be secret in it."""
+    """The server's address, without user, password and path, which may be secret."""
     if not endpoint:
         return "Amazon S3"
     parts = urlsplit(endpoint)

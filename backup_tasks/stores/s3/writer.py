@@ -1,4 +1,4 @@
-"""One archive on its way into a bucket: a multipart upload with its parts side by side."""
+"""One archive on its way into a bucket: a multipart upload with several parts under way at once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from backup_tasks.stores.s3.client import InFlight, S3Access
 from backup_tasks.stores.s3.multipart import S3Upload, Unreachable
 
 _SENDERS = 4
-# On threads of their own: the server is busy with a copy, and sending must not wait for that.
+# Copies have their own threads: the server takes time for one, and sending must not wait for it.
 _COPIERS = 4
-# How far sending may get ahead of a part that is slow to arrive: what lies behind a gap cannot be
-# salvaged after a crash. Far enough to go on while a server takes a second for one of them.
+# How many parts sending may get ahead of a part that is slow to arrive: after a crash, parts behind
+# a gap cannot be salvaged. Enough to go on sending while a server takes a second for one part.
 _MOST_AHEAD = 16
 
 
 class S3Writer:
     """See `base.ArchiveWriter` for the contract.
 
-    A crash leaves the multipart upload, which no listing of objects shows; `list_unfinished`
-    finds it.
+    A crash leaves the multipart upload. No listing of objects shows it; `list_unfinished` finds it.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class S3Writer:
         self._in_flight = in_flight
         self._changed = in_flight.changed
         self._etags: dict[int, str] = {}
-        # Where each part ends, and those that are copied.
+        # Where each part ends; then the copied parts, by number.
         self._ends: list[int] = []
         self._copying: dict[int, Future[None]] = {}
         self._sources: dict[int, CopySource] = {}
@@ -86,7 +85,7 @@ class S3Writer:
                     self._under_way -= 1
                 else:
                     begun.append(number)
-            # Or one of them might arrive when its number belongs to another part.
+            # Otherwise a copy might arrive after its number was given to another part.
             self._changed.wait_for(
                 lambda: self._has_ended() or all(number in self._etags for number in begun)
             )
@@ -121,9 +120,9 @@ class S3Writer:
         if self._ended:
             return
         self._stop()
-        # Ended at once, so that requests under way fail soon, and again when none is left, as
-        # a part that arrived in between may have stayed. What fails here hides nothing: the
-        # caller knows why it gives up, and the next run finds what is left.
+        # End the upload at once, so that requests under way fail soon. End it again when none is
+        # left, because a part that arrived in between may have stayed. Failures here are ignored:
+        # the caller knows why it gives up, and the next run finds an upload that is left.
         reachable = not isinstance(self._failure, Unreachable)
         with contextlib.suppress(StoreError):
             self._upload.end()
@@ -149,14 +148,18 @@ class S3Writer:
         self._in_flight.held_bytes += size
 
     def _has_room(self, size: int) -> bool:
-        # A part larger than all the room goes when it is alone.
+        # A part larger than the whole limit is sent when no other is under way.
         held_bytes = self._in_flight.held_bytes
         free = self._most_in_flight_bytes - held_bytes
         is_ahead = self._sending and len(self._ends) - self._sending[0] >= _MOST_AHEAD
         return not held_bytes or (size <= free and not is_ahead)
 
     def _begin_part(self, size: int) -> int:
-        """The number of the next part. Raises what went wrong before."""
+        """Take the next part number.
+
+        Raises:
+            StoreError: an earlier part failed, or the upload has ended.
+        """
         self._refuse_ended()
         self._ends.append(self._total_bytes + size)
         self._under_way += 1
@@ -183,7 +186,7 @@ class S3Writer:
                 etag = work(number, *what)
         except StoreError as error:
             failure = error
-        except Exception as error:  # a bug, but one that must not pass for a part that was sent
+        except Exception as error:  # a bug; it must not pass for a part that was sent
             what_failed = f"part {number} of {self._upload.name}"
             failure = StoreError(f"{what_failed}: {type(error).__name__}: {error}")
             failure.__cause__ = error
@@ -200,6 +203,6 @@ class S3Writer:
         self._copiers.shutdown(wait=False, cancel_futures=True)
         self._senders.shutdown(wait=True, cancel_futures=True)
         self._copiers.shutdown(wait=True)
-        with self._changed:  # of what never began
+        with self._changed:  # parts that never began
             self._hold(-self._held_bytes)
             self._changed.notify_all()

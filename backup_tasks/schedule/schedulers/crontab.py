@@ -1,0 +1,39 @@
+"""The crontab of the user who runs this: a fenced block of lines in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from backup_tasks.schedule.crontab_block import join_crontab, render_line, split_crontab
+from backup_tasks.schedule.crontab_program import read_crontab, write_crontab
+from backup_tasks.schedule.scheduler import DueRun, Installed
+
+
+class Crontab:
+    """See `Scheduler`."""
+
+    place = "crontab"
+
+    def read(self, root: Path) -> Installed:
+        """As `Scheduler.read`."""
+        split = split_crontab(read_crontab(), root)
+        return Installed(split.lines, split)
+
+    def render(
+        self,
+        expression: str,
+        profile: str,
+        root: Path,
+        python: str,
+        environment: Mapping[str, str],
+    ) -> DueRun:
+        """As `Scheduler.render`."""
+        return render_line(expression, profile, root, python, environment)
+
+    def write(self, installed: Installed, runs: Sequence[DueRun], root: Path) -> None:
+        """As `Scheduler.write`; what is outside of the block stays byte for byte."""
+        write_crontab(join_crontab(installed.rest, runs, root))
+
+
+SCHEDULER = Crontab()
