@@ -89,7 +89,7 @@ _OTHER_DESCRIPTORS = 192
 
 
 def allow_deep_folders() -> int:
-    """Raise the soft limit of open files to the hard limit: each level of depth takes one.
+    """Raise the soft limit of open files to the hard one: each open level takes a descriptor.
 
     Returns:
         How many levels may be open at once.

@@ -1,4 +1,4 @@
-"""Records in a file, one a line, decoded on demand, in bounded memory."""
+"""Records in a file, one a line, decoded on demand, so that few are in memory."""
 
 from __future__ import annotations
 
