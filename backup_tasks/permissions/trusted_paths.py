@@ -245,7 +245,7 @@ def _judge(status: os.stat_result, place: int | str, path: str, role: Role) -> N
     """
     _judge_owner(status, path)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        return  # a device or a pipe has no content of its own, and nothing obeys it
+        return  # a device or a pipe has no content of its own to obey
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if not status.st_mode & 0o022 or (role.startswith("passage") and is_sticky):
         return
