@@ -20,8 +20,8 @@ backup unreadable.
     or link
     holes hashed as zeros      beyond HOLES_LIMIT         SPARSE_FROM_BYTES
 
-Where the writer's limit is lower, the reason is another program: bsdtar refuses a whole archive
-for one pax header beyond 1 MiB.
+Lower numbers in the right column come from other programs: bsdtar refuses a whole archive for one
+pax header beyond 1 MiB.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def check_logs(paths: Paths) -> None:
     """Check that nobody else may write the folder of the logs.
 
     Raises:
-        TrustError: others may write it, so that nothing is logged. If the project's code is at
-            fault as well, the message is that of `check_installation`.
+        TrustError: others may write it, so that nothing is logged. If it lies in the project, and
+            others may change the code too, the message is that of `check_installation`.
     """
     try:
         check_folder(paths.logs, near_services=True)

@@ -67,7 +67,7 @@ def open_trusted(path: Path) -> int:
 def check_file(path: Path) -> None:
     """Check that nobody else may change a file, or something on the way to it.
 
-    A file that is missing or cannot be examined passes: opening it will tell.
+    A file that is missing or cannot be examined passes: opening it will show the error.
 
     Raises:
         TrustError: others may change the file, or something on the way to it.
