@@ -18,7 +18,7 @@ from backup_tasks.errors import ArchiveError
 # isal's stubs do not say that this is an exception class.
 IsalError: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 
-# "Chunk" is about 1 MiB raw: smaller members cost size (256 KiB: 0.35 %, 1 MiB: 0.05 %),
+# The raw length of a usual chunk: smaller members cost size (256 KiB: 0.35 %, 1 MiB: 0.05 %),
 # larger ones make every small change dearer.
 CHUNK_BYTES = 2**20
 _GZIP_WINDOW = 31
@@ -44,9 +44,9 @@ def compress_chunk(raw: bytes | bytearray | memoryview, level: int) -> StoredChu
 
 
 def compress_bounded(raw: bytes, level: int, ratio: int) -> list[bytes]:
-    """Gzip members that unpack to these bytes, at most `ratio` times as long as they are stored.
+    """Compress to gzip members that unpack to at most `ratio` times their own length.
 
-    Where they would shrink further, the last of them are in a second member, as they are.
+    If the bytes would shrink further, the last of them go uncompressed into a second member.
     """
     packed = compress_chunk(raw, level).stored
     if len(packed) * ratio >= len(raw):
@@ -59,9 +59,12 @@ def compress_bounded(raw: bytes, level: int, ratio: int) -> list[bytes]:
 def decompress_chunk(stored: bytes | memoryview, raw_length: int) -> bytes:
     """The raw bytes of one member, which must be exactly `raw_length` and use all of `stored`.
 
-    Never makes more than that many bytes, whatever the member claims. Raises ArchiveError.
+    Unpacks at most one byte more, whatever the member claims.
+
+    Raises:
+        ArchiveError: the member is damaged, or has another length.
     """
-    # Unlike zlib's, it makes room for all that is expected at once, instead of in eight steps.
+    # Unlike zlib's, it allocates the expected length at once, instead of in eight steps.
     unpacker = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)
     try:
         raw = unpacker.decompress(stored, raw_length + 1)
@@ -73,14 +76,14 @@ def decompress_chunk(stored: bytes | memoryview, raw_length: int) -> bytes:
 
 
 class ChunkCompressor:
-    """Compresses on all cores and hands the members on in the order they came.
+    """Compresses on all cores, and delivers the members in the order of their chunks.
 
     Args:
         level: isal's, 0 (fastest) to 3.
-        deliver: called from the thread that submits, once a chunk, in order, with the tag
-            that came with it.
-        workers: threads; isal lets go of the interpreter lock.
-        finish: what else is done to each member, on the same threads; told the tag as well.
+        deliver: called on the thread that submits, once for each chunk, in order, with the
+            chunk's tag.
+        workers: number of threads; isal releases the interpreter lock.
+        finish: a further step for each member, on the same threads; receives the tag as well.
 
     Memory is bounded: about three raw chunks a worker.
     """
@@ -101,7 +104,7 @@ class ChunkCompressor:
         self._spare: list[bytearray] = []
 
     def take_buffer(self) -> bytearray:
-        """A buffer of CHUNK_BYTES to fill; kept ones are reused, fresh memory is slow."""
+        """A buffer of CHUNK_BYTES to fill; used ones are taken again, as fresh memory is slow."""
         return self._spare.pop() if self._spare else bytearray(CHUNK_BYTES)
 
     def submit(self, buffer: bytearray, length: int, tag: int = -1) -> None:
@@ -125,10 +128,10 @@ class ChunkCompressor:
             self._spare.append(buffer)
 
     def drain(self) -> None:
-        """Deliver everything that was submitted."""
+        """Wait for all submitted chunks and deliver them."""
         while self._waiting:
             self._deliver_oldest()
 
     def close(self) -> None:
-        """End the threads; what was not delivered is dropped."""
+        """End the threads; undelivered chunks are dropped."""
         self._pool.shutdown(cancel_futures=True)

@@ -16,7 +16,7 @@ from backup_tasks.keys.recipients import parse_recipient
 
 
 class Sealer:
-    """Encrypts for some recipients; whoever has the private key of one of them can read it.
+    """Encrypts for some recipients; the private key of any one of them decrypts.
 
     Args:
         recipients: public keys, as `normalize_recipient` gives them.
@@ -26,7 +26,7 @@ class Sealer:
         self._recipients = [parse_recipient(recipient) for recipient in recipients]
 
     def seal(self, content: bytes) -> bytes:
-        """A member of the outer tar that holds these bytes; never the same twice."""
+        """Encrypt bytes into a member of the outer tar; the result is never the same twice."""
         import pyrage
 
         return wrap_age_file(pyrage.encrypt(content, self._recipients))
@@ -39,14 +39,21 @@ class Sealer:
 
 
 def open_encrypted(stored: bytes, keys: Keyring) -> bytes:
-    """What one member of the outer tar holds. Raises: ArchiveError, IdentityError."""
+    """Decrypt one member of the outer tar.
+
+    Raises:
+        ArchiveError: the member is damaged.
+        IdentityError: the keys cannot be read, or none of them fits.
+    """
     return keys.open(unwrap_age_file(stored))
 
 
 def open_encrypted_chunk(stored: bytes, content_sha256: str, keys: Keyring) -> bytes:
-    """The gzip member in a encrypted chunk, which must be the one that the manifest lists.
+    """Decrypt a chunk to its gzip member, which must be the one that the manifest lists.
 
-    Raises: ArchiveError, IdentityError.
+    Raises:
+        ArchiveError: the chunk is damaged, or holds another gzip member.
+        IdentityError: as `open_encrypted`.
     """
     content = open_encrypted(stored, keys)
     if hashlib.sha256(content).hexdigest() != content_sha256:
@@ -57,13 +64,16 @@ def open_encrypted_chunk(stored: bytes, content_sha256: str, keys: Keyring) -> b
 def open_encrypted_file(
     encrypted: IO[bytes], length: int, keys: Keyring, longest: int
 ) -> IO[bytes]:
-    """What the members of the outer tar in a file hold, one after the other, in a temporary file.
+    """Decrypt all members of an outer tar, one after the other, into a temporary file.
 
     Args:
         encrypted: read from where it stands; length: where its last member ends.
-        longest: bytes of the longest member that is believed.
+        longest: bytes of the longest member to accept.
 
-    Raises: ArchiveError, IdentityError.
+    Raises:
+        ArchiveError: a member is damaged or too long.
+        IdentityError: as `open_encrypted`.
+        BackupError: the temporary file cannot be written.
     """
     plain = temporary_file()
     try:

@@ -1,4 +1,4 @@
-"""Read any chunks of an archive, fetched and unpacked ahead, each checked against its hash."""
+"""Read any chunks of an archive: fetch and unpack them ahead, and check each one's hash."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from backup_tasks.stores.base import RangeReader, StoredObject
 
 # Each request costs the server something besides its bytes, and each range lies in memory.
 RANGE_BYTES = 12 * 2**20
-# Reading over a gap costs less than another request.
+# Fetching a gap of this length costs less than another request.
 _GAP_BYTES = 128 * 2**10
-# What waits in memory: so many requests and one, and so many unpacked chunks and one.
+# How many requests and how many unpacked chunks wait in memory, besides one of each.
 _RANGES_AHEAD = 2
 _CHUNKS_AHEAD = 6
-# Unpacked chunks that wait hold no more than so many bytes, and one that is longer than ALONE_BYTES
-# is read while no other waits: 64 MiB of headers, packed and unpacked, are much for one machine.
+# Waiting unpacked chunks hold at most _BYTES_AHEAD together. A chunk beyond ALONE_BYTES is read
+# while no other waits: 64 MiB of headers, packed and unpacked, are much for one machine.
 _BYTES_AHEAD = 16 * 2**20
 ALONE_BYTES = 8 * 2**20
-# A request is for no more chunks than these: each takes some memory, however short it is.
+# The most chunks in a request: each takes some memory, however short it is.
 _RANGE_CHUNKS = 2**12
-# So many chunks are fetched again at the most.
+# How many damaged chunks are fetched again, at most.
 _FETCHED_AGAIN = 64
-# The consumer works meanwhile; more than one core seldom is left for unpacking.
+# The consumer works meanwhile, and seldom leaves more than one core for unpacking.
 _UNPACKERS = 2
 _Result = TypeVar("_Result")
-# How many bytes the result will hold, and what gives it.
+# How many bytes the result will hold, and the function that makes it.
 _Call = tuple[int, Callable[[], _Result]]
 
 
 class ReadChunk(Struct, frozen=True):
-    """One chunk as read: its raw bytes, or what is wrong with it.
+    """One chunk as read: its raw bytes, or the damage that was found.
 
     Attributes:
-        fetched_again: it came damaged at first.
+        fetched_again: the chunk came damaged at first.
     """
 
     number: int
@@ -65,12 +65,13 @@ class ChunkRange(Struct, frozen=True):
 
 
 def plan_ranges(chunks: Sequence[Chunk], numbers: Iterable[int]) -> Iterator[ChunkRange]:
-    """Join wanted chunks into requests of `RANGE_BYTES` at most, unless one chunk is longer, over
-    small gaps too. Chunks that are read alone are joined with none.
+    """Join wanted chunks, also across small gaps, into requests of at most `RANGE_BYTES`.
+
+    A longer chunk has a request of its own, and so has a chunk beyond ALONE_BYTES.
 
     Args:
-        chunks: all of the archive.
-        numbers: the wanted ones, ascending.
+        chunks: all chunks of the archive.
+        numbers: those of the wanted chunks, ascending.
     """
     group: list[int] = []
     start = end = 0
@@ -99,19 +100,21 @@ def read_chunks(
     keys: Keyring = NO_KEYS,
     is_known: Callable[[int], bool] = lambda _: False,
 ) -> Generator[ReadChunk, None, None]:
-    """The wanted chunks in order, fetched and unpacked a few ahead, side by side.
+    """Yield the wanted chunks in order; threads fetch and unpack a few chunks ahead.
 
-    Whoever keeps it closes it: it waits for its threads then, and if that were left to the garbage
-    collector, it could be while another thread starts, which would never end.
+    The caller closes the generator, which then waits for its threads. Left to the garbage
+    collector, this could happen while another thread starts, and would never end.
 
-    A damaged chunk comes with `damage` set and no bytes; whether that is an error is the
-    caller's decision. Raises StoreError when the store fails; IdentityError when chunks are
-    encrypted and `keys` cannot be read.
+    A damaged chunk comes with `damage` set and no bytes; the caller decides whether that is an
+    error.
 
     Args:
-        is_known: asked for each number in order, on the thread that iterates, some ahead; of
-            chunks that are, only the stored bytes are checked, which takes no key, and `raw` is
-            empty.
+        is_known: called for each number in order, some chunks ahead, on the thread that iterates.
+            Of a known chunk only the stored bytes are checked, without a key, and `raw` is empty.
+
+    Raises:
+        StoreError: the store fails.
+        IdentityError: chunks are encrypted, and `keys` cannot be read.
     """
 
     tries = iter(range(_FETCHED_AGAIN))
@@ -119,13 +122,13 @@ def read_chunks(
     def fetch(wanted: ChunkRange) -> tuple[ChunkRange, bytes]:
         return wanted, store.read_range(stored, wanted.start, wanted.end - wanted.start)
 
-    # No more than this is done there: work in small steps would make the threads wait for the
-    # interpreter lock and each other, which costs more than it brings.
+    # The threads do no more than this: work in small steps would make them wait for the interpreter
+    # lock and for each other, which costs more than it saves.
     def unpack(number: int, chunk: Chunk, block: bytes, block_start: int, known: bool) -> ReadChunk:
         begin = chunk.offset - block_start
         stored_bytes: bytes | memoryview = memoryview(block)[begin : begin + chunk.length]
         again = hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256
-        if again:  # perhaps it was damaged on its way here only
+        if again:  # perhaps only the transfer damaged it
             if next(tries, None) is not None:
                 stored_bytes = store.read_range(stored, chunk.offset, chunk.length)
             if hashlib.sha256(stored_bytes).hexdigest() != chunk.sha256:
@@ -133,7 +136,7 @@ def read_chunks(
         read = ReadChunk(number, b"") if known else _unpack(number, chunk, stored_bytes, keys)
         return replace(read, fetched_again=True) if again else read
 
-    # Its packed bytes are gone when it is given out.
+    # On return the packed bytes are freed.
     def read_alone(number: int) -> ReadChunk:
         chunk = chunks[number]
         block = store.read_range(stored, chunk.offset, chunk.length)
@@ -179,8 +182,10 @@ def _unpack(
 def _called_ahead(
     pool: Workers, calls: Iterable[_Call[_Result]], count: int, most_bytes: int
 ) -> Iterator[_Result]:
-    """The results of the calls, in their order; so many are under way while one is used, and
-    together they hold no more than so many bytes, unless one alone does."""
+    """Yield the results of the calls in order, while up to `count` later calls are under way.
+
+    Together they hold at most `most_bytes`, unless one alone holds more.
+    """
     waiting: deque[tuple[int, Future[_Result]]] = deque()
     held = 0
     for size, call in calls:
@@ -199,7 +204,11 @@ def _called_ahead(
 def read_ahead(
     store: RangeReader, stored: StoredObject, offset: int, length: int
 ) -> Iterator[bytes]:
-    """A long range in pieces, several of them fetched side by side."""
+    """Read a long range in pieces, several of them fetched at once.
+
+    Raises:
+        StoreError: the store fails.
+    """
     end = offset + length
     reads = (
         (RANGE_BYTES, partial(store.read_range, stored, start, min(RANGE_BYTES, end - start)))

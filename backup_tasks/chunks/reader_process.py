@@ -1,9 +1,9 @@
-"""Read chunks in a process of its own, so that whoever writes files has an interpreter alone.
+"""Read chunks in another process, so that the writer does not share the GIL.
 
-Python runs one thread at a time: beside the one that writes, those that fetch, check and unpack
-hand the interpreter's lock to and fro a thousand times a second. In a forked process they do not.
-Raw bytes lie in memory that both processes see, and a pipe says which chunk lies there. When the
-pipe is closed the reader ends, whatever it is at; so it does when its parent ends in any way.
+Python runs one thread at a time: threads that fetch, check and unpack would pass the lock to and
+from the writing thread a thousand times a second. A forked process has a lock of its own. Raw
+bytes lie in shared memory, and a pipe says which chunk lies there. The reader ends at once when
+the pipe is closed, and when its parent ends in any way.
 """
 
 from __future__ import annotations
@@ -31,30 +31,34 @@ from backup_tasks.stores.base import Store, StoredObject
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-# Fewer are read before a process would be of use.
+# Fewer chunks are read before a process would pay off.
 WORTH_A_PROCESS = 32
-# Chunks that lie in the shared memory, beyond those that wait in the reader itself.
+# Chunks that lie in the shared memory, besides those that wait in the reader itself.
 _SLOTS = 6
-# Weaker than its parent where both want the same core, for it is ahead most of the time.
+# The reader yields to its parent where both want the same core: it is ahead most of the time.
 _NICENESS = 5
 
 _Reading = Callable[[], Generator[ReadChunk, None, None]]
 
 
 class ReadChunks(Protocol):
-    """Chunks that come one after the other, from wherever they are read."""
+    """Iterates over chunks, in whichever process they are read."""
 
     def __iter__(self) -> Iterator[ReadChunk]: ...
 
     def __next__(self) -> ReadChunk: ...
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
 
 
 class _Told(NamedTuple):
-    """What the reader says of a chunk: how many bytes of it lie in the next slot, or all of them
-    where they are too many for one."""
+    """The reader's message about a chunk.
+
+    Attributes:
+        length: how many raw bytes there are; they lie in the next slot.
+        too_long: all raw bytes, if they are too many for a slot; else empty.
+    """
 
     number: int
     damage: str
@@ -70,13 +74,15 @@ def read_chunks_apart(
     numbers: Sequence[int],
     keys: Keyring = NO_KEYS,
 ) -> ReadChunks:
-    """As `read_chunks`, but many chunks are read by another process where there is a core for it,
-    and it begins at once; not where there are very long ones, which two processes would hold.
+    """As `read_chunks`, but another process reads if there are many chunks and a second core.
 
-    The bytes of a chunk are good until the next one is asked for. Whoever keeps it closes it.
+    That process begins at once. There is none for very long chunks, which both processes would
+    hold in memory. A chunk's bytes are valid until the next chunk is asked for. The caller closes
+    the iterator.
 
-    What is returned raises what `read_chunks` does, and StoreError when the process was ended by
-    others.
+    Raises:
+        StoreError: while iterating: the store fails, or somebody else ended the process.
+        IdentityError: while iterating, as `read_chunks`.
     """
     reading = partial(read_chunks, store, stored, chunks, numbers, keys)
     is_worth_it = (
@@ -98,13 +104,13 @@ class _Reader:
 
     @classmethod
     def start(cls, store: Store, reading: _Reading, archive: str) -> Self | None:
-        """None where there can be no more processes."""
-        # Imported here: most runs need none of it.
+        """Start the process; None if the system allows no more processes."""
+        # Imported here, as most runs do not need it.
         from multiprocessing.connection import Pipe
 
         slots = memoryview(mmap.mmap(-1, _SLOTS * CHUNK_BYTES))
         ours, theirs = Pipe()
-        # What asks for the end is not to be raised in both processes.
+        # A signal that asks for the end must not be raised in both processes.
         held = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
         try:
             process = _fork()
@@ -125,8 +131,8 @@ class _Reader:
     def __next__(self) -> ReadChunk:
         if self._pipe.closed:
             raise StopIteration
-        if self._taken:  # the slot of the one before is free
-            with contextlib.suppress(ConnectionError):  # `_receive` says so
+        if self._taken:  # the slot of the chunk before is free now
+            with contextlib.suppress(ConnectionError):  # `_receive` reports it
                 self._pipe.send_bytes(b"")
         told = self._receive()
         if not isinstance(told, _Told):
@@ -149,23 +155,23 @@ class _Reader:
         return told
 
     def close(self) -> None:
-        """End it, wherever it is."""
+        """End the process, whatever it is doing."""
         self._pipe.close()
         if self._exit_code is None:
-            with contextlib.suppress(ChildProcessError):  # whoever ignores SIGCHLD has no children
+            with contextlib.suppress(ChildProcessError):  # where SIGCHLD is ignored
                 self._exit_code = os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
 
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        # From 3.12 on Python warns of other threads, whose locks nobody would open again. A
-        # progress bar's is the only one here, and the reader shows nothing.
+        # From 3.12 on Python warns of other threads, whose locks would stay shut in the child. A
+        # progress bar's thread is the only one here, and the reader shows nothing.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
 def _slot(slots: memoryview, number: int) -> memoryview:
-    """The one for the chunk that comes so many after the first."""
+    """The slot of a chunk, given as its place in the order of reading, from 0."""
     start = number % _SLOTS * CHUNK_BYTES
     return slots[start : start + CHUNK_BYTES]
 
@@ -179,13 +185,13 @@ def _describe_exit(exit_code: int | None) -> str:
 def _be_the_reader(
     pipe: Connection, slots: memoryview, store: Store, reading: _Reading
 ) -> NoReturn:
-    """All that the new process does."""
+    """Do all the work of the new process, and end it."""
     try:
         for number in ENDING_SIGNALS:
-            # A terminal and systemd tell both processes; the parent decides for both.
+            # A terminal and systemd signal both processes; the parent decides for both.
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
-        gc.freeze()  # to look through what was there before would copy the memory that it is in
+        gc.freeze()  # else collecting the parent's objects would copy the memory they lie in
         with contextlib.suppress(OSError):
             os.nice(_NICENESS)
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -218,7 +224,7 @@ def _deliver(
 
 
 def _watch_parent(pipe: Connection, free: threading.Semaphore) -> None:
-    """Take back slots until the parent has closed its end, or has ended."""
+    """Free slots until the parent has closed its end, or has ended; then end the process."""
     try:
         while True:
             pipe.recv_bytes()
@@ -228,7 +234,7 @@ def _watch_parent(pipe: Connection, free: threading.Semaphore) -> None:
 
 
 def _to_send(error: Exception) -> Exception:
-    """The error itself if it is for the operator; a bug of ours with its traceback as text."""
+    """The error itself if it is meant for the operator; a bug as text with its traceback."""
     if isinstance(error, BackupError | OSError):
         return error
     if why := explain_memory(error):

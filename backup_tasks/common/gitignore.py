@@ -17,7 +17,8 @@ class PathPatterns:
     Rules are gitignore's: a slash in front or in the middle anchors a pattern to /, a slash
     at the end matches folders only, `!` takes an earlier match back.
 
-    Raises UsageError for what is no pattern, such as a lone `!`.
+    Raises:
+        UsageError: one of the texts is no pattern, such as a lone `!`.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -45,16 +46,16 @@ class PathPatterns:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing ever matches."""
+        """Whether no path can match."""
         return self._might_match is None
 
     def match(self, path: str, is_folder: bool) -> bool:
-        """Whether this path (no slash in front) is meant, or lies below a folder that is."""
+        """Whether the patterns match this path (no slash in front), or a folder above it."""
         if self._might_match is None:
             return False
         asked = path + "/" if is_folder else path
         if "\n" in asked:
-            # In an expression neither `.` nor `$` takes a line's end for an ordinary character.
+            # In an expression `.` does not match a newline, and `$` matches before a final one.
             asked = asked.replace("\n", "\0")
         return bool(self._might_match(asked)) and self._spec.match_file(asked)
 

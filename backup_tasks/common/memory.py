@@ -1,4 +1,4 @@
-"""Running out of memory: noticed early, and told in one line."""
+"""Running out of memory: noticed early, and reported in one line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from backup_tasks.common.units import render_bytes
 from backup_tasks.errors import BackupError
 
-# What a task takes besides what it has when it begins, at the least.
+# The least that a task needs beyond the memory that it holds at its start.
 TASK_BYTES = 64 * 2**20
-# A thread's stack of 8 MiB, and what it needs to say that it has begun.
+# A thread's stack of 8 MiB, and the memory that it needs to signal its start.
 THREAD_BYTES = 12 * 2**20
 _LITTLE_BYTES = 8 * 2**20
 _ADVICE = "raise the limit (ulimit -v), or free some memory"
 
 
 def is_there(length: int) -> bool:
-    """Whether so many bytes can be had just now; they are given back at once."""
+    """Whether this many bytes can be allocated now; they are freed at once."""
     try:
         mmap.mmap(-1, length).close()
     except (OSError, MemoryError):
@@ -28,10 +28,13 @@ def is_there(length: int) -> bool:
 
 
 def demand_memory(length: int) -> None:
-    """Raises BackupError when so many bytes cannot be had.
+    """Check that this many bytes can be allocated.
 
-    Where less is left, much goes wrong that cannot be told: a library ends the process, or a thread
-    ends before it says that it began, and whoever waits for that waits for ever.
+    With less memory, failures go unreported: a library ends the process, or a thread ends before
+    it signals its start, and the thread that started it waits for ever.
+
+    Raises:
+        BackupError: these bytes cannot be allocated; names the limit.
     """
     if not is_there(length):
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -43,7 +46,7 @@ def demand_memory(length: int) -> None:
 
 
 def explain_memory(error: BaseException) -> str:
-    """What to tell of an error that comes from a lack of memory, or "" if it does not."""
+    """The message for an error that comes from a lack of memory; "" for any other error."""
     for one in _chain(error):
         if isinstance(one, BackupError) and str(one).startswith("out of memory"):
             return str(one)
@@ -63,7 +66,7 @@ def _is_lack(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those that led to it."""
+    """The error and its causes, the error first."""
     seen: list[BaseException] = []
     one: BaseException | None = error
     while one is not None and one not in seen:

@@ -43,7 +43,7 @@ def find_paths(environ: dict[str, str] | None = None) -> Paths:
 
 
 def home_folder() -> Path:
-    """The running user's; `/` for one who has none, as login has it."""
+    """The running user's home folder; `/` for a user without one, as login has it."""
     home = os.path.expanduser("~")
     return Path(home if home.startswith("/") else "/")
 
@@ -51,17 +51,19 @@ def home_folder() -> Path:
 def _default_state(env: os._Environ[str] | dict[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/backup-tasks")
-    # XDG: a value that is not absolute is to be ignored.
+    # XDG: ignore a value that is not absolute.
     xdg = env.get("XDG_STATE_HOME", "")
     base = Path(xdg) if xdg.startswith("/") else home_folder() / ".local" / "state"
     return base / "backup-tasks"
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder, and what is missing on the way to it, for ourselves alone: under a umask that
-    lets others write, the next run would refuse what this one has made.
+    """Make a folder and its missing parents, mode 0700; they survive a power cut.
 
-    What was made stays made after a power cut. Raises OSError, also when something else is there.
+    Left to the umask, others might be able to write them, and the next run would refuse them.
+
+    Raises:
+        OSError: a folder cannot be made or synced, or something else has its name.
     """
     for place in (*reversed(folder.parents), folder):
         if not place.is_dir():
@@ -75,17 +77,20 @@ def make_private(folder: Path) -> None:
 
 
 def sync_folder(folder: Path | str, dir_fd: int | None = None) -> None:
-    """Return only when the names in a folder are on the disk as they are now. Raises OSError.
+    """Wait until the present names in a folder are on the disk.
 
     Args:
         folder: its path, below `dir_fd` if that is given.
+
+    Raises:
+        OSError: the folder cannot be opened or synced.
     """
     how = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     descriptor = os.open(folder, how, dir_fd=dir_fd)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot; they need not
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync, and need not
             raise
     finally:
         os.close(descriptor)

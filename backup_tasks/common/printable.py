@@ -1,24 +1,25 @@
-"""Text that came from other people's files, made fit for a terminal, a log and a mail."""
+"""Text from other people's files, made safe to show in a terminal, a log and a mail."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
 
-# What `printable` gives at most, but for a note on what is left out.
+# The longest text that `printable` returns, not counting its note on omitted characters.
 MOST_CHARACTERS = 400
 # Categories that move the cursor, hide or reorder text, or cannot be encoded: controls, formats
-# (right-to-left marks among them), lone surrogates, private use, line and paragraph separators.
+# (such as right-to-left marks), lone surrogates, private use, unassigned, line and paragraph
+# separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def printable(path: str | bytes) -> str:
-    r"""The path with everything that could mislead a reader written as `\n`, `\xff`, `\u202e`.
+    r"""Escape everything in a path that could mislead a reader, as `\n`, `\xff`, `\u202e`.
 
-    A backslash becomes two, so that different names do not look the same. Names that are not
-    UTF-8 (surrogateescape in a str) show their raw bytes. Of more than 400 characters only the
-    first and the last stay, for a name of 40 kB would make a line of 40 kB; where a path must
-    be whole, `escaped` has it.
+    A backslash becomes two, so that different names look different. Names that are not UTF-8
+    (surrogateescape in a str) show their raw bytes. A path of more than 400 characters keeps
+    only its first and last ones, as a name of 40 kB would make a line of 40 kB; use `escaped`
+    where the path must be whole.
     """
     text = _text_of(path)
     if len(text) <= MOST_CHARACTERS and _is_plain(text):
@@ -32,7 +33,7 @@ def printable(path: str | bytes) -> str:
 
 
 def escaped(path: str | bytes) -> str:
-    """As `printable`, whole however long it is."""
+    """As `printable`, but never shortened."""
     text = _text_of(path)
     return text if _is_plain(text) else "".join(map(_escape, text))
 
@@ -46,7 +47,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _fitting(characters: Iterable[str]) -> list[str]:
-    """The first ones, each escaped, that take half of the room together."""
+    """The first characters, each escaped, that fit into half of MOST_CHARACTERS."""
     fitting, length = [], 0
     for character in characters:
         shown = _escape(character)

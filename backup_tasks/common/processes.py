@@ -1,4 +1,4 @@
-"""Commands that were started in a session of their own, and how they are ended."""
+"""Commands started in a session of their own, and how to end them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a command and all that it started, so that nothing of it outlives the call.
+    """Kill a command together with its process group, and wait for the command's end.
 
     Args:
         process: started with `start_new_session`.

@@ -7,13 +7,13 @@ from typing import Protocol, Self
 
 
 class Progress(Protocol):
-    """What a long job tells while it works. Safe to call from any thread."""
+    """Receives the progress of a long job. Safe to call from any thread."""
 
     def start(self, label: str, total_bytes: int, total_files: int) -> None:
         """Begin a phase; a total of 0 means unknown."""
 
     def advance(self, bytes_done: int = 0, files_done: int = 0) -> None:
-        """Say that so much more was done."""
+        """Report this much more as done."""
 
     def __enter__(self) -> Self: ...
 

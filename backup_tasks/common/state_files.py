@@ -1,7 +1,7 @@
-"""Names of what is kept in the state directory, and how it is read: whatever lies there now.
+"""Files of the state directory: named, replaced durably, and read whatever lies there now.
 
-A bad disk, a copy that was restored or a slip of a hand may have put anything in a file's place.
-No pipe is waited for, and nothing is read of what is larger than it can be.
+A bad disk, a restored copy or a slip of the hand may have put anything in a file's place.
+Reading never waits for a pipe, and refuses a file larger than its kind can be.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from typing import IO, Any
 from backup_tasks.common.paths import make_private, sync_folder
 from backup_tasks.common.temporary import writes_to
 
-# The largest note names some recipients or uploads.
+# Ample: the largest note names some recipients or uploads.
 _NOTE_BYTES = 2**20
 
 
 def state_key(profile: str, store_url: str) -> str:
-    """A file name for what belongs to one profile and its store together."""
+    """The file name for the state of one profile together with its store."""
     return hashlib.sha256(f"{profile}\0{store_url}".encode()).hexdigest()[:16]
 
 
 def open_kept(file: Path) -> IO[bytes]:
-    """The file, to read. Raises OSError, also for what is no regular file."""
+    """Open a file for reading.
+
+    Raises:
+        OSError: the file cannot be opened, or is not a regular file.
+    """
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -37,7 +41,11 @@ def open_kept(file: Path) -> IO[bytes]:
 
 
 def read_kept(file: Path, most_bytes: int) -> bytes:
-    """What the file holds. Raises OSError, also for one that holds more."""
+    """Read a whole file of at most `most_bytes`.
+
+    Raises:
+        OSError: the file cannot be read, is not a regular file, or holds more.
+    """
     with open_kept(file) as opened:
         content = opened.read(most_bytes + 1)
     if len(content) > most_bytes:
@@ -46,12 +54,21 @@ def read_kept(file: Path, most_bytes: int) -> bytes:
 
 
 def read_note(file: Path) -> Any:
-    """What a small file of JSON says. Raises OSError, ValueError."""
+    """Read a small file of JSON.
+
+    Raises:
+        OSError: as `read_kept`; a note holds 1 MiB at most.
+        ValueError: it is not JSON, or is nested too deeply.
+    """
     return parse_note(read_kept(file, _NOTE_BYTES))
 
 
 def parse_note(content: bytes) -> Any:
-    """What such a file says. Raises ValueError."""
+    """Decode the content of a small file of JSON.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
     try:
         return json.loads(content)
     except RecursionError as error:
@@ -59,15 +76,22 @@ def parse_note(content: bytes) -> Any:
 
 
 def write_note(file: Path, note: Any) -> None:
-    """Write such a file anew, as `write_state_file` does. Raises OSError."""
+    """Replace a small file of JSON, as `write_state_file` does.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     write_state_file(file, json.dumps(note, indent=1, sort_keys=True).encode())
 
 
 def write_state_file(file: Path, content: bytes) -> None:
-    """Write a file anew, to stay; a crash leaves the old or the new one. Raises OSError.
+    """Replace a file durably; a crash leaves the old content or the new.
 
-    Not for what is appended to (journals, `signing.known`), for the signing key, which is made once
-    and by nobody twice (`link`), nor for what is locked while it is open.
+    Not for files that grow by appending (journals, `signing.known`), nor for the signing key,
+    which `link` makes only once, nor for files that are locked while open.
+
+    Raises:
+        OSError: the file or its folder cannot be written.
     """
     make_private(file.parent)
     temporary = file.with_name(f".{secrets.token_hex(8)}")

@@ -1,6 +1,6 @@
-"""Files without a name for what does not fit into memory, and whose errors say where they lie.
+"""Unnamed temporary files for data too large for memory; their errors name the folder.
 
-The system names no file when a write fails; in what the operator reads there must be one.
+When a write fails, the system names no file; the operator must learn where space is missing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ else:
 
 
 def temporary_file() -> IO[bytes]:
-    """An unlinked file in $TMPDIR, to write and to read, for us alone.
+    """Open an unlinked, private file in $TMPDIR for writing and reading.
 
-    Raises BackupError that names the folder, at once or when what is written does not fit.
+    Raises:
+        BackupError: the file cannot be made, or a later write fails; names the folder.
     """
     try:
         with tempfile.TemporaryFile(buffering=0) as made:
@@ -37,14 +38,18 @@ def temporary_file() -> IO[bytes]:
 
 
 class TemporarySpool(_Spooled):
-    """Bytes in memory, and beyond `most_bytes` in a `temporary_file`."""
+    """A file in memory up to `most_bytes`, beyond that in a `temporary_file`."""
 
     def __init__(self, most_bytes: int) -> None:
         super().__init__(max_size=most_bytes)
         self._is_on_disk = False
 
     def rollover(self) -> None:
-        """Go on in a file. Raises as `temporary_file`."""
+        """Move the bytes from memory to a file.
+
+        Raises:
+            BackupError: as `temporary_file`.
+        """
         if self._is_on_disk:
             return
         memory, file = self._file, temporary_file()
@@ -52,13 +57,13 @@ class TemporarySpool(_Spooled):
         memory.seek(0)
         file.write(memory.read())
         file.seek(place)
-        # The names that `SpooledTemporaryFile` has for these, from 3.11 to 3.14.
+        # `SpooledTemporaryFile` itself uses the first two names, in Python 3.11 to 3.14.
         self._file, self._rolled, self._is_on_disk = file, True, True
 
 
 @contextlib.contextmanager
 def writes_to(place: Path) -> Iterator[None]:
-    """Have each OSError of the block that names no file name this one."""
+    """Add this path to each OSError of the block that names no file."""
     try:
         yield
     except OSError as error:
@@ -68,7 +73,7 @@ def writes_to(place: Path) -> Iterator[None]:
 
 
 class _Raw(io.FileIO):
-    """Under the buffer, so that it costs a call for each of its flushes alone."""
+    """The raw file below the buffer, so that only a flush costs the extra call."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:

@@ -20,15 +20,16 @@ from backup_tasks.errors import IdentityError
 if TYPE_CHECKING:
     from rich.console import Console
 
-# "12", "1,234", "120MB", "35s", "3%", and "-" for none: columns of these stand to the right.
+# "12", "1,234", "120MB", "35s", "3%", and "-" for none: columns of these are aligned right.
 _AMOUNT = re.compile(r"-|[\d.,]+ ?[a-zA-Z%]{0,2}")
 _REDRAW_SECONDS = 0.1
 
 
 def ask_passphrase(prompt: str) -> str:
-    """Ask on the terminal, without showing what is typed.
+    """Ask on the terminal, without echo.
 
-    Raises IdentityError where there is no terminal, as in cron.
+    Raises:
+        IdentityError: there is no terminal, as in cron, or no passphrase was typed.
     """
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
@@ -43,9 +44,9 @@ def ask_passphrase(prompt: str) -> str:
 
 
 def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned plain text, a line for the column names and one for each row, no final newline.
+    """Render aligned plain text: a line of column names, a line for each row, no final newline.
 
-    A column that holds only amounts stands to the right. Without rows only the names remain.
+    A column that holds only amounts is aligned right.
     """
     lines = [[one_line(cell) for cell in line] for line in (columns, *rows)]
     right = _columns_of_amounts(lines)
@@ -75,10 +76,10 @@ def print_table(
     lines = [[one_line(cell) for cell in line] for line in (columns, *rows)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name, to_right in zip(lines[0], _columns_of_amounts(lines), strict=True):
-        # Names are folded, never cut: what is shown is what an operator copies.
+        # Fold names, never cut them: operators copy them from here.
         table.add_column(Text(name), justify="right" if to_right else "left", overflow="fold")
     for line in lines[1:]:
-        table.add_row(*map(Text, line))  # Text, because [brackets] in a name are no markup
+        table.add_row(*map(Text, line))  # Text, so that [brackets] in a name are not markup
     Console(file=target).print(table)
 
 
@@ -104,7 +105,7 @@ def _columns_of_amounts(lines: Sequence[Sequence[str]]) -> list[bool]:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal that the text takes."""
+    """How many columns of a terminal the text takes."""
     if text.isascii():
         return len(text)
     return sum(
@@ -155,7 +156,7 @@ class _Bar:
         with self._lock:
             self._bytes += bytes_done
             self._files += files_done
-            # Small files come by the ten thousand a second; rich takes its time for each call.
+            # Small files come at ten thousand a second, and each call of rich is slow.
             now = time.monotonic()
             if now - self._drawn_at >= _REDRAW_SECONDS:
                 self._drawn_at = now

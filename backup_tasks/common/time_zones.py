@@ -11,12 +11,17 @@ from difflib import get_close_matches
 from zoneinfo import ZoneInfo, available_timezones
 
 LOCALTIME = "/etc/localtime"
-# What glibc assumes for a TZ that names a summer time without saying when it begins.
+# The rule that glibc assumes for a TZ that names a summer time but not its dates.
 _DEFAULT_RULE = ",M3.2.0,M11.1.0"
 
 
 def find_zone(name: str) -> ZoneInfo:
-    """The zone of that IANA name. Raises ValueError that suggests the near one."""
+    """Find a zone by its IANA name.
+
+    Raises:
+        ValueError: there is no such zone; suggests the nearest name. Or this machine has no
+            time zone data.
+    """
     zone = _named(name)
     if zone:
         return zone
@@ -51,7 +56,7 @@ def _zone_of_setting(setting: str) -> tzinfo:
 def _named(name: str) -> ZoneInfo | None:
     try:
         return ZoneInfo(name) if name else None
-    except (KeyError, ValueError, OSError):  # KeyError: ZoneInfoNotFoundError is one
+    except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
         return None
 
 
@@ -66,7 +71,7 @@ def _zone_of_file(path: str) -> ZoneInfo | None:
 def _zone_of_rule(rule: str) -> ZoneInfo | None:
     """The zone of a POSIX rule such as `CET-1CEST,M3.5.0,M10.5.0/3`.
 
-    zoneinfo reads such rules only at the end of a zone file (RFC 8536), so here is a file that
+    zoneinfo reads such rules only at the end of a zone file (RFC 8536), so this makes a file that
     holds nothing else.
     """
     counts = (0, 0, 0, 0, 1, 1)  # one local time type, UTC, with a name of one byte
@@ -75,6 +80,6 @@ def _zone_of_rule(rule: str) -> ZoneInfo | None:
         try:
             footer = f"\n{text}\n".encode("ascii")
             return ZoneInfo.from_file(io.BytesIO(block + block + footer))
-        except ValueError:  # also what is not ASCII
+        except ValueError:  # also for text that is not ASCII
             continue
     return None

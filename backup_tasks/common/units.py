@@ -18,7 +18,11 @@ _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of "512", "16 MiB", "1.5GB". Raises ValueError that names the units."""
+    """Parse a size such as "512", "16 MiB" or "1.5GB" to bytes.
+
+    Raises:
+        ValueError: it is not a size; shows how to write one.
+    """
     match = _AMOUNT.fullmatch(text.strip())
     if not match or match[2].lower() not in _SIZES:
         raise ValueError(f'{text!r} is not a size; write for example "16 MiB" or "500MB"')
@@ -26,15 +30,18 @@ def parse_bytes(text: str) -> int:
 
 
 def moment_of(seconds: float) -> datetime:
-    """Seconds since 1970 as a time in UTC. File systems know years that `datetime` does not:
-    those become the last year that every zone can show, or the first."""
+    """Seconds since 1970 as a time in UTC, moved into the years 2 to 9998.
+
+    File systems know years that `datetime` does not; every zone can show times in these.
+    """
     return datetime.fromtimestamp(min(max(seconds, _FIRST_SECOND), _LAST_SECOND), UTC)
 
 
 def parse_period(text: str) -> timedelta:
-    """A duration of one or several parts: "30d", "12h", "1d 12h", "2w".
+    """Parse a duration of one or several parts: "30d", "12h", "1d 12h", "2w".
 
-    Raises ValueError that names the units.
+    Raises:
+        ValueError: it is not a duration; names the units.
     """
     seconds = 0.0
     rest = text.strip()
@@ -56,7 +63,7 @@ def _not_a_period(text: str) -> str:
 
 
 def render_bytes(count: int) -> str:
-    """A size in three digits or so, in powers of 1000: "0B", "999B", "1.2kB", "120MB"."""
+    """A short size, in powers of 1000: "0B", "999B", "1.2kB", "120MB"."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
         if value < 999.5 or unit == "PB":
@@ -78,11 +85,11 @@ def render_seconds(seconds: float) -> str:
 
 
 def render_count(number: int, noun: str) -> str:
-    """ "1 file", "12,345 files"."""
+    """A number with its noun: "1 file", "12,345 files"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def utc_text(moment: datetime) -> str:
-    """A moment as headers and journals write it."""
-    # With fractions of a second, if any, as two backups may begin in one.
+    """A moment in ISO 8601, UTC, as headers and journals write it."""
+    # Fractions of a second stay: two backups may begin in the same second.
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

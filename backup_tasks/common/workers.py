@@ -1,4 +1,4 @@
-"""A pool of threads whose failures always reach whoever waits for them."""
+"""A thread pool that reports every failure to the thread that waits for a result."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Any, TypeVar
 
 from backup_tasks.common.memory import THREAD_BYTES, demand_memory
 
-# A worker that ended is looked for no more often than this.
+# How often to look for a worker that has ended.
 _LOOK_SECONDS = 1.0
 _Result = TypeVar("_Result")
 
 
 class Workers(ThreadPoolExecutor):
-    """As `ThreadPoolExecutor`, for a machine without memory too.
+    """A `ThreadPoolExecutor` that also works on a machine short of memory.
 
-    A thread that runs out of memory while it begins never says that it has begun, and one that
-    does so between two calls leaves the next without an answer: Python waits for both for ever.
-
-    Raises BackupError, from `submit` too, when a thread would have no room.
+    A thread that runs out of memory at its start never signals that it has begun. A thread that
+    runs out of memory between two calls leaves the next call without an answer. Python itself
+    waits for ever in both cases.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -29,16 +28,21 @@ class Workers(ThreadPoolExecutor):
     def submit(  # type: ignore[override]
         self, call: Callable[..., _Result], /, *arguments: Any
     ) -> Future[_Result]:
-        """Have the call made by one of the threads; `result_of` gives what comes of it."""
+        """Run the call on one of the threads; `result_of` returns its result.
+
+        Raises:
+            BackupError: there is too little memory for another thread.
+        """
         if self._to_begin:
             self._to_begin -= 1
             demand_memory(THREAD_BYTES)
         return super().submit(call, *arguments)
 
     def result_of(self, future: Future[_Result]) -> _Result:
-        """What a call gave or raised, once it has ended.
+        """Wait for a call; return its result, or raise its error.
 
-        Raises MemoryError when a thread of the pool has ended, which none does by itself.
+        Raises:
+            MemoryError: a thread of the pool has ended, which no thread does by itself.
         """
         while True:
             try:

@@ -1,4 +1,4 @@
-"""What is mounted on this machine, as far as a backup must know."""
+"""The mounts of this machine, as far as a backup must know them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Mount:
 
     Attributes:
         path: relative to /, without a slash in front; "" is / itself.
-        device: as `st_dev` has it, but for subvolumes of btrfs, which have numbers of their own.
+        device: equal to `st_dev`, except on btrfs, where each subvolume has its own `st_dev`.
         kind: the file system's type, such as "ext4" or "fuse.sshfs".
-        source: what is mounted, such as "/dev/sda1"; options: those of the file system.
-        number, parent: of this mount, and of the one that its mount point lies on.
-        root: the folder of the file system that is shown at the mount point.
+        source: the device, such as "/dev/sda1"; options: those of the file system.
+        number, parent: of this mount, and of the mount that its mount point lies on.
+        root: the folder of the file system that appears at the mount point.
     """
 
     path: str
@@ -41,12 +41,12 @@ class Mount:
 
     @property
     def is_fuse(self) -> bool:
-        """Whether a program answers for it."""
+        """Whether a program serves the file system (FUSE)."""
         return self.kind in ("fuse", "fuseblk") or self.kind.startswith("fuse.")
 
 
 def parse_mounts(text: bytes) -> list[Mount]:
-    """The mounts in the order of the file; lines of another shape are passed over."""
+    """Parse mountinfo, in the order of its lines; malformed lines are skipped."""
     found = []
     for line in text.splitlines():
         fields = line.split(b" ")
@@ -70,23 +70,23 @@ def parse_mounts(text: bytes) -> list[Mount]:
 
 
 def unescaped(text: bytes) -> str:
-    r"""A field with its spaces and tabs, which mountinfo and fstab write as \040 and \011."""
+    r"""Decode a field of mountinfo or fstab, which write space and tab as \040 and \011."""
     return os.fsdecode(_ESCAPED.sub(lambda octal: bytes([int(octal[1], 8) & 0xFF]), text))
 
 
 class Mounts:
-    """The mounts, read when they are first asked for; none where /proc does not tell."""
+    """This machine's mounts, read on first use; none where /proc cannot be read."""
 
     @cached_property
     def all(self) -> list[Mount]:
-        """In the order in which they were mounted."""
+        """All mounts, in the order in which they were mounted."""
         try:
             return parse_mounts(MOUNTINFO.read_bytes())
         except OSError:
             return []
 
     def is_fuse(self, path: str) -> bool:
-        """Whether a path, relative to /, is where a FUSE file system is mounted."""
-        # Of several mounts on one folder the last one is seen.
+        """Whether a FUSE file system is mounted at a path, given relative to /."""
+        # The last mount on a folder hides the earlier ones.
         on_it = [mount for mount in self.all if mount.path == path]
         return bool(on_it) and on_it[-1].is_fuse

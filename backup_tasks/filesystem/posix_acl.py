@@ -12,7 +12,7 @@ import struct
 
 from backup_tasks.errors import ArchiveError
 
-# The attribute and the pax keyword that say the same.
+# Extended attribute -> the pax keyword of the same ACL.
 KEYWORDS = {
     "system.posix_acl_access": b"SCHILY.acl.access",
     "system.posix_acl_default": b"SCHILY.acl.default",
@@ -20,9 +20,9 @@ KEYWORDS = {
 _VERSION = struct.pack("<I", 2)
 _ENTRY = struct.Struct("<HHI")
 _NO_ID = 0xFFFFFFFF
-# So many names that are unknown are told, whatever the number of those that are met.
+# How many unknown names to report, at most.
 _TOLD = 8
-# Tag -> its word, and whether a user or group is named.
+# Tag -> its word, and whether it names a user or a group.
 _TAGS = {
     0x01: ("user", False),
     0x02: ("user", True),
@@ -35,7 +35,7 @@ _NUMBERS = {kind: tag for tag, kind in _TAGS.items()}
 
 
 def acl_to_text(value: bytes) -> bytes:
-    """One line an entry, ids as numbers; b"" when it is no ACL that we know."""
+    """An ACL as text: a line for each entry, ids as numbers; b"" for an unknown format."""
     if value[:4] != _VERSION or (len(value) - 4) % _ENTRY.size:
         return b""
     lines = []
@@ -52,11 +52,11 @@ def acl_to_text(value: bytes) -> bytes:
 
 
 def acl_writers(value: bytes) -> list[tuple[str, int]]:
-    """Who may write by the attribute's value, its mask considered, owner and others left out.
+    """Which users and groups an ACL lets write, after its mask; owner and others are left out.
 
     Returns:
-        ("user", uid) and ("group", gid), with -1 for the file's own group; ("unknown", -1) alone
-        when it is no ACL that we know.
+        ("user", uid) and ("group", gid), with -1 for the file's own group; only ("unknown", -1)
+        for an ACL of unknown format.
     """
     if value[:4] != _VERSION or (len(value) - 4) % _ENTRY.size:
         return [("unknown", -1)]
@@ -73,15 +73,17 @@ def acl_writers(value: bytes) -> list[tuple[str, int]]:
 
 
 def acl_from_text(text: bytes, unknown: set[str]) -> bytes:
-    """The attribute's value. Users and groups go by name where the name is known here.
+    """Convert an ACL as text to the attribute's value, names before numbers.
 
-    Who has neither a name nor a number here is left out. That lets nobody do more: no process can
-    be this user or group, and the mask, which bounds the owning group too, stays as it is.
+    An entry with neither a name that this machine knows nor a number is left out. This grants
+    nobody more: no process can run as that user or group, and the mask, which bounds the owning
+    group too, stays as it is.
 
     Args:
-        unknown: gets the first names that were left out.
+        unknown: receives the first names that were left out.
 
-    Raises ArchiveError when the text cannot be read.
+    Raises:
+        ArchiveError: the text cannot be read.
     """
     entries: list[tuple[int, int, int]] = []
     lines = text.decode("utf-8", "surrogateescape").replace(",", "\n").splitlines()

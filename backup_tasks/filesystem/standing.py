@@ -1,7 +1,6 @@
-"""On which mount a folder lies, as the kernel tells in /proc/self/mountinfo (proc(5)).
+"""The mount that a folder lies on, as /proc/self/mountinfo tells it (proc(5)).
 
-A device's number would not do: it changes from one start of the machine to the next, and each
-subvolume of btrfs has one of its own.
+A device number would not do: it may change at each boot, and each subvolume of btrfs has its own.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ class Standing(Struct, frozen=True):
     """Where a folder really lies.
 
     Attributes:
-        folder: without links; the nearest one above where it does not exist.
-        mount: None for the root's own file system, and where the kernel tells nothing.
-        mounts: all that the kernel tells of, in the order in which they were mounted.
+        folder: its real path; the nearest folder above it, if it does not exist.
+        mount: None on the root file system, and where the kernel tells nothing.
+        mounts: all mounts that the kernel lists, in the order in which they were mounted.
     """
 
     folder: Path
@@ -30,18 +29,19 @@ class Standing(Struct, frozen=True):
     mounts: Sequence[Mount] = ()
 
     def has_mount_on(self, point: str) -> bool:
-        """Whether something is mounted on that mount point, absolute."""
+        """Whether a file system is mounted on that mount point, absolute; autofs is none."""
         return any(mount.point == point and mount.kind != "autofs" for mount in self.mounts)
 
     def is_on(self, point: str) -> bool:
-        """Whether it lies on what is mounted there, or on something that is mounted below."""
+        """Whether the folder lies on the mount at this point, or on a mount below it."""
         return self.mount is not None and Path(self.mount.point).is_relative_to(point)
 
 
 def find_standing(folder: Path) -> Standing:
-    """Where this folder lies. One that is mounted when it is used (autofs) is mounted by this.
+    """Find where a folder lies. If it is an automount (autofs), this mounts it.
 
-    Raises OSError when it cannot be looked into.
+    Raises:
+        OSError: the folder cannot be opened, or the kernel does not tell.
     """
     descriptor = _open_nearest(folder)
     try:
@@ -51,7 +51,11 @@ def find_standing(folder: Path) -> Standing:
 
 
 def standing_of(descriptor: int) -> Standing:
-    """Where an open folder lies. Raises OSError when the kernel does not tell."""
+    """Find where an open folder lies.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
     here = os.readlink(f"/proc/self/fd/{descriptor}")
     with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
         number = re.search(rb"^mnt_id:\s*(\d+)", file.read(), re.MULTILINE)
@@ -62,10 +66,10 @@ def standing_of(descriptor: int) -> Standing:
 
 
 def own_mount(mounts: Mapping[int, Mount], number: int, folder: str) -> Mount | None:
-    """The mount that decides what is in a folder; None if that is the root's own file system.
+    """The mount that decides the content of a folder; None on the root file system.
 
-    A mount that shows what would be there without it does not count: systemd makes those for a
-    service with ReadWritePaths=. Nor does autofs, which only waits for something to be mounted.
+    Passes over mounts that show the same folder as the mount below them: systemd makes these for
+    a service with ReadWritePaths=. Passes over autofs too, which only waits for a mount.
 
     Args:
         number: of the mount that the folder lies on.
@@ -83,7 +87,7 @@ def own_mount(mounts: Mapping[int, Mount], number: int, folder: str) -> Mount | 
 
 
 def mount_points_of(fstab: bytes) -> Iterator[str]:
-    """The mount points that fstab(5) names, but for the root."""
+    """The mount points that fstab(5) names, except the root."""
     for line in fstab.splitlines():
         fields = line.split()
         if len(fields) >= 3 and not fields[0].startswith(b"#") and fields[1].startswith(b"/"):
@@ -93,15 +97,15 @@ def mount_points_of(fstab: bytes) -> Iterator[str]:
 
 
 def is_at_or_below(folder: str | Path, points: Iterable[str]) -> str:
-    """The deepest of these folders that holds this one, or is it; "" if none does."""
+    """The deepest of `points` that is this folder or holds it; "" if none is."""
     holding = [point for point in points if Path(folder).is_relative_to(point)]
     return max(holding, key=len, default="")
 
 
 def _place_in(mount: Mount, folder: str) -> tuple[int, str]:
-    """Which folder of which file system this one is, seen through the mount."""
+    """The device, and the path within its file system, that the mount shows as this folder."""
     inner = f"{mount.root}/{folder[len(mount.point) :]}"
-    # normpath keeps two slashes at the front, which POSIX leaves to each system.
+    # normpath keeps two leading slashes, whose meaning POSIX leaves to the system.
     return mount.device, os.path.normpath("/" + inner.lstrip("/"))
 
 

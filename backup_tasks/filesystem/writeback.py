@@ -1,7 +1,7 @@
-"""Writes through `mmap`: file systems on which a ctime tells of them only after some time, or not.
+"""Writes through `mmap`, and file systems on which a ctime shows them late or never.
 
-A page of a file gets the file a new ctime when it first becomes dirty, not with what is written to
-it until the system has written it back (Linux, mm/page-writeback.c; seen on ext4, xfs and btrfs).
+The first write to a clean page gives the file a new ctime. Later writes to the page give none
+until the system has written it back (Linux, mm/page-writeback.c; seen on ext4, xfs and btrfs).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from backup_tasks.filesystem.mountinfo import Mount, Mounts
 
 LEAST_MARGIN_NS = 60 * 10**9
 _VM = Path("/proc/sys/vm")
-# Nothing is ever written back there, so that a page stays dirty for good.
+# These never write a page back, so that it stays dirty for good.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
-# Some of these make up a ctime, or give the mtime for it: looked at by `keeps_ctime`.
+# Some of these invent a ctime, or report the mtime instead: `keeps_ctime` finds out.
 _MADE_UP = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "9p", "afs", "ncpfs", "prl_fs"})
-# Nothing of theirs is ever dirty; and to open an automount point would mount it.
+# These have no dirty pages; and opening an automount point would mount it.
 _VIRTUAL = frozenset(
     """autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl
     mqueue nsfs proc pstore rpc_pipefs securityfs sysfs tracefs""".split()  # noqa: SIM905
@@ -32,10 +32,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_margin_ns() -> int:
-    """How long after a file's ctime it may still be written to unseen, as this system is set up.
+    """How long after its ctime a file may be written to unseen, by this system's settings.
 
-    60 s, or what the kernel lets a page stay dirty where that is more: as old as
-    `dirty_expire_centisecs`, looked at every `dirty_writeback_centisecs`.
+    The kernel looks for pages older than `dirty_expire_centisecs` every
+    `dirty_writeback_centisecs`: the sum of both, but at least 60 s.
     """
     try:
         waits = [
@@ -54,12 +54,13 @@ def file_systems_of(
     one_file_system: bool,
     is_left_out: Callable[[str], bool] = lambda _: False,
 ) -> list[str]:
-    """A folder on each file system that a walk of the sources comes to: those that the sources lie
-    on, and those that are mounted below them.
+    """Name a folder on each file system that a walk of the sources enters.
+
+    These are the file systems of the sources and, unless `one_file_system`, those mounted below.
 
     Args:
-        is_left_out: whether the walk leaves out a folder, given relative to /. Nothing is asked of
-            what is mounted there: its server may not answer.
+        is_left_out: whether the walk leaves out a folder, given relative to /. A file system
+            mounted there is not touched: its server may not answer.
     """
     tops = [_folder_of(os.path.realpath(source)) for source in sources]
     below: list[str] = []
@@ -82,12 +83,12 @@ def _is_below(path: str, top: str) -> bool:
 
 
 def write_back(folders: Iterable[str]) -> list[str]:
-    """Have the file system of each folder written back, so that what is written through `mmap`
-    from now on shows in a ctime.
+    """Write back the file system of each folder, so that later writes through `mmap` show in a
+    ctime.
 
     Returns:
-        What went wrong, a line each. A folder that cannot be opened is none of it: the walk comes
-        to it as well.
+        The problems, a line each. Folders that cannot be opened are not among them: the walk
+        meets them as well.
     """
     troubles: list[str] = []
     done: set[int] = set()
@@ -112,7 +113,11 @@ def write_back(folders: Iterable[str]) -> list[str]:
 
 
 def _sync_file_system(descriptor: int) -> None:
-    """syncfs(2), which Python does not have; where the C library has none, sync(2)."""
+    """Call syncfs(2), which Python does not offer; without it, sync(2).
+
+    Raises:
+        OSError: syncfs failed.
+    """
     try:
         import ctypes
 
@@ -130,13 +135,13 @@ def _sync_file_system(descriptor: int) -> None:
 def blind_devices(
     folders: Iterable[str], mounts: Mounts, probe: Callable[[str], bool] | None = None
 ) -> frozenset[int]:
-    """The file systems of these folders, as `st_dev` has them, on which no ctime can be believed.
+    """The `st_dev` of each file system of these folders on which no ctime can be believed.
 
-    They are those in memory, and of those that are known to make a ctime up, or that some program
-    answers for, the ones that the probe says no to.
+    These are file systems in memory. File systems that may invent a ctime, and those of FUSE, are
+    among them when the probe says no.
 
     Args:
-        probe: tells whether ctimes say more than mtimes there; `keeps_ctime` by default.
+        probe: whether the file system of a folder keeps ctimes; `keeps_ctime` by default.
     """
     kinds = {mount.device: mount for mount in mounts.all}
     found = set()
@@ -158,10 +163,10 @@ def _may_be_blind(mount: Mount) -> bool:
 
 
 def keeps_ctime(folder: str) -> bool:
-    """Whether a file system has ctimes of its own, as far as some files of a folder show.
+    """Whether a file system has ctimes of its own, judged by the names below a folder.
 
-    Nothing is written to it. Where none of the first thousand names has a ctime other than its
-    mtime, as any renamed, copied or changed file would have, ctimes are made up there.
+    Writes nothing. Renamed, copied or changed files have a ctime other than their mtime; if none
+    of the first thousand names has, ctimes are invented there.
     """
     try:
         return any(
@@ -173,7 +178,7 @@ def keeps_ctime(folder: str) -> bool:
 
 
 def _statuses(folder: str) -> Iterator[os.stat_result]:
-    """Of the names below a folder, on its file system, those further up first."""
+    """The status of each name below a folder, on its file system, upper levels first."""
     waiting = [folder]
     device = os.stat(folder).st_dev
     while waiting:

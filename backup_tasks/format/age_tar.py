@@ -1,7 +1,7 @@
 """The outer tar of an encrypted archive: plain ustar, one member for each age file.
 
-A member has one spelling only: everything in its header follows from the age file that it holds.
-So a member is read by writing it again, and any other byte is noticed.
+A member has one spelling only: its whole header follows from the age file that it holds. So a
+reader writes the member again and compares, which shows any changed byte.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import re
 from backup_tasks.errors import ArchiveError
 from backup_tasks.format.tar_headers import BLOCK_BYTES, Member, encode_headers, padding_bytes
 
-# 2004-01-10. The time of the backup stands in the manifest; at 0 tar warns of an old time stamp.
+# 2004-01-10. The manifest holds the backup's time; at 0, tar would warn of an old time stamp.
 OUTER_MTIME = 2**30
 _NAME = re.compile(rb"[0-9a-f]{32}\.age\0")
-# age's own beginning, and the name that a member gets from it, tell ours from other tars.
+# The name that `wrap_age_file` gives, and the magic of ustar, tell our members from other tars.
 _USTAR = b"ustar\x0000"
 
 
 def wrap_age_file(age_file: bytes) -> bytes:
-    """One member: header, age file, zeros up to the next block.
+    """Make one member: header, age file, zeros up to the next block.
 
-    Its name is made of the age file's hash, so that names are unique, also among members that are
-    copied from earlier archives, and tell nothing.
+    Its name comes from the age file's hash: it is unique, also among members copied from earlier
+    archives, and reveals nothing.
     """
     name = hashlib.sha256(age_file).hexdigest()[:32].encode("ascii") + b".age"
     member = Member(
@@ -38,7 +38,11 @@ def wrap_age_file(age_file: bytes) -> bytes:
 
 
 def measure_member(header: bytes) -> int:
-    """Bytes of the whole member whose header begins here; raises ArchiveError if it is not ours."""
+    """The length in bytes of the whole member that begins with this header.
+
+    Raises:
+        ArchiveError: it is not a member of ours, or is damaged.
+    """
     if not begins_outer_tar(header):
         raise ArchiveError("there is no encrypted chunk where one should be")
     try:
@@ -49,7 +53,11 @@ def measure_member(header: bytes) -> int:
 
 
 def unwrap_age_file(stored: bytes) -> bytes:
-    """The age file that is all of one member. Raises ArchiveError for any other spelling."""
+    """The age file in one member.
+
+    Raises:
+        ArchiveError: the bytes differ from the one spelling of a member.
+    """
     length = measure_member(stored[:BLOCK_BYTES])
     if length != len(stored):
         raise ArchiveError("a encrypted chunk does not have the length that its header says")

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 PLAIN_SUFFIX = "-backup.tar.gz"
 ENCRYPTED_SUFFIX = "-backup.tar.gz.age.tar"
-# Says whose the store is; it lies beside the backups, and no list of the store's objects holds it.
+# The claim, which says whose the store is. It lies beside the backups; lists of a store's objects
+# leave it out.
 CLAIM_NAME = "backup-tasks.json"
 _NAME = re.compile(
     r"(([0-9]{4})-([0-9]{2})-([0-9]{2})_([0-9]{2})([0-9]{2}))-backup\.tar\.gz(?:\.age\.tar)?"
@@ -24,23 +25,23 @@ def render_backup_name(taken_at: datetime, zone: tzinfo, *, encrypted: bool = Fa
 
 
 def is_encrypted_name(object_name: str) -> bool:
-    """Whether the object of this name should be an encrypted archive."""
+    """Whether an object of this name should be an encrypted archive."""
     return object_name.endswith(ENCRYPTED_SUFFIX)
 
 
 def parse_backup_name(object_name: str, zone: tzinfo) -> datetime | None:
-    """When the backup of that name was taken, aware; None for anything else.
+    """The time in a backup's name, aware; None for any other name.
 
-    Names of the years 1 and 9999 are none of ours: in another zone their time may be one that
-    `datetime` does not know, and anybody who writes to a store may choose its names.
+    Refuses the years 1 and 9999: in another zone such a time may lie beyond `datetime`, and
+    anybody who writes to a store may choose its names.
 
-    The hour that is passed twice when summer time ends is read as its first passing.
+    The hour that repeats when summer time ends is read as its first occurrence.
     """
     match = _NAME.fullmatch(object_name)
     if not match:
         return None
     try:
-        # Five times as fast as strptime, for a store that holds a thousand of them.
+        # Five times as fast as strptime, for a store of a thousand backups.
         year, month, day, hour, minute = map(int, match.groups()[1:])
         taken_at = datetime(year, month, day, hour, minute, tzinfo=zone)
     except ValueError:
@@ -54,7 +55,7 @@ def is_backup_name(object_name: str) -> bool:
 
 
 def render_staging_name(backup_name: str, run_id: str) -> str:
-    """The name under which a run collects what it sends, until the backup itself is complete.
+    """The name of a staging object, to which a run sends bytes until the backup is complete.
 
     Args:
         run_id: eight hex digits that tell one run from all others.
@@ -63,13 +64,13 @@ def render_staging_name(backup_name: str, run_id: str) -> str:
 
 
 def is_staging_name(object_name: str) -> bool:
-    """Whether an object of this name is what a run collected for a backup."""
+    """Whether an object of this name is a staging object."""
     match = _STAGING.fullmatch(object_name)
     return match is not None and is_backup_name(match[1])
 
 
 def render_backup_id(object_name: str) -> str:
-    """What an operator types as `--name`: `2025-06-12_0200`."""
+    """The backup's name as an operator types it after `--name`: `2025-06-12_0200`."""
     match = _NAME.fullmatch(object_name)
     return match[1] if match else object_name
 
@@ -79,9 +80,9 @@ def choose_free_name(
 ) -> str:
     """The name of this minute, or of the first later minute that is still free.
 
-    Two backups within one minute, or within the hour that summer time's end repeats, both
-    get a name; the exact start stands in the manifest. A minute is taken by an encrypted backup
-    and by a plain one alike, so that `--name` always means one.
+    So two backups within one minute, or within the hour that repeats when summer time ends, both
+    get a name; the exact start stands in the manifest. Encrypted and plain backups never share
+    a minute, so that `--name` always means one backup.
     """
     moment = taken_at.astimezone(UTC)
     taken_ids = {render_backup_id(name) for name in taken_names}

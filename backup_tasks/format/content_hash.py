@@ -1,8 +1,9 @@
 """The hash of a file's content, taken from the bytes between its holes.
 
-Of most files it is the SHA-256 of all bytes, holes as zeros, as `sha256sum` gives it. Where holes
-take more than a gigabyte that would cost what the holes take. There it is the sparse hash: it
-tells all the same bytes, but costs only what is not zero. docs/format.md describes it.
+For most files this is the SHA-256 of all bytes, holes as zeros, as `sha256sum` prints it. For a
+file with more than a gigabyte of holes, hashing the zeros would take too long. Such a file gets the
+sparse hash: it covers the same bytes, but takes time only for blocks that are not zero.
+docs/format.md describes it.
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ from typing import Protocol
 _ZEROS = bytes(2**20)
 BLOCK_BYTES = 4096
 _ZERO_BLOCK = bytes(BLOCK_BYTES)
-# How many bytes are looked through for zeros at once.
+# How many bytes are searched for blocks of zeros at once.
 _STRETCH_BYTES = 2**18
 _TITLE = b"backup-tasks sparse 1\n%d\n"
 
 
 class ContentHash(Protocol):
-    """Takes a file's bytes in ascending order; what is left out between them is a hole."""
+    """Takes a file's bytes in ascending order; gaps between them are holes."""
 
     def add(self, offset: int, piece: memoryview) -> None:
-        """The bytes that lie at `offset`, none of which lies before the end of those before."""
+        """Add the bytes at `offset`, which lies at or beyond the end of the bytes added before."""
 
     def finish(self) -> str:
-        """Of the whole content, hex; call it once, after the last byte."""
+        """The hash of the whole content, hex; call it once, after the last byte."""
 
 
 def content_hash(size: int, *, is_sparse: bool) -> ContentHash:
-    """A hash for a file of so many bytes.
+    """Begin the hash of a file of this size.
 
     Args:
-        is_sparse: of map and data, as `sparse_sha256`; else of all bytes, as `sha256`.
+        is_sparse: hash map and data, as for `sparse_sha256`; else all bytes, as for `sha256`.
     """
     return SparseHash(size) if is_sparse else PlainHash(size)
 
@@ -70,9 +71,8 @@ class PlainHash:
 class SparseHash:
     """SHA-256 of a map and of the bytes that it names.
 
-    Both follow from the content alone, not from where a file system or an archive has holes: the
-    file is cut into blocks of 4,096 bytes (the last may be shorter), of which those that hold
-    nothing but zeros are left out.
+    Both follow from the content alone, wherever a file system or an archive has holes: the file
+    is cut into blocks of 4,096 bytes (the last may be shorter), and blocks of zeros are left out.
     """
 
     def __init__(self, size: int) -> None:
@@ -80,7 +80,7 @@ class SparseHash:
         self._map = hashlib.sha256(_TITLE % size)
         self._data = hashlib.sha256()
         self._segment_start = self._segment_end = 0
-        # The block that came in part, and where it begins.
+        # A block of which only some bytes have come, and where it begins.
         self._block = bytearray(BLOCK_BYTES)
         self._block_start = -1
 
@@ -112,7 +112,7 @@ class SparseHash:
             self._block[:] = _ZERO_BLOCK
 
     def _add_blocks(self, start: int, blocks: bytes) -> None:
-        """Take whole blocks, and perhaps the file's last one."""
+        """Take whole blocks; the file's last one may be shorter."""
         if _ZERO_BLOCK not in blocks and len(blocks) % BLOCK_BYTES == 0:
             self._take(start, blocks)
             return

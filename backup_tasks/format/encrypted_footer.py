@@ -11,8 +11,8 @@ the object (20 digits), its stored bytes (20 digits), SHA-256 of that range (64 
 an Ed25519 public key (64 hex digits) with its signature (128 hex digits), both zeros when the
 archive is not signed.
 
-tar passes over a comment in silence. There is one spelling only, so that any flipped bit is
-noticed by a comparison.
+tar passes over a comment in silence. Each footer has one spelling only, so that a comparison shows
+any flipped bit.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ def encode_encrypted_footer(footer: Footer) -> bytes:
 
 
 def decode_encrypted_footer(tail: bytes) -> Footer | None:
-    """Read the footer; None when these bytes are no sound footer of ours.
+    """Read the footer; None when these bytes are not a sound footer of ours.
 
-    Raises ArchiveError for a version that this program does not know.
+    Raises:
+        ArchiveError: the footer has a version that this program does not know.
     """
     match = _RECORD.match(tail, BLOCK_BYTES)
     if len(tail) != ENCRYPTED_FOOTER_BYTES or not match:
@@ -72,5 +73,5 @@ def decode_encrypted_footer(tail: bytes) -> Footer | None:
 
 
 def is_like_encrypted_footer(tail: bytes) -> bool:
-    """Whether these bytes are a footer of ours, or what damage left of one."""
+    """Whether these bytes are a footer of ours, or the remains of a damaged one."""
     return _MAGIC in tail or tail.startswith(_NAME)

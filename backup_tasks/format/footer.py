@@ -15,8 +15,8 @@
 
 It decompresses to nothing, so every reader of gzip passes over it.
 
-Before it stands `END_CHUNK`. Its bytes are fixed, because many different ones decompress to the
-same zeros: only a comparison tells whether they are still those that were written.
+`END_CHUNK` precedes it, and the signature if there is one. Its bytes are fixed: others decompress
+to the same zeros, so only a comparison shows that they are unchanged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Footer(Struct, frozen=True):
     """Where the manifest lies in the object, and the hash of that range.
 
     Attributes:
-        signature: what the archive carries beside these bytes, if it does.
+        signature: the signature that the archive carries beside these bytes, if any.
     """
 
     offset: int
@@ -54,18 +54,20 @@ class Footer(Struct, frozen=True):
 
     @property
     def statement(self) -> bytes:
-        """What a signature of this archive signs."""
+        """The bytes that a signature of this archive signs."""
         return render_statement(self.version, self.offset, self.length, self.sha256)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, hex, of the footer as a plain archive ends with it: no two backups share it,
-        and no other signature beside it makes another of one."""
+        """SHA-256, hex, of the footer in the form of a plain archive.
+
+        No two backups share it, and another signature does not change it.
+        """
         return hashlib.sha256(encode_footer(self)).hexdigest()
 
     @property
     def is_truly_signed(self) -> bool:
-        """Whether the signature is by the key that it names; False without one."""
+        """Whether the key that the signature names made it; False without a signature."""
         return self.signature is not None and is_signed(self.statement, self.signature)
 
 
@@ -89,9 +91,10 @@ def encode_footer(footer: Footer) -> bytes:
 
 
 def decode_footer(tail: bytes) -> Footer | None:
-    """Read the footer; None when these bytes are no footer of ours.
+    """Read the footer; None when these bytes are not a footer of ours.
 
-    Raises ArchiveError for a version that this program does not know.
+    Raises:
+        ArchiveError: the footer has a version that this program does not know.
     """
     if len(tail) != FOOTER_BYTES:
         return None
@@ -105,7 +108,7 @@ def decode_footer(tail: bytes) -> Footer | None:
 
 
 def unknown_format(version: int) -> ArchiveError:
-    """What to raise for an archive of a later version."""
+    """The error for an archive of a format version that this program does not know."""
     return ArchiveError(
         f"the archive has format {version}, this program reads format {FORMAT_VERSION}; "
         "update it, or restore with plain tar (docs/recovery.md)"

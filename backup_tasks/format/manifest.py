@@ -19,17 +19,17 @@ from backup_tasks.format.limits import LEAST_ENTRY_BYTES, PACKED_BYTES
 MANIFEST_PATH = ".backup/manifest.jsonl"
 # A pax header with its one block of records, and the ustar header.
 USUAL_HEADER_BYTES = 1536
-# What `Entry.torn` says. A reader takes any other text for one more way of not being whole.
+# The values of `Entry.torn`. A reader takes any other text for one more way of not being whole.
 TORN = "torn"  # it changed while it was read, or said a wrong size
-PADDED = "padded"  # zeros stand for what could not be read, or was cut off meanwhile
+PADDED = "padded"  # zeros stand for bytes that could not be read, or were cut off meanwhile
 STRIPPED = "stripped"  # its content is whole; some of its extended attributes are missing
 EntryType = Literal["file", "dir", "symlink", "hardlink", "fifo", "char", "block"]
 
 
 class SourceCount(msgspec.Struct, frozen=True):
-    """What lay below one source: entries of any kind, and content bytes of its files.
+    """The size of one source: entries of any kind, and content bytes of its files.
 
-    The holes of files with many are not counted: they are no content, and anybody may make more.
+    The holes of files with many are not counted: they are not content, and anybody may make more.
     """
 
     entries: int
@@ -47,19 +47,18 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         problems: how many source files could not be stored whole.
         torn, carried, unreadable: of these, files stored torn or padded; files of an earlier day,
             because they could not be read; files of which this archive holds nothing.
-        needed_backups: names of archives that hold what this one lacks.
         copied_from: the archive whose chunks were copied, or "".
         copied_bytes: stored bytes that were copied from it.
         full_at: start of the last run that read every file, as `started_at`.
         recipients: the public keys that the chunks are encrypted for, sorted; none if plain.
-        name: the archive's own, or "" in one that is older than this key.
-        needed_backups: names of archives that hold what this one lacks.
-        source_counts: what lay below the first sources, in their order; None below one that was
-            missing.
+        name: the archive's own name; "" in an archive from before this key.
+        needed_backups: names of archives that hold the files that this one lacks.
+        source_counts: the sizes of the first sources, in their order; None for a missing one.
         mounts: mount points above, at and below sources whose content is here, as `mount_points`
             writes them.
-        rules: a hash of what the profile left out; another one says that it was changed.
-        alarms: reasons why this backup is not to be compared with, as for what was lost since.
+        rules: a hash of the profile's rules of exclusion; it changes when they do.
+        alarms: how many reasons there are not to compare later backups with this one, such as
+            losses of its sources.
     """
 
     format: int
@@ -96,8 +95,8 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     Attributes:
         offset, length: where it lies in the object; sha256: of these stored bytes, hex.
         raw: its raw length.
-        content: SHA-256, hex, of the gzip member if it is encrypted; encrypting the same bytes
-            again gives others.
+        content: SHA-256, hex, of the gzip member if it is encrypted; needed because encrypting
+            the same bytes twice gives different results.
     """
 
     offset: int
@@ -117,7 +116,7 @@ class Chunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return self.content or self.sha256
 
     def at(self, offset: int) -> Chunk:
-        """The same chunk elsewhere."""
+        """The same chunk at another offset."""
         return Chunk(offset, self.length, self.sha256, self.raw, self.content)
 
 
@@ -128,20 +127,20 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
         path: relative to /, without a leading slash; `path_b64` instead when it is not UTF-8.
         size: content bytes of a file.
         mode: permission bits with setuid, setgid and sticky.
-        link: what a symlink says, or the path that a hardlink joins; `link_b64` as above.
+        link: target of a symlink, or the path that a hardlink joins; `link_b64` as above.
         rdev: device number of a device node; device: number of the file system it lies on.
-        sha256: of a file's content, hex; "" where `sparse_sha256` stands for it.
+        sha256: of a file's content, hex; "" where `sparse_sha256` replaces it.
         sparse_sha256: of a file with more than 1 GiB of holes, as `content_hash.SparseHash`
             makes it.
         chunk, offset: where its tar headers begin: chunk number, and byte in the raw chunk.
-        span: raw bytes of headers, content and padding, where not as `raw_span` computes them.
+        span: raw bytes of headers, content and padding, if not as `raw_span` computes them.
         nlink: number of hardlinks that the file has, wherever they are.
         xattrs: SHA-256 of its extended attributes as they stand in the pax header, hex.
-        stale: other chunks that still hold an earlier entry of this path; tar lets the last
-            one win, and the path's end must take those chunks with it.
+        stale: other chunks that still hold an earlier entry of this path. tar lets the last entry
+            win; when the path goes, these chunks must go too.
         torn: why the file is not whole: TORN, PADDED or STRIPPED; "" if it is.
-        carried: start of the run that read it last, as in a header, where a later one could not
-            and took this version over; "" if the run of its own archive read it.
+        carried: start of the run that read this version, as in a header, if later runs could not
+            read the file and took the version over; "" if the run of its own archive read it.
     """
 
     path: str = ""
@@ -178,22 +177,22 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
     @property
     def read_size(self) -> int:
-        """Content bytes to be read of it, about: without the holes of a file with many."""
+        """About how many content bytes are to be read, without the holes of a file with many."""
         return min(self.size, max(0, self.span - USUAL_HEADER_BYTES)) if self.span else self.size
 
     @property
     def content_hash(self) -> str:
-        """What the file's content hashes to, hex; "" if nobody knows."""
+        """The hash of the file's content, hex; "" if it is unknown."""
         return self.sha256 or self.sparse_sha256
 
     @property
     def lacks_hash(self) -> bool:
-        """Whether it is a file that cannot be checked: version 0.1.0 loses sparse hashes."""
+        """Whether this is a file that no hash can check: version 0.1.0 loses sparse hashes."""
         return self.type == "file" and not self.content_hash
 
     @property
     def is_hashed_sparse(self) -> bool:
-        """Whether that is the sparse hash, as `content_hash.SparseHash` makes it."""
+        """Whether `content_hash` is the sparse hash; see `SparseHash`."""
         return not self.sha256 and bool(self.sparse_sha256)
 
     @property
@@ -203,33 +202,34 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
 
     @property
     def link_name(self) -> str:
-        """What the link says, as `name` gives the path."""
+        """The link's target, in the form of `name`."""
         return self.link or (_from_base64(self.link_b64) if self.link_b64 else "")
 
     @property
     def walk_key(self) -> bytes:
-        """Sorts entries as the walk meets them: by the bytes of each name of the path."""
+        """The key that sorts entries as the walk meets them, by the bytes of each name."""
         return walk_key(self.name)
 
 
 def carry_entry(entry: Entry, started_at: str) -> None:
-    """Mark an entry as an earlier version: since when, if it was not one before. No file has the
-    ctime that it gets, so that it is read as soon as it can be.
+    """Mark an entry as carried over; an earlier mark stays.
+
+    The entry's ctime becomes 0, which no file has, so that the file is read as soon as it can be.
 
     Args:
-        started_at: of the archive that it is carried over from.
+        started_at: start of the archive that the entry is carried over from.
     """
     entry.carried = entry.carried or started_at
     entry.ctime_ns = 0
 
 
 def walk_key(name: str) -> bytes:
-    """Order of a depth-first walk: no byte of a name sorts before the end of a folder's name."""
+    """The sort key of a depth-first walk: a name's end sorts before any byte of a name."""
     return name.encode("utf-8", "surrogateescape").replace(b"/", b"\0")
 
 
 def name_fields(name: str) -> tuple[str, str]:
-    """A path as (`path`, `path_b64`), of which one is empty."""
+    """A path as (`path`, `path_b64`); one of the two is empty."""
     if name.isascii():
         return name, ""
     try:
@@ -254,7 +254,7 @@ _encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
 _chunk_decoder = msgspec.json.Decoder(Chunk)
 _header_decoder = msgspec.json.Decoder(Header)
-# Besides its own errors msgspec raises two, for invalid UTF-8 and for deep nesting.
+# msgspec raises its own errors, and two more for invalid UTF-8 and for deep nesting.
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _NO_CHUNK = "the manifest holds a line that is no chunk"
 _Record = TypeVar("_Record")
@@ -266,22 +266,34 @@ def encode_line(record: Header | Chunk | Entry) -> bytes:
 
 
 def encode_text(text: str) -> bytes:
-    """A text as it stands in a line."""
+    """A text as it stands in a line, with the comma behind it."""
     return _encoder.encode(text) + b","
 
 
 def decode_header(line: bytes) -> Header:
-    """Raises ArchiveError for anything but a header."""
+    """Decode the manifest's first line.
+
+    Raises:
+        ArchiveError: it is not a header.
+    """
     return _decoded(_header_decoder, line, "the manifest's first line is not a header")
 
 
 def decode_entry(line: bytes) -> Entry:
-    """Raises ArchiveError for anything but an entry."""
+    """Decode the line of an entry.
+
+    Raises:
+        ArchiveError: it is not an entry.
+    """
     return _decoded(_entry_decoder, line, "the manifest holds a line that is no entry")
 
 
 def decode_entries(lines: bytes) -> list[Entry]:
-    """Many lines at once. Raises ArchiveError if one of them is no entry."""
+    """Decode many lines at once.
+
+    Raises:
+        ArchiveError: a line is not an entry.
+    """
     try:
         return _entry_decoder.decode_lines(lines)
     except _DECODE_ERRORS as error:
@@ -289,12 +301,20 @@ def decode_entries(lines: bytes) -> list[Entry]:
 
 
 def decode_chunk(line: bytes) -> Chunk:
-    """Raises ArchiveError for anything but a chunk."""
+    """Decode the line of a chunk.
+
+    Raises:
+        ArchiveError: it is not a chunk.
+    """
     return _decoded(_chunk_decoder, line, _NO_CHUNK)
 
 
 def decode_chunks(lines: bytes) -> list[Chunk]:
-    """Many lines at once. Raises ArchiveError if one of them is no chunk."""
+    """Decode many lines at once.
+
+    Raises:
+        ArchiveError: a line is not a chunk.
+    """
     try:
         return _chunk_decoder.decode_lines(lines)
     except _DECODE_ERRORS as error:
@@ -313,14 +333,14 @@ PlacedEntry = tuple[Entry, int, int]
 
 
 def most_entries(raw: int) -> int:
-    """How many entries can begin in a chunk of so many raw bytes."""
+    """How many entries can begin in a chunk of this raw length."""
     return raw // LEAST_ENTRY_BYTES if raw <= PACKED_BYTES else 1
 
 
 def write_manifest(
     out: IO[bytes], header: Header, chunks: Iterable[Chunk], entry_lines: Iterable[bytes]
 ) -> None:
-    """Write the lines of a manifest in their order."""
+    """Write a manifest: the header's line, the chunks' lines, the entries' lines."""
     out.write(encode_line(header))
     for chunk in chunks:
         out.write(encode_line(chunk))

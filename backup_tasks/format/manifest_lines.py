@@ -1,7 +1,7 @@
-"""A manifest as it is read back, whoever wrote it: header in memory, all else in a file.
+"""Read back a manifest by any author: the header in memory, all else in a file.
 
-What a stranger wrote decides neither about memory nor about time. Numbers are held against the
-file's size and the format's limits before anything is kept of what they count.
+A stranger's manifest cannot cost unbounded memory or time: numbers are checked against the file's
+size and the format's limits before anything that they count is kept.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from backup_tasks.spools.line_table import BLOCK_LINES, LineFile, LineTable
 
 # No line is shorter: `{"offset":0,"length":1,"sha256":"…64…","raw":1}` and `{"type":"dir"}`.
 _LEAST_CHUNK_LINE, _LEAST_ENTRY_LINE = 111, 15
-# A chunk's stored bytes beyond its raw ones: a 64th, and this for gzip's, age's and tar's headers.
+# A stored chunk may exceed its raw bytes by a 64th, and by this for headers of gzip, age and tar.
 _STORED_MORE_BYTES = 2**20
-# Tables of so many chunks lie in memory decoded, some 20 MB.
+# A table of up to this many chunks lies in memory, decoded: some 20 MB.
 _TABLE_IN_MEMORY = 2**16
 _BLOCK_BYTES = 2**18
 
@@ -44,17 +44,18 @@ def _unsound(number: int) -> ArchiveError:
 
 
 class Manifest:
-    """A manifest as read back: everything but the header stays in its file until it is asked for.
+    """A manifest as read back: everything but the header stays in its file until asked for.
 
     Args:
         lines: a file that holds the manifest, decompressed; it is read by position.
-        footer: of the archive that it was read from.
-
-    Raises ArchiveError when the lines do not fit the header's totals or each other.
+        footer: of the archive that the manifest was read from.
 
     Attributes:
-        chunks: the table of chunks; of a long one, the lines are decoded when they are needed.
-        raw_lengths: of the chunks.
+        chunks: the table of chunks; the lines of a long table are decoded on demand.
+        raw_lengths: the raw length of each chunk.
+
+    Raises:
+        ArchiveError: the lines do not fit the header's totals or each other.
     """
 
     def __init__(self, lines: IO[bytes], footer: Footer) -> None:
@@ -83,7 +84,7 @@ class Manifest:
             )
 
     def _read_chunks(self, lines: IO[bytes]) -> Sequence[Chunk]:
-        """The table, each line checked."""
+        """Read the table of chunks and check each line."""
         count, end = self.header.chunks, 0
         is_small = count <= _TABLE_IN_MEMORY
         kept: list[Chunk] = []
@@ -111,7 +112,7 @@ class Manifest:
             yield placed[0]
 
     def placed_entries(self) -> Iterator[PlacedEntry]:
-        """Every entry with the place of its line, in the order of the walk. One at a time."""
+        """Every entry with its line's place, in the order of the walk. One iteration at a time."""
         count, start, lengths = 0, self._entries_start, self.raw_lengths
         chunks = len(lengths)
         for block in self._blocks():
@@ -120,7 +121,7 @@ class Manifest:
             if len(lines) != len(entries):
                 raise ArchiveError("the manifest holds a line that is empty")
             for entry, line in zip(entries, lines, strict=True):
-                # As `_is_sound` asks, without a call for each entry.
+                # The test of `_is_sound`, without a call for each entry.
                 number = entry.chunk
                 is_placed = 0 <= number < chunks and 0 <= entry.offset < lengths[number]
                 if not is_placed or entry.size < 0 or (entry.stale and not self._is_sound(entry)):
@@ -132,7 +133,7 @@ class Manifest:
         self._check_count(count)
 
     def _blocks(self) -> Iterator[bytes]:
-        """The lines of entries, many at once, always whole ones."""
+        """The lines of entries in blocks of many whole lines."""
         place = self._entries_start
         while block := self._lines.between(place, place + _BLOCK_BYTES):
             whole = block.rfind(b"\n") + 1
@@ -156,20 +157,20 @@ class Manifest:
             )
 
     def lines_between(self, start: int, end: int) -> bytes:
-        """The lines that lie from one place to another, as they stand."""
+        """The lines from one place to another, undecoded."""
         return self._lines.between(start, end)
 
     def line_at(self, place: int) -> bytes:
-        """The line that begins there."""
+        """The line that begins at a place."""
         return self._lines.line_at(place)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._file.close()
 
 
 def _wrong_with(chunk: Chunk, end: int) -> str:
-    """What a chunk's line says that cannot be, or "".
+    """The flaw of a chunk's line; "" if it is sound.
 
     Args:
         end: where the chunk before ends.

@@ -12,7 +12,7 @@
        113      2  03 00: an empty deflate block
        115      8  CRC-32 and size of nothing: zeros
 
-It decompresses to nothing, like the footer, so that a signed archive is read by every gzip.
+It decompresses to nothing, like the footer, so that every gzip reads a signed archive.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def encode_signature(signature: Signature) -> bytes:
 
 
 def decode_signature(member: bytes) -> Signature | None:
-    """Read the member; None when these bytes are none of ours."""
+    """Read the member; None when these bytes are not a signature of ours."""
     if len(member) != MEMBER_BYTES:
         return None
     *_, public_key, signature, _, _ = _LAYOUT.unpack(member)

@@ -1,6 +1,6 @@
 """The fields of a header block as other programs write them, read as GNU tar reads them.
 
-Stricter than GNU tar only where that guesses: a number in its base 64 of 1990 is refused.
+Stricter only where GNU tar guesses: a number in its base 64 of 1990 is refused.
 Source: GNU tar 1.35, src/list.c, from_header and tar_checksum.
 """
 
@@ -17,33 +17,37 @@ _BLANKS = b" \t\n\v\f\r"
 
 
 def read_flag(block: memoryview) -> bytes:
-    """The type flag of a header block. Raises ArchiveError when its checksum is wrong.
+    """The type flag of a header block.
 
-    Some old programs took the bytes for signed when they made the sum.
+    The checksum may be the sum of signed bytes, as some old programs wrote it.
+
+    Raises:
+        ArchiveError: the checksum is wrong.
     """
     field = block[_CHECKSUM]
     told = read_number(field)
     total = _sum(block[:256]) + _sum(block[256:]) - _sum(field) + len(field) * 0x20
-    # As a signed byte each one from 128 on counts 256 less.
+    # As signed numbers, bytes from 128 on count 256 less.
     if told != total and told != total - 256 * _count_high(block, field):
         raise ArchiveError("a tar header's checksum is wrong")
     return bytes(block[156:157])
 
 
 def _sum(raw: memoryview) -> int:
-    """Of up to 256 bytes: Adler-32's lower half (RFC 1950), much faster than `sum`."""
+    """Sum up to 256 bytes as Adler-32's lower half (RFC 1950), much faster than `sum`."""
     return adler32(raw, 0) & 0xFFFF
 
 
 def _count_high(block: memoryview, field: memoryview) -> int:
-    """Bytes from 128 on, but those of the checksum's own field."""
+    """Count the bytes from 128 on, except in the checksum's own field."""
     return sum(byte >= 128 for byte in block) - sum(byte >= 128 for byte in field)
 
 
 def read_number(raw: memoryview, *, signed: bool = False) -> int:
-    """Octal digits, or GNU tar's base 256 where those do not suffice; none at all is 0.
+    """Read octal digits, or GNU tar's base 256 for a larger number; an empty field is 0.
 
-    Raises ArchiveError for a negative number, unless `signed`, and for what is no number.
+    Raises:
+        ArchiveError: the number is negative, unless `signed`, or is no number.
     """
     usual = bytes(raw).rstrip(b"\0 ")
     if usual.isdigit() and not usual.strip(_OCTAL):
@@ -54,18 +58,22 @@ def read_number(raw: memoryview, *, signed: bool = False) -> int:
         if not signed:
             raise ArchiveError("a header holds a negative number")
         return int.from_bytes(raw, "big", signed=True)
-    # One zero byte in front is the end of a field before that was too full; two are an end.
+    # One leading zero byte ends an overfull field before this one; two mean an empty field.
     field = bytes(raw[1:] if raw[0] == 0 else raw).lstrip(_BLANKS)
     digits = field.split(b"\0", 1)[0]
     digits = digits.split(maxsplit=1)[0] if digits else b"0"
-    # Not what else int() takes: a negative size would lead backwards, and round in circles.
+    # int() takes more than digits: a negative size would lead backwards, and round in circles.
     if digits.strip(_OCTAL):
         raise ArchiveError(f"a tar header holds {bytes(raw)!r} for a number")
     return int(digits, 8)
 
 
 def read_decimal(text: bytes) -> int:
-    """A number of a pax record, or of a sparse file's map. Raises ArchiveError."""
+    """Read a number of a pax record, or of a sparse file's map.
+
+    Raises:
+        ArchiveError: it is not a decimal number of at most 20 digits.
+    """
     digits = text.lstrip(b"0") or text[:1]
     if not digits.isdigit() or len(digits) > 20:
         raise ArchiveError(f"a header holds {text[:40]!r} for a number")
@@ -73,7 +81,7 @@ def read_decimal(text: bytes) -> int:
 
 
 def read_time(text: bytes) -> int | None:
-    """Nanoseconds of a pax time; None where it is none, such as Python's `1e-09`."""
+    """Nanoseconds of a pax time; None for anything else, such as Python's `1e-09`."""
     sign = text[:1] if text[:1] == b"-" else b""
     whole, point, fraction = text.removeprefix(sign).partition(b".")
     try:
@@ -83,5 +91,5 @@ def read_time(text: bytes) -> int | None:
 
 
 def read_text(raw: memoryview) -> bytes:
-    """Up to the first zero byte."""
+    """The bytes up to the first zero byte."""
     return bytes(raw).split(b"\0", 1)[0]

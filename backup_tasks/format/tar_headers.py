@@ -84,7 +84,7 @@ class SparseRuns(Sequence[tuple[int, int]]):
 
 
 class Member(msgspec.Struct, gc=False, array_like=True):
-    """What the headers of one entry say.
+    """The content of one entry's headers.
 
     Attributes:
         path, link: raw bytes, relative.
@@ -93,7 +93,7 @@ class Member(msgspec.Struct, gc=False, array_like=True):
             without padding (less than `size` for a sparse file).
         mtime_ns: since the epoch, may be negative.
         xattrs: full name -> value; ACLs and capabilities are among them.
-        sparse: (offset, length) of each run of bytes that is stored; None: all of it is.
+        sparse: (offset, length) of each run of stored bytes; None if all bytes are stored.
     """
 
     path: bytes
@@ -133,7 +133,7 @@ def encode_headers(member: Member) -> bytes:
 
 
 def encode_global_header(name: bytes, records: Mapping[bytes, bytes], mtime: int) -> bytes:
-    """A pax global header, which says something of the whole archive and is no entry."""
+    """A pax global header, which describes the whole archive and is not an entry."""
     body = b"".join(_record(key, value) for key, value in records.items())
     holder = Member(b"", "file", mode=0o600)
     block = _ustar_block(holder, name, _GLOBAL_FLAG, len(body), mtime)
@@ -142,7 +142,7 @@ def encode_global_header(name: bytes, records: Mapping[bytes, bytes], mtime: int
 
 @cache
 def _pax_block(size: int) -> bytes:
-    """The header of a pax header: the same for all of one size, as its name means nothing."""
+    """The header block of a pax header; it depends on the size alone, as its name means nothing."""
     return _ustar_block(Member(b"", "file", mode=0o644), b"./PaxHeaders", _PAX_FLAG, size, 0)
 
 
@@ -204,7 +204,7 @@ def measure_xattr(name: str, value: bytes) -> int:
 
 
 def hash_xattrs(xattrs: Mapping[str, bytes]) -> str:
-    """SHA-256, hex, of the pax records that hold them; "" for none."""
+    """SHA-256, hex, of the pax records that hold the attributes; "" without attributes."""
     if not xattrs:
         return ""
     digest = hashlib.sha256()
@@ -214,13 +214,13 @@ def hash_xattrs(xattrs: Mapping[str, bytes]) -> str:
 
 
 def encode_xattr_name(name: str) -> bytes:
-    """As GNU tar writes it: an equals sign would end the keyword."""
+    """Escape a name as GNU tar does: an equals sign would end the keyword."""
     raw = name.encode("utf-8", "surrogateescape")
     return raw.replace(b"%", b"%25").replace(b"=", b"%3D")
 
 
 def decode_xattr_name(raw: bytes) -> str:
-    """The name that `encode_xattr_name` made these bytes of."""
+    """The name that `encode_xattr_name` has escaped."""
     text = raw.replace(b"%3D", b"=").replace(b"%25", b"%")
     return text.decode("utf-8", "surrogateescape")
 
@@ -284,8 +284,11 @@ def _ustar_block(member: Member, name: bytes, flag: bytes, size: int, seconds: i
 def _owner_fields(
     mode: int, uid: int, gid: int, user: bytes, group: bytes, major: int, minor: int
 ) -> tuple[bytes, bytes, int]:
-    """What many headers have in common: the fields between name and size, those after the link,
-    and the sum of their bytes. Making them anew takes most of a header's time."""
+    """The fields that many headers share, and the sum of their bytes.
+
+    These are the fields between name and size, and those after the link. They are cached, because
+    making them takes most of a header's time.
+    """
     owner = b"%07o\0%07o\0%07o\0" % (
         mode,
         uid if uid < _OCTAL_7 else 0,
@@ -335,13 +338,21 @@ def decode_headers(blocks: memoryview, start: int) -> tuple[Member, int]:
 
 @lru_cache(1024)
 def _pax_size(block: bytes) -> int:
-    """Of a pax header, as its own header says; see `_pax_block`. Raises ArchiveError."""
+    """The size of a pax header, from its header block; cached, as `_pax_block` is.
+
+    Raises:
+        ArchiveError: the block is cut off, or its checksum or size is wrong.
+    """
     check_block(block)
     return parse_octal(block[124:136])
 
 
 def check_block(block: bytes) -> None:
-    """Raises ArchiveError when the checksum of one header block is wrong."""
+    """Check the checksum of one header block.
+
+    Raises:
+        ArchiveError: the block is cut off, or its checksum is wrong.
+    """
     if len(block) < BLOCK_BYTES:
         raise ArchiveError("a tar header is cut off")
     field = block[148:156]
@@ -351,15 +362,22 @@ def check_block(block: bytes) -> None:
 
 
 def _sum(raw: bytes) -> int:
-    """`sum` of up to 256 bytes, or of 512 in ASCII, five times as fast: Adler-32's lower half
-    (RFC 1950) is it, modulo 65,521, which is more than 256 * 255 and 512 * 127."""
+    """Sum up to 256 bytes, or 512 in ASCII, five times as fast as `sum`.
+
+    Adler-32's lower half (RFC 1950) is the sum modulo 65,521, which is more than 256 * 255 and
+    512 * 127.
+    """
     return adler32(raw, 0) & 0xFFFF
 
 
 def parse_octal(raw: bytes | memoryview) -> int:
-    """A number of a header; none at all is 0. Raises ArchiveError."""
+    """Parse an octal number of a header; an empty field is 0.
+
+    Raises:
+        ArchiveError: it is not an octal number.
+    """
     text = bytes(raw).strip(b"\0 ")
-    # Not what else int() takes: a negative size would lead backwards, and round in circles.
+    # int() takes more than digits: a negative size would lead backwards, and round in circles.
     if text.strip(b"01234567"):
         raise ArchiveError(f"a tar header holds {text!r} for a number")
     return int(text or b"0", 8)
@@ -376,15 +394,16 @@ def _text(raw: bytes) -> bytes:
 
 
 def parse_pax(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The records of a pax header, in their order; one may come twice.
+    """Yield the records of a pax header in their order; a keyword may repeat.
 
-    Raises ArchiveError.
+    Raises:
+        ArchiveError: a record cannot be read.
     """
     position = 0
     while position < len(body):
         space = body.find(b" ", position, position + 20)
         digits = body[position:space]
-        # Without digits the end would be where we stand, and this would never come to one.
+        # Without digits `end` stays at `position` and is refused; else this would loop for ever.
         end = position + int(digits) if space > position and digits.isdigit() else position
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not position < space < end <= len(body) or not equals or body[end - 1] != 0x0A:
@@ -427,7 +446,7 @@ def _member_of(block: bytes, flag: bytes, pax: dict[bytes, bytes]) -> Member:
 
 @lru_cache(1024)
 def _parse_owner(owner: bytes, rest: bytes) -> tuple[int, int, int, bytes, bytes, int, int]:
-    """What `_owner_fields` made: the same in many headers, and most of the work of reading one.
+    """Read the fields of `_owner_fields`; cached, as this is most of the work of a header.
 
     Args:
         owner: the fields between name and size; rest: those after the link.
@@ -444,7 +463,7 @@ def _parse_owner(owner: bytes, rest: bytes) -> tuple[int, int, int, bytes, bytes
 
 
 def _apply_pax(member: Member, pax: dict[bytes, bytes]) -> None:
-    """What a pax header says goes before the block's own fields."""
+    """Let the records of a pax header override the block's own fields."""
     member.path = pax.get(b"path", member.path).rstrip(b"/")
     member.link = pax.get(b"linkpath", member.link)
     member.uid = _decimal(pax[b"uid"]) if b"uid" in pax else member.uid
@@ -459,7 +478,11 @@ def _apply_pax(member: Member, pax: dict[bytes, bytes]) -> None:
 
 
 def parse_time(text: bytes) -> int:
-    """Nanoseconds of a pax time such as `-1.5`. Raises ArchiveError."""
+    """Nanoseconds of a pax time such as `-1.5`.
+
+    Raises:
+        ArchiveError: it is not a time.
+    """
     whole, _, fraction = text.partition(b".")
     digits = whole.removeprefix(b"-")
     if fraction and not fraction.isdigit():
@@ -469,7 +492,11 @@ def parse_time(text: bytes) -> int:
 
 
 def _read_sparse(member: Member, pax: dict[bytes, bytes], blocks: memoryview, position: int) -> int:
-    """Take the map from the front of the stored bytes; returns where the bytes begin."""
+    """Read the map in front of a sparse file's bytes; returns where the bytes begin.
+
+    Raises:
+        ArchiveError: the map cannot be read, or does not fit the file.
+    """
     numbers = array("Q")
     start = position
     wanted = 1

@@ -1,10 +1,9 @@
-"""Any tar stream, read from front to end: pax and ustar (POSIX), GNU tar, and tar before them.
+"""Read any tar stream from front to end: pax and ustar (POSIX), GNU tar, and tar before them.
 
-Made for archives of strangers: no header makes it take more than bounded memory and time, and an
-end in the middle of something is an error. Where programs differ it is as GNU tar. The standard
-library's `tarfile` keeps every member in memory, and reads pax headers of any length. Sources: as
-for `tar_headers`; tar(5) of libarchive and GNU tar's manual, "Tar Internals", for the older formats
-and sparse files.
+Fit for archives of strangers: memory and time are bounded whatever a header says, and a truncated
+stream is an error. Where programs differ, this follows GNU tar. The standard library's `tarfile`
+keeps every member in memory, and reads pax headers of any length. Sources: as for `tar_headers`;
+tar(5) of libarchive and GNU tar's manual, "Tar Internals", for the older formats and sparse files.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from backup_tasks.format.tar_headers import (
 
 _PIECE_BYTES = 2**20
 _XATTR = b"SCHILY.xattr."
-# GNU tar's headers for a long name and a long link, and the pax records that say the same.
+# GNU tar's headers for a long name and a long link -> the pax records for the same.
 _LONG = {b"L": b"path", b"K": b"linkpath"}
 _KINDS: dict[bytes, EntryType] = {
     b"1": "hardlink",
@@ -45,7 +44,7 @@ _KINDS: dict[bytes, EntryType] = {
     b"6": "fifo",
     b"D": "dir",
 }
-# No bytes follow these, nor a folder that is one by its name, whatever the size field says.
+# No bytes follow these types, nor a folder marked by a final slash, whatever the size field says.
 _WITHOUT_BYTES = frozenset(b"123456")
 
 Records = dict[bytes, bytes]
@@ -53,20 +52,20 @@ Segments = list[tuple[int, int]]
 
 
 class Source(Protocol):
-    """Where the bytes come from; fewer than asked for are no end, none at all is."""
+    """Where the bytes come from: `read` may return fewer than asked for; no bytes mean the end."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(slots=True)
 class Oddities:
-    """What is odd about a tar that is read all the same.
+    """Flaws of a tar that is read nevertheless.
 
     Attributes:
         lacks_end: there is no end mark.
-        lacks_times: some times cannot be read; the coarser ones of the header blocks count.
-        unknown_names: some of the users and groups in ACLs that are not known here; what an ACL
-            says of such is left out of it.
+        lacks_times: some pax times cannot be read; the header blocks' coarser times are used.
+        unknown_names: some of the users and groups in ACLs that this machine does not know; the
+            ACLs lose their entries.
     """
 
     lacks_end: bool = False
@@ -78,11 +77,11 @@ class TarReader:
     """Reads members one after the other.
 
     Args:
-        source: the unpacked bytes; after `members` is through they stand behind the end mark's
-            first block, if there is one.
+        source: the unpacked bytes. After the last member it stands behind the end mark's first
+            block, if there is an end mark.
 
     Attributes:
-        oddities: complete when `members` is through.
+        oddities: complete after the last member.
     """
 
     def __init__(self, source: Source) -> None:
@@ -93,16 +92,18 @@ class TarReader:
         self._padding = 0
 
     def members(self) -> Iterator[tuple[Member, Iterator[memoryview]]]:
-        """Each member, paths as they stand there, with its stored bytes, which must be read
-        before the next one is asked for.
+        """Yield each member, its path unchanged, with its stored bytes.
 
-        Raises ArchiveError, here and from the bytes, when this is no sound and whole tar.
+        The bytes must be read before the next member is asked for.
+
+        Raises:
+            ArchiveError: this is not a sound and whole tar; the bytes may raise it too.
         """
         found = self._next(self._exactly(BLOCK_BYTES))
         while found is not None:
             yield found, self._content()
             self._skip_rest()
-            # Some programs end with the last member.
+            # Some programs write no end mark.
             front = self._source.read(BLOCK_BYTES)
             if not front:
                 self.oddities.lacks_end = True
@@ -165,7 +166,7 @@ class TarReader:
         member.sparse = segments
 
     def _old_sparse_map(self, block: memoryview) -> Segments:
-        """Of a GNU tar header of type S and the blocks that continue it."""
+        """Read the map of a GNU tar header of type S, and of the blocks that continue it."""
         segments = _old_segments(block[386:482])
         more = block[482]
         while more:
@@ -177,7 +178,7 @@ class TarReader:
         return segments
 
     def _sparse_map(self) -> Segments:
-        """From the front of the stored bytes (GNU pax format 1.0)."""
+        """Read the map in front of the stored bytes (GNU pax format 1.0)."""
         numbers: list[int] = []
         rest = b""
         wanted = 1
@@ -216,10 +217,11 @@ class TarReader:
 
 
 class _Extended:
-    """What the headers before an entry's own say of it.
+    """The extended headers in front of an entry's own header.
 
     Attributes:
-        records: of pax headers, the entry's own before global ones, and of GNU tar's long names.
+        records: of pax headers and of GNU tar's long names. The entry's own pax records override
+            global ones, and these override long names.
     """
 
     def __init__(self, global_records: Records) -> None:
@@ -229,7 +231,7 @@ class _Extended:
         self.records = global_records
 
     def add(self, flag: bytes, body: bytes) -> None:
-        """Take a header; a later one of a kind replaces the one before, but global ones add up."""
+        """Take a header; it replaces an earlier header of its kind, but global ones add up."""
         if flag in _LONG:
             self._long[_LONG[flag]] = body.split(b"\0", 1)[0]
         elif flag == b"g":
@@ -239,7 +241,7 @@ class _Extended:
         self.records = {**self._long, **self._globals, **dict(self._own)}
 
     def sparse_map(self) -> Segments:
-        """Of GNU's pax formats 0.1 (one record) and 0.0 (records that repeat)."""
+        """The map of GNU's pax formats 0.1 (one record) and 0.0 (repeated records)."""
         if b"GNU.sparse.map" in self.records:
             numbers = [read_decimal(text) for text in self.records[b"GNU.sparse.map"].split(b",")]
         else:
@@ -252,8 +254,7 @@ class _Extended:
 
 def _member_of(block: memoryview, flag: bytes, records: Records, oddities: Oddities) -> Member:
     path = records.get(b"GNU.sparse.name") or records.get(b"path") or _ustar_path(block)
-    # Before there was a type for folders, a slash at the end made one. POSIX: an unknown type
-    # is read as a file.
+    # Before folders had a type, a final slash marked them. POSIX: read an unknown type as a file.
     is_old_folder = flag in b"\x0007" and path.endswith(b"/")
     mtime_ns = read_time(records[b"mtime"]) if b"mtime" in records else None
     if mtime_ns is None:
@@ -289,7 +290,7 @@ def _xattrs_of(records: Records, unknown: set[str]) -> dict[str, bytes]:
 
 def _ustar_path(block: memoryview) -> bytes:
     name = read_text(block[0:100])
-    # GNU tar's own magic has two spaces here, and other fields in the place of the prefix.
+    # GNU tar's own magic has two spaces here, and its headers have other fields than the prefix.
     prefix = read_text(block[345:500]) if bytes(block[257:263]) == b"ustar\0" else b""
     return prefix + b"/" + name if prefix else name
 

@@ -1,4 +1,4 @@
-"""Who besides root and ourselves decides what a name in a folder leads to."""
+"""Users besides root and ourselves who can decide what a name in a folder leads to."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def master_of(
     """The user who can change the names in an open folder, or put another folder in its place.
 
     Args:
-        status: of that folder.
-        above: the same for the folder that it lies in.
+        status: of the folder.
+        above: what this function returned for the folder's parent.
         ours: a user who counts as ourselves there.
 
-    Returns: None when nobody can but root and ourselves; ANYBODY for more than one user.
+    Returns:
+        None when only root and ourselves can; ANYBODY for more than one user.
     """
     is_ours = status.st_uid == ours or is_trusted(status.st_uid)
     here: int | None = None if is_ours else status.st_uid
@@ -36,18 +37,18 @@ def master_of(
 
 
 def others_may_write(folder: int | str, status: os.stat_result) -> bool:
-    """Whether anybody but its owner can add and remove names in a folder."""
+    """Whether users other than its owner can add and remove names in a folder."""
     if status.st_mode & stat.S_IWOTH:
         return True
     if not status.st_mode & stat.S_IWGRP:
         return False
-    # A user's own group is that user, but the bits of a group also bound what an ACL gives.
+    # A user's own group is that user alone; but the group's bits also bound what an ACL grants.
     is_own_group = status.st_gid in (0, status.st_uid)
     return not is_own_group or has_acl(folder, ACCESS_ACL)
 
 
 def has_acl(folder: int | str, name: str) -> bool:
-    """Whether a folder has this ACL, or none can say."""
+    """Whether a folder has this ACL; also True when that cannot be found out."""
     try:
         return bool(os.getxattr(folder, name))
     except OSError as error:
@@ -55,7 +56,11 @@ def has_acl(folder: int | str, name: str) -> bool:
 
 
 def drop_acls(folder: int) -> None:
-    """Take away what was inherited. Raises OSError where an ACL stays."""
+    """Remove the ACLs that a folder has inherited.
+
+    Raises:
+        OSError: an ACL cannot be removed.
+    """
     for name in (ACCESS_ACL, DEFAULT_ACL):
         try:
             os.removexattr(folder, name)
@@ -65,13 +70,13 @@ def drop_acls(folder: int) -> None:
 
 
 def says_none(error: OSError) -> bool:
-    """Whether it means that there is no such attribute, or that there are none at all here."""
+    """Whether an error says that there is no such attribute, or no attributes at all here."""
     return error.errno in (errno.ENODATA, errno.EOPNOTSUPP)
 
 
 @cache
 def _trusted() -> frozenset[int]:
-    """Root, ourselves, and the owner of "/", who is nobody known where user numbers are mapped."""
+    """Root, ourselves, and the owner of "/", who may be unmapped in a user namespace."""
     trusted = {0, os.geteuid()}
     with contextlib.suppress(OSError):
         trusted.add(os.stat("/").st_uid)
@@ -79,5 +84,5 @@ def _trusted() -> frozenset[int]:
 
 
 def is_trusted(uid: int) -> bool:
-    """Whether what this user decides is decided by root or ourselves anyway."""
+    """Whether this user is root, ourselves, or the owner of "/"."""
     return uid in _trusted()

@@ -1,6 +1,6 @@
-"""What every task obeys before any profile: this code, Python's modules, the project's folders.
+"""Trust in all that a task obeys before any profile: code, Python's modules, the project's folders.
 
-Code that others may change has begun to run when it is looked at. Yet a task that then refuses
+Code that others may change is already running when this checks it. Yet a task that then refuses
 does not go on to store credentials, crontab lines and backups for them.
 """
 
@@ -25,9 +25,11 @@ from backup_tasks.permissions.trusted_paths import (
 
 
 def check_logs(paths: Paths) -> None:
-    """Raises TrustError: others may write the folder of the logs, so that nothing is logged.
+    """Check that nobody else may write the folder of the logs.
 
-    Where the project is to blame, it says what `check_installation` would.
+    Raises:
+        TrustError: others may write it, so that nothing is logged. If it lies in the project, and
+            others may change the code too, the message is that of `check_installation`.
     """
     try:
         check_folder(paths.logs, near_services=True)
@@ -37,8 +39,11 @@ def check_logs(paths: Paths) -> None:
 
 
 def check_installation(paths: Paths) -> None:
-    """Raises TrustError with a line for each thing that others may change: code and its folders,
-    the folders of profiles and state, and templates, which are code as well.
+    """Check that nobody else may change the installation.
+
+    Raises:
+        TrustError: has a line for each thing that others may change: code and its folders, the
+            folders of profiles and state, and templates, which are code as well.
     """
     if lines := _flaws(paths):
         raise TrustError("\n".join(lines))
@@ -47,7 +52,7 @@ def check_installation(paths: Paths) -> None:
 def _flaws(paths: Paths) -> list[str]:
     lines = [*_code(paths.root)]
     for folder in (paths.profiles, paths.templates, paths.state):
-        # A remedy for the whole project is one for what is in it.
+        # The remedy for the whole project also mends the folders in it.
         if not lines or not folder.is_relative_to(paths.root):
             lines += _flaw_of_folder(folder)
             lines += [] if folder == paths.profiles else _below([folder])
@@ -61,7 +66,7 @@ def _code(project: Path) -> Iterator[str]:
     flaws = [*_tree(project, folders, _files_of_code(project))]
     yield from flaws
     prefix = Path(sys.prefix)
-    is_told = flaws and prefix.is_relative_to(project)  # the remedy is one for what is in it
+    is_told = flaws and prefix.is_relative_to(project)  # the project's remedy mends it too
     places = [*sys.path, *filter(None, [sys.pycache_prefix])]
     modules = [Path(place or os.curdir).absolute() for place in places]
     own = [folder for folder in modules if folder.is_relative_to(prefix)]
@@ -78,7 +83,7 @@ def _code(project: Path) -> Iterator[str]:
 
 
 def _files_of_code(project: Path) -> Iterator[Path]:
-    """What may be imported from the project's own folder, and what Invoke reads as settings."""
+    """Files in the project's folder that Python may import, or that Invoke reads as settings."""
     yield project / "tasks.py"  # also if the folder cannot be read
     with contextlib.suppress(OSError):
         for name in os.listdir(project):
@@ -98,9 +103,9 @@ def _folders_below(folder: Path) -> Iterator[Path]:
 
 
 def _tree(top: Path, folders: Iterable[Path], files: Iterable[Path]) -> Iterator[str]:
-    """What is wrong with a folder of code, the way to it, and what is in it; two lines at most."""
+    """The flaws of a folder of code, of the way to it, and of its content, as one line at most."""
     folders = list(folders)
-    # Of the others, those that these hold, what is wrong is seen in the folder that holds them.
+    # `_below` finds the flaws of the inner folders in the folders that hold them.
     outermost = [folder for folder in folders if folder.parent not in folders]
     way = _flaw_of_folder(top.parent, is_passage=True)
     yield from way
@@ -126,7 +131,7 @@ def _below(folders: Iterable[Path]) -> list[str]:
     for folder in folders:
         try:
             found += judge_below(folder)
-        except OSError:  # not there, or not to be read: nothing is obeyed
+        except OSError:  # missing or unreadable: nothing in it is obeyed
             continue
     return found
 
@@ -148,7 +153,7 @@ def _flaw_of_file(file: Path) -> str:
 
 
 def _flaw_of_modules(folder: Path) -> Iterator[str]:
-    """Where else Python looks for modules; `python -m` puts the folder in which it starts there."""
+    """The flaw of a folder in Python's search path; `python -m` adds the current folder."""
     if not folder.exists():
         return
     try:
@@ -164,7 +169,7 @@ def _flaw_of_modules(folder: Path) -> Iterator[str]:
 
 
 def _flaws_of_settings() -> Iterator[str]:
-    """Invoke's own settings, which may be Python; `sudo -E` leaves HOME as another user has it."""
+    """The flaws of Invoke's settings, which may be Python; `sudo -E` keeps another user's HOME."""
     for start in ("/etc/invoke", os.path.expanduser("~/.invoke")):
         for kind in ("yaml", "yml", "json", "py"):
             file = Path(f"{start}.{kind}")

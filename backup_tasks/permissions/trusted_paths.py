@@ -1,15 +1,15 @@
-"""Trust: what root obeys may be changed by root alone, as sshd and sudo have it.
+"""Trust: only root may change the files that root obeys, as with sshd and sudo.
 
-Whoever may write a profile, a template, a program or a folder on the way to one decides what the
-running user does with it. So each name from `/` on, symlinks and their targets included, must
-belong to root or to the running user, and nobody else may write it:
+Anybody who may write a profile, a template, a program or a folder on the way to one decides what
+the running user does. So each name from `/` on, symlinks and their targets included, must belong
+to root or to the running user, and nobody else may write it:
 
 - write bits of the mode count, and so do the entries of an ACL;
-- a group that has the owner as its only member is the owner (user-private groups);
-- in a sticky folder, such as /tmp, nobody removes or renames what is another's, so it may lie on
-  the way to a file; it may not itself be a folder in which files are looked for.
+- a group whose only member is the owner counts as the owner (user-private groups);
+- a sticky folder, such as /tmp, may lie on the way to a file, since nobody removes or renames
+  another's files there; it may not itself be a folder in which files are looked for.
 
-What was found trustworthy once stays so: nobody else can change it afterwards.
+A path that was found trustworthy stays so: nobody else can change it afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Literal
 from backup_tasks.common.printable import one_line, printable
 from backup_tasks.errors import TrustError
 
-# What a name is for: a folder on the way, a folder in which names are looked for, or a file.
+# The role of a name: a folder on the way, a folder in which names are looked for, or a file.
 Role = Literal["passage", "passage near services", "folder", "folder near services", "file"]
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -42,10 +42,11 @@ _MOST_LINKS = 40  # as the kernel has it
 def open_trusted(path: Path) -> int:
     """Open a file for reading, by descriptors from `/` on; returns its descriptor.
 
-    What is judged is what is opened. A FIFO is not waited for.
+    Judges the very file that it opens. Does not wait for a FIFO.
 
-    Raises TrustError: others may change it, or something on the way to it; OSError, also for
-        what is not a regular file.
+    Raises:
+        TrustError: others may change the file, or something on the way to it.
+        OSError: the file cannot be opened, or is not a regular file.
     """
     with _Way() as way:
         way.follow(path)
@@ -64,9 +65,12 @@ def open_trusted(path: Path) -> int:
 
 
 def check_file(path: Path) -> None:
-    """Raises TrustError: others may change this file, or something on the way to it.
+    """Check that nobody else may change a file, or something on the way to it.
 
-    What is not there, or cannot be looked at, is left to whoever opens it.
+    A file that is missing or cannot be examined passes: opening it will show the error.
+
+    Raises:
+        TrustError: others may change the file, or something on the way to it.
     """
     try:
         with _Way() as way:
@@ -76,10 +80,13 @@ def check_file(path: Path) -> None:
 
 
 def check_program(name: str, folder: Path, search: str | None) -> None:
-    """Raises TrustError: others may change the program that a command starts with.
+    """Check that nobody else may change the program that a command starts with.
 
     Args:
         folder: where the command will run; search: its PATH.
+
+    Raises:
+        TrustError: others may change the program, or something on the way to it.
     """
     found = str(folder / name) if "/" in name else shutil.which(name, path=search)
     if found:
@@ -87,13 +94,16 @@ def check_program(name: str, folder: Path, search: str | None) -> None:
 
 
 def check_folder(path: Path, *, near_services: bool = False) -> None:
-    """Raises TrustError: others may put files into this folder, or replace it.
+    """Check that nobody else may put files into a folder, or replace it.
 
-    Of one that is not there yet, the folder that it will be made in is looked at.
+    For a folder that does not exist yet, checks the folder in which it will be made.
 
     Args:
-        near_services: let groups of services alone write the folders on the way, as Ubuntu's
-            /var/log is the group syslog's: for what is written and never obeyed.
+        near_services: accept folders on the way that a group of services may write, as the group
+            syslog may write Ubuntu's /var/log. For files that are written and never obeyed.
+
+    Raises:
+        TrustError: others may put files into the folder, or replace it.
     """
     try:
         with _Way(near_services=near_services) as way:
@@ -111,9 +121,11 @@ def check_folder(path: Path, *, near_services: bool = False) -> None:
 
 @contextlib.contextmanager
 def trusted_folder(path: Path, *, near_services: bool = False) -> Iterator[int]:
-    """The descriptor of a folder that `check_folder` finds fit, whatever becomes of its path.
+    """Open a folder that `check_folder` accepts; its descriptor outlives changes of the path.
 
-    Raises: TrustError; OSError when it is not there.
+    Raises:
+        TrustError: others may put files into the folder, or replace it.
+        OSError: the folder cannot be opened, or the path is no folder.
     """
     with _Way(near_services=near_services) as way:
         way.follow(path)
@@ -124,9 +136,10 @@ def trusted_folder(path: Path, *, near_services: bool = False) -> Iterator[int]:
 
 
 def judge_below(folder: Path) -> Iterator[str]:
-    """What is wrong with the names in a folder, a line each; its own way is `check_folder`'s.
+    """The flaws of the names in a folder, a line each; the folder itself is for `check_folder`.
 
-    Raises OSError when the folder cannot be read.
+    Raises:
+        OSError: the folder cannot be read.
     """
     with os.scandir(folder) as found:
         for item in found:
@@ -163,17 +176,22 @@ class _Way:
 
     @property
     def folder(self) -> int:
-        """The folder that was reached."""
+        """The descriptor of the last folder reached."""
         return self._folders[-1][0]
 
     @property
     def here(self) -> str:
-        """The real path of what was reached."""
+        """The real path reached so far."""
         folder = self._folders[-1][1]
         return os.path.join(folder, self.name) if self.name else folder
 
     def follow(self, path: Path) -> None:
-        """Walk to the end of the path. Raises TrustError and OSError at the first trouble."""
+        """Walk to the end of the path.
+
+        Raises:
+            TrustError: others may change a name on the path.
+            OSError: a name cannot be opened, stands below a file, or leads to too many symlinks.
+        """
         _judge(os.fstat(self.folder), self.folder, "/", self._passage)
         names = os.fspath(path.absolute()).split("/")[::-1]
         links = 0
@@ -194,7 +212,7 @@ class _Way:
                         self._leave(1)
 
     def _step(self, name: str) -> str | None:
-        """Go on by one name. Returns where a symlink points to."""
+        """Go on by one name; returns the target of a symlink, else None."""
         descriptor = os.open(name, _LOOK, dir_fd=self.folder)
         try:
             status = os.fstat(descriptor)
@@ -220,10 +238,14 @@ class _Way:
 
 
 def _judge(status: os.stat_result, place: int | str, path: str, role: Role) -> None:
-    """Raises TrustError with one line: what, who may change it, and what to type."""
+    """Check that a name belongs to root or to the running user, and that nobody else may write it.
+
+    Raises:
+        TrustError: others may change it; one line names it, them and the remedy.
+    """
     _judge_owner(status, path)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        return  # a device or a pipe has no content of its own, and nothing is obeyed from one
+        return  # a device or a pipe has no content of its own to obey
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if not status.st_mode & 0o022 or (role.startswith("passage") and is_sticky):
         return
@@ -237,7 +259,7 @@ def _judge(status: os.stat_result, place: int | str, path: str, role: Role) -> N
     why = f"may be written by {' and by '.join(who)} (mode {stat.S_IMODE(status.st_mode):04o})"
     if is_sticky:
         raise TrustError(f"{printable(path)} {why}", "name a folder of your own, made beforehand")
-    # With an ACL, the group's bits in the mode are its mask: `g-w` ends all that it gives.
+    # With an ACL, the mode's group bits are its mask: `g-w` ends every grant to write.
     bits = ("g" if status.st_mode & 0o020 else "") + ("o" if status.st_mode & 0o002 else "")
     raise _distrust(path, why, f"chmod {bits}-w")
 
@@ -251,7 +273,7 @@ def _judge_owner(status: os.stat_result, path: str) -> None:
                 "is in it",
                 f"move that out of there, as to /opt, or run this as {_user(owner)}",
             )
-        # What a link says is as good as its owner; `chown` would follow it.
+        # A link's owner decides where it leads; without -h, `chown` would follow it.
         option = "-h " if stat.S_ISLNK(status.st_mode) else ""
         raise _distrust(path, f"belongs to {_user(owner)}", f"chown {option}{running_user()}:")
 
@@ -262,13 +284,13 @@ def _distrust(path: str, why: str, remedy: str) -> TrustError:
 
 
 def running_user() -> str:
-    """The name of whoever runs this, fit to be typed."""
+    """The running user's name, for a command that an operator types."""
     return _user(os.geteuid())
 
 
 def _group_writers(status: os.stat_result, place: int | str, near_services: bool) -> Iterator[str]:
-    """Who else may write by the group's bits of the mode, or by an ACL behind them."""
-    if not status.st_mode & 0o020:  # the mask of an ACL, if there is one: it gives nothing
+    """Name who else may write by the mode's group bits, or by an ACL behind them."""
+    if not status.st_mode & 0o020:  # it is also the mask of an ACL, which then grants nothing
         return
     for kind, number in _writers_by_acl(place):
         if kind == "unknown":
@@ -298,7 +320,7 @@ def _writers_by_acl(place: int | str) -> list[tuple[str, int]]:
 
 @cache
 def _is_private_group(number: int, user: int) -> bool:
-    """Whether this user is the only member that the group has, and it is named like the user."""
+    """Whether a group is named like the user, who is its only member."""
     try:
         group, owner = grp.getgrgid(number), pwd.getpwuid(user)
     except KeyError:
@@ -313,7 +335,7 @@ def _is_private_group(number: int, user: int) -> bool:
 
 @cache
 def _is_of_services(number: int) -> bool:
-    """Whether a group is the system's and has no member that a person logs in as."""
+    """Whether a group is the system's, and so are all its members."""
     try:
         members = set(grp.getgrgid(number).gr_mem)
     except KeyError:
@@ -326,7 +348,7 @@ def _is_of_services(number: int) -> bool:
 
 
 def _is_home(path: str, owner: int) -> bool:
-    """Whether taking this folder away from its owner would shut him out."""
+    """Whether a folder is its owner's home: a new owner would shut them out."""
     try:
         return os.path.realpath(pwd.getpwuid(owner).pw_dir) == path
     except KeyError:
@@ -335,8 +357,10 @@ def _is_home(path: str, owner: int) -> bool:
 
 @cache
 def _is_from_outside(user: int) -> bool:
-    """Whether the number stands for whoever has none in our user namespace, its creator's root
-    among them: then `/` belongs to it too."""
+    """Whether the number stands for all users that our user namespace does not map.
+
+    The root of the namespace's creator is among them if `/` belongs to that number too.
+    """
     if os.stat("/").st_uid != user:
         return False
     try:

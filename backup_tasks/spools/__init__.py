@@ -1,4 +1,4 @@
-"""What does not fit into memory: records, numbers and tables that move to a temporary file.
+"""Records, numbers and tables too large for memory, which move to a temporary file.
 
 In come more items than memory should hold; out they come again, in order or by number. Below:
 `common`.

@@ -1,4 +1,4 @@
-"""The names in one folder, sorted as bytes: small in memory at any number of them."""
+"""The names in one folder, sorted as bytes, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from typing import IO
 
 from backup_tasks.common.temporary import temporary_file
 
-# So many names are sorted in memory, some 25 MB; beyond that they lie in a temporary file, in
-# sorted runs. Whoever may write to a folder decides how many it holds.
+# Up to this many names are sorted in memory, some 25 MB; more go to a temporary file, in sorted
+# runs. Anybody who may write to a folder decides how many names it holds.
 RUN_NAMES = 2**17
 _READ_BYTES = 2**15
 
 
 def sorted_names(found: Iterable[str]) -> Iterator[str]:
-    """The names of a folder in the order of their bytes. Raises what `found` does, at once."""
+    """Sort the names of a folder by their bytes.
+
+    Reads `found` to its end before it returns, so that its errors are raised here.
+
+    Raises:
+        BackupError: the temporary file cannot be written.
+    """
     if isinstance(found, list) and len(found) < RUN_NAMES:
         found.sort(key=None if "".join(found).isascii() else os.fsencode)
         return iter(found)
@@ -42,7 +48,7 @@ def sorted_names(found: Iterable[str]) -> Iterator[str]:
 
 
 def _sorted(names: list[str]) -> list[str]:
-    # As text they sort like their bytes where no byte of theirs is escaped.
+    # ASCII names sort alike as text and as bytes.
     return sorted(names, key=None if "".join(names).isascii() else os.fsencode)
 
 

@@ -1,4 +1,4 @@
-"""Walking into folders by descriptor, so that no path is ever resolved through a symlink."""
+"""Open folders by descriptor, name after name, so that no path leads through a symlink."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FolderStack:
-    """The open folders from a root down to the one that was entered last.
+    """The open folders from a root down to the folder that was entered last.
 
-    Entries come in the order of a walk, so the next folder mostly shares all but its last
-    names with the one before, and few folders are opened twice.
+    Entries come in the order of a walk. So the next folder shares most of its path with the one
+    before, and few folders are opened twice.
 
     Args:
-        root: an open descriptor; it stays the caller's.
+        root: an open descriptor, which the caller closes.
         flags: how folders are opened; never without O_NOFOLLOW.
     """
 
@@ -28,10 +28,14 @@ class FolderStack:
         self._open: list[tuple[str, int]] = []
 
     def enter(self, path: str) -> int:
-        """A descriptor of this folder, relative to the root ("" is the root itself).
+        """Open a folder, given relative to the root ("" is the root itself).
 
-        It is valid until the next call. Raises OSError: ENOTDIR or ELOOP when a name on
-        the way is a symlink or no folder.
+        Returns:
+            Its descriptor, valid until the next call.
+
+        Raises:
+            OSError: a folder cannot be opened; ENOTDIR or ELOOP when a name on the way is a
+                symlink or no folder.
         """
         names = path.split("/") if path else []
         shared = 0
@@ -51,7 +55,7 @@ class FolderStack:
         return os.open(name, self._flags, dir_fd=folder)
 
     def close_folder(self, folder: int) -> None:
-        """Close what `open_child` opened."""
+        """Close a folder that `open_child` opened."""
         os.close(folder)
 
     def forget(self) -> None:
@@ -75,18 +79,17 @@ class FolderStack:
 
 
 def split_path(path: str) -> tuple[str, str]:
-    """ "a/b/c" -> ("a/b", "c")."""
+    """Split a path into parent and name: "a/b/c" -> ("a/b", "c")."""
     parent, _, name = path.rpartition("/")
     return parent, name
 
 
-# Descriptors that a deep tree leaves for all else: files, threads and connections.
+# Descriptors kept free of deep trees, for files, threads and connections.
 _OTHER_DESCRIPTORS = 192
 
 
 def allow_deep_folders() -> int:
-    """Raise the soft limit of open files to the hard one, as each level of depth takes a
-    descriptor.
+    """Raise the soft limit of open files to the hard one: each open level takes a descriptor.
 
     Returns:
         How many levels may be open at once.

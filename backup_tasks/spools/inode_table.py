@@ -1,4 +1,4 @@
-"""What belongs to a path, an inode or a number: some 24 bytes a path, at any number."""
+"""Tables of paths with an inode or a number each, in about 24 bytes a path."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _WORD = 2**64 - 1
 
 
 class _PathTable(Container[str]):
-    """A hash table that forgets the paths and keeps fingerprints of 64 bits, and as much of what
-    belongs to them.
+    """A hash table that keeps a fingerprint of 64 bits and a value of 64 bits for each path.
 
-    Hashes have a secret key, new in each process, so that nobody can look for two that are alike.
+    The paths themselves are forgotten. The hash has a secret key, new in each process, so that
+    nobody can construct two paths with the same fingerprint.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class _PathTable(Container[str]):
         return self._used != 0 and self._keys[self._slot_of(_key_of(path))] != 0
 
     def _set(self, path: str, value: int) -> bool:
-        """Whether the path is a new one."""
+        """Store a value; returns whether the path is new."""
         key = _key_of(path)
         slot = self._slot_of(key)
         is_new = not self._keys[slot]
@@ -37,7 +37,7 @@ class _PathTable(Container[str]):
         return is_new
 
     def _slot_of(self, key: int) -> int:
-        """Where the key is, or the free slot where it would be."""
+        """The slot that holds the key, or the free slot for it."""
         keys = self._keys
         last = len(keys) - 1
         slot = key & last
@@ -56,31 +56,33 @@ class _PathTable(Container[str]):
 
 
 class InodeTable(_PathTable):
-    """Which inode a path had when it was written."""
+    """The inode that each path had when it was written."""
 
     def add(self, path: str, inode: Hashable) -> bool:
-        """Remember it; a path that is added again counts as it was last.
+        """Remember a path with its inode; a later inode of the same path replaces the earlier.
 
         Returns:
-            Whether it was not there before.
+            Whether the path is new.
         """
         return self._set(path, hash((path, inode)) & _WORD)
 
     def has(self, path: str, inode: Hashable) -> bool:
-        """Whether this path was added, and with this inode."""
+        """Whether this path was last added with this inode."""
         slot = self._slot_of(key := _key_of(path))
         return self._keys[slot] == key and self._values[slot] == hash((path, inode)) & _WORD
 
 
 class NumberTable(_PathTable):
-    """A number of 64 bits for each path. Where it matters, look whether two paths are alike in
-    their fingerprints."""
+    """A number of 64 bits for each path.
+
+    Two paths may share a fingerprint; where that matters, the caller must check.
+    """
 
     def __len__(self) -> int:
         return self._used
 
     def set(self, path: str, number: int) -> None:
-        """Remember it in the place of an earlier one."""
+        """Remember the number of a path, in place of an earlier one."""
         self._set(path, number)
 
     def get(self, path: str) -> int | None:

@@ -1,5 +1,4 @@
-"""Records that lie in a file line by line, decoded when they are asked for: small in memory at any
-number of them."""
+"""Records in a file, one a line, decoded on demand, so that few are in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import IO, Generic, TypeVar, overload
 
-# Lines that are read and decoded together, and blocks of them that stay decoded: some 2 MB.
+# Lines read and decoded together, and the blocks of lines that stay decoded: some 2 MB.
 BLOCK_LINES = 64
 _KEPT_BLOCKS = 128
 _PROBE_BYTES = 2**12
@@ -17,11 +16,11 @@ _Record = TypeVar("_Record")
 
 
 class LineFile:
-    """Lines read by position: from any thread, and in a forked process too, side by side.
+    """Reads lines by position; threads and forked processes may do so at the same time.
 
     Args:
-        file: holds them; it stays the caller's.
-        longest: bytes of the longest line that is read.
+        file: holds the lines; the caller closes it.
+        longest: bytes of the longest line to read.
     """
 
     def __init__(self, file: IO[bytes], longest: int) -> None:
@@ -31,11 +30,11 @@ class LineFile:
         self.size = os.fstat(file.fileno()).st_size
 
     def between(self, start: int, end: int) -> bytes:
-        """The bytes from one position to another, as far as there are any."""
+        """The bytes from one position to another; fewer at the end of the file."""
         return os.pread(self._file.fileno(), end - start, start)
 
     def line_at(self, place: int) -> bytes:
-        """The line that begins there, with its newline; cut where it is too long."""
+        """The line that begins at a position, with its newline; a longer line is cut."""
         step = _PROBE_BYTES
         while True:
             line = self.between(place, place + step)
@@ -51,10 +50,10 @@ class LineTable(Sequence[_Record], Generic[_Record]):
     """A sequence of records whose lines follow each other in a file.
 
     Args:
-        read: gives the bytes from one position to another.
-        decode: makes records of lines.
-        places: where each BLOCK_LINES-th line begins, and where the last one ends.
-        count: how many records there are.
+        read: returns the bytes from one position to another.
+        decode: decodes lines to records.
+        places: where each BLOCK_LINES-th line begins, and where the last line ends.
+        count: the number of records.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class LineTable(Sequence[_Record], Generic[_Record]):
             return decode(read(places[number], places[number + 1]))
 
         self._count = count
-        # The C implementation may be called from several threads.
+        # Its C implementation is safe to call from several threads.
         self._block = lru_cache(_KEPT_BLOCKS)(block)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Numbers that are gathered, then gone through in order: small in memory at any number of them."""
+"""Numbers collected in any order and read back sorted, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import IO
 
 from backup_tasks.common.temporary import temporary_file
 
-# So many lie in memory before they are sorted and put into a temporary file.
+# How many numbers lie in memory before they are sorted and moved to a temporary file.
 RUN_NUMBERS = 2**18
-# Of each run in the file, so many are read together.
+# How many numbers of a run in the file are read at once.
 _READ_NUMBERS = 2**12
 _BYTES = 8
 
 
 class NumberSpool:
-    """Add numbers of 64 bits in any order, then go through them in ascending order, at any time.
+    """Add numbers of 64 bits in any order; iterate over them in ascending order, at any time.
 
     Beyond RUN_NUMBERS they lie in an unlinked temporary file, in sorted runs.
     """
@@ -33,7 +33,7 @@ class NumberSpool:
         return self._runs * RUN_NUMBERS + len(self._last)
 
     def add(self, number: int) -> None:
-        """Add one."""
+        """Add a number."""
         self._last.append(number)
         if len(self._last) == RUN_NUMBERS:
             self._spill()

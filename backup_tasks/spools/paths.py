@@ -1,4 +1,4 @@
-"""Paths that may be asked for again, each by its place: small in memory at any number of them."""
+"""Paths stored once and read back by their place, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import struct
 
 from backup_tasks.common.temporary import TemporarySpool
 
-# Beyond it they lie in an unlinked temporary file.
+# Beyond this the paths lie in an unlinked temporary file.
 _IN_MEMORY_BYTES = 2**20
 _LENGTH = struct.Struct("<I")
 
 
 class PathSpool:
-    """Add paths, then ask for any of them."""
+    """Add paths, and read back any of them by its place."""
 
     def __init__(self) -> None:
         self._file = TemporarySpool(_IN_MEMORY_BYTES)
 
     def add(self, path: str) -> int:
-        """Add one; returns its place."""
+        """Add a path; returns its place."""
         raw = os.fsencode(path)
         place = self._file.seek(0, os.SEEK_END)
         self._file.write(_LENGTH.pack(len(raw)) + raw)
         return place
 
     def at(self, place: int) -> str:
-        """The path that was added there."""
+        """The path at the place that `add` returned."""
         self._file.seek(place)
         (length,) = _LENGTH.unpack(self._file.read(_LENGTH.size))
         return os.fsdecode(self._file.read(length))

@@ -1,7 +1,7 @@
-"""Sorted streams that are written once and read back: small in memory at any size.
+"""Records written once and read back in the same order, in bounded memory.
 
 Lines are kept compressed, in memory up to `SPILL_BYTES`, beyond that in an unlinked temporary
-file (0600, as `tempfile` makes them). A million entries take about 60 MB.
+file (0600, as `tempfile` makes it). A million entries take about 60 MB.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LineSpool:
             self._block.clear()
 
     def blocks(self, *, backwards: bool = False) -> Iterator[bytes]:
-        """The lines again, many at once; the last ones first, if asked for."""
+        """The lines in blocks of many; `backwards` begins with the last block."""
         self._flush()
         for place in reversed(self._places) if backwards else self._places:
             self._file.seek(place)
@@ -88,7 +88,7 @@ class Spool(Generic[Record]):
         self.count = 0
 
     def append(self, record: Record) -> None:
-        """Add one at the end."""
+        """Add a record at the end."""
         self._lines.append(self._encode(record) + b"\n")
         self.count += 1
 
