@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from types import TracebackType
-from typing import Self
 
 from backup_tasks.archive.pending_lines import group_line
+from backup_tasks.common.closes import Closes
 from backup_tasks.reuse.plan import PlannedEntry
 from backup_tasks.spools.records import LineSpool, Spool
 
@@ -61,7 +60,7 @@ class LaterGroup:
         self.lines.close()
 
 
-class LaterGroups:
+class LaterGroups(Closes):
     """Puts entries off until their group comes.
 
     Memory grows with the number of files that have several names, not of entries or with paths.
@@ -101,14 +100,7 @@ class LaterGroups:
         """For `manifest_lines.complete_lines`, once all is written."""
         return {group_line(number): group.lines for number, group in self._groups.items()}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Free the lines and plans of all groups."""
         for group in self._groups.values():
             group.close()

@@ -1,4 +1,7 @@
-"""Time zones by name, and the machine's own as a real zone with its daylight saving rules."""
+"""Time zones by name, and the machine's own as a real zone with its daylight saving rules.
+
+The library tzlocal does not do: it refuses a TZ with rules of its own, such as `CET-1CEST`.
+"""
 
 from __future__ import annotations
 

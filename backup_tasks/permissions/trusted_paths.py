@@ -27,6 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from backup_tasks.common.closes import Closes
 from backup_tasks.common.printable import one_line, printable
 from backup_tasks.errors import TrustError
 
@@ -156,7 +157,7 @@ def judge_below(folder: Path) -> Iterator[str]:
                 continue
 
 
-class _Way:
+class _Way(Closes):
     """The folders from `/` to a file, open, each judged before a name in it is looked at.
 
     Attributes:
@@ -168,10 +169,8 @@ class _Way:
         self._folders = [(os.open("/", _LOOK | os.O_DIRECTORY), "/")]
         self.name = ""
 
-    def __enter__(self) -> _Way:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close every folder on the way."""
         self._leave(0)
 
     @property

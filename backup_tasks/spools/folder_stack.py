@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from types import TracebackType
-from typing import Self
+
+from backup_tasks.common.closes import Closes
 
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class FolderStack:
+class FolderStack(Closes):
     """The open folders from a root down to the folder that was entered last.
 
     Entries come in the order of a walk. So the next folder shares most of its path with the one
@@ -66,15 +66,8 @@ class FolderStack:
         while len(self._open) > depth:
             self.close_folder(self._open.pop()[1])
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """As `forget`."""
         self.forget()
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from isal import isal_zlib
 
+from backup_tasks.common.closes import Closes
 from backup_tasks.common.temporary import TemporarySpool
 
 SPILL_BYTES = 24 * 2**20
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 2**18
 _LENGTH = struct.Struct("<I")
 
 
-class LineSpool:
+class LineSpool(Closes):
     """Append lines, then iterate over them in the same order, as often as needed."""
 
     def __init__(self) -> None:
@@ -62,17 +62,6 @@ class LineSpool:
     def close(self) -> None:
         """Free the memory or the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 Record = TypeVar("Record", bound=msgspec.Struct)

@@ -10,9 +10,8 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
+from backup_tasks.common.closes import Closes
 from backup_tasks.target.labels import copy_label
 from backup_tasks.target.private_folder import PrivateFolder, PrivateFolders
 
@@ -33,7 +32,7 @@ def open_own_descriptors() -> int | None:
         return None
 
 
-class NewFile:
+class NewFile(Closes):
     """A file that has no name until `publish`; without `publish`, nothing of it stays.
 
     Where the file system cannot make files without a name, it has one in a private folder.
@@ -106,15 +105,8 @@ class NewFile:
     def _link_to(self, folder: int, name: str) -> None:
         link_open(self.descriptor, self._own_descriptors, folder, name)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file, and remove its temporary name if it has one."""
         os.close(self.descriptor)
         if self._place is not None and self._temporary:
             self._place.clear(self._temporary)
