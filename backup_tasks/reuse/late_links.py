@@ -29,7 +29,7 @@ class LateLinks:
         self._linked: set[int] = set()
 
     def has(self, entry: Entry) -> bool:
-        """Whether an entry is a late link. Call for every entry but folders, in the walk's order."""
+        """Whether an entry is a late link. Call for each entry but folders, in the walk's order."""
         if entry.type == "symlink":
             is_late = is_late_target(entry.link_name)
             if is_late and entry.nlink > 1:

@@ -112,7 +112,7 @@ def packed_chunks(old: Entry) -> tuple[int, ...]:
     return old.stale if is_large(old) else (*old.stale, old.chunk)
 
 
-# How often ranges are chosen because of hardlinks, before all chunks with such links go.
+# How often ranges are chosen anew because of hardlinks, before all chunks with such links go.
 _MOST_TRIES = 8
 # Why a chunk must go: an entry in it is gone or retyped; or it holds a late link.
 _GONE, _LATE = 1, 2

@@ -171,7 +171,7 @@ class PartAssembler:
         self._collect(data)
 
     def add_known(self, known: Known, length: int, source: StoredObject, start: int) -> None:
-        """Append bytes that another object holds at `start`; they are copied if the parts stay legal.
+        """Append bytes that another object holds at `start`; copied if all parts stay legal.
 
         A part must not be too small. So the first known bytes may fill up the part that is being
         collected, and a range that stays short is sent. Known bytes are read only in these cases.
