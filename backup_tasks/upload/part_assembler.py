@@ -109,8 +109,7 @@ def _read_known(known: Known) -> bytes:
 
 @dataclass(slots=True)
 class _Range:
-    """Consecutive bytes of another object, to append next; `held` until they are `enough` to copy.
-    """
+    """Consecutive bytes of another object to append next; `held` until they are `enough`."""
 
     source: StoredObject
     start: int
