@@ -29,8 +29,8 @@ from backup_tasks.common.state_files import open_kept
 from backup_tasks.format.limits import CHUNK_RAW_LIMIT, LINE_BYTES
 from backup_tasks.format.manifest import Chunk, Entry
 
-# At most about this much must be sent again after a power cut. On a busy disk each sync may wait for
-# the writes of others: a sync every 64 MiB made a backup of /usr take 119 instead of 66 s.
+# At most about this much must be sent again after a power cut. On a busy disk each sync may wait
+# for the writes of others: a sync every 64 MiB made a backup of /usr take 119 instead of 66 s.
 _SYNC_BYTES = 512 * 2**20
 
 
