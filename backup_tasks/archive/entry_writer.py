@@ -292,8 +292,8 @@ class EntryWriter:
     def _may_replace(self, old: Entry) -> bool:
         """Whether an earlier entry may take the place of the one that could not be stored.
 
-        With reused chunks an earlier file must, even if the file is gone: one of them may hold a
-        still older entry, which tar would restore.
+        If chunks are reused, a file's earlier entry must, even if the file is gone: a reused chunk
+        may hold a still older entry, which tar would restore.
         """
         if self._failure_kind == _VANISHED and not self._reuse.moved:
             return False

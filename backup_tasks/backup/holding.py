@@ -276,7 +276,7 @@ class Holding:
 
 
 def see_sources(profile: Profile, scan: Scan, before: Baseline | None) -> Sight:
-    """What the walk saw, and what was mounted as it went by; its look made autofs mount."""
+    """What the walk saw, and what was mounted as it went by: the walk itself makes autofs mount."""
     earlier = before.mounts if before is not None else ()
     rules = profile.backup
     tops = {source: top_of(source) for source in scan.totals}

@@ -66,7 +66,7 @@ class PreviousBackup(Struct, frozen=True):
         index: its entries.
         name: the archive's name; "" if there are only chunks of interrupted runs.
         started_at, full_at, recipients, needed: as in its manifest's header.
-        settled_before_ns: a file whose ctime is older than this did not change later unseen.
+        settled_before_ns: a file with an older ctime cannot have changed unseen since.
     """
 
     base: Base

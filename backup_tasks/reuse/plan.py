@@ -282,7 +282,7 @@ class ReusePlanner:
             and entry.nlink == old.nlink
             and not old.stale
             and 0 < old.ctime_ns < self._settled_before_ns
-            # The same as `not old.lacks_hash`, without a call for each file.
+            # As `not old.lacks_hash`, without a call for each file.
             and (old.sha256 != "" or old.type != "file" or old.sparse_sha256 != "")
         )
 

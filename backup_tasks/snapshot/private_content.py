@@ -63,7 +63,7 @@ class Private(Struct, frozen=True):
         return looks_like_a_key and _is_usual(path)
 
     def may_be_in(self, entry: Entry) -> bool:
-        """Whether an entry of an earlier archive is, or may be, such a file."""
+        """Whether an entry of an earlier archive is, or may be, a file that is left out."""
         if KnownContent(entry.size, entry.sha256) in self.contents:
             return True
         return entry.size == USUAL_KEY_BYTES and _is_usual(entry.name)

@@ -322,7 +322,7 @@ class Walk:
         return ""
 
     def _tell_closed(self, path: str, reason: str) -> None:
-        """Report only the first folder for each reason: such long paths would fill the log."""
+        """Report only the first folder for each reason: paths so long would fill memory and log."""
         if reason not in self._told:
             self._told.add(reason)
             self._report(path, f"{_CLOSED}: {reason}")
@@ -499,7 +499,7 @@ def _one_inode(uid: int, device: int, inode: int) -> int:
 
 
 class _LargeFolder(Container[str]):
-    """Tells whether a name is in a folder whose names are not all at hand."""
+    """Says whether a name is in a large folder, whose names are not kept in memory."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
