@@ -1,8 +1,8 @@
-"""Lay out one archive: entries into chunks, manifest, end and footer, in format 1.
+"""Lays out one archive in format 1: entries in chunks, manifest, end mark, signature and footer.
 
-Two kinds of chunks. A packed chunk holds whole entries, up to CHUNK_BYTES. An entry that is
-larger has a chunk for its headers alone, then chunks of its own bytes cut at fixed offsets, so
-that later archives can keep those that did not change.
+There are two kinds of chunks. A packed chunk holds whole entries, up to CHUNK_BYTES. A larger entry
+has a chunk for its headers alone, then chunks of its own bytes, cut at fixed offsets, so that later
+archives can keep the unchanged ones.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from backup_tasks.upload.part_assembler import PartAssembler
 Position = tuple[int, int]
 
 
-# Stands between the tables of two objects, so that no run of chunks crosses from one to the other.
+# Stands between the chunk tables of two objects, so that no run of chunks crosses their border.
 _GAP = Chunk(0, 0, "", 0)
 
 
 class Base(Struct, frozen=True):
-    """Earlier objects that chunks are kept from, numbered as if they were one archive.
+    """Earlier objects whose chunks may be kept, numbered as if they were one archive.
 
     Attributes:
-        objects: each with the number of its first chunk, ascending.
-        chunks: the tables of all, one after the other, with a gap of one number between.
-        arrived: path -> chunks with the first bytes of a large file that is not there whole.
+        objects: (number of its first chunk, object), ascending.
+        chunks: the chunk tables of all objects in order, with a gap of one number between two.
+        arrived: path -> chunks with the first bytes of a large file that arrived only in part.
     """
 
     objects: Sequence[tuple[int, StoredObject]]
@@ -51,7 +51,7 @@ class Base(Struct, frozen=True):
     arrived: Mapping[str, Sequence[int]] = msgspec.field(default_factory=dict)
 
     def source_of(self, number: int) -> StoredObject:
-        """The object that a chunk lies in."""
+        """The object in which a chunk lies."""
         place = bisect.bisect_right(self.objects, number, key=lambda first: first[0])
         return self.objects[place - 1][1]
 
@@ -68,9 +68,9 @@ def join_bases(tables: Sequence[tuple[StoredObject, Sequence[Chunk]]]) -> Base:
     return Base(objects, chunks)
 
 
-# Told of every chunk that is delivered, and where in the object that is being written.
+# Called with every delivered chunk, and with its place in the object that takes it.
 Delivered = Callable[[Chunk, int], None]
-# Gives a chunk's stored bytes out of an earlier object.
+# Reads a chunk's stored bytes from an earlier object.
 ReadStored = Callable[[StoredObject, Chunk], bytes]
 
 
@@ -79,11 +79,11 @@ class ArchiveBuilder:
 
     Args:
         parts: takes the stored bytes.
-        level: of compression, 0 to 3.
+        level: compression level, 0 to 3.
         sealer: encrypts every chunk; None leaves them plain.
 
     Attributes:
-        chunks: of every chunk delivered so far.
+        chunks: all chunks delivered so far.
     """
 
     def __init__(self, parts: PartAssembler, level: int, sealer: Sealer | None = None) -> None:
@@ -102,7 +102,7 @@ class ArchiveBuilder:
         self._used = 0
 
     def _is_known(self, chunk: StoredChunk, old_number: int) -> bool:
-        """Whether the base's chunk holds the same; what is encrypted already is never the same."""
+        """Whether the base's chunk holds the same bytes; never so for an encrypted new chunk."""
         base = self._base
         return (
             base is not None
@@ -111,7 +111,7 @@ class ArchiveBuilder:
         )
 
     def _seal(self, chunk: StoredChunk, old_number: int) -> StoredChunk:
-        """Encrypt what is new; what is known already lies encrypted in the base."""
+        """Encrypt a new chunk; a known one already lies encrypted in the base."""
         assert self._sealer is not None
         return chunk if self._is_known(chunk, old_number) else self._sealer.seal_chunk(chunk)
 
@@ -128,7 +128,7 @@ class ArchiveBuilder:
         """Append a chunk of the base as it is.
 
         Args:
-            stored: its bytes; None reads them from the store, if they are needed at all.
+            stored: its stored bytes; None reads them from the store, if they are needed at all.
         """
         base, read = self._base, self._read
         assert base is not None
@@ -140,7 +140,11 @@ class ArchiveBuilder:
         self._note(old.at(place))
 
     def _note(self, placed: Chunk) -> None:
-        """List a chunk that was delivered; its offset is that in the object that took it."""
+        """List a delivered chunk, whose offset is in the object that took it.
+
+        Raises:
+            SourceError: there are more chunks than an archive can hold.
+        """
         written = placed.at(self._begins_at + placed.offset)
         if len(self.chunks) >= CHUNKS_LIMIT:
             raise SourceError(
@@ -152,23 +156,24 @@ class ArchiveBuilder:
             self._delivered(written, placed.offset)
 
     def record(self, delivered: Delivered, aside: PartAssembler | None) -> None:
-        """Tell of every chunk from now on, until `end_entries`.
+        """Report every chunk from now on, until `end_entries`.
 
         Args:
-            aside: an object of its own that takes these chunks. Afterwards its bytes are to
-                follow what the archive holds by now.
+            delivered: called for every chunk.
+            aside: a separate object that takes these chunks. After `end_entries` the caller must
+                append its bytes to the archive.
         """
         self._delivered = delivered
         if aside is not None:
             self._parts, self._begins_at = aside, self._main.offset
 
     def keep(self, base: Base, runs: Sequence[range], read: ReadStored) -> None:
-        """Begin the archive with runs of another one's chunks, copied on the store's side.
+        """Begin the archive with runs of earlier chunks, copied on the store's side.
 
         Args:
-            base: what was written earlier; later, `add_large` may keep single chunks of it too.
-            runs: chunk numbers, each run at least as long as the store's smallest part.
-            read: asked for single chunks, later, when they must be sent.
+            base: the earlier objects; `add_pieces` may keep single chunks of them later.
+            runs: ranges of chunk numbers, each at least as long as the store's smallest part.
+            read: reads single chunks later, if they must be sent.
         """
         self._base, self._read = base, read
         for run in runs:
@@ -182,9 +187,9 @@ class ArchiveBuilder:
             self._submitted += len(run)
 
     def reserve(self, length: int) -> memoryview:
-        """Room for `length` bytes that stay together in one chunk; `take` makes it final.
+        """Room for `length` bytes that stay together in one chunk; `take` makes them final.
 
-        Reserving again without `take` gives the same room anew.
+        Reserving again without `take` gives the same room.
         """
         if self._used and self._used + length > CHUNK_BYTES:
             self.end_chunk()
@@ -202,7 +207,7 @@ class ArchiveBuilder:
         """Close the chunk in the making, if it holds anything.
 
         Args:
-            old_number: the base's chunk that it may turn out to equal, or -1.
+            old_number: the base's chunk that may hold the same bytes, or -1.
         """
         if self._used:
             self._compressor.submit(self._buffer, self._used, old_number)
@@ -225,13 +230,13 @@ class ArchiveBuilder:
     def add_pieces(
         self, size: int, fill: Callable[[memoryview], None], old_numbers: Sequence[int] = ()
     ) -> None:
-        """Append the bytes of an entry that was begun.
+        """Append the bytes of the entry that `begin_large` began.
 
         Args:
             size: stored bytes, without padding.
             fill: called with views that together take exactly `size` bytes.
-            old_numbers: the base's chunks of this file, piece by piece; one whose bytes
-                come out the same is copied instead of sent.
+            old_numbers: the base's chunks of this file, piece by piece; a piece whose bytes are
+                the same is copied instead of sent.
         """
         done = 0
         remaining = iter(old_numbers)
@@ -256,7 +261,7 @@ class ArchiveBuilder:
         return place
 
     def send_again(self, base: Base, numbers: Sequence[int], read: ReadStored) -> Position:
-        """As `keep_again`, of any earlier object: what it holds is read and sent."""
+        """As `keep_again`, but from any earlier objects: the chunks are read and sent."""
         self.end_chunk()
         self._compressor.drain()
         place = (self._submitted, 0)
@@ -268,7 +273,7 @@ class ArchiveBuilder:
         return place
 
     def end_entries(self) -> None:
-        """Close the last chunk and wait until all are delivered; what follows is the archive's."""
+        """Close the last chunk and wait until all are delivered. Later bytes go to the archive."""
         self.end_chunk()
         self._compressor.drain()
         self._parts.end_range()
@@ -279,8 +284,8 @@ class ArchiveBuilder:
 
         Args:
             lines: the manifest, read from its front.
-            size: its bytes.
-            key: signs.
+            size: bytes of the manifest.
+            key: signs the footer's statement.
             copy: gets the same bytes as the object, but never encrypted.
         """
         end = _ArchiveEnd(self._parts, self._sealer, key, copy)
@@ -303,7 +308,7 @@ class ArchiveBuilder:
 
 
 class _ArchiveEnd:
-    """What follows the chunks, written into the object and into a plain copy."""
+    """Writes the end of an archive, behind its chunks, into the object and into a plain copy."""
 
     def __init__(
         self, parts: PartAssembler, sealer: Sealer | None, key: SigningKey, copy: IO[bytes]
@@ -314,7 +319,7 @@ class _ArchiveEnd:
         self._copy_length = 0
 
     def append(self, member: bytes) -> None:
-        """One gzip member of the manifest."""
+        """Append one gzip member of the manifest."""
         stored = self._stored(member)
         self._digest.update(stored)
         self._parts.add(stored)
@@ -326,7 +331,7 @@ class _ArchiveEnd:
         return member if self._sealer is None else self._sealer.seal(member)
 
     def close(self) -> Footer:
-        """The end mark, the signature, the footer, which is returned, and the last part."""
+        """Append end mark, signature and footer, and send the last part; returns the footer."""
         offset, length = self._offset, self._parts.offset - self._offset
         footer = Footer(offset, length, self._digest.digest())
         signature = self._key.sign(footer.statement)

@@ -1,7 +1,7 @@
-"""What the previous backup holds, read back from the store to be written once more.
+"""Reads entries of the previous backup back from the store, to write them once more.
 
-That is needed when a file cannot be read any more and the chunk with its last version is not
-kept: otherwise the new archive would lose it, or plain tar would bring back an even older one.
+This is needed when a file cannot be read any more and the chunk with its last version is not kept.
+Otherwise the new archive would lose this version, or plain tar would restore an even older one.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _NOT_GIVEN = (ObjectChanged, ObjectMissing, ReadRefused)
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What was written earlier: the table of its chunks, and the store that they lie in.
+    """An earlier archive: the table of its chunks, and the store in which they lie.
 
     Attributes:
-        keys: open what is encrypted there; a backup has them seldom.
-        started_at: of its run, as in a header.
-        copies: whether the archive that is made may copy from it; else all is read and sent.
+        keys: open its encrypted chunks; a backup seldom has them.
+        started_at: when its run started, as in its header.
+        copies: whether the new archive may copy from it; else all bytes are read and sent.
     """
 
     base: Base
@@ -43,22 +43,25 @@ class Earlier:
     keys: Keyring = NO_KEYS
     started_at: str = ""
     copies: bool = True
-    # The chunk that was opened last, by its number: files that cannot be read come in the order in
-    # which they lie there, and a user may have made any number of them.
+    # The chunk that was opened last, by its number. Unreadable files come in the order in which
+    # they lie there, and a user may have made any number of them.
     _opened: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def may_lack(self) -> tuple[type[BackupError], ...]:
-        """What says that one entry cannot be had, and is no reason to make the archive anew."""
+        """The errors that cost a single entry, and are no reason to make the archive anew."""
         return (IdentityError,) if self.copies else (IdentityError, ArchiveError, *_NOT_GIVEN)
 
     def carry_over(self, builder: ArchiveBuilder, entry: Entry) -> Position:
         """Append an entry as the base holds it; returns where it begins.
 
-        Of a large one only what fills up a part is read; the rest is copied.
+        If `copies`, only those bytes of a large entry are read that fill up a part; the rest is
+        copied.
 
-        Raises: StoreError; ArchiveError when a chunk is damaged; IdentityError when it is
-            encrypted and cannot be opened here.
+        Raises:
+            StoreError: the store fails.
+            ArchiveError: a chunk is damaged.
+            IdentityError: a chunk is encrypted and cannot be opened here.
         """
         if is_large(entry):
             numbers = range(entry.chunk, piece_numbers(entry, self.base.chunks).stop)
@@ -73,7 +76,13 @@ class Earlier:
         return builder.add_headers(raw[entry.offset : entry.offset + entry.raw_span])
 
     def _open(self, number: int) -> bytes:
-        """The raw bytes of a chunk. Raises as `carry_over`."""
+        """The raw bytes of a chunk.
+
+        Raises:
+            StoreError: the store fails.
+            ArchiveError: the chunk is damaged.
+            IdentityError: the chunk is encrypted and cannot be opened here.
+        """
         chunk, source = self.base.chunks[number], self.base.source_of(number)
         if chunk.content:
             try:
@@ -89,7 +98,12 @@ class Earlier:
         return decompress_chunk(packed, chunk.raw)
 
     def read_stored(self, source: StoredObject, chunk: Chunk) -> bytes:
-        """The chunk as it lies there. Raises: StoreError; ArchiveError when it is damaged."""
+        """The stored bytes of a chunk.
+
+        Raises:
+            StoreError: the store fails.
+            ArchiveError: the chunk is damaged.
+        """
         stored = self.reader.read_range(source, chunk.offset, chunk.length)
         if hashlib.sha256(stored).hexdigest() != chunk.sha256:
             raise ArchiveError(f"{source.name}: the chunk at byte {chunk.offset:,} is damaged")

@@ -1,4 +1,4 @@
-"""Entries of a walk as tar headers, and the places where they stand."""
+"""Makes tar headers of a walk's entries, and notes where the entries stand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def member_of(
     stored_bytes: int = 0,
     sparse: SparseMap | None = None,
 ) -> Member:
-    """The tar member of an entry; `stored_bytes` without the sparse map, which is added."""
+    """The tar member of an entry. `stored_bytes` is without the sparse map, which is added."""
     map_bytes = len(encode_sparse_map(sparse)) if sparse is not None else 0
     return Member(
         path=entry.name.encode("utf-8", "surrogateescape"),

@@ -1,4 +1,4 @@
-"""Put the entries of a walk into an archive: open, read, hash, and note where each one stands."""
+"""Puts the entries of a walk into an archive: opens, reads, hashes, and notes where each stands."""
 
 from __future__ import annotations
 
@@ -48,8 +48,14 @@ _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(slots=True)
 class WriteTotals:
-    """What was written: regular files, their content bytes, entries of any kind; and of the files
-    those that are not whole, and those that are of an earlier run."""
+    """Totals of the written entries.
+
+    Attributes:
+        files, raw_bytes: regular files, and their content bytes.
+        entries: entries of any kind.
+        torn: entries that were not stored whole.
+        carried: files and hardlinks carried over from an earlier run.
+    """
 
     files: int = 0
     raw_bytes: int = 0
@@ -59,20 +65,25 @@ class WriteTotals:
 
 
 class EntryJournal(Protocol):
-    """Told of what is written."""
+    """Records what is written."""
 
     def begin_large(self, entry: Entry) -> None:
-        """The headers of a large file were written; its pieces follow."""
+        """Note that the headers of a large file were written; its pieces follow."""
 
     def add_entry(self, entry: Entry) -> None:
-        """An entry was written."""
+        """Note that an entry was written."""
 
 
 class _Attempt(NamedTuple):
-    """One try to store a file: its entry, if one was stored, and what is wrong, if anything.
+    """One try to store a file.
 
-    `reason` is about its content, `trouble` about its extended attributes, `error` why it could
-    not be opened; `is_failed`: the system could not read all of it.
+    Attributes:
+        entry: the stored entry, if any.
+        reason: what is wrong with the content, or "".
+        is_worth_another: whether to try once more.
+        trouble: what is wrong with the extended attributes, or "".
+        error: why the file could not be opened.
+        is_failed: the system could not read all of it.
     """
 
     entry: Entry | None
@@ -84,22 +95,23 @@ class _Attempt(NamedTuple):
 
 
 class EntryWriter:
-    """Writes entries one after the other; one that cannot be read costs only itself.
+    """Writes entries one after the other; an unreadable entry does not stop the others.
 
     Args:
         builder: takes the tar bytes.
-        report: told of each file that is not stored whole.
-        progress: told about bytes and files.
+        report: called for each file that is not stored whole.
+        progress: counts bytes and files.
         root: descriptor of the folder that the entries' paths are relative to.
-        reuse: what is kept of the previous backup, and `earlier`, all that it holds, or that the
-            one before a full run does.
-        journal: told of every entry that is written.
-        private: what is left out, though the walk met it.
-        holder: name of the archive before, which has what cannot be read here; `is_holder_known`:
-            whether its entries are known, so that one without an earlier entry is not in it.
+        reuse: the chunks that are kept of the previous backup.
+        earlier: all chunks of the previous backup, also in a full run, which keeps none.
+        journal: records every entry that is written.
+        private: content that is left out although the walk met it.
+        holder: name of the previous archive, which may have entries that cannot be read now.
+        is_holder_known: whether the entries of `holder` are known, so that a path without an
+            earlier entry is not in it.
 
     Attributes:
-        left_out: paths of files that were private.
+        left_out: paths of private files that were left out.
     """
 
     def __init__(
@@ -126,13 +138,13 @@ class EntryWriter:
         self._report = report
         self._progress = progress
         self._folders = FolderStack(root, _FOLDER_TO_READ)
-        # Why the entry that was tried last is not stored, and of what kind that is.
+        # Why the entry that was tried last is not stored, in words and as a kind.
         self._failure, self._failure_kind = "", _UNREADABLE
-        # Whether it has an earlier version that is better than one padded with zeros, and whether
-        # some of it is in the archive all the same.
+        # Whether this entry has an earlier version that is better than one padded with zeros; and
+        # whether the archive holds part of it in spite of the failure.
         self._has_version = self._was_begun = False
-        # First links that did not become what the walk saw, by the hash of their path, which has a
-        # secret key -> the link stored in their place.
+        # First links that did not become what the walk saw: hash of the path, which has a secret
+        # key -> the link stored in its place.
         self._broken_links: dict[int, str | None] = {}
         self._versions = VersionKeeper(builder, report, reuse, earlier, holder, self._broken_links)
         self.totals = WriteTotals()
@@ -146,13 +158,13 @@ class EntryWriter:
         """Write or keep each entry; yields the lines of the manifest in the order of the walk.
 
         Args:
-            lines_between: gives the last manifest's lines of a run of unchanged entries.
-            postpone: asked before an entry is written; if its turn comes later, as
+            lines_between: gives the previous manifest's lines of a run of unchanged entries.
+            postpone: called before an entry is written; if the entry is for a later group, see
                 `write_group`, returns the stand-in for its line.
 
         Yields:
-            A line an entry. Stand-ins (`archive.pending_lines`) for an entry whose line follows
-            later, and for a run whose lines stay as they are.
+            A line for each entry; a stand-in (`archive.pending_lines`) for an entry whose line
+            follows later, and for a run whose lines stay unchanged.
         """
         with self._folders:
             for step in steps:
@@ -171,10 +183,10 @@ class EntryWriter:
                         yield from self._write_plan(PlannedEntry(entry, is_same=True), postpone)
 
     def write_group(self, plans: Iterable[PlannedEntry]) -> Iterator[bytes]:
-        """Write entries that were postponed, in chunks of their own.
+        """Write postponed entries, in chunks of their own.
 
         Yields:
-            A line each; NO_LINE for one that failed.
+            A line for each entry; NO_LINE for one that failed.
         """
         self._builder.end_chunk()
         with self._folders:
@@ -182,11 +194,11 @@ class EntryWriter:
                 yield self._write_now(plan) or NO_LINE
 
     def write_late_links(self, entries: Iterable[Entry]) -> Iterator[bytes]:
-        """Write links that tar makes late, in chunks that begin with these and are never kept.
+        """Write links that tar makes late, in chunks that begin with them and are never kept.
 
         Args:
-            entries: as in `Scan.late_links`. A folder among them is only announced: tar must
-                know it, and its own entry follows with those of all folders.
+            entries: as in `Scan.late_links`. A folder among them is only announced, since tar must
+                know it; its own entry follows with the other folders.
 
         Yields:
             A line for each link; NO_LINE for one that failed.
@@ -203,7 +215,7 @@ class EntryWriter:
         """Write the folders, in chunks that are never kept.
 
         Yields:
-            A line each; NO_LINE for one that failed.
+            A line for each folder; NO_LINE for one that failed.
         """
         with self._folders:
             for folder in folders:
@@ -232,7 +244,7 @@ class EntryWriter:
             yield line
 
     def _write_now(self, plan: PlannedEntry) -> bytes:
-        """Returns the entry's line; b"" if it could not be written."""
+        """Write an entry; returns its line, or b"" if it could not be written."""
         size = plan.entry.size
         written = self._write_anew(plan)
         self._progress.advance(size, 1)
@@ -273,13 +285,16 @@ class EntryWriter:
         if not self._versions.has_any:
             self._versions.tell_lost(old, self._failure)
             return None
-        # An entry of this path may be in a reused chunk, and tar would bring it back.
+        # A reused chunk may hold an older entry of this path, which tar would restore.
         is_gone, is_begun = self._failure_kind == _VANISHED, self._was_begun
         return self._versions.keep(old, stale, self._failure, is_gone=is_gone, is_begun=is_begun)
 
     def _may_replace(self, old: Entry) -> bool:
-        """Whether an earlier entry may take the place of the one that could not be stored. A file
-        must, even if it is gone: a reused chunk may hold an older one, and tar would restore it."""
+        """Whether an earlier entry may take the place of the one that could not be stored.
+
+        If chunks are reused, a file's earlier entry must, even if the file is gone: a reused chunk
+        may hold a still older entry, which tar would restore.
+        """
         if self._failure_kind == _VANISHED and not self._reuse.moved:
             return False
         return old.type == "file" or self._failure_kind == _UNREADABLE
@@ -294,7 +309,7 @@ class EntryWriter:
             self._versions.tell_lost(entry, self._failure, is_held=not self._is_holder_known)
 
     def _known_pieces(self, entry: Entry, old: Entry | None) -> Sequence[int]:
-        """The base's chunks that may hold the bytes of a large file, piece by piece."""
+        """The base's chunks that may hold a large file's bytes, piece by piece."""
         if self._earlier is None:
             return ()
         if not self._reuse.moved:
@@ -314,7 +329,7 @@ class EntryWriter:
             if entry.type in ("file", "hardlink") or error.errno in GONE:
                 self._fail(entry, error)
                 return None
-            # All else about it is known from the walk.
+            # The walk knows everything else about the entry.
             self._tell_of(entry, f"{_WITHOUT_XATTRS}: {explain(error)}", STRIPPED)
             entry.xattrs = ""
             return self._add_headers(entry, encode_headers(member_of(entry, {})))
@@ -329,8 +344,10 @@ class EntryWriter:
         return self._add_headers(entry, encode_headers(member_of(entry, xattrs.values)))
 
     def _tell_of(self, entry: Entry, trouble: str, kind: str) -> None:
-        """Report what an entry is stored without, with this run and with every one that follows
-        until it is whole: no file has the ctime that it gets."""
+        """Report what an entry lacks, in this run and in every later one until it is whole.
+
+        The entry gets a ctime that no file has, so the next run looks at the file again.
+        """
         self._report(Problem(printable(entry.name), trouble, "torn", bytes=entry.size))
         entry.ctime_ns, entry.torn = 0, kind
 
@@ -355,7 +372,8 @@ class EntryWriter:
                 self._broken_links[hash(first)] = entry.name
             if written is not None or not is_carried:
                 return written
-            # Neither name gives the content: the first has its last version, and so has this one.
+            # The content cannot be read by either name: this link follows its file, of which the
+            # last version was kept.
             self._report(Problem(printable(entry.name), f"{self._failure}; {_AS_FIRST}", "carried"))
             self._versions.mark(entry)
             stand_in = first
@@ -368,7 +386,7 @@ class EntryWriter:
         """Store a regular file; one that changes while it is read is read once more.
 
         Args:
-            pieces: the base's chunks with its earlier bytes, if it was large.
+            pieces: the base's chunks with the file's earlier bytes, if it was large.
         """
         path = entry.name
         attempt = self._read_once(path, folder, name, pieces, is_last_try=False)
@@ -378,7 +396,7 @@ class EntryWriter:
                 attempt = again
         stored = attempt.entry
         if stored is not None and attempt.is_failed and self._has_version:
-            stored = None  # what was begun is made up for by the earlier version behind it
+            stored = None  # the earlier version follows, and tar lets it win over the begun entry
         if stored is None:
             self._note_failure(attempt.reason, attempt.error)
         elif attempt.reason or attempt.trouble:
@@ -394,9 +412,9 @@ class EntryWriter:
     ) -> _Attempt:
         """One try to store a file.
 
-        A small file that changed is stored only at the last try. A large one is stored as it
-        is read, because nobody can hold it back; another try then follows it in the archive,
-        and tar lets the last one win.
+        A small file that changed is stored only at the last try. A large file is stored as it is
+        read, because it cannot be held back; another try then follows it in the archive, and tar
+        lets the last entry win.
         """
         try:
             source = SourceFile(name, folder)
@@ -410,7 +428,7 @@ class EntryWriter:
             stored = source.stored_bytes
             fill: Callable[[memoryview], None] = source.fill
             if stored == entry.size and stored in self._private.sizes:
-                # Judged is what will be stored: a second look might see something else.
+                # Check the very bytes that will be stored: a second read might give others.
                 content = bytearray(stored)
                 fill(memoryview(content))
                 if self._private.holds(path, content):
@@ -459,17 +477,17 @@ class EntryWriter:
             self._failure_kind = _VANISHED
 
     def _note_broken(self, entry: Entry) -> None:
-        if entry.nlink > 1:  # else nothing is a link to it, and such files may be many
+        if entry.nlink > 1:  # other files have no links to them, and may be many
             self._broken_links[hash(entry.name)] = None
 
 
 def _is_better(old: Entry | None) -> bool:
-    """Whether an earlier entry is better than one of today padded with zeros."""
+    """Whether an earlier entry is better than today's file padded with zeros."""
     return old is not None and old.type == "file" and old.torn != PADDED
 
 
 def _feed(content: bytearray) -> Callable[[memoryview], None]:
-    """Gives what was read already, as `SourceFile.fill` would."""
+    """Gives content that was already read, as `SourceFile.fill` would."""
     left = memoryview(content)
 
     def fill(view: memoryview) -> None:

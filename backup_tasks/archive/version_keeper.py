@@ -1,4 +1,4 @@
-"""Earlier versions of entries that cannot be stored anew, put into the archive in their place."""
+"""Puts earlier versions into the archive in place of entries that cannot be stored anew."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _REPLACED = "the file that it is a hardlink to was replaced"
 
 
 class VersionKeeper:
-    """Stores entries as the archive before has them.
+    """Stores entries as the previous archive has them.
 
     Args:
         builder: takes the tar bytes.
-        report: told of what is kept, and of what could not be.
-        reuse: what is kept of the previous backup.
-        earlier: where earlier versions lie; None if there are none, or they cannot be had.
-        holder: name of the archive before, for what cannot be kept.
-        broken: files that are not what the walk saw, by the hash of their path.
+        report: called for each version that is kept, and for each that cannot be kept.
+        reuse: the chunks that are kept of the previous backup.
+        earlier: where earlier versions lie; None if there are none, or if they cannot be read.
+        holder: name of the previous archive, for reports of versions that cannot be kept.
+        broken: first links that did not become what the walk saw, by the hash of their path.
 
     Attributes:
-        kept: files with several names that were kept, by the hash of their path.
+        kept: kept files that have several names, by the hash of their path.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class VersionKeeper:
 
     @property
     def has_any(self) -> bool:
-        """Whether earlier versions can be had at all."""
+        """Whether earlier versions are available at all."""
         return self._earlier is not None
 
     def mark(self, entry: Entry) -> None:
-        """Say of an entry that it is of the archive before."""
+        """Mark an entry as carried over from the previous archive."""
         if self._earlier is not None:
             carry_entry(entry, self._earlier.started_at)
 
@@ -69,15 +69,23 @@ class VersionKeeper:
         is_gone: bool = False,
         is_begun: bool = False,
     ) -> Entry | None:
-        """Store an entry as the archive before has it. None, and told of, where that cannot be.
+        """Store an entry as the previous archive has it.
 
         Args:
-            stale: the reused chunks that hold an entry of this path.
-            why: what to report; "" if that was done.
-            is_gone: there is no such file any more.
-            is_begun: the archive has something of this path already, that must not count.
+            stale: the reused chunks that hold an entry of this path. If there are any, the errors
+                in `Earlier.may_lack` are raised too: without this version, tar would restore an
+                older one.
+            why: the reason to report; "" if it was reported already.
+            is_gone: the file does not exist any more.
+            is_begun: the archive has part of this path already, which must not count.
 
-        Raises: as `Earlier.carry_over`, where an older entry would come to light.
+        Returns:
+            The stored entry; None if it cannot be stored, which is then reported.
+
+        Raises:
+            StoreError: the store fails.
+            ArchiveError: the chunk of the version is damaged.
+            IdentityError: the version is encrypted and cannot be opened here.
         """
         self.mark(old)
         kept: Entry | None
@@ -99,11 +107,19 @@ class VersionKeeper:
     def carry_over(
         self, old: Entry, *, may_lack: bool = True, why: str = "", is_gone: bool = False
     ) -> Entry | None:
-        """Append an entry as the archive before has it. None, and told of, where that cannot be.
+        """Append an entry as the previous archive has it.
 
         Args:
-            may_lack: whether the archive may do without it: nothing of this path is in it.
+            may_lack: the archive may do without the entry, as it holds nothing of this path.
             why, is_gone: as in `keep`.
+
+        Returns:
+            The appended entry; None if it cannot be stored, which is then reported.
+
+        Raises:
+            StoreError: the store fails.
+            ArchiveError: the chunk of the version is damaged.
+            IdentityError: the version is encrypted and cannot be opened here.
         """
         old.stale = ()
         if old.type == "hardlink":
@@ -139,10 +155,10 @@ class VersionKeeper:
         return old
 
     def tell_lost(self, entry: Entry, why: str, *, is_held: bool = True) -> None:
-        """Report what is not in the archive at all.
+        """Report an entry that is not in the archive at all.
 
         Args:
-            is_held: whether the archive before has it, or may have it.
+            is_held: whether the previous archive has it, or may have it.
         """
         holder = self._holder if is_held else ""
         then = f"; {holder} still has its last version" if holder else ""

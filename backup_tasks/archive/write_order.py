@@ -1,10 +1,10 @@
-"""In which order new entries are written: what will soon be dead lies together.
+"""Orders new entries by expected lifetime, so that chunks become dead as a whole.
 
-A chunk is kept as a whole, with all entries in it that no longer count. Where a file that
-changes every day lies among files that never do, its chunk carries dead bytes along from the
-next day on, in every archive that follows, or all that lives in it must be written anew. So what is
-written is put into groups, and each group begins a chunk. What is likely to last comes first; what
-changes often then dies in chunks of its own, and so does what is new today and gone in a week.
+A chunk is kept as a whole, superseded entries included. If a file that changes every day lies among
+files that never change, then from the next day on its chunk carries dead bytes into every archive
+that follows, or all its live entries must be written anew. So new entries are put into groups, and
+each group begins a chunk. Entries that are likely to last come first. Files that change often get
+chunks of their own, and so do files that are new today and may be gone in a week.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from backup_tasks.common.closes import Closes
 from backup_tasks.reuse.plan import PlannedEntry
 from backup_tasks.spools.records import LineSpool, Spool
 
-# Longer than a week, so that a weekly run knows a file that changes all the time.
+# Longer than a week, so that a weekly run recognizes a file that changes all the time.
 _RECENT_NS = 10 * 24 * 3600 * 10**9
 
 
 class WriteGroup(IntEnum):
-    """When an entry is written: the longer it is likely to stay as it is, the earlier."""
+    """When an entry is written: the longer it is likely to stay unchanged, the earlier."""
 
     LASTING = 0
     CHANGING = 1
@@ -33,7 +33,7 @@ def group_of(plan: PlannedEntry, now_ns: int) -> WriteGroup:
     """When to write an entry that is no hardlink, by how long it had been left alone. Pure.
 
     Args:
-        now_ns: the run's start, since 1970.
+        now_ns: the run's start, in nanoseconds since 1970.
     """
     entry, old = plan.entry, plan.old
     left_alone_ns = (entry.mtime_ns - old.mtime_ns) if old else (now_ns - entry.mtime_ns)
@@ -43,7 +43,7 @@ def group_of(plan: PlannedEntry, now_ns: int) -> WriteGroup:
 
 
 class LaterGroup:
-    """What is written in one group after the first.
+    """The entries of one group after the first.
 
     Attributes:
         plans: the entries, in the order of the walk.
@@ -63,16 +63,16 @@ class LaterGroup:
 class LaterGroups(Closes):
     """Puts entries off until their group comes.
 
-    Memory grows with the number of files that have several names, not of entries or with paths.
+    Memory grows with the number of files that have several names, not with entries or paths.
 
     Args:
-        now_ns: the run's start, since 1970.
+        now_ns: the run's start, in nanoseconds since 1970.
     """
 
     def __init__(self, now_ns: int) -> None:
         self._now_ns = now_ns
         self._groups = {group: LaterGroup() for group in WriteGroup if group}
-        # By the hash of the path, which has a secret key.
+        # Groups of files with several names, by the hash of the path, which has a secret key.
         self._linked: dict[int, WriteGroup] = {}
 
     def postpone(self, plan: PlannedEntry) -> bytes:
@@ -85,7 +85,7 @@ class LaterGroups(Closes):
 
     def _group_of(self, plan: PlannedEntry) -> WriteGroup:
         entry = plan.entry
-        if entry.type == "hardlink":  # it must not come before its file
+        if entry.type == "hardlink":  # a hardlink must not come before its file
             return self._linked.get(hash(entry.link_name), WriteGroup.LASTING)
         group = group_of(plan, self._now_ns)
         if group and entry.nlink > 1:
@@ -93,11 +93,11 @@ class LaterGroups(Closes):
         return group
 
     def in_order(self) -> list[LaterGroup]:
-        """The groups, those left out in which nothing is to be written."""
+        """The groups that have entries to write."""
         return [group for group in self._groups.values() if group.plans.count]
 
     def lines(self) -> Mapping[bytes, Iterable[bytes]]:
-        """For `manifest_lines.complete_lines`, once all is written."""
+        """Stand-in -> lines, for `pending_lines.complete_lines`, once all entries are written."""
         return {group_line(number): group.lines for number, group in self._groups.items()}
 
     def close(self) -> None:

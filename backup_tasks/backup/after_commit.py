@@ -1,4 +1,4 @@
-"""After the commit: read the backup back, and note what comes of it for this run and the next."""
+"""After the commit: reads the backup back, and notes the outcome for this run and the next."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ def settle_backup(
 ) -> None:
     """Read the backup back before anything is built on it or deleted for it, and note its proof.
 
-    What the store does not let be read is told, and nothing is deleted; but an archive class, which
-    the profile asked for, is only told. A crash leaves no note, so that the next run looks itself.
+    If the store does not let the backup be read, this is reported, and nothing is deleted. If it
+    lies in an archive class, which the profile asked for, this is only reported. A crash leaves no
+    note, so the next run looks itself.
 
     Args:
         copied: as in `Sent`.
-        there: what the store listed before.
+        there: the objects that the store listed before.
 
-    Raises NotAsSent for a backup that is none; the notes say so.
+    Raises:
+        NotAsSent: read back, the backup is not what was sent; the notes say so too.
     """
     run.proofs.note_made(stored, evidence_of(written.footer, written.header))
     try:

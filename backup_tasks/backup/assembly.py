@@ -1,4 +1,4 @@
-"""The bytes of one archive, from the first chunk to the footer, on their way into the store."""
+"""Writes the bytes of one archive, from the first chunk to the footer, into the store."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from backup_tasks.upload.part_assembler import (
     plan_part_bytes,
 )
 
-# What an entry's headers and manifest line take, at most, in an estimate.
+# The most that an entry's headers and manifest line take, for an estimate.
 _ENTRY_OVERHEAD_BYTES = 2048
-# So many of the files that were left out are named.
+# At most this many of the left-out files are named.
 _NAMED = 5
 
 
 class SourcesSeen(Struct, frozen=True):
-    """What a header says of the sources, so that a later run notices what they lost.
+    """The header's facts about the sources, so that a later run notices what they lost.
 
     Attributes:
-        counts: source -> what lies below it.
+        counts: source -> its entries and content bytes.
         mounts, rules, alarms: as in a `Header`.
     """
 
@@ -65,7 +65,7 @@ class SourcesSeen(Struct, frozen=True):
 
 
 class Written(Struct, frozen=True):
-    """An archive as it was written: its chunks, the manifest's header, and the footer, signed."""
+    """A written archive: its chunks, the manifest's header, and the signed footer."""
 
     chunks: Sequence[Chunk]
     header: Header
@@ -76,14 +76,15 @@ class Assembly(Struct, frozen=True):
     """Writes one archive.
 
     Attributes:
-        run: whose sources, where the archive goes, and where what it is built on lies.
-        basis: what it is built on; `scan` says which chunks of that are kept.
-        name: the archive's.
-        key: signs it.
-        record: gets the figures, and tells the profile's host.
-        report: told of each file that is not stored whole.
-        before: the backup before this one, for those who look for what cannot be read.
-        seen: what the header says of the sources.
+        run: profile, store and state directory.
+        basis: the earlier objects on which it is built.
+        name: the archive's name.
+        key: signs the archive.
+        scan: the sources as the walk saw them, and which chunks of the basis are kept.
+        record: gets the figures, and gives the host's name.
+        report: called for each file that is not stored whole.
+        before: the previous backup, for versions of files that cannot be read.
+        seen: the header's facts about the sources.
     """
 
     run: BackupRun
@@ -97,7 +98,7 @@ class Assembly(Struct, frozen=True):
     seen: SourcesSeen = SourcesSeen({})
 
     def write(self, writers: Writers, end: IO[bytes]) -> Written:
-        """Write everything; `end` gets a copy of what follows the chunks."""
+        """Write the whole archive; `end` gets a plain copy of what follows the chunks."""
         scan, last = self.scan, self.basis.last
         parts = self._assembler(writers.archive, scan.reuse, writers.ahead)
         recipients = self.run.profile.recipients
@@ -139,8 +140,8 @@ class Assembly(Struct, frozen=True):
                 if detour is not None:
                     detour.end()
                 _collect(link_lines, entries.write_late_links(scan.late_links), None)
-                # From the deepest up: some tars set a folder's time at once, and a folder that
-                # is made in it afterwards would change it.
+                # The deepest folders first: some tars set a folder's time at once, and a folder
+                # that is made in it afterwards would change that time.
                 _collect(folder_lines, entries.write_folders(reversed(scan.folders)), None)
                 builder.end_entries()
                 self._note_figures(entries, parts, detour)
@@ -160,7 +161,7 @@ class Assembly(Struct, frozen=True):
         return Written(builder.chunks, header, footer)
 
     def _earlier(self) -> Earlier | None:
-        """Where earlier versions lie, as far as they can be taken over."""
+        """Where earlier versions lie; None if none can be carried over."""
         source = self.basis.last or self.basis.versions
         if source is None or not self.before.may_carry:
             return None
@@ -172,13 +173,14 @@ class Assembly(Struct, frozen=True):
             named = ", ".join(printable(f"/{path}") for path in paths[:_NAMED])
             more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
             warning = f"left out, for it is a private key that signs backups: {named}{more}"
-            if warning not in self.record.warnings:  # of a try before this one
+            if warning not in self.record.warnings:  # an earlier try may have added it
                 self.record.warnings.append(warning)
 
     def _detour(
         self, writers: Writers, builder: ArchiveBuilder, parts: PartAssembler
     ) -> Detour | None:
-        """See to it that what is new is recorded, if it is to be."""
+        """Have new chunks recorded, if there is a journal; returns the detour through staging
+        objects, if there are any."""
         if writers.journal is not None:
             builder.record(RecordingWriter(writers.archive, writers.journal).delivered, None)
         if writers.staging_objects is None:
@@ -248,8 +250,11 @@ class Assembly(Struct, frozen=True):
         )
 
     def _needed_backups(self) -> tuple[str, ...]:
-        """The backups that hold what this one lacks. As long as anything cannot be read, those of
-        the backup before are among them: nobody knows what it is that they hold."""
+        """The backups that hold files which this one lacks.
+
+        While anything cannot be read, those of the previous backup are among them, since it is not
+        known which files they hold.
+        """
         record = self.record
         if record.unreadable or record.carried:
             more = [name for name in self.before.needed if name not in record.needed_backups]
@@ -271,7 +276,11 @@ class Assembly(Struct, frozen=True):
 
 
 def _refuse_too_many(sealer: Sealer | None) -> None:
-    """Raises ProfileError when what is encrypted for all recipients is more than readers take."""
+    """Refuse more recipients than readers accept.
+
+    Raises:
+        ProfileError: the end mark, encrypted for all recipients, is longer than readers accept.
+    """
     if sealer is not None and len(sealer.seal(END_CHUNK)) > END_BYTES:
         raise ProfileError(
             "encryption.recipients: too many: what age adds to every megabyte for all of them "
@@ -280,7 +289,7 @@ def _refuse_too_many(sealer: Sealer | None) -> None:
 
 
 def _first_texts(texts: Sequence[str], room: int) -> tuple[str, ...]:
-    """All texts, or as many of the first ones as the manifest's first line has room for."""
+    """The first texts that fit into `room` in the manifest's first line; usually all."""
     for number, text in enumerate(texts):
         room -= len(encode_text(text))
         if room < 0:

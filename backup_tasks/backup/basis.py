@@ -1,4 +1,4 @@
-"""What the next archive is built on: the store as it is, the previous backup, interrupted runs."""
+"""Chooses what the next archive is built on: the previous backup, and interrupted runs."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ from backup_tasks.stores.base import StoredObject, Unfinished
 
 
 class Basis(Struct, frozen=True):
-    """What an archive is built on.
+    """The basis on which an archive is built.
 
     Attributes:
-        listed: what the store held when this run looked; it is asked once.
-        census: which of that are backups that count.
-        last: what chunks are kept of; if there is none, `why_full` says why.
-        may_stage: whether what is sent may be copied from a staging object.
-        versions: without `last`, an archive that has what cannot be read now.
-        under_way: names that others are writing.
+        listed: the objects in the store when this run looked; the store is listed once.
+        census: the backups among them, and which of these count.
+        last: the backup whose chunks are kept; if None, `why_full` says why.
+        why_full: why everything is read and sent, or what was wrong with newer backups; or "".
+        may_stage: whether bytes may be sent to staging objects and copied from there.
+        versions: without `last`, a backup that has earlier versions of unreadable files.
+        under_way: names that others are writing just now.
     """
 
     listed: Sequence[StoredObject]
@@ -61,13 +62,13 @@ class Basis(Struct, frozen=True):
                 archive.close()
 
     def before(self, run: BackupRun) -> Before:
-        """What is known of the backup before."""
+        """The previous backup, as far as it is known."""
         there = {backup.stored.name for backup in self.census.backups()}
         found = self.census.newest_or_previous()
         newest = found.stored.name if found is not None else ""
         archive = self.last or self.versions
         if archive is None:
-            # Nobody knows what it holds, nor whose it is.
+            # Its content and its recipients are unknown.
             return Before(newest)
         needed = tuple(name for name in archive.needed if name in there)
         is_ours = tuple(archive.recipients) == tuple(run.profile.recipients)
@@ -83,9 +84,10 @@ class Basis(Struct, frozen=True):
 
 
 def look_at_store(run: BackupRun, host: str) -> Basis:
-    """What to keep chunks of; else what to carry over from, at most, and why so.
+    """Look for a backup whose chunks can be kept; else for one to carry versions over from.
 
-    Raises StoreError when the store fails, or lists no backup although one was seen there.
+    Raises:
+        StoreError: the store fails, or lists no backup although one was seen there.
     """
     listed, census = _list_store(run, host)
     census.look()
@@ -123,7 +125,7 @@ def _why_nothing_is_kept(run: BackupRun) -> str:
 
 
 def choose_basis(run: BackupRun, record: RunRecord) -> Basis:
-    """Look at what earlier runs left, finished or not, and remove what is of no use."""
+    """Look at what finished and interrupted runs left, and remove what is of no use."""
     store, staged = run.store, run.staging.read()
     names = [one.staging.name for one in staged if one.staging]
     end_leftovers(store, run.upload_note, run.earliest_now, names)
@@ -140,7 +142,7 @@ def choose_basis(run: BackupRun, record: RunRecord) -> Basis:
         found = salvage_runs(store, useful, unfinished)
         used = {id(one.run) for one in found}
         useless = [one for one in staged if id(one) not in used]
-        # Who may not delete must not leave something behind with every run.
+        # If deleting fails, stage nothing: every run would leave something behind.
         may_stage &= discard(run, useless, unfinished, record)
         if found:
             basis = replace(basis, last=build_on(basis.last, found, run.margin_ns))
@@ -152,7 +154,7 @@ def choose_basis(run: BackupRun, record: RunRecord) -> Basis:
 
 
 def _is_useful(run: BackupRun, staged: StagedRun, last: PreviousBackup | None) -> bool:
-    """Whether an interrupted run read what no later archive holds, and not too long ago."""
+    """Whether an interrupted run is newer than the previous backup, or recent if there is none."""
     if staged.staging is None or staged.staging.recipients != run.profile.recipients:
         return False
     started_at = datetime.fromisoformat(staged.staging.started_at)
@@ -178,7 +180,8 @@ def discard(
     unfinished: Collection[Unfinished],
     record: RunRecord,
 ) -> bool:
-    """Remove what is of no use any more. Returns whether it is gone; if not, the record says so."""
+    """Remove staged runs that are of no use; returns whether they are gone. If not, the record says
+    so."""
     try:
         discard_runs(run.store, staged, unfinished)
     except (StoreError, OSError) as error:
@@ -188,27 +191,31 @@ def discard(
 
 
 def discard_all(run: BackupRun, record: RunRecord) -> None:
-    """Remove whatever is staged. Raises StoreError."""
+    """Remove everything that is staged.
+
+    Raises:
+        StoreError: the unfinished uploads cannot be listed.
+    """
     if staged := run.staging.read():
         discard(run, staged, run.store.list_unfinished(), record)
 
 
 def choose_another_name(run: BackupRun, record: RunRecord) -> Basis:
-    """The basis after somebody else took the archive's name; what was staged serves again."""
+    """The basis after somebody else took the archive's name; staged chunks are used again."""
     record.forget_problems()
     names = frozenset(one.name for one in run.store.list_unfinished())
     return replace(choose_basis(run, record), under_way=names)
 
 
 def basis_after(run: BackupRun, basis: Basis, error: BackupError, record: RunRecord) -> Basis:
-    """What to do when copying failed: keep nothing, and if copying as such fails, stage nothing."""
+    """The basis after copying failed: keep nothing, and if copying as such fails, stage nothing."""
     if isinstance(error, CopyUnsupported):
         run.copy_memory.remember(run.now)
     record.forget_problems()
     discard_all(run, record)
     why = one_line(str(error))
     if basis.last is None or not isinstance(error, CopyRefused):
-        # What could not be fetched just now is not asked for again, file by file.
+        # Do not ask again, file by file, for what could not be fetched just now.
         listed, census = _list_store(run, record.host)
         return Basis(listed, census, None, why, may_stage=basis.last is not None)
     now = look_at_store(run, record.host)

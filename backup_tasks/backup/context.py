@@ -1,4 +1,4 @@
-"""What a backup run has at hand: profile, store, clocks, and its places in the state directory."""
+"""Everything a backup run has at hand: profile, store, clocks, places in the state directory."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ from backup_tasks.stores.base import Store, StoredObject
 
 @dataclass(frozen=True, slots=True)
 class BackupRun:
-    """What one run needs: whose backup, where to, when, and what to call.
+    """One run: whose backup, where to, when, and how.
 
     Attributes:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
-        full: read and send everything, whatever could be kept.
+        full: read and send everything, even if chunks could be kept.
         margin_ns: how long after its ctime a file may still be written to unseen.
-        accept_shrink: what the sources lost is meant to be gone.
-        keeper: of the store's claim; None leaves claims alone.
-        take_over: the store is to be this profile's, whosever it was.
-        clocks: this machine's and the store's, as they were when the run began; None: they go
-            together.
-        proofs: what is noted of the store's backups.
+        accept_shrink: accept that what the sources lost is gone on purpose.
+        keeper: keeps the store's claim; None leaves claims alone.
+        take_over: make the store this profile's, whoever owned it.
+        clocks: this machine's and the store's clock when the run began; None: they agree.
+        proofs: notes on the store's backups.
     """
 
     profile: Profile
@@ -57,16 +56,16 @@ class BackupRun:
     proofs: ProofNotes = field(init=False)
 
     def __post_init__(self) -> None:
-        # Read once, and written once, though the store is listed several times in a run.
+        # Read once and written once, although a run lists the store several times.
         object.__setattr__(self, "proofs", ProofNotes(self.paths.state, self.store.place))
 
     @property
     def earliest_now(self) -> datetime:
-        """What the earlier of the two clocks says: by it nothing is thought older than it is."""
+        """The time by the earlier of the two clocks: by it, nothing seems older than it is."""
         return min(self.now, self.clocks.earliest) if self.clocks else self.now
 
     def census(self, listed: Iterable[StoredObject], host: str) -> Census:
-        """What the store listed, and which backups there count."""
+        """The backups among the listed objects, and which of them count."""
         claim = self.keeper.standing.claim if self.keeper is not None else None
         accepted = whose_count(self.profile, self.paths.state, host, claim)
         return open_census(
@@ -82,7 +81,7 @@ class BackupRun:
 
     @property
     def state_key(self) -> str:
-        """Names what belongs to this profile and store in the state directory."""
+        """The name of everything in the state directory that belongs to this profile and store."""
         return state_key(self.profile.name, self.store.url)
 
     @property
@@ -91,7 +90,8 @@ class BackupRun:
 
     @property
     def keys(self) -> Keyring:
-        """Where the profile names an identity file: nobody is asked for its passphrase."""
+        """The keys of the profile's identity file, if it names one; nobody is asked for its
+        passphrase."""
         return Keyring(self.profile.identity_file, recipients=self.profile.recipients)
 
     @property

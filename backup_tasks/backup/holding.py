@@ -1,7 +1,7 @@
-"""A backup's look at what its sources lost: the hold is raised before the commit, lifted after it.
+"""Notices what the sources lost: raises the hold before the commit, and lifts it afterwards.
 
-A crash between these leaves the hold. It is written to the claim first, where the prune of any
-machine obeys it, and to the state directory, which a claim that somebody set back does not change.
+A crash in between leaves the hold. It is written to the claim first, where `prune` on any machine
+obeys it, and then to the state directory, where it stays if somebody puts back an older claim.
 """
 
 from __future__ import annotations
@@ -54,14 +54,18 @@ from backup_tasks.snapshot.source_tree import GONE
 
 
 class HoldPlace(Protocol):
-    """Where the hold is kept besides the state directory: the store's claim."""
+    """The place of the hold besides the state directory: the store's claim."""
 
     @property
     def hold(self) -> Hold | None:
-        """What the claim says."""
+        """The hold in the claim."""
 
     def write(self, hold: Hold | None) -> None:
-        """Write the claim anew with this hold. Raises BackupError."""
+        """Write the claim anew with this hold.
+
+        Raises:
+            BackupError: the claim cannot be written.
+        """
 
 
 class ClaimedHold(Struct, frozen=True):
@@ -72,27 +76,31 @@ class ClaimedHold(Struct, frozen=True):
 
     @property
     def hold(self) -> Hold | None:
-        """What the claim says."""
+        """The hold in the claim."""
         return self.keeper.found_hold
 
     def write(self, hold: Hold | None) -> None:
-        """Write the claim anew with this hold. Raises StoreError."""
+        """Write the claim anew with this hold.
+
+        Raises:
+            StoreError: the store fails, or somebody else wrote the claim meanwhile.
+        """
         claim = self.keeper.standing.claim
         if claim is not None:
             self.keeper.write(msgspec.structs.replace(claim, hold=hold), self.key)
 
 
 class NoClaim(Struct, frozen=True):
-    """A store whose claim is not to be written: the hold is kept in the state directory alone."""
+    """A store whose claim must not be written: the hold is kept only in the state directory."""
 
     hold: Hold | None = None
 
     def write(self, hold: Hold | None) -> None:
-        """Nothing is written."""
+        """Write nothing."""
 
 
 def hold_place(run: BackupRun, key: SigningKey | None) -> HoldPlace:
-    """Where a run finds the hold, and writes it if the claim is its own."""
+    """The place where a run finds the hold, and writes it if the claim is its own."""
     if run.keeper is None:
         return NoClaim()
     if key is None or not run.keeper.standing.is_owner:
@@ -101,11 +109,11 @@ def hold_place(run: BackupRun, key: SigningKey | None) -> HoldPlace:
 
 
 class Holding:
-    """What one run needs to notice that a source shrank.
+    """Notices in one run that a source shrank, and keeps the hold.
 
     Args:
-        earlier: the backups that are there.
-        place: the claim's hold.
+        earlier: the backups in the store.
+        place: the hold in the claim.
     """
 
     def __init__(self, run: BackupRun, earlier: Census, place: HoldPlace) -> None:
@@ -123,14 +131,14 @@ class Holding:
 
     @property
     def watched(self) -> set[str]:
-        """Folders of which the walk must tell whether it went into them."""
+        """Folders for which the walk must note whether it entered them."""
         tops = self._tops()
         earlier = map(mount_path, self._before.mounts if self._before is not None else ())
         mounts = {*data_mounts(self._mounts), *automounts(self._mounts), *earlier}
         return {*tops, *at_or_below(mounts, tops)}
 
     def look(self, scan: Scan) -> list[str]:
-        """Compare with the last good backup; returns what is missing of it, in words."""
+        """Compare with the last good backup; returns what is missing since then, in words."""
         self._sight = see_sources(self._run.profile, scan, self._before)
         alarms = find_alarms(
             self._before,
@@ -150,7 +158,7 @@ class Holding:
         return [alarm.text for alarm in alarms]
 
     def seen(self) -> SourcesSeen:
-        """What the manifest's header says of it."""
+        """The facts about the sources for the manifest's header."""
         assert self._sight is not None
         return SourcesSeen(
             self._sight.counts,
@@ -160,9 +168,9 @@ class Holding:
         )
 
     def raise_hold(self, record: RunRecord) -> None:
-        """Before the commit: see to it that nothing is deleted, if something is missing.
+        """Before the commit: raise the hold if something is missing, so that nothing is deleted.
 
-        A store that does not take the claim is no reason to make no backup.
+        A store that does not take the claim is only warned of; the backup goes on.
         """
         if not self._alarms:
             return
@@ -184,7 +192,7 @@ class Holding:
             log.warning("backup %s: %s", self._run.profile.name, one_line(alarm.text))
 
     def _written(self, of_claim: Hold | None, note: SourcesNote) -> Iterator[str]:
-        """Write both; yields what went wrong."""
+        """Write claim and note; yields what went wrong."""
         if self._place.hold != of_claim:
             try:
                 self._place.write(of_claim)
@@ -196,10 +204,10 @@ class Holding:
             yield f"the hold is not in the state directory: {error.strerror}"
 
     def settle(self, name: str, record: RunRecord) -> None:
-        """After the commit of the backup of this name: lift the hold, if all is there again.
+        """After the commit of the backup `name`: lift the hold if everything is there again.
 
-        While something else speaks against deleting, such as that it could not be read back, a
-        hold stays; nobody misses it.
+        A hold stays while something else forbids deleting, for example that the backup could not be
+        read back. That costs nothing, as nothing is deleted then anyway.
         """
         assert self._sight is not None
         keeper = self._run.keeper
@@ -222,8 +230,8 @@ class Holding:
         hold_back(record, [render_hold(self._standing, command, is_known=self._is_known)])
 
     def _given_up(self) -> dict[str, str]:
-        """Backups that have what was accepted as gone, by mistake perhaps; those that are still
-        there."""
+        """The remaining backups that hold what was accepted as gone, perhaps by mistake: name ->
+        when it was accepted."""
         there = {backup.stored.name for backup in self._earlier.backups()}
         known = {name: at for name, at in self._note.given_up.items() if name in there}
         is_loss = bool(self._accepted) or self._standing is not None
@@ -244,7 +252,7 @@ class Holding:
 
     @property
     def _is_good(self) -> bool:
-        """Whether later runs may be compared with what the sources hold now."""
+        """Whether later runs may be compared with the sources as they are now."""
         if self._run.accept_shrink:
             return True
         return not self._alarms and (self._standing is None or self._is_known)
@@ -253,7 +261,8 @@ class Holding:
         return [top_of(source) for source in self._run.profile.backup.sources]
 
     def _find_baseline(self) -> Baseline | None:
-        """What this machine remembers; else what the hold says; else the newest good backup's."""
+        """The baseline that this machine remembers; else the hold's; else the newest good
+        backup's."""
         if self._note.baseline is not None:
             return self._note.baseline
         if self._standing is not None and self._standing.before is not None:
@@ -267,14 +276,14 @@ class Holding:
 
 
 def see_sources(profile: Profile, scan: Scan, before: Baseline | None) -> Sight:
-    """What the walk saw, and what was mounted when it went by: a look mounts what autofs has."""
+    """What the walk saw, and what was mounted as it went by: the walk itself makes autofs mount."""
     earlier = before.mounts if before is not None else ()
     rules = profile.backup
     tops = {source: top_of(source) for source in scan.totals}
     around = [one for one in earlier if _concerns(mount_path(one), tops.values())]
     mounted = set(scan.entered.values())
     bare = frozenset(one for one in earlier if _is_bare(mount_path(one), scan.entered))
-    # A server that does not answer tonight may be unmounted tomorrow.
+    # A mount whose server does not answer is listed too: tomorrow it may be unmounted.
     shut = {mount_path(one) for one in around if one not in bare} - mounted
     still_there = filter(_is_there, shut)
     return Sight(
@@ -295,19 +304,19 @@ def see_sources(profile: Profile, scan: Scan, before: Baseline | None) -> Sight:
 
 
 def _concerns(mount: str, tops: Collection[str]) -> bool:
-    """Whether a source lies on what is mounted there, or above it."""
+    """Whether a source lies on this mount, or above its mount point."""
     return bool(at_or_below([mount], tops) or at_or_below(tops, [mount]))
 
 
 def _is_bare(mount: str, entered: Mapping[str, str]) -> bool:
-    """Whether the walk went into a mount point on which nothing was mounted; or, below it, into a
-    source that did not lie on it."""
+    """Whether the walk entered this mount point while nothing was mounted there; or entered a
+    source below it that did not lie on this mount."""
     inside = {mount} if mount in entered else at_or_below(entered, [mount])
     return any(not at_or_below([entered[path]], [mount]) for path in inside)
 
 
 def _is_there(path: str) -> bool:
-    """Whether anything is known to be there, or nobody can tell."""
+    """Whether the path exists or may exist; False only if it is known to be gone."""
     try:
         os.lstat(f"/{path}")
     except OSError as error:
@@ -318,5 +327,5 @@ def _is_there(path: str) -> bool:
 def _is_no_folder(top: str) -> bool:
     try:
         return not stat.S_ISDIR(os.lstat(f"/{top}").st_mode)
-    except OSError:  # what stands in its way hides it too
+    except OSError:  # hidden from the walk by the same error
         return False

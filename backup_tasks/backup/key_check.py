@@ -1,4 +1,4 @@
-"""Proof that what is encrypted for a profile's recipients can be opened again, and its memory."""
+"""Proves that what is encrypted for a profile's recipients can be opened, and remembers it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PROBE_BYTES = 64
 
 
 class ProvenKeys:
-    """The recipients of which a decryption was proven on this machine, or waived by an operator.
+    """The recipients for which decryption was proven on this machine, or waived by an operator.
 
     Args:
-        state: the state directory. When it is lost, nothing is proven any more.
+        state: the state directory. If it is lost, nothing is proven any more.
     """
 
     def __init__(self, state: Path) -> None:
@@ -39,16 +39,20 @@ class ProvenKeys:
         return {key: value for key, value in found.items() if isinstance(value, str)}
 
     def add(self, recipients: Iterable[str], how: str, now: datetime) -> None:
-        """Remember recipients. A crash leaves what was known before. Raises OSError."""
+        """Remember recipients. A crash leaves the former note.
+
+        Raises:
+            OSError: the note cannot be written.
+        """
         day = now.astimezone(UTC).date().isoformat()
         known = self.read() | dict.fromkeys(recipients, f"{how} {day}")
         write_note(self._file, known)
 
 
 def why_unproven(profile: Profile, proven: ProvenKeys) -> str:
-    """Why a backup of this profile might be one that nobody can open, or "".
+    """Why perhaps nobody can open a backup of this profile, or "".
 
-    One recipient that was proven is enough: whoever has its key can restore.
+    One proven recipient is enough: the holder of its key can restore.
     """
     recipients = profile.recipients
     if not recipients or not set(recipients).isdisjoint(proven.read()):
@@ -61,13 +65,17 @@ def why_unproven(profile: Profile, proven: ProvenKeys) -> str:
 
 
 def refuse_unproven(profile: Profile, proven: ProvenKeys) -> None:
-    """Raise IdentityError for a profile whose backups perhaps nobody could open."""
+    """Refuse a profile with encryption but without a proven recipient.
+
+    Raises:
+        IdentityError: perhaps nobody could open the profile's backups.
+    """
     if why := why_unproven(profile, proven):
         raise IdentityError(why)
 
 
 class KeyCheck(Struct, frozen=True):
-    """What became of each recipient: "opened", "not opened by this key" or "skipped"."""
+    """Recipient and result: "opened", "not opened by this key" or "skipped"."""
 
     results: Sequence[tuple[str, str]]
 
@@ -75,12 +83,15 @@ class KeyCheck(Struct, frozen=True):
 def run_key_check(
     profile: Profile, keys: Keyring, proven: ProvenKeys, now: datetime, *, skip: bool
 ) -> KeyCheck:
-    """Encrypt a probe for each recipient, decrypt it with the keys, and remember those proven.
+    """Encrypt a probe for each recipient, decrypt it with the keys, remember proven recipients.
 
     Args:
-        skip: remember all of them without proof.
+        skip: remember all recipients without proof.
 
-    Raises: IdentityError when the keys open none of the probes; UsageError.
+    Raises:
+        UsageError: the profile has no encryption.
+        IdentityError: the keys cannot be loaded, or open none of the probes.
+        OSError: the note cannot be written.
     """
     recipients = profile.recipients
     if not recipients:

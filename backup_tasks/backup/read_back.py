@@ -1,6 +1,6 @@
-"""Read a backup back right after its commit: does the store give what was sent?
+"""Reads a backup back right after its commit: does the store give what was sent?
 
-A store may answer "done" and have something else, or nothing, or have it only in a while.
+A store may answer "done" and have something else, or nothing, or show the object only later.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from backup_tasks.format.manifest import Chunk
 from backup_tasks.read.manifest_reader import find_fault_at_end, read_footer
 from backup_tasks.stores.base import ArchiveWriter, CopySource, PartBody, Store, StoredObject
 
-# At most so many chunks are read, and so about 16 MiB, however large the archive is.
+# At most this many chunks are read, about 16 MiB, however large the archive is.
 _MOST_CHUNKS = 16
-# Between the tries, in seconds; a minute together. By then a store shows what it has.
+# Pauses between the tries, in seconds; a minute together. By then a store shows what it has.
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 29.5)
 _PATIENCE_SECONDS = 60.0
-# More than end mark, signature and footer take together, encrypted ones too.
+# More than end mark, signature and footer take together, also if they are encrypted.
 _TAIL_BYTES = 2**16
 _REPLACED = "another object has its name"
 
@@ -44,7 +44,7 @@ class NotedCopies:
     """A writer that remembers which ranges of its object were copied. An `ArchiveWriter`.
 
     Attributes:
-        copied: offset and length of each range, in their order.
+        copied: offset and length of each copied range, in order.
     """
 
     def __init__(self, inner: ArchiveWriter) -> None:
@@ -95,8 +95,8 @@ class Sent(Struct, frozen=True):
     """An archive as it was sent.
 
     Attributes:
-        footer: with its signature.
-        chunks: all of them; at least one.
+        footer: the footer, with its signature.
+        chunks: all chunks; at least one.
         copied: offset and length of each range that the store copied from another object.
     """
 
@@ -113,14 +113,15 @@ def read_back(
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Hold what the store has against what was sent: size, footer, manifest, and some chunks.
+    """Compare the stored archive with what was sent: size, footer, manifest, and some chunks.
 
-    What is wrong or missing is looked at again for a minute: there are stores that show a new
-    object late. Stored bytes are compared, which takes no key.
+    A wrong or missing object is looked at again for a minute, since some stores show a new object
+    late. Stored bytes are compared, which takes no key.
 
     Raises:
-        NotAsSent: it stays wrong.
-        ReadRefused: the store does not give it, for want of permission, or from an archive class.
+        NotAsSent: the object stays wrong or missing, or its disk reports an error.
+        ReadRefused: the store does not give the object: permission is missing, or it lies in an
+            archive class.
         StoreError: the store cannot be reached.
     """
     give_up_at = monotonic() + _PATIENCE_SECONDS
@@ -172,7 +173,7 @@ def _look(store: Store, stored: StoredObject, sent: Sent) -> None:
         raise NotAsSent("its footer is another one")
     if digest != sent.footer.sha256:
         raise NotAsSent("the manifest has another hash")
-    # Of what follows the manifest of an encrypted one, a key alone could tell.
+    # In an encrypted archive, the bytes behind the manifest could only be checked with a key.
     if not is_encrypted_name(found.name) and (fault := find_fault_at_end(end, found, footer)):
         raise NotAsSent(fault)
     numbers = choose_chunks(sent)
@@ -184,7 +185,7 @@ def _look(store: Store, stored: StoredObject, sent: Sent) -> None:
 
 
 class _ReadEnd(Struct, frozen=True):
-    """An object of which the last bytes, from `start` on, are at hand."""
+    """An object whose last bytes, from `start` on, were read already."""
 
     store: Store
     start: int
@@ -198,7 +199,7 @@ class _ReadEnd(Struct, frozen=True):
 
 
 def _read_end(store: Store, found: StoredObject, footer: Footer) -> tuple[bytes, _ReadEnd]:
-    """The hash of the manifest, and what follows it; both come with the same request."""
+    """The hash of the manifest, and the bytes behind it; one request reads both."""
     left, tail, digest = footer.length, b"", hashlib.sha256()
     for piece in read_ahead(store, found, footer.offset, found.size - footer.offset):
         digest.update(memoryview(piece)[:left])
@@ -208,8 +209,11 @@ def _read_end(store: Store, found: StoredObject, footer: Footer) -> tuple[bytes,
 
 
 def choose_chunks(sent: Sent) -> list[int]:
-    """Numbers of the chunks that are read, ascending: the first and the last of all and of those
-    that were sent, and those at each end of copied ranges, or as many of these as fit."""
+    """Numbers of the chunks to read, ascending.
+
+    These are the first and the last chunk, the first and the last that were sent, and those at both
+    ends of copied ranges, or as many of the latter as fit.
+    """
     chunks = sent.chunks
     end = chunks[-1].end
     sent_ranges = list(_between(sent.copied, end))
@@ -235,7 +239,7 @@ def _chunk_at(chunks: Sequence[Chunk], place: int) -> int:
 
 
 def _between(copied: Iterable[tuple[int, int]], end: int) -> Iterator[tuple[int, int]]:
-    """Start and end of what lies between copied ranges, up to the end of all chunks."""
+    """Start and end of each range that was not copied, up to the end of all chunks."""
     place = 0
     for start, length in [*copied, (end, 0)]:
         if start > place:

@@ -1,7 +1,7 @@
 """One backup: compare the sources with the previous backup, write one that stands alone, commit it.
 
-A run that sends much sends it to a staging object first, and notes in a journal what has gone
-out, so that after a crash the next run sends only the rest; see docs/decisions.md.
+A run that sends much sends to a staging object first, and notes in a journal what was sent, so that
+after a crash the next run sends only the rest; see docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from backup_tasks.spools.records import SPILL_BYTES
 from backup_tasks.stores.base import StoredObject
 from backup_tasks.upload.copy_check import check_copies
 
-# What is no reason to fail as long as everything can be sent instead.
+# Errors of copying; no reason to fail as long as everything can be sent instead.
 _CANNOT_COPY = (
     CopyRefused,
     ReadRefused,
@@ -66,9 +66,10 @@ _CANNOT_COPY = (
     ArchiveError,
     IdentityError,
 )
-# So often another name is tried; a server that shows a stranger's object each time ends that too.
+# How often a lost name is replaced. The limit also ends a run against a server that shows a
+# stranger's object each time.
 _MOST_LOST_NAMES = 10
-# So many problems are named, which is more than anybody is shown; others are only counted, for a
+# At most this many problems are named, more than anybody is shown. Others are only counted, since a
 # user may have any number of files vanish while the backup runs.
 _NAMED_PROBLEMS = 50_000
 
@@ -76,12 +77,16 @@ _NAMED_PROBLEMS = 50_000
 def run_backup(run: BackupRun, record: RunRecord) -> None:
     """Back up the profile's sources as one new archive; fills in `record` as it goes.
 
-    A crash, a kill or an exception at any point leaves no backup: at most uploads, a staging
-    object and its journal, which the next run uses and removes. When the previous backup vanishes
-    meanwhile, or the store refuses to copy from it, everything is sent instead.
+    A crash, a kill or an exception before the commit leaves no backup, but at most uploads, a
+    staging object and its journal, which the next run uses and removes. If the previous backup
+    vanishes meanwhile, or the store refuses to copy from it, everything is sent instead.
 
-    Raises: SourceError, StoreError, ClaimRefused; NotAsSent for one that was committed and is none
-    when it is read back; BackupError for an unusable signing key.
+    Raises:
+        SourceError: no source can be read, or the sources need more chunks than an archive holds.
+        StoreError: the store fails.
+        ClaimRefused: the store is somebody else's.
+        NotAsSent: the backup was committed, but read back it is not what was sent.
+        BackupError: the signing key is unusable.
     """
     key = open_key_of_run(run.profile, run.paths, record)
     _open_claim(run, key, record)
@@ -104,7 +109,7 @@ def run_backup(run: BackupRun, record: RunRecord) -> None:
 
 
 def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
-    """What `run_backup` would do now, and why, but for what interrupted runs left.
+    """What `run_backup` would do now, and why, apart from what interrupted runs left.
 
     Writes nothing.
     """
@@ -125,9 +130,12 @@ def run_backup_plan(run: BackupRun, host: str) -> BackupPlan:
 
 
 def _open_claim(run: BackupRun, key: SigningKey, record: RunRecord) -> None:
-    """Claim the store, or find out whose it is. Raises ClaimRefused.
+    """Claim the store, or find out whose it is.
 
-    Why nothing may be deleted is noted at once: no hold is lifted meanwhile.
+    Notes at once why nothing may be deleted, so that no hold is lifted meanwhile.
+
+    Raises:
+        ClaimRefused: the store is somebody else's.
     """
     if run.keeper is None:
         return
@@ -140,14 +148,14 @@ def _open_claim(run: BackupRun, key: SigningKey, record: RunRecord) -> None:
 
 
 def _try(run: BackupRun, basis: Basis, key: SigningKey, record: RunRecord) -> BackupError | None:
-    """Make the archive. Returns what went wrong, if that was what it is built on, or its name."""
+    """Make the archive; returns the error if its basis or its name is at fault, else None."""
     try:
         _write_backup(run, basis, key, record)
     except (ObjectExists, *_CANNOT_COPY) as error:
         return error
     except StoreError as error:
-        # What it was copied from may be at fault, so the next run begins anew; and a disk may be
-        # full.
+        # After NotAsSent the copied objects may be at fault, so the next run begins anew. The disk
+        # of a folder may be full, so nothing stays there.
         if isinstance(error, NotAsSent) or run.store.can_rename:
             with contextlib.suppress(StoreError):
                 discard_all(run, record)
@@ -158,7 +166,7 @@ def _try(run: BackupRun, basis: Basis, key: SigningKey, record: RunRecord) -> Ba
 
 
 def _write_backup(run: BackupRun, basis: Basis, key: SigningKey, record: RunRecord) -> None:
-    """Scan the sources, write the archive, commit it, read it back, and note what came of it."""
+    """Scan the sources, write the archive, commit it, read it back, and note the outcome."""
     if basis.last is None and basis.why_full != FIRST_ARCHIVE:
         open_log(run.paths).info(
             "backup %s: everything is read and sent: %s", run.profile.name, basis.why_full
@@ -196,15 +204,15 @@ def _choose_name(run: BackupRun, basis: Basis) -> str:
 def _scan(
     run: BackupRun, basis: Basis, name: str, holding: Holding, before: Before, record: RunRecord
 ) -> tuple[Scan, Writers]:
-    """Look at the sources and start what is written to; the store may copy meanwhile.
+    """Scan the sources and start the writers; the store may copy meanwhile.
 
-    What the sources lost is noted before anything could be committed.
+    The sources' losses are noted before anything can be committed.
     """
     scan, ahead = None, None
     private = private_files(run.paths.state)
     try:
-        # Begun before the store is asked to copy: where that lies on the same disk, the walk would
-        # have to wait for it as well.
+        # Begin the write-back before the store is asked to copy: if the store lies on the same
+        # disk, the walk would have to wait for the copies as well.
         with sources_written_back(run.profile, private) as written_back:
             ahead = begin_ahead(run, name, basis.last)
             scan = scan_sources(
@@ -229,7 +237,7 @@ def _scan(
         raise
     record.sockets = scan.sockets
     for warning in scan_warnings(scan):
-        if warning not in record.warnings:  # of a try before this one
+        if warning not in record.warnings:  # an earlier try may have added it
             warn(record, warning)
     return scan, writers
 
@@ -237,7 +245,7 @@ def _scan(
 def _write_and_commit(
     run: BackupRun, basis: Basis, assembly: Assembly, writers: Writers, record: RunRecord
 ) -> StoredObject:
-    """Returns the archive, which is there from now on, and was read back."""
+    """Write the archive, commit it and read it back; returns its object."""
     with TemporarySpool(SPILL_BYTES) as end:
         done: list[Written] = []
         stored = fill(writers, assembly.name, lambda: done.append(assembly.write(writers, end)))

@@ -1,4 +1,4 @@
-"""What the sources hold now, and how much of it the previous backup holds already."""
+"""Scans the sources, and finds out how much of them the previous backup holds already."""
 
 from __future__ import annotations
 
@@ -47,18 +47,21 @@ class Scan:
     """The sources as one walk saw them, compared with the previous backup.
 
     Attributes:
-        steps: everything in the order of the walk; folders: their entries.
-        late_links: entries of links that tar makes late, in the order of the walk, and before the
-            first one of each folder that folder's.
-        reuse: what is kept of the previous backup.
-        totals: source -> what lies below it; missing: sources that are not there -> why.
-        entered: those of the watched folders that the walk went into -> the mount that each lay on.
-        content_bytes: of all files; read_bytes: of those that must be read.
-        hole_bytes: what of the former are holes, in files with many.
-        rechecked_bytes: what was read only to see whether it had changed.
-        sockets: sockets met, which are not stored.
-        marked, marked_first, ignored_markers: as a `Walk` has them.
-        notes: what is worth a line in the log, and no problem of a file.
+        steps: all entries, in the order of the walk.
+        folders: the entries of folders.
+        late_links: the entries of late links, in the order of the walk. A folder's entry comes
+            before the first late link in it.
+        reuse: the chunks that are kept of the previous backup.
+        totals: source -> its totals.
+        missing: source that is not there -> why.
+        entered: watched folder that the walk entered -> the mount on which it lay.
+        content_bytes: content bytes of all files.
+        hole_bytes: content bytes that are holes, counted in files with many.
+        read_bytes: content bytes of the files that must be read.
+        rechecked_bytes: bytes read only to see whether files had changed.
+        sockets: number of sockets met, which are not stored.
+        marked, marked_first, ignored_markers: as in `Walk`.
+        notes: lines for the log that are no problems of files.
     """
 
     steps: Steps = field(default_factory=Steps)
@@ -105,15 +108,17 @@ def scan_sources(
     """Walk the profile's sources and decide what to keep of the previous backup.
 
     Args:
-        last: the archive to compare with; None means that everything is read.
-        limits: of the store, for the shortest run that can be copied.
-        report: told of what cannot be stored as it is.
-        private: what is left out: secrets of this program itself.
-        watched: paths of folders, relative to /; whether the walk goes into them is told.
-        before: where what cannot be read has its last version.
-        written_back: called before the walk, as `sources_written_back` gives it.
+        last: the backup to compare with; None means that everything is read.
+        limits: the store's limits, for the shortest range that can be copied.
+        report: called for everything that cannot be stored as it is.
+        private: this program's own secrets, which are left out.
+        watched: folders, as paths relative to /, for which `Scan.entered` is wanted.
+        before: the backup with the last versions of unreadable files.
+        written_back: called before the walk; from `sources_written_back`.
 
-    Raises SourceError when none of the sources is there, or can be read and was ever.
+    Raises:
+        SourceError: none of the sources is there; or none can be read, and none has an earlier
+            version.
     """
     rules = profile.backup
     tree, missing = plan_sources(rules.sources)
@@ -154,10 +159,11 @@ def scan_sources(
 
 @contextmanager
 def sources_written_back(profile: Profile, private: Private) -> Iterator[Callable[[], list[str]]]:
-    """Have the sources' file systems written back meanwhile, so that what is written through
-    `mmap` later shows in a ctime.
+    """Write the sources' file systems back in the background, so that later writes through `mmap`
+    show in a ctime.
 
-    Yields a function that waits for that, and says what went wrong, a line each.
+    Yields:
+        A function that waits for the write-back, and returns what went wrong, a line each.
     """
     with ThreadPoolExecutor(1) as aside:
         folders = _file_systems(profile, walk_rules(profile, private), Mounts())
@@ -174,20 +180,20 @@ def _file_systems(profile: Profile, walked: WalkRules, mounts: Mounts) -> list[s
 
 
 class _Unread:
-    """Passes on what cannot be read, and remembers the sources of which nothing is known."""
+    """Passes reports on, and remembers sources that can be neither read nor carried over."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self.sources: dict[str, str] = {}
 
     def report(self, problem: Problem) -> None:
-        """What cannot be looked at."""
+        """Report a path that cannot be looked at."""
         if problem.is_source and problem.kind == "unreadable":
             self.sources[problem.path] = problem.reason
         self._report(problem)
 
     def of_walk(self, path: str, reason: str) -> None:
-        """What is gone in this moment, or no archive holds."""
+        """Report a path that vanished just now, or that no archive can hold."""
         kind: ProblemKind = "vanished" if reason in _GONE_REASONS else "unstorable"
         self._report(Problem(printable(path), reason, kind))
 
@@ -196,7 +202,11 @@ _GONE_REASONS = {os.strerror(number) for number in GONE}
 
 
 def _refuse_nothing(scan: Scan, unread: Mapping[str, str]) -> None:
-    """Raises SourceError where no source could be read, and none has an earlier version."""
+    """Refuse a backup that would hold nothing but folders.
+
+    Raises:
+        SourceError: no source could be read, and none has an earlier version.
+    """
     if all(step.stand_in == FOLDER_LINE for step in scan.steps):
         named = ", ".join(f"/{path} ({reason})" for path, reason in unread.items())
         raise SourceError(f"none of the sources can be read: {named}; check backup.sources")
@@ -213,7 +223,7 @@ def scan_warnings(scan: Scan) -> list[str]:
 
 
 def walk_rules(profile: Profile, private: Private, watched: Collection[str] = ()) -> WalkRules:
-    """What a walk of the profile's sources leaves out, files whose paths are `private` among it."""
+    """The rules of a walk over the profile's sources; they leave out the paths in `private` too."""
     rules = profile.backup
     return WalkRules(
         excludes=PathPatterns(rules.exclude),
@@ -230,7 +240,7 @@ def _in_walk(path: Path) -> str:
 
 
 def _own_folder(profile: Profile) -> list[Path]:
-    """The folder of the store, if it is one: archives of archives would double with every run."""
+    """The store's folder, if it is one, to leave out: archives in archives would double each run."""
     folder = profile.store.folder
     return [folder] if folder is not None else []
 
@@ -240,8 +250,8 @@ def _sort_out(
 ) -> Iterator[Entry]:
     """Count every entry, put folders and late links aside, and pass the others on.
 
-    A batch at a time: a processor goes through the code of the walk and that of the comparison
-    faster when it does not change between them with every entry.
+    Works in batches: a processor runs the code of the walk and that of the comparison faster if it
+    does not switch between them for every entry.
     """
     late, surroundings = LateLinks(), Surroundings()
     while batch := list(itertools.islice(entries, _BATCH)):
@@ -296,7 +306,7 @@ def _compare(
 def _compare_for_versions(
     leaves: Iterator[Entry], index: EntryIndex, scan: Scan, private: Private
 ) -> None:
-    """Everything is read; what an archive before has is noted, for what cannot be."""
+    """Plan to read everything; note earlier entries, for files that turn out to be unreadable."""
     planner = ReusePlanner((), 0, lambda *_: False, private, reads_all=True)
     for plan in planner.join(leaves, index.placed_entries()):
         scan.steps.add(plan)
@@ -304,7 +314,7 @@ def _compare_for_versions(
 
 
 def _bytes_in_dropped_chunks(last: PreviousBackup, scan: Scan) -> int:
-    """Content of unchanged files that are read again, because their chunk is not kept."""
+    """Content bytes of unchanged files that are read again because their chunk is not kept."""
     content_bytes = 0
     for step in scan.steps:
         if step.plan is not None:
@@ -318,19 +328,21 @@ def _bytes_in_dropped_chunks(last: PreviousBackup, scan: Scan) -> int:
 
 
 class BackupPlan(Struct, frozen=True):
-    """What a dry run tells.
+    """The report of a dry run.
 
     Attributes:
-        totals: source -> what lies below it (what two sources share counts in both).
-        entries, content_bytes: of all sources together; read_bytes: of files to be read.
-        compared_with: the previous backup's name, or why there is none to keep chunks of.
+        totals: source -> its totals (entries that two sources share count in both).
+        entries, content_bytes: of all sources together.
+        read_bytes: bytes to be read.
+        compared_with: the previous backup's name, or why there is none whose chunks can be kept.
         copied_bytes: stored bytes that would be copied in the store.
         same, changed, new, gone: numbers of entries, compared with the previous backup.
-        dropped_chunks: why chunks of it are not kept: reason -> number.
-        problems: what is missing or cannot be looked at.
-        sockets: sockets met, which are not stored.
-        marked: folders whose content a marker leaves out, how many; marked_first: the first ones.
-        warnings: what a backup would warn of.
+        dropped_chunks: reason -> number of its chunks that are not kept for this reason.
+        problems: sources and files that are missing or cannot be looked at.
+        sockets: number of sockets met, which are not stored.
+        marked: number of folders whose content a marker leaves out.
+        marked_first: paths of the first of these folders.
+        warnings: the warnings that a backup would give.
         alarms: what the sources lost, so that nothing would be deleted.
         refused: why `backup` would refuse to run, or "".
     """
@@ -360,7 +372,7 @@ class Lookout(Protocol):
 
     @property
     def watched(self) -> Collection[str]:
-        """As `scan_sources` takes it."""
+        """The folders to watch, for `scan_sources`."""
 
     def look(self, scan: Scan) -> list[str]:
         """What the sources lost, a line each."""
@@ -376,7 +388,7 @@ def plan_backup(
     lookout: Lookout | None = None,
     before: Before = NOTHING_BEFORE,
 ) -> BackupPlan:
-    """What a backup would read, copy and send now, and why; without what is `private`.
+    """Find out what a backup would read, copy and send now, and why; without private files.
 
     Args:
         lookout: says what the sources lost.

@@ -1,4 +1,4 @@
-"""Where one backup is written to: the archive, copies ahead of it, and staging objects."""
+"""The writers of one backup: of the archive, with its early copies, and of staging objects."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from backup_tasks.upload.part_assembler import (
     Ahead,
 )
 
-# A run that reads less is repeated sooner than it is resumed.
+# A run that reads less than this is faster to repeat than to resume.
 RESUMABLE_BYTES = 16 * 2**20
 
 
 class Writers(Struct, frozen=True):
-    """Where an archive is written to.
+    """The writers of one archive.
 
     Attributes:
-        archive: takes the archive, and notes what of it is copied.
-        ahead: of the reused chunks, what it was asked to copy already.
-        journal: told of what is new in it, where its own writer leaves what can be salvaged.
-        staging_objects: take what is new first, where it does not.
+        archive: takes the archive, and notes which ranges of it are copied.
+        ahead: the front of the reused chunks, which `archive` was already asked to copy.
+        journal: records new chunks, if the archive's own writer leaves bytes that can be salvaged.
+        staging_objects: take new chunks first, if it does not.
     """
 
     archive: NotedCopies
@@ -46,7 +46,7 @@ class Writers(Struct, frozen=True):
 
 
 def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject:
-    """Write and commit; what fails leaves what the next run can use, and nothing else."""
+    """Write and commit; a failure leaves only what the next run can use."""
     in_place = writers.journal is not None
     try:
         write()
@@ -63,7 +63,7 @@ def fill(writers: Writers, name: str, write: Callable[[], None]) -> StoredObject
 
 def _give_up(writers: Writers) -> None:
     try:
-        # First, for the archive waits for staging objects that it copies from.
+        # Staging objects first: the archive waits for those that it copies from.
         if writers.staging_objects is not None:
             writers.staging_objects.leave()
     finally:
@@ -76,9 +76,9 @@ def _give_up(writers: Writers) -> None:
 def begin_ahead(
     run: BackupRun, name: str, last: PreviousBackup | None
 ) -> CopiesAhead[NotedCopies] | None:
-    """Start the archive with copies of the last one, before the sources are looked at.
+    """Start the archive with copies of the previous one, before the sources are walked.
 
-    None where copies are not made in the background, or are too few to matter.
+    None if copies are not made in the background, or are too few to matter.
     """
     if last is None or run.store.can_rename or len(last.base.objects) > 1:
         return None
@@ -104,7 +104,8 @@ def open_writers(
     *,
     may_stage: bool,
 ) -> Writers:
-    """Start what is written to, with a note for each that a crash leaves to the next run."""
+    """Start the writers, with a note of each, so that a crash leaves their uploads to the next
+    run."""
     first = None
     if may_stage and scan.read_bytes >= RESUMABLE_BYTES:
         first = _open_staging_object(run, name, sum(map(len, scan.reuse.ranges)))
@@ -124,7 +125,7 @@ def open_writers(
 
 
 def _open_staging_object(run: BackupRun, name: str, first_chunk: int) -> StagingObject | None:
-    """Start a staging object; None where there is no room for its journal."""
+    """Start a staging object; None if its journal cannot be written."""
     run_id = secrets.token_hex(4)
     staging = Staging(
         name=render_staging_name(name, run_id),
@@ -135,7 +136,7 @@ def _open_staging_object(run: BackupRun, name: str, first_chunk: int) -> Staging
     )
     try:
         journal = run.staging.begin(run_id, staging)
-    except OSError:  # the backup goes on without one
+    except OSError:  # the backup goes on without a staging object
         return None
     try:
         writer = run.store.write(staging.name, in_flight_bytes=IN_FLIGHT_BYTES)

@@ -1,4 +1,4 @@
-"""The previous backup of a profile, as the next one builds on it."""
+"""Finds the previous backup of a profile, on which the next one builds."""
 
 from __future__ import annotations
 
@@ -36,36 +36,37 @@ from backup_tasks.read.manifest_cache import ManifestCache
 from backup_tasks.read.manifest_reader import read_header, read_manifest
 from backup_tasks.stores.base import Store, StoredObject
 
-# How many of our archives are tried, and how many archives are looked at to find them among
-# those of others, before everything is read anew.
+# How many of our archives are tried, and how many archives of all hosts and profiles are looked at
+# to find ours, before everything is read anew.
 _TRIES = 3
 _LOOK_BACK = 64
-# What is another's, or was not looked at, is no news.
+# Archives in these states are not mentioned: another's, and those that were not looked at.
 _SILENT = ("unknown", "another's")
 FIRST_ARCHIVE = "there is no earlier archive of this profile and host to build on"
 
 
 class EntryIndex(Protocol):
-    """The entries of what chunks are kept of, in the order of the walk."""
+    """The entries of the archive whose chunks are kept, in the order of the walk."""
 
     def placed_entries(self) -> Iterator[PlacedEntry]:
-        """All of them, each with the place of its line, or -1; one iteration at a time."""
+        """All entries, each with the place of its line, or -1; one iteration at a time."""
 
     def lines_between(self, start: int, end: int) -> bytes:
-        """The manifest's lines from one place to another, as they stand."""
+        """The manifest's lines from one place to another, unchanged."""
 
     def close(self) -> None:
         """Free memory and files."""
 
 
 class PreviousBackup(Struct, frozen=True):
-    """What the next archive may keep chunks of; `close` it when done.
+    """An archive whose chunks the next one may keep; `close` it when done.
 
     Attributes:
+        base: its chunks, and the objects that hold them.
         index: its entries.
-        name: the archive's, "" if there are only chunks of interrupted runs.
+        name: the archive's name; "" if there are only chunks of interrupted runs.
         started_at, full_at, recipients, needed: as in its manifest's header.
-        settled_before_ns: ctimes older than this cannot hide a later change.
+        settled_before_ns: a file with an older ctime cannot have changed unseen since.
     """
 
     base: Base
@@ -83,9 +84,10 @@ class PreviousBackup(Struct, frozen=True):
 
 
 def settled_before_ns(started_at: str, margin_ns: int) -> int:
-    """What `PreviousBackup` says of ctimes, for a run that started then (ISO 8601).
+    """`PreviousBackup.settled_before_ns` for a run.
 
     Args:
+        started_at: when the run started, ISO 8601.
         margin_ns: how long after its ctime a file may still be written to unseen.
     """
     return int(datetime.fromisoformat(started_at).timestamp()) * 10**9 - margin_ns
@@ -102,21 +104,23 @@ def find_previous_backup(
     keys: Keyring,
     margin_ns: int = LEAST_MARGIN_NS,
 ) -> tuple[PreviousBackup | None, str]:
-    """The newest archive of this profile and host that can be built on, or carried over from.
+    """The newest archive of this profile and host to build on, or to carry versions over from.
 
-    What is built on is signed again, so it must surely be ours: its manifest is either kept in
-    the cache, or it is proven and signed by `own_key`; and it is the object that was made here.
+    The new archive signs the kept chunks again, so they must surely be ours. Either the manifest is
+    in the cache, or the archive is proven and signed by `own_key`; and it must be the object that
+    was made here. An archive is passed over if it is damaged, if it is not surely ours, or if the
+    store does not give it.
 
     Args:
-        census: what the store holds, looked at as far as it is worth.
-        keys: open encrypted archives whose manifest is not kept here; a backup has them seldom.
+        census: the store's backups, looked at as far as is worthwhile.
+        keys: open encrypted archives whose manifest is not in the cache; a backup seldom has them.
         margin_ns: as in `settled_before_ns`.
 
     Returns:
         The archive, or None; and in words what is wrong with newer ones, or why there is none.
 
-    Raises StoreError when the store fails. An archive that is damaged, that is not surely ours,
-    or that the store does not give, is passed over.
+    Raises:
+        StoreError: the store fails.
     """
     candidates, troubles = _newest_first(census, store, cache)
     most_troubles = len(troubles) + _TRIES
@@ -125,7 +129,7 @@ def find_previous_backup(
         try:
             manifest = _read_ours(store, cache, stored, profile.name, host, own_key, keys)
         except IdentityError as error:
-            # Perhaps it is of another profile or host: nothing tells.
+            # It may be of another profile or host; that cannot be known.
             locked = locked or _why_locked(stored, error)
             continue
         except (ArchiveError, ObjectChanged, ObjectMissing, ReadRefused) as error:
@@ -147,14 +151,17 @@ def find_previous_backup(
 
 
 def why_full(last: PreviousBackup, profile: Profile, now: datetime) -> str:
-    """Why everything is to be read and sent, though there is an archive before; or ""."""
+    """Why everything must be read and sent although there is a previous archive; or ""."""
     why = _why_not_for(last.recipients, profile.recipients)
     return why or _why_full_is_due(last.full_at, profile.backup.full_every, now)
 
 
 def why_begin_anew(census: Census) -> str:
-    """Why nothing is to be kept at all: what the newest backup was copied from may be at fault for
-    what was found when it was read back."""
+    """Why no chunk may be kept; or "".
+
+    If the newest backup was not what was sent when it was read back, the archive from which it was
+    copied may be at fault.
+    """
     made = [one for one in census.backups() if one.verdict.counts or _is_unread(one)]
     if made and _is_unread(made[-1]):
         return f"{made[-1].stored.name} is the newest, and was not what was sent when read back"
@@ -168,8 +175,10 @@ def _is_unread(backup: Backup) -> bool:
 def _newest_first(
     census: Census, store: Store, cache: ManifestCache
 ) -> tuple[list[StoredObject], list[str]]:
-    """What may be built on: backups that count, and what is not proven if its manifest is kept
-    here; and in words why some that are newer may not."""
+    """The archives that may be built on, and in words why some newer ones may not.
+
+    These are backups that count, and unproven archives whose manifest is in the cache.
+    """
     candidates: list[StoredObject] = []
     troubles: list[str] = []
     for backup in reversed(census.backups()):
@@ -215,9 +224,13 @@ def _read_ours(
     own_key: SigningKey | None,
     keys: Keyring,
 ) -> Manifest | None:
-    """The manifest, if it is this profile's and host's; of others' little more is fetched.
+    """The manifest, if it is this profile's and host's; else None, and little more than the header
+    is fetched.
 
-    Raises ArchiveError also for one that only says so.
+    Raises:
+        ArchiveError: the archive is damaged, or only claims to be this profile's and host's.
+        IdentityError: the manifest is encrypted and cannot be opened here.
+        StoreError: the store fails, or does not give the archive.
     """
     reader, readable = cache.in_front_of(store, stored)
     if is_encrypted_name(readable.name):
@@ -235,9 +248,9 @@ def _read_ours(
 
 
 def _why_not_for(before: Sequence[str], now: Sequence[str]) -> str:
-    """Why chunks that were encrypted for some recipients are of no use for others, or "".
+    """Why chunks that were encrypted for the former recipients cannot be kept, or "".
 
-    Kept chunks stay readable for whom they were made for, and for nobody else.
+    Kept chunks stay readable for the recipients for whom they were encrypted, and for nobody else.
     """
     if tuple(before) == tuple(now):
         return ""
@@ -247,7 +260,11 @@ def _why_not_for(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _check_signed(footer: Footer | None, own_key: SigningKey | None) -> None:
-    """Raises ArchiveError for an archive in the store that this machine did not sign."""
+    """Refuse an archive that this machine did not sign.
+
+    Raises:
+        ArchiveError: the archive is unsigned, signed by another key, or its signature is wrong.
+    """
     signature = footer.signature if footer else None
     if footer is None or signature is None:
         raise ArchiveError("it is unsigned")
@@ -270,7 +287,7 @@ def _why_full_is_due(previous_full_at: str, full_every: timedelta, now: datetime
     return f"everything was last read on {full_at:%Y-%m-%d}, backup.full_every ago or more"
 
 
-# A store that could not copy is asked again after so long: servers are updated.
+# A store that could not copy is asked again after this time, since servers are updated.
 _ASK_AGAIN_AFTER = timedelta(days=30)
 
 
@@ -279,18 +296,18 @@ class CopyMemory:
 
     Args:
         state: the state directory.
-        key: whose store it is, fit for a file name.
+        key: names profile and store, fit for a file name.
     """
 
     def __init__(self, state: Path, key: str) -> None:
         self._path = state / "no-copy" / f"{key}.json"
 
     def refused(self, now: datetime) -> bool:
-        """Whether copying was refused not long ago."""
+        """Whether copying was refused in the last 30 days."""
         try:
             since = datetime.fromisoformat(read_note(self._path)["since"])
             return now - since < _ASK_AGAIN_AFTER and not is_ahead(since, now)
-        except (OSError, ValueError, KeyError, TypeError):  # also a time without its zone
+        except (OSError, ValueError, KeyError, TypeError):  # TypeError: also a time without zone
             return False
 
     def remember(self, now: datetime) -> None:

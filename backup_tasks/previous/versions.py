@@ -1,4 +1,4 @@
-"""What an earlier backup has of what cannot be read now, and what is told of that."""
+"""Finds earlier versions of paths that cannot be read now, and reports these paths."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from backup_tasks.snapshot.walk import Unread, WalkRules
 
 
 class Before(Struct, frozen=True):
-    """The backup before this one, as far as it is known.
+    """The previous backup, as far as it is known.
 
     Attributes:
-        name: its object's name; "" if there is none.
+        name: the name of its object; "" if there is none.
         started_at: when its run began, as in its header.
-        index: its entries, or those of interrupted runs after it; None if nobody knows any.
-        may_carry: whether what it holds can be taken over.
-        needed: names of the backups that hold what it lacks itself.
+        index: its entries, or those of later interrupted runs; None if no entries are known.
+        may_carry: whether its versions of files can be carried over.
+        needed: names of older backups that hold files which it lacks itself.
         is_known: whether the index has all its entries.
     """
 
@@ -64,16 +64,18 @@ class _Tally:
 
 
 class PreviousVersions:
-    """Gives the last versions of what a walk cannot read, as `snapshot.PreviousVersions`.
+    """Gives the last versions of paths that a walk cannot read.
+
+    Implements `snapshot.walk.PreviousVersions`.
 
     Args:
-        before: where they are.
-        rules: what the profile leaves out by now.
-        report: told of everything that cannot be read.
-        mounts: of this machine.
+        before: the backup that has the versions.
+        rules: what the profile leaves out now.
+        report: called for everything that cannot be read.
+        mounts: the mounts of this machine.
 
     Attributes:
-        notes: what is worth a line in the log, and no problem.
+        notes: lines for the log that are no problems.
     """
 
     def __init__(
@@ -94,12 +96,12 @@ class PreviousVersions:
         self.notes: list[str] = []
 
     def of(self, unread: Unread) -> Iterator[Entry]:
-        """As `snapshot.PreviousVersions.of`."""
+        """As `snapshot.walk.PreviousVersions.of`."""
         carried, lost = _Tally(), _Tally()
         is_folder = False
         for entry in self._wanted(unread):
             is_folder |= entry.name != unread.path
-            # The folder itself tells nothing of what is in it.
+            # The folder's own entry says nothing of its content.
             counts = entry.name != unread.path or entry.type != "dir"
             if not self._before.may_carry:
                 lost.add(entry, counts=counts)
@@ -111,12 +113,14 @@ class PreviousVersions:
         self._tell(unread, carried, lost, is_folder=is_folder)
 
     def give_up(self) -> None:
-        """As `snapshot.PreviousVersions.give_up`."""
+        """As `snapshot.walk.PreviousVersions.give_up`."""
         self._is_given_up = True
 
     def holds_below(self, source: str) -> bool:
-        """Whether the backup before has anything of a source, an absolute path; or, where nobody
-        knows what it has, whether there is one."""
+        """Whether the previous backup has anything of a source, given as an absolute path.
+
+        If its entries are not all known: whether there is a previous backup.
+        """
         if self._before.index is None or not self._before.is_known:
             return bool(self._before.name)
         path = source.strip("/")
@@ -154,24 +158,26 @@ class PreviousVersions:
             self._report(Problem(path, why + then, kind, unread.is_source, last_whole=unknown))
 
     def _is_worth_telling(self, unread: Unread) -> bool:
-        """Of folders that no archive can hold only the first: a user may make any number."""
+        """Whether to report a path. Of the folders that lie too deep only the first is reported,
+        since a user may make any number."""
         if not unread.is_limit:
             return True
         is_first, self._told_of_limit = not self._told_of_limit, True
         return is_first
 
     def _covers_nothing(self, unread: Unread) -> bool:
-        """Whether no source, and nothing that an earlier backup may have, is missing for want of
-        what cannot be read."""
+        """Whether the unreadable path hides neither a source nor anything that an earlier backup
+        may have."""
         return not unread.is_source and (self._before.is_known or not self._before.name)
 
     def _refuses_root(self, unread: Unread) -> bool:
         return unread.error.errno == errno.EACCES and self._mounts.is_fuse(unread.path)
 
     def _wanted(self, unread: Unread) -> Iterator[Entry]:
-        """The entries of a path and of all below it, without what the profile leaves out now."""
+        """The entries of a path and of all below it, without those that the profile now leaves
+        out."""
         excludes, skip = self._rules.excludes, self._rules.skip
-        left_out = ""  # of the path that was left out, or is no folder, with a slash behind it
+        left_out = ""  # the last path that was left out, or is no folder, with a slash behind it
         depth = unread.path.count("/") + 1
         for entry in self._below(unread.path):
             name = entry.name
@@ -187,8 +193,7 @@ class PreviousVersions:
                 yield entry
 
     def _below(self, path: str) -> Iterator[Entry]:
-        """All entries of a path and below it. The index is gone through once, in step with the
-        walk."""
+        """All entries of a path and below it. The index is read once, in step with the walk."""
         index = self._before.index
         if index is None:
             return

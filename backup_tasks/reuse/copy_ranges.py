@@ -1,12 +1,12 @@
 """Which ranges of old chunks to keep: the cheapest choice that the store's rules allow. Pure.
 
-What is not kept is written anew, and costs its live bytes. What is kept costs its dead bytes at a
-price: they lie in every archive that follows. Ranges must not be too short to be copied. Under
-these rules dynamic programming finds the cheapest choice, in one pass over the chunks.
+A dropped chunk costs its live bytes, which are written anew. A kept chunk costs its dead bytes at a
+price, since they lie in every archive that follows. Each range must be long enough to be copied.
+Under these rules dynamic programming finds the cheapest choice, in one pass over the chunks.
 
-Where dead bytes are more than is welcome, the price rises, for the oldest chunks first, until
-they are few enough or the cleaning has cost about half as much as what is new: so no day pays
-for many. Only where they come to a limit is it paid whatever it costs.
+If dead bytes are more than DEAD_WELCOME, the price rises, for the oldest chunks first, until they
+are few enough, or until cleaning has cost about half as many bytes as are new. So no day pays
+for many. Dead bytes beyond DEAD_LIMIT are cleaned whatever the cost.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-# Of the bytes of entries that count, those of entries that do not may be so many unasked.
+# Dead bytes tolerated before cleaning, as a fraction of live bytes.
 DEAD_WELCOME = 0.07
-# And so many in the end, when cleaning up is dear.
+# Dead bytes tolerated at most, when cleaning costs much, as a fraction of live bytes.
 DEAD_LIMIT = 0.2
-# What cleaning up may cost in one backup, of what is new in it; ranges that are too short included.
+# Live bytes that cleaning may write anew in one backup, as a fraction of its new bytes. Ranges that
+# are too short to copy are included.
 CLEANING_SHARE = 0.55
-# A chunk that is four fifths dead is worth writing anew even where there is room.
+# At this price a chunk that is four fifths dead is written anew even if dead bytes are few.
 _LOWEST_PRICE = 0.25
-# Above this, no byte that is dead is kept.
+# Above this price, no dead byte is kept.
 _HIGHEST_PRICE = 2.0**20
-# The chunks that a higher price is tried on are cut into so many steps.
+# The chunks that pay a higher price are searched in steps of this fraction of all: 1/512.
 _STEPS = 512
 
 
 class ChunkCosts(Struct, frozen=True):
-    """The chunks of an archive, each by what it costs to keep and not to keep.
+    """For each chunk of an archive, the costs of keeping and of dropping it.
 
     Attributes:
-        live, dead: raw bytes of entries that count, and of those that do not.
-        stored: bytes in the object, which make a range long enough.
+        live, dead: raw bytes of entries that count, and of superseded ones.
+        stored: bytes in the object; by these a range is long enough or too short.
     """
 
     live: Sequence[int]
@@ -44,11 +45,11 @@ class ChunkCosts(Struct, frozen=True):
 
 
 class RangeRules(Struct, frozen=True):
-    """What the ranges must keep to.
+    """The rules that the ranges must keep.
 
     Attributes:
         smallest_bytes: stored bytes of the shortest range that can be copied.
-        most: how many ranges there may be; beyond that the shortest are given up.
+        most: the largest number of ranges; beyond it the shortest are given up.
         new_bytes: raw bytes of entries that are written in any case.
     """
 
@@ -64,7 +65,7 @@ def choose_ranges(costs: ChunkCosts, may_keep: bytearray, rules: RangeRules) -> 
         may_keep: 0 for chunks that must go.
 
     Returns:
-        A choice whose dead bytes are at most DEAD_LIMIT of all live ones.
+        A choice whose dead bytes are at most DEAD_LIMIT of all live bytes.
     """
     count, live = len(may_keep), sum(costs.live)
 
@@ -114,10 +115,11 @@ def _dead_bytes(costs: ChunkCosts, chosen: bytearray) -> int:
 def _cheapest(
     costs: ChunkCosts, may_keep: bytearray, prices: Sequence[float], smallest_bytes: int
 ) -> bytearray:
-    """The choice of least cost: live bytes that are not kept, and dead ones that are, at a price.
+    """The choice of least cost: the live bytes of dropped chunks, and the priced dead bytes of kept
+    ones.
 
-    `dropped[i]` and `kept[i]` are the least costs of the first i chunks, the last of which is
-    dropped, or ends a range that is long enough.
+    `dropped[i]` is the least cost of the first i chunks if the last of them is dropped; `kept[i]`
+    if it ends a range that is long enough.
     """
     count = len(may_keep)
     dropped, kept = [0.0] * (count + 1), [math.inf] * (count + 1)

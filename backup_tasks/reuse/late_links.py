@@ -1,7 +1,7 @@
-"""Links that GNU tar makes late, after everything else: which they are, and what goes with them.
+"""Finds the links that GNU tar makes late, after everything else, and the folders around them.
 
-Of a symlink that is absolute or goes up by `..` it makes an empty file first, so that nothing
-can be written through the link, and the link itself at the very end. A folder's time is set
+For a symlink that is absolute or goes up by `..`, tar first makes an empty file, so that nothing
+can be written through the link. It makes the link itself at the very end. It sets a folder's time
 after that only if the folder's own entry, or an entry in it, came right before the link.
 Source: GNU tar 1.34 and 1.35, src/extract.c, create_placeholder_file and mark_after_links.
 """
@@ -19,17 +19,17 @@ def is_late_target(target: str) -> bool:
 
 
 class LateLinks:
-    """Finds them in the order of a walk: such symlinks, and hardlinks to one of them.
+    """Finds late symlinks, and hardlinks to one of them, in the order of a walk.
 
-    Memory grows with the number of such symlinks that have several names, not with their paths.
+    Memory grows with the number of late symlinks that have several names, not with their paths.
     """
 
     def __init__(self) -> None:
-        # Of their paths the hashes, which have a secret key.
+        # Late symlinks with several names, by the hash of their path, which has a secret key.
         self._linked: set[int] = set()
 
     def has(self, entry: Entry) -> bool:
-        """Whether an entry is one; ask for each but folders, in the order of the walk."""
+        """Whether an entry is a late link. Call for each entry but folders, in the walk's order."""
         if entry.type == "symlink":
             is_late = is_late_target(entry.link_name)
             if is_late and entry.nlink > 1:
@@ -38,38 +38,38 @@ class LateLinks:
         return entry.type == "hardlink" and hash(entry.link_name) in self._linked
 
 
-# Up to so many folders deep an entry keeps its path, as a copy without it takes time; beyond that
-# memory would grow by the square of the depth.
+# Up to this depth a folder's entry keeps its path, since a copy without the path takes time.
+# Beyond it, paths would make memory grow by the square of the depth.
 _USUAL_DEPTH = 64
 
 
-# Folders are taken in together: few of them have anything that asks for its own, and of so many
-# most are left again.
+# Folders are taken in together, this many at once: few hold a late link, and the walk has left
+# most of them again by then.
 _AT_ONCE = 256
 
 
 class Surroundings:
-    """Knows the folder that an entry lies in, as a walk goes on.
+    """Knows the folder in which an entry lies, as a walk goes on.
 
-    Memory grows with the depth: a path in each level would make it grow by the square.
+    Memory grows with the depth; a path in each level would make it grow by the square.
     """
 
     def __init__(self) -> None:
         self._entered: list[Entry] = []
         self._front = ""
-        # Of each folder that the walk is in: how much of the front is its, and its entry; None once
-        # that was given.
+        # For each folder that the walk is in: the length of its path in `_front`, and its entry, or
+        # None once `new_around` has given it.
         self._lengths: list[int] = []
         self._folders: list[Entry | None] = []
 
     def enter(self, folder: Entry) -> None:
-        """The walk came to a folder."""
+        """Note that the walk came to a folder."""
         self._entered.append(folder)
         if len(self._entered) == _AT_ONCE:
             self._take_in()
 
     def new_around(self, entry: Entry) -> Entry | None:
-        """The folder of an entry; None if it was given before, or the entry lies at the top."""
+        """The folder of an entry; None if it was given before, or if the entry lies at the top."""
         self._take_in()
         self._leave(entry.name)
         if not self._folders or self._folders[-1] is None:
@@ -79,7 +79,7 @@ class Surroundings:
         return folder
 
     def _take_in(self) -> None:
-        """Leave and enter as the walk did since the last time, but for what it has left again."""
+        """Follow the walk since the last call, without the folders that it has left again."""
         if not self._entered:
             return
         here = self._entered[-1].name + "/"

@@ -1,11 +1,13 @@
 """Which chunks of the previous backup to keep, and which entries to write anew. Pure.
 
 The order of an archive is: reused chunks, new entries, late links, folders. Plain `tar x` lets the
-last entry of a name win, so a changed file's earlier entry may stay in a reused chunk. Whatever tar
-would bring back or trip over may not: a deleted path and a path that became something else take
-the chunks that hold them along, and a file that is written anew those of the hardlinks to it.
-So do late links that stand among other entries, as archives of 0.1.0 have them: tar passes over
-a second entry of such a link.
+last entry of a name win, so a changed file's earlier entry may stay in a reused chunk. A chunk must
+go if it holds an entry that tar would bring back or trip over:
+
+- a path that was deleted, or that became something else;
+- a hardlink to a file that is written anew;
+- a late link among other entries, as in archives of 0.1.0: tar passes over a second entry of such
+  a link.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from backup_tasks.snapshot.private_content import NOTHING_PRIVATE, Private
 
 
 class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
-    """One entry of the walk with what the previous backup knows of it.
+    """One entry of the walk, with its counterpart in the previous backup.
 
     Attributes:
-        entry: to be written, or, if `is_same`, as the previous backup has it.
-        is_same: unchanged: kept, if its chunk is. Or it cannot be read, and is the last version,
-            as `entry.carried` says then.
-        old: the file's earlier entry, if it changed.
-        place, end: if not a letter of the last manifest's line needs to change, where that
-            begins and ends there; else -1.
+        entry: the entry to write; if `is_same`, the entry of the previous backup.
+        is_same: the entry is unchanged, and is kept if its chunk is. Or it cannot be read and
+            stands for its last version; then `entry.carried` says so.
+        old: the file's earlier entry, if the file changed.
+        place, end: where the entry's line begins and ends in the previous manifest, if the line
+            can stay to the letter; else -1.
     """
 
     entry: Entry
@@ -45,7 +47,7 @@ class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
 
 @dataclass(slots=True)
 class ReuseCounts:
-    """Why what is kept or written: numbers of entries."""
+    """Numbers of entries, by how they compare with the previous backup."""
 
     same: int = 0
     changed: int = 0
@@ -54,13 +56,14 @@ class ReuseCounts:
 
 
 class Reuse(Struct, frozen=True):
-    """The decision.
+    """The decision which chunks to keep.
 
     Attributes:
-        ranges: consecutive chunk numbers that are copied, in order.
-        moved: old chunk number -> number in the new archive, -1 for those not kept.
+        ranges: ranges of old chunk numbers to copy, in order.
+        moved: old chunk number -> number in the new archive, -1 for a chunk that is not kept.
         reused_bytes: stored bytes of the ranges.
-        counts: of entries; `dropped` of chunks: reason -> number.
+        counts: numbers of entries.
+        dropped: reason -> number of chunks that are not kept for this reason.
         is_all_reused: every unchanged entry stays in a chunk of the same number.
     """
 
@@ -72,17 +75,17 @@ class Reuse(Struct, frozen=True):
     is_all_reused: bool = False
 
     def keeps(self, entry: Entry) -> bool:
-        """Whether the chunk that the old entry begins in is kept."""
+        """Whether the chunk in which the old entry begins is kept."""
         return 0 <= entry.chunk < len(self.moved) and self.moved[entry.chunk] >= 0
 
     def move(self, entry: Entry) -> Entry:
-        """The old entry as it stands in the new archive; changes it in place."""
+        """Give the old entry its place in the new archive; changes the entry itself."""
         entry.stale = tuple(self.moved[c] for c in entry.stale if self.moved[c] >= 0)
         entry.chunk = self.moved[entry.chunk]
         return entry
 
     def stale_after(self, old: Entry) -> tuple[int, ...]:
-        """The reused chunks in which an entry of this path stays behind when it is written anew."""
+        """The reused chunks that still hold an entry of this path after it is written anew."""
         if not self.moved:
             return ()
         held = {self.moved[c] for c in packed_chunks(old)}
@@ -98,37 +101,37 @@ def is_large(entry: Entry) -> bool:
 
 
 def piece_numbers(entry: Entry, chunks: Sequence[Chunk]) -> range:
-    """The chunks with a large entry's own bytes, after that of its headers."""
+    """The chunks with a large entry's own bytes; they follow the chunk of its headers."""
     own_bytes = entry.raw_span - chunks[entry.chunk].raw
     first = entry.chunk + 1
     return range(first, min(first + -(-own_bytes // CHUNK_BYTES), len(chunks)))
 
 
 def packed_chunks(old: Entry) -> tuple[int, ...]:
-    """Where entries of this path stand among others, earlier ones included."""
+    """The chunks that hold entries of this path among others, earlier versions included."""
     return old.stale if is_large(old) else (*old.stale, old.chunk)
 
 
 # How often ranges are chosen anew because of hardlinks, before all chunks with such links go.
 _MOST_TRIES = 8
-# Why a chunk must go: an entry in it is gone or retyped; it holds a late link.
+# Why a chunk must go: an entry in it is gone or retyped; or it holds a late link.
 _GONE, _LATE = 1, 2
 _NOTHING: tuple[Entry | None, int, int] = (None, -1, -1)
 
 
 class ReusePlanner:
-    """Compares a walk with the last manifest as two sorted streams, then decides.
-
-    Args:
-        chunks: of the previous backup.
-        settled_before_ns: files whose ctime is not older than this may have changed unseen.
-        is_same_content: asked when only inode or ctime differ, or ctime is too young:
-            reads the file and says whether its tar entry would be the same bytes.
-        private: what is not to be stored; a chunk that holds it is not kept.
-        blind: file systems, by `device`, on which no ctime tells of every change.
-        reads_all: nothing is kept; entries of before only tell what an earlier version is.
+    """Compares a walk with the previous manifest as two sorted streams, then decides.
 
     Memory grows with the number of chunks and of hardlinked files, not of entries.
+
+    Args:
+        chunks: those of the previous backup.
+        settled_before_ns: a file with this ctime or a later one may have changed unseen.
+        is_same_content: called when only inode or ctime differ, or when the ctime is too young;
+            reads the file and says whether its tar entry would be the same bytes.
+        private: content that must not be stored; a chunk that holds it is not kept.
+        reads_all: keep nothing; old entries only serve as the earlier versions of files.
+        blind: devices of file systems whose ctime does not show every change.
     """
 
     def __init__(
@@ -152,14 +155,15 @@ class ReusePlanner:
         self._is_same_content = is_same_content
         self._live = [0] * len(chunks)
         self._must_go = bytearray(len(chunks))
-        # Chunks of which every entry is known: those of folders are not among them.
+        # Chunks with superseded entries. No folders are in them, so they may stay without a live
+        # byte.
         self._known = bytearray(len(chunks))
-        # Unchanged files that have several names: hash of the first one's path, which has a secret
-        # key -> the chunk that it stands in.
+        # Unchanged files with several names: hash of the first path, which has a secret key -> the
+        # chunk of that entry.
         self._first_chunks: dict[int, int] = {}
         # A chunk with such files -> the chunks further back with hardlinks to them.
         self._link_chunks: dict[int, set[int]] = {}
-        # Chunks with hardlinks whose file is not unchanged, or comes after them.
+        # Chunks with hardlinks to a file that changed, or that comes after them.
         self._orphaned: set[int] = set()
         self._new_bytes = 0
         self.counts = ReuseCounts()
@@ -170,8 +174,9 @@ class ReusePlanner:
         """Pair the entries of both streams, both in the order of a walk.
 
         Args:
-            walked: without folders and late links, which are written anew in any case.
-            before: with the place of each entry's line, -1 if it is not to be used.
+            walked: today's entries, without folders and late links, which are always written anew.
+            before: the old entries, each with the place of its line; -1 if the line must not be
+                used.
         """
         leaves = self._without_last(before)
         old, place, end = next(leaves, _NOTHING)
@@ -212,7 +217,7 @@ class ReusePlanner:
                     yield placed
 
     def _carry(self, old: Entry) -> Iterator[PlannedEntry]:
-        """An entry of before takes the place of what cannot be read now."""
+        """Keep the earlier entry of a path that cannot be read now, unless it may be private."""
         if old.size in self._sizes_to_check and self._private.may_be_in(old):
             self.counts.gone += 1
             self._take_along(old)
@@ -251,8 +256,8 @@ class ReusePlanner:
         self.counts.same += 1
         span = same.raw_span
         if span > CHUNK_BYTES and is_large(same):
-            # All of it or nothing: these chunks lie side by side and hold nothing else, so
-            # that no rule ends a range between them.
+            # A large entry is kept whole or not at all: its chunks lie side by side and hold
+            # nothing else, so no rule ends a range between them.
             for number in range(same.chunk, piece_numbers(same, self._chunks).stop):
                 self._live[number] = self._chunks[number].raw
         else:
@@ -263,7 +268,7 @@ class ReusePlanner:
             self._note_link(same)
 
     def _is_exact(self, entry: Entry, old: Entry) -> bool:
-        """Whether the old entry still holds to the last letter."""
+        """Whether the old entry still holds, to the last letter of its line."""
         return (
             entry.ctime_ns == old.ctime_ns
             and entry.inode == old.inode
@@ -277,7 +282,7 @@ class ReusePlanner:
             and entry.nlink == old.nlink
             and not old.stale
             and 0 < old.ctime_ns < self._settled_before_ns
-            # As `lacks_hash`, which would be called for each file.
+            # As `not old.lacks_hash`, without a call for each file.
             and (old.sha256 != "" or old.type != "file" or old.sparse_sha256 != "")
         )
 
@@ -285,7 +290,7 @@ class ReusePlanner:
         return entry.device not in self._blind and ReusePlanner._is_exact(self, entry, old)
 
     def _same(self, entry: Entry, old: Entry) -> Entry | None:
-        """The old entry if it still holds, with the inode and ctime of today."""
+        """The old entry with today's inode and ctime, if it still holds; else None."""
         if (
             entry.type != old.type
             or entry.size != old.size
@@ -306,7 +311,7 @@ class ReusePlanner:
             owner = (entry.mode, entry.uid, entry.gid, entry.user, entry.group)
             if owner != (old.mode, old.uid, old.gid, old.user, old.group):
                 return None
-            # A hardlink has no content of its own: it goes with the name that has it.
+            # A hardlink has no content of its own: it goes with the name that has the content.
             if entry.type != "hardlink" and not self._is_same_content(entry, old):
                 return None
         old.ctime_ns, old.inode, old.device = entry.ctime_ns, entry.inode, entry.device
@@ -329,7 +334,7 @@ class ReusePlanner:
             return
         first = self._first_chunks.get(hash(same.link_name), -1)
         if not 0 <= first <= same.chunk:
-            # In the archive before, and the file in what an interrupted run left.
+            # The link lies in the previous archive, and its file in an interrupted run's object.
             self._orphaned.add(same.chunk)
         elif first != same.chunk:
             self._link_chunks.setdefault(first, set()).add(same.chunk)
@@ -339,12 +344,12 @@ class ReusePlanner:
 
         Args:
             smallest_range_bytes: stored bytes of the shortest range that can be copied.
-            most_ranges: how many ranges there may be; beyond that the shortest are given up.
+            most_ranges: the largest number of ranges; beyond it the shortest are given up.
         """
         chunks = self._chunks
         dead = [max(0, c.raw - live) for c, live in zip(chunks, self._live, strict=True)]
         costs = ChunkCosts(self._live, dead, [chunk.length for chunk in chunks])
-        # One without a live byte may still stay, as a bridge between two that would be too short.
+        # A chunk without a live byte may stay as a bridge between two ranges that are too short.
         may_keep = bytearray(
             (live > 0 or known) and not gone
             for live, known, gone in zip(self._live, self._known, self._must_go, strict=True)
@@ -357,7 +362,7 @@ class ReusePlanner:
             if not lost:
                 break
             if tries == _MOST_TRIES:
-                # Links laid out for it could make each choice spoil the next one.
+                # Links laid out on purpose could make each choice spoil the next one.
                 with_links = set().union(*self._link_chunks.values())
                 lost |= {number for number in with_links if chosen[number]}
             for number in lost:
@@ -366,8 +371,10 @@ class ReusePlanner:
         return self._reuse(chosen, may_keep, links_lost)
 
     def _links_to_drop(self, chosen: bytearray) -> set[int]:
-        """Chunks with links whose file would come after them, as it is written anew; and those
-        with links to what is in these, and so on."""
+        """The chosen chunks whose links would come before their files.
+
+        Such a file is written anew, or lies in a chunk that is dropped because of its own links.
+        """
         lost = {number for number in self._orphaned if chosen[number]}
         waiting = [*lost, *(first for first in self._link_chunks if not chosen[first])]
         while waiting:
@@ -396,7 +403,7 @@ class ReusePlanner:
     def _why_dropped(
         self, chosen: bytearray, may_keep: bytearray, links_lost: int
     ) -> dict[str, int]:
-        """Numbers of chunks that hold something live and are not kept all the same."""
+        """Numbers of chunks that hold live bytes but are not kept, by reason."""
         why = [why for live, why in zip(self._live, self._must_go, strict=True) if live and why]
         given_up = [
             number

@@ -1,6 +1,6 @@
-"""The walk's outcome as steps: what to write, what to keep, and where what comes last stands.
+"""The walk's outcome as steps: what to write, what to keep, and the places of the last entries.
 
-A run of entries that stay as they are is a few small steps, so that an unchanged server costs
+Consecutive unchanged entries are one run, and take a few small steps. So an unchanged server costs
 next to nothing here, whatever its size.
 """
 
@@ -13,20 +13,20 @@ import msgspec
 from backup_tasks.reuse.plan import PlannedEntry
 from backup_tasks.spools.records import Spool
 
-# The lines of a run are read at once: more than so many bytes are several runs, for a folder may
-# hold any number of files, with paths of any length.
+# The lines of a run are read at once, so a run ends after about this many bytes: a folder may hold
+# any number of files, with paths of any length.
 _RUN_BYTES = 2**18
 
 
 class Step(msgspec.Struct, omit_defaults=True, gc=False):
-    """One of: an entry; a run of unchanged ones; the place of an entry that is written last.
+    """One of: an entry; a run of unchanged entries; the place of an entry that is written last.
 
     Attributes:
-        plan: an entry that is written, or kept with other numbers.
-        first, end, count: a run: where its lines begin and end in the last manifest, and how
-            many entries follow each other there and here.
-        files, content_bytes: of the run.
-        stand_in: for the line of the next folder, or late link, in the order of the walk.
+        plan: an entry to write, or to keep with other numbers.
+        first, end: where the lines of a run begin and end in the previous manifest.
+        count: the number of entries in the run; they follow each other there and here.
+        files, content_bytes: the run's files, and their content.
+        stand_in: stands for the line of the next folder, or late link, in the order of the walk.
     """
 
     plan: PlannedEntry | None = None
@@ -53,7 +53,7 @@ class Steps:
         self.not_reused_bytes = 0
 
     def add(self, plan: PlannedEntry) -> None:
-        """The next entry, neither a folder nor a late link."""
+        """Add the next entry, neither a folder nor a late link."""
         self.entries += 1
         if plan.place < 0:
             self._end_run()
@@ -72,7 +72,7 @@ class Steps:
             run.content_bytes += plan.entry.size
 
     def add_last(self, stand_in: bytes) -> None:
-        """A folder or a late link, whose entry is kept elsewhere."""
+        """Add a folder or a late link; its entry is kept elsewhere."""
         self.entries += 1
         self._end_run()
         self._spool.append(Step(stand_in=stand_in))

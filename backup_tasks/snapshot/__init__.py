@@ -1,5 +1,5 @@
 """What is on the server: walking the sources, describing entries, reading files.
 
-In come the profile's sources and rules; out come entries, sorted as the walk goes, and content.
+Takes the profile's sources and rules; gives entries in the order of the walk, and file content.
 Below: `chunks`.
 """

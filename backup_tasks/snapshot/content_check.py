@@ -1,4 +1,4 @@
-"""Reading a file only to know whether it still is what the previous backup holds."""
+"""Reading a file only to know whether it still equals its version in the previous backup."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ _FOLDER_TO_READ = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ContentCheck:
-    """Compares files with what their entries in the last manifest say.
+    """Compares files with their entries in the previous manifest.
 
     Args:
         root: descriptor of the folder that the entries' paths are relative to.
 
     Attributes:
-        read_bytes: how much was read.
+        read_bytes: content bytes read so far.
     """
 
     def __init__(self, root: int, progress: Progress) -> None:
         self._folders = FolderStack(root, _FOLDER_TO_READ)
         self._progress = progress
-        # The walk has as many open meanwhile.
+        # The walk keeps as many folders open at the same time.
         self._most_levels = allow_deep_folders() // 2
         self._buffer = memoryview(bytearray(CHUNK_BYTES))
         self.read_bytes = 0
 
     def is_same(self, entry: Entry, old: Entry) -> bool:
-        """Whether content and extended attributes still are those of the old entry; False for
-        a file that cannot be read or moves, which is then met again when it is written."""
+        """Whether the file still has the old entry's content and extended attributes.
+
+        False for a file that cannot be read, or that moves: the run meets its trouble again
+        when it writes the file.
+        """
         parent, name = split_path(entry.name)
         if parent.count("/") >= self._most_levels:
             return False
@@ -72,5 +75,6 @@ class ContentCheck:
 
 
 def _are_same(found: Xattrs, old: Entry) -> bool:
-    """Never where some are missing: then the entry is written, and they are told of, again."""
+    """Whether the attributes are the old entry's. False if some could not be read: the entry
+    is then written again, and the missing attributes are reported again."""
     return not found.trouble and hash_xattrs(found.values) == old.xattrs

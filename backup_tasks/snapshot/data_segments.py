@@ -1,4 +1,4 @@
-"""Where a sparse file holds bytes, as its file system tells."""
+"""Where a sparse file holds bytes, as its file system reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backup_tasks.format.limits import (
     TOO_MANY_HOLES,
 )
 
-# The first holes that are given up where there are too many: smaller ones save little.
+# Where there are too many holes, those up to this size go first: they save little.
 _FIRST_GAP_BYTES = 2**14
 Segment = tuple[int, int]
 
@@ -23,7 +23,8 @@ Segment = tuple[int, int]
 def extents(descriptor: int, size: int) -> Iterator[Segment]:
     """(offset, length) of each part that holds bytes, in order, up to `size`.
 
-    The rest is one part where the file system does not know, or answers what cannot be.
+    Where the file system fails to answer, or gives an impossible answer, the rest counts as
+    one part.
     """
     position = 0
     while position < size:
@@ -31,25 +32,25 @@ def extents(descriptor: int, size: int) -> Iterator[Segment]:
             start = os.lseek(descriptor, position, os.SEEK_DATA)
             end = os.lseek(descriptor, start, os.SEEK_HOLE)
         except OSError as error:
-            if error.errno != errno.ENXIO:  # that is: a hole up to the end
+            if error.errno != errno.ENXIO:  # ENXIO means: a hole up to the end
                 yield position, size - position
             return
         if not position <= start < end:
             yield position, size - position
             return
-        if start >= size:  # it grew in this moment
+        if start >= size:  # the file grew just now
             return
         position = min(end, size)
         yield start, position - start
 
 
 class SegmentList:
-    """Segments of bytes in order, never more than so many: holes between them are given up for
-    that, the smallest first.
+    """Segments of bytes in order, at most `most`: beyond that, the smallest holes between them
+    are stored as zeros.
 
     Attributes:
         segments: (offset, length), ascending.
-        data_bytes: what was added, without what was given up.
+        data_bytes: bytes added, without the stored holes.
     """
 
     def __init__(self, most: int) -> None:
@@ -59,7 +60,7 @@ class SegmentList:
         self._gap = 0
 
     def add(self, offset: int, length: int) -> None:
-        """The next part that holds bytes."""
+        """Add the next part that holds bytes."""
         self.data_bytes += length
         self._append(offset, length)
         while len(self.segments) > self._most:
@@ -78,14 +79,15 @@ class SegmentList:
 
     @property
     def segment_bytes(self) -> int:
-        """What the segments take, holes that were given up among it."""
+        """Bytes of all segments, stored holes included."""
         return sum(length for _, length in self.segments)
 
 
 def find_segments(descriptor: int, size: int) -> list[Segment]:
-    """The segments that are stored of a file of so many bytes; the last one ends where it does.
+    """The segments to store of a file of `size` bytes; the last one ends where the file ends.
 
-    Raises OSError (EFBIG) when no archive holds it: too many holes, or too many pieces.
+    Raises:
+        OSError: EFBIG; the file has more holes, or more pieces, than an archive holds.
     """
     found = SegmentList(MOST_SEGMENTS)
     for number, (offset, length) in enumerate(extents(descriptor, size)):

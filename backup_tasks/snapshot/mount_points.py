@@ -9,22 +9,22 @@ from collections.abc import Iterable
 from backup_tasks.filesystem.mountinfo import Mount, unescaped
 from backup_tasks.filesystem.standing import is_at_or_below, standing_of
 
-# Images that are packages or media; they come and go, and nobody's data is in them.
+# Images of packages or media; they come and go, and hold nobody's data.
 _IMAGES = {"squashfs", "iso9660", "udf", "erofs", "cramfs", "romfs"}
-# Without a device in /dev, and data nevertheless.
+# These hold data although they have no device in /dev.
 _WITHOUT_DEVICE = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "9p", "virtiofs", "afs", "lustre", "gpfs"),
     *("beegfs", "orangefs", "coda", "ncpfs", "zfs", "vboxsf", "prl_fs", "vmhgfs"),
 }
-# Programs of the system that answer like a file system.
+# System programs that present themselves as a file system.
 _NO_DATA = {"fuse.lxcfs", "fuse.portal", "fuse.gvfsd-fuse", "fuse.snapfuse", "fuse.squashfuse"}
 
 
 def data_mounts(mounts: Iterable[Mount]) -> set[str]:
-    """Where file systems with data of their own are mounted, as seen by their paths.
+    """The paths at which file systems with data of their own are mounted, and visible.
 
-    Block devices, network shares, and FUSE where root mounted it: what a user mounts, that user
-    can end too, and nobody but root may raise a hold by that.
+    Block devices, network shares, and FUSE if root mounted it: users can end their own mounts,
+    and nobody but root may raise a hold in that way.
 
     Args:
         mounts: in the order in which they were mounted.
@@ -32,15 +32,15 @@ def data_mounts(mounts: Iterable[Mount]) -> set[str]:
     Returns:
         Paths relative to /, without a slash in front; "" is / itself.
     """
-    # Of several mounts on one folder the last one is seen.
+    # Of several mounts on one folder, the last one is visible.
     seen = {mount.path: mount for mount in mounts}
     return {path for path, mount in seen.items() if _has_data(mount)}
 
 
 def data_mount_of(descriptor: int) -> str:
-    """The nearest mount with data of its own that holds an open folder, as a path like those
-    above; "" for the root's own. A mount that shows what would be there without it is passed over.
-    """
+    """The nearest mount with data of its own that holds an open folder, as a path of
+    `data_mounts`; "" for the root file system. A mount that shows what would lie there without
+    it is passed over."""
     try:
         standing = standing_of(descriptor)
     except OSError:
@@ -52,12 +52,13 @@ def data_mount_of(descriptor: int) -> str:
 
 
 def automounts(mounts: Iterable[Mount]) -> set[str]:
-    """Where something is mounted as soon as somebody looks, as paths like those above."""
+    """Where autofs mounts something as soon as somebody looks, as paths of `data_mounts`."""
     return {mount.path for mount in mounts if mount.kind == "autofs"}
 
 
 def mount_text(path: str) -> str:
-    r"""The path as a manifest names it: absolute, `\ooo` for what JSON or a line cannot hold."""
+    r"""The path as a manifest names it: absolute, with `\ooo` for bytes that do not fit into JSON
+    or into a line."""
     raw = b"/" + os.fsencode(path)
     try:
         raw.decode("utf-8")
@@ -68,12 +69,12 @@ def mount_text(path: str) -> str:
 
 
 def mount_path(text: str) -> str:
-    """The path that `mount_text` wrote so, relative to /."""
+    """The path that `mount_text` wrote as this text, relative to /."""
     return unescaped(text.encode("utf-8", "surrogateescape")).strip("/")
 
 
 def at_or_below(paths: Iterable[str], tops: Iterable[str]) -> set[str]:
-    """Those of the paths that are one of the tops or lie below one; all relative to /."""
+    """The paths that are one of the tops, or lie below one; all relative to /."""
     found = list(tops)
     return {
         path

@@ -1,7 +1,8 @@
-"""What must not get into an archive: who reads the private signing key there can sign in our name.
+"""Keeps the private signing key out of archives: a reader of it could sign in our name.
 
-It is known by its content, wherever it lies: in a bind mount, a snapshot, a copy, under another
-link. Only files of exactly its size are looked at. Paths are for what has no content yet.
+The key is recognized by its content, wherever it lies: in a bind mount, a snapshot, a copy, under
+another link. Only files of exactly its size are looked at. Paths serve for files without content
+yet.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ from backup_tasks.format.manifest import Entry
 # An Ed25519 key without a passphrase, as PKCS #8 in PEM (RFC 8410); all are of one length.
 USUAL_KEY_BYTES = 119
 _PEM_BEGINS = b"-----BEGIN PRIVATE KEY-----\n"
-# Where other users of this program, and other machines in our sources, have theirs.
+# Where other users of this program, and other machines in our sources, keep their keys.
 _USUAL_NAMES = ("backup-tasks/signing.key", "backup-tasks/signing.key.new")
 
 
 class KnownContent(Struct, frozen=True):
-    """A content that is not to be stored: its size in bytes, and its SHA-256, hex."""
+    """A content that must not be stored: its size in bytes, and its SHA-256 in hex."""
 
     size: int
     sha256: str
 
     @classmethod
     def of(cls, content: bytes | bytearray) -> KnownContent:
-        """What is known of a content."""
+        """Size and hash of a content."""
         return cls(len(content), hashlib.sha256(content).hexdigest())
 
 
 class Private(Struct, frozen=True):
-    """What is left out of archives.
+    """Files and contents that stay out of archives.
 
     Attributes:
-        paths: files that are left out whatever they hold.
-        contents: of this machine's key, and of those that it had before.
-        sizes: of files that have to be looked at; follows from `contents`.
+        paths: files to leave out whatever they hold.
+        contents: those of this machine's key and of its former keys.
+        sizes: the file sizes that must be looked at; computed from `contents`.
     """
 
     paths: tuple[Path, ...] = ()
@@ -53,8 +54,8 @@ class Private(Struct, frozen=True):
     def holds(self, path: str, content: bytes | bytearray) -> bool:
         """Whether a file of this content is left out.
 
-        Another user's key is known only where such a key usually lies, for other Ed25519 keys
-        belong into a backup.
+        Another user's key is recognized only under its usual name, since other Ed25519 keys
+        belong in a backup.
         """
         if KnownContent.of(content) in self.contents:
             return True
@@ -62,14 +63,14 @@ class Private(Struct, frozen=True):
         return looks_like_a_key and _is_usual(path)
 
     def may_be_in(self, entry: Entry) -> bool:
-        """Whether an entry of an earlier archive is, or may be, such a file."""
+        """Whether an entry of an earlier archive is, or may be, a file that is left out."""
         if KnownContent(entry.size, entry.sha256) in self.contents:
             return True
         return entry.size == USUAL_KEY_BYTES and _is_usual(entry.name)
 
 
 def parse_known(lines: Iterable[str]) -> set[KnownContent]:
-    """The contents that `render_known` gave lines for; what is torn or empty is passed over."""
+    """The contents of lines that `render_known` wrote; torn and empty lines are passed over."""
     found = set()
     for line in lines:
         size, _, digest = line.strip().partition(" ")

@@ -11,10 +11,10 @@ from backup_tasks.format.manifest import Entry, SourceCount, walk_key
 
 @dataclass(slots=True)
 class SourceTotals:
-    """What lies below one source: entries of any kind, and content bytes of its files.
+    """Totals of one source: entries of any kind, and content bytes of its files.
 
     Attributes:
-        hole_bytes: what of these are holes, in files with many.
+        hole_bytes: content bytes that are holes, counted in files with many.
     """
 
     entries: int = 0
@@ -22,28 +22,28 @@ class SourceTotals:
     hole_bytes: int = 0
 
     def add(self, entries: int, content_bytes: int, hole_bytes: int) -> None:
-        """Count these too."""
+        """Add these numbers."""
         self.entries += entries
         self.bytes += content_bytes
         self.hole_bytes += hole_bytes
 
     @property
     def count(self) -> SourceCount:
-        """As a manifest says it."""
+        """The totals as a manifest states them."""
         return SourceCount(self.entries, self.bytes - self.hole_bytes)
 
 
 class SourceCounter:
     """Counts entries for the sources that they lie below, a batch at a time.
 
-    In the order of a walk what a source holds lies together. So nearly every batch lies below
-    the same sources as a whole, and nobody has to look at its entries one by one.
+    In the order of a walk, a source's entries come one after the other. So nearly every whole
+    batch lies below the same sources, and its entries need not be looked at one by one.
 
     Args:
         sources: absolute paths; links on the way to them are followed.
 
     Attributes:
-        totals: source -> what lies below it, as far as it was counted.
+        totals: source -> its totals so far.
     """
 
     def __init__(self, sources: Iterable[str]) -> None:
@@ -55,7 +55,7 @@ class SourceCounter:
         """Count entries that follow each other in the walk.
 
         Args:
-            content_bytes, hole_bytes: of all of them together.
+            content_bytes, hole_bytes: sums over the batch.
         """
         first, last = batch[0], batch[-1]
         above = self._above(first.name)
@@ -83,5 +83,5 @@ class SourceCounter:
 
 
 def top_of(source: str) -> str:
-    """Where a source lies when links are followed, relative to /."""
+    """The path of a source with links followed, relative to /."""
     return os.path.realpath(source).lstrip("/")

@@ -12,12 +12,12 @@ from backup_tasks.snapshot.data_segments import Segment, find_segments
 from backup_tasks.snapshot.xattrs import Xattrs, read_xattrs
 
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-# A dying disk may take seconds for each failing read; after so many the rest is given up.
+# A dying disk may take seconds for each failing read; after this many, the rest is given up.
 _MOST_FAILURES = 16
 
 
 def explain(error: OSError) -> str:
-    """Why a file cannot be opened or read, in words that fit a running backup."""
+    """Why a file cannot be opened or read, in words that suit a running backup."""
     if error.errno == errno.ENOENT:
         return "vanished before it could be read"
     if error.errno == errno.ELOOP:
@@ -30,20 +30,21 @@ def explain(error: OSError) -> str:
 class SourceFile:
     """An open regular file, read once from front to end.
 
-    Holes are not read: `segments` names the parts that hold bytes, `fill` gives only those, one
-    after the other, while the hash covers the whole content.
-
-    Raises OSError from the constructor when it cannot be opened, has more holes than an archive
-    holds, or is no regular file (any more): a symlink is not followed, a FIFO does not block.
+    Holes are not read. `segments` names the parts that hold bytes, and `fill` gives only these,
+    one after the other. The hash covers the whole content.
 
     Attributes:
-        status: as of the moment of opening.
-        segments: (offset, length) of the bytes that are there; one segment unless it is sparse.
+        status: of the moment of opening.
+        segments: (offset, length) of the stored bytes; one segment unless the file is sparse.
         is_sparse: whether holes are left out.
-        read_bytes: how many bytes `fill` got so far.
+        read_bytes: bytes that `fill` has read so far.
         shortened: the file ended before its size; zeros stand for the rest.
-        failure: what the system said when reading failed, or ""; zeros stand for the megabyte
-            in which it did.
+        failure: the system's message when a read failed, or ""; zeros stand for the rest of the
+            megabyte in which it failed.
+
+    Raises:
+        OSError: the file cannot be opened, has more holes than an archive holds, or is not (or
+            no longer) a regular file. A symlink is not followed, and a FIFO does not block.
     """
 
     def __init__(self, name: str, folder: int) -> None:
@@ -75,7 +76,7 @@ class SourceFile:
         return find_segments(self._descriptor, size)
 
     def fill(self, view: memoryview) -> None:
-        """Put the next stored bytes into the whole view; zeros where they cannot be had."""
+        """Fill the whole view with the next stored bytes; with zeros for unreadable ones."""
         done = 0
         while done < len(view):
             offset, length = self._pending.pop()
@@ -103,18 +104,18 @@ class SourceFile:
             view[done:] = bytes(len(view) - done)
 
     def content_hashes(self) -> tuple[str, str]:
-        """`sha256` and `sparse_sha256` of the content as stored, one of which is "". Call it once,
-        after the last `fill`."""
+        """`sha256` and `sparse_sha256` of the content as stored; one of the two is "". Call this
+        once, after the last `fill`."""
         found = self._hash.finish()
         return ("", found) if self._is_hashed_sparse else (found, "")
 
     @property
     def is_padded(self) -> bool:
-        """Whether zeros stand for some of its bytes."""
+        """Whether zeros stand for some of the file's bytes."""
         return bool(self.failure) or self.shortened
 
     def what_changed(self) -> str:
-        """Why the content as read is not the file's content at one moment; "" if it is."""
+        """Why the bytes read are not the file's content at any one moment; "" if they are."""
         if self.failure:
             return self.failure
         if self.shortened:
@@ -133,7 +134,7 @@ class SourceFile:
         return ""
 
     def _has_more(self) -> bool:
-        """Whether bytes follow the size that `stat` told, as in many files of /proc."""
+        """Whether more bytes follow than `st_size` says, as in many files of /proc."""
         try:
             return bool(os.pread(self._descriptor, 1, self.status.st_size))
         except OSError:
@@ -144,7 +145,7 @@ class SourceFile:
         return read_xattrs(self._descriptor)
 
     def close(self) -> None:
-        # A server may tell here of trouble with what others wrote; what was read is not touched.
+        # A file server may report here that others' writes failed; our reads are not affected.
         try:  # noqa: SIM105 - for every file, and suppress takes longer than closing it
             os.close(self._descriptor)
         except OSError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from backup_tasks.errors import SourceError
 
-# What says that something is not there. Anything else says only that it cannot be looked at.
+# These errors mean that a file is not there. Any other means only that it cannot be looked at.
 GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
@@ -34,7 +34,8 @@ class SourceNode:
         node.whole = node.whole or whole
 
     def leads_to(self, names: Sequence[str]) -> bool:
-        """Whether these names below it belong to the backup, or lie on the way to what does."""
+        """Whether the path of these names, below this node, belongs to the backup or lies on the
+        way to a source."""
         node = self
         for name in names:
             if node.whole:
@@ -48,15 +49,15 @@ class SourceNode:
 def plan_sources(sources: tuple[str, ...]) -> tuple[SourceNode, dict[str, str]]:
     """The tree of names that leads to the sources.
 
-    A source that is a symlink, or lies behind one, is followed: the link itself and what it
-    leads to both belong to the backup. One that is there but cannot be looked at stands in the
-    tree as well: the walk meets what is wrong on the way to it.
+    A source that is a symlink, or lies behind one, is followed: both the link and its target
+    belong to the backup. A source that exists but cannot be looked at is in the tree as well:
+    the walk then meets the error on the way to it.
 
     Returns:
-        The tree, and the sources that are not there: path -> reason.
+        The tree, and the missing sources: path -> reason.
 
     Raises:
-        SourceError: none of them is there.
+        SourceError: none of the sources is there.
     """
     root = SourceNode()
     missing: dict[str, str] = {}

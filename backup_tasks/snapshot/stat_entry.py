@@ -1,4 +1,4 @@
-"""An entry of the walk as `stat` describes it, in numbers and names that an archive holds."""
+"""Makes an entry from `stat`, within the numbers and names that an archive can hold."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from backup_tasks.format.manifest import USUAL_HEADER_BYTES, Entry, EntryType, n
 def entry_of(path: str, kind: EntryType, status: os.stat_result) -> Entry:
     """An entry as `stat` describes it, without link, hash and place.
 
-    The span of a file with many holes is about what it will be; a time that readers do not take
-    is the nearest one that they do.
+    The span of a file with many holes is an estimate. A time that readers do not accept becomes
+    the nearest time that they do.
     """
     plain, encoded = (path, "") if path.isascii() else name_fields(path)
     is_device = kind in ("char", "block")
@@ -64,7 +64,7 @@ def _group_name(gid: int) -> str:
 
 
 def _in_utf8(name: str) -> str:
-    """The name, or "" for one that no manifest can hold; the number stands there in any case."""
+    """The name, or "" if no manifest can hold it; the manifest has the number in any case."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""Walk the sources: what is there, in the order of a depth-first walk.
+"""Walks the sources depth first and gives an entry for each file and folder.
 
-Each folder's names come sorted as bytes, the folder itself before them. Folders above a source
-are entries too, so that a restored `/home/anna` lies in a `/home` with its true mode and owner.
+A folder comes before its names, and these are sorted as bytes. Folders above a source are entries
+too, so that a restored `/home/anna` lies in a `/home` with its true mode and owner.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from backup_tasks.spools.folder_names import sorted_names
 from backup_tasks.spools.folder_stack import OPEN_FOLDER, allow_deep_folders
 from backup_tasks.spools.paths import PathSpool
 
-# Stands in a folder's entry until its extended attributes are read: most have none, and are
-# then not opened a second time.
+# Stands in a folder's entry until its extended attributes are read. Most folders have none, and
+# need not be opened a second time.
 UNREAD_XATTRS = "unread"
 _CLOSED = "what lies in it, and in any other such folder, is not stored"
 _NO_SUCH_TIME = "its time is not of the years 1677 to 2554; stored as the nearest that is"
-# Of a folder's names, so many are looked at as they are found.
+# The first names of a folder, up to this many, are looked at as they are found.
 _LOOKED_AT = 2**12
 _SHOWN_MARKED = 20
 _KINDS: dict[int, EntryType] = {
@@ -58,8 +58,8 @@ class WalkRules(Struct, frozen=True):
         exclude_caches: skip the content of folders tagged by CACHEDIR.TAG.
         exclude_if_present: names whose presence excludes the folder that holds them.
         one_file_system: stay on the file system of each source.
-        skip: paths that are left out whole, such as the folder that the archives lie in.
-        watched: folders of which the walk notes whether it went into them; nothing is left out.
+        skip: paths to leave out whole, such as the folder in which the archives lie.
+        watched: folders for which the walk notes whether it entered them; leaves nothing out.
     """
 
     excludes: PathPatterns
@@ -72,10 +72,10 @@ class WalkRules(Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Level:
-    """One open folder of the walk with the names in it that are still to come.
+    """One open folder of the walk, with the names in it that are still to come.
 
-    The first `front` characters of the walk's own front, and a name, are the path of that name: a
-    front in each of many levels would take memory by the square of their number.
+    A name's path is the first `front` characters of the walk's own `_front`, and the name. A
+    string of its own in each level would take memory by the square of their number.
     """
 
     descriptor: int
@@ -88,13 +88,13 @@ class _Level:
 
 
 class Unread(Struct, frozen=True):
-    """A name that the walk came to and could not look at, or into.
+    """A name that the walk found but could not look at, or into.
 
     Attributes:
-        path: of the name.
-        error: what the system said.
-        node: of the sources, if it is one, or lies on the way to some.
-        whole: all below it belongs to the backup, not just where `node` leads to.
+        path: the path of the name.
+        error: the system's error.
+        node: its node in the tree of sources, if it is a source or lies on the way to one.
+        whole: everything below it belongs to the backup, not just the paths that `node` leads to.
         is_limit: it lies deeper than this run can go.
     """
 
@@ -106,11 +106,11 @@ class Unread(Struct, frozen=True):
 
     @property
     def is_source(self) -> bool:
-        """Whether it is a source itself, or a folder on the way to one."""
+        """Whether the name is a source itself, or a folder on the way to one."""
         return self.node is not None
 
     def belongs(self, names: Sequence[str]) -> bool:
-        """Whether what these names below it lead to belongs to the backup."""
+        """Whether the path of these names, below this one, belongs to the backup."""
         return self.whole or (self.node is not None and self.node.leads_to(names))
 
     def is_named(self, names: Sequence[str]) -> bool:
@@ -122,35 +122,38 @@ class Unread(Struct, frozen=True):
 
 
 class PreviousVersions(Protocol):
-    """Knows what an earlier backup has of what a walk cannot read."""
+    """Finds the previous backup's entries for paths that the walk cannot read."""
 
     def of(self, unread: Unread) -> Iterator[Entry]:
-        """Report it; then the entries of the path and of all below it that take its place, in the
-        order of a walk, each with the `chunk` that it lies in. Asked in the order of a walk."""
+        """Report the path; then give the earlier entries that take its place, of the path itself
+        and below it, in the order of a walk, each with its `chunk`. Call in the order of a walk."""
 
     def give_up(self) -> None:
-        """The entry that was given last cannot take its place after all."""
+        """Say that the entry given last cannot be used after all."""
 
 
 class Walk:
     """One pass over the sources.
 
     Args:
-        tree: of `plan_sources`.
-        rules: what is left out.
-        report: called with (path, reason) for everything that should be there but cannot
+        tree: from `plan_sources`.
+        rules: what to leave out.
+        report: called with (path, reason) for everything that should be in the backup but cannot
             be stored as it is.
-        last: asked for what cannot be read; without it that is reported too, and left out.
+        last: gives earlier versions of unreadable paths; without it, these are reported and
+            left out.
 
     Attributes:
         sockets: number of sockets met; they exist only while a program listens, and are
             not stored.
-        marked: folders that a marker leaves out: how many; `marked_first` names the first ones.
-        ignored_markers: paths of markers in a source's own folder. Whoever may write there could
-            otherwise leave out the whole source.
-        entered: those of the watched folders whose whole content belongs to the backup, and whose
-            names could be read -> the mount that each lay on then, as of `data_mount_of`. Later it
-            may be another: disks come up, and autofs ends what nobody looks at.
+        marked: number of folders left out because of a marker.
+        marked_first: paths of the first of these folders.
+        ignored_markers: paths of markers in a source's own folder; if they were obeyed, any user
+            who may write there could leave out the whole source.
+        entered: watched folder -> the mount on which it lay when the walk entered it, from
+            `data_mount_of`. Only folders whose whole content belongs to the backup and whose names
+            could be read. The mount may change later: disks come up, and autofs unmounts idle
+            file systems.
     """
 
     def __init__(
@@ -162,15 +165,15 @@ class Walk:
     ) -> None:
         self._tree = tree
         self._last = last
-        # What could not be looked at just now, whose last version is to take its place.
+        # The name that could not be looked at just now; its earlier version takes its place.
         self._unread: Unread | None = None
         self._carried_links: dict[int, int] = {}
         self._rules = rules
-        # Asked for every entry.
+        # Read for every entry.
         self._skip, self._has_patterns = rules.skip, not rules.excludes.is_empty
         self._report = report
-        # Of files with several names, which may be many and have long paths: what is `_one_file`
-        # of them -> the place of the first path.
+        # For files with several names: `_one_file` -> the place of the first path in the spool.
+        # They may be many, and have long paths.
         self._first_links: dict[int, int] = {}
         self._first_paths = PathSpool()
         self._most_levels = 0
@@ -184,7 +187,7 @@ class Walk:
         self.entered: dict[str, str] = {}
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry, `chunk` not yet set; a folder's `xattrs` "" or UNREAD_XATTRS."""
+        """Every entry, with `chunk` not yet set, and a folder's `xattrs` "" or UNREAD_XATTRS."""
         self._most_levels = allow_deep_folders()
         levels: list[_Level] = []
         top = os.open("/", OPEN_FOLDER)
@@ -210,7 +213,7 @@ class Walk:
             self._first_paths.close()
 
     def _visit(self, level: _Level, name: str, levels: list[_Level]) -> Entry | None:
-        """The entry of a name, or None; a folder to be walked is put on the levels."""
+        """The entry of a name, or None. Puts a folder that is to be walked on `levels`."""
         path = self._front + name
         node = level.node.names.get(name) if level.node else None
         try:
@@ -228,7 +231,7 @@ class Walk:
             return None
         if not is_folder:
             if node is not None and node.whole and stat.S_ISLNK(status.st_mode):
-                # No source leads to one, but for a loop of them.
+                # Sources are resolved paths: only a loop of symlinks leaves a symlink here.
                 self._note_unread(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)), level, node)
                 return None
             return self._leaf(level, name, path, status)
@@ -255,14 +258,14 @@ class Walk:
         return entry
 
     def _is_excluded(self, path: str, node: SourceNode | None) -> bool:
-        """Whether a name is left out, whatever it is: nobody knows."""
+        """Whether a name of unknown type is left out, be it a folder or a file."""
         excludes = self._rules.excludes
         return node is None and (excludes.match(path, True) or excludes.match(path, False))
 
     def _note_unread(
         self, path: str, error: OSError, level: _Level, node: SourceNode | None
     ) -> None:
-        """Something is there that cannot be looked at; or it is gone in this moment."""
+        """Note a name that cannot be looked at, or report one that is gone just now."""
         if self._last is None or error.errno in GONE:
             self._report(path, error.strerror or str(error))
         else:
@@ -270,11 +273,11 @@ class Walk:
             self._unread = Unread(path, error, node, whole)
 
     def _last_version(self, unread: Unread, entry: Entry | None, device: int) -> Iterator[Entry]:
-        """What takes the place of it: an earlier entry for each, or today's alone.
+        """The entries that stand for an unreadable path: earlier ones, or today's if there is none.
 
         Args:
-            entry: of the path itself, as far as it is known today.
-            device: of the folder that it lies in.
+            entry: today's entry of the path itself, as far as it is known.
+            device: the device of the folder in which the path lies.
         """
         assert self._last is not None
         for old in self._last.of(unread):
@@ -290,8 +293,11 @@ class Walk:
             yield entry
 
     def _is_linked(self, old: Entry, device: int) -> bool:
-        """Whether an earlier entry of a file with several names still says what is so: if it is a
-        hardlink, its file must be an earlier entry too, or be under the same path what it was."""
+        """Whether an earlier entry of a file with several names still holds.
+
+        A hardlink holds if its file is an earlier entry too, or still is the same file under
+        the same path.
+        """
         own = _one_inode(old.uid, old.device, old.inode)
         if old.type != "hardlink":
             self._carried_links[own] = self._first_paths.add(old.name)
@@ -316,13 +322,13 @@ class Walk:
         return ""
 
     def _tell_closed(self, path: str, reason: str) -> None:
-        """Report the first folder of each kind, for paths so long would fill memory and log."""
+        """Report only the first folder for each reason: paths so long would fill memory and log."""
         if reason not in self._told:
             self._told.add(reason)
             self._report(path, f"{_CLOSED}: {reason}")
 
     def _within_room(self, folder: str, names: Iterable[str]) -> Iterator[str]:
-        """The names, until their paths would be too much for the manifest."""
+        """The names, until their long paths would be too much for the manifest."""
         length = len(os.fsencode(folder))
         for name in names:
             if length > LONG_PATH_BYTES:
@@ -332,7 +338,7 @@ class Walk:
             yield name
 
     def _had_room(self, folder: str) -> bool:
-        """Whether all names were within the room; if not, says so."""
+        """Whether all names were within the room; reports the folder if not."""
         if self._room_for_long_paths >= 0:
             return True
         self._room_for_long_paths = 0
@@ -444,7 +450,7 @@ class Walk:
         return _Level(descriptor, len(front), node, is_whole, status.st_dev, ordered, statuses)
 
     def _marker(self, descriptor: int, names: Container[str]) -> str:
-        """The name in a folder that says to leave out what is in it, or ""."""
+        """The name that marks this folder's content as left out, or ""."""
         rules = self._rules
         for marker in rules.exclude_if_present:
             if marker in names:
@@ -460,14 +466,17 @@ class Walk:
 
 
 def _look_at(folder: int, statuses: dict[str, os.stat_result]) -> list[str] | Iterator[str]:
-    """The names in a folder, in a list unless there are many, and `stat` of the first ones. That of
-    many would take ten times the memory of the names: they are looked at later."""
+    """The names in a folder, as a list unless there are many; puts `stat` of each into `statuses`.
+
+    Of a large folder only the first names get their `stat` here; the others get it later, since
+    all together would take ten times the memory of the names.
+    """
     unseen: list[str] = []
     with os.scandir(folder) as found:
         for item in islice(found, _LOOKED_AT):
             try:
                 statuses[item.name] = item.stat(follow_symlinks=False)
-            except OSError:  # met again, and told of, when its turn comes
+            except OSError:  # met again, and reported, when its turn comes
                 unseen.append(item.name)
     names = [*statuses, *unseen]
     return names if len(names) < _LOOKED_AT else _all_names(folder)
@@ -480,8 +489,8 @@ def _all_names(folder: int) -> Iterator[str]:
 
 
 def _one_file(status: os.stat_result) -> int:
-    """The same for all names of a file, and for no two files. An inode that was given up and is
-    somebody else's now is another file, though its number is the same."""
+    """A number that all names of a file share, and no two files. The owner is part of it: a freed
+    inode that another user has now is another file under the same number."""
     return _one_inode(status.st_uid, status.st_dev, status.st_ino)
 
 
@@ -490,7 +499,7 @@ def _one_inode(uid: int, device: int, inode: int) -> int:
 
 
 class _LargeFolder(Container[str]):
-    """Tells whether a name is in a folder whose names are not all at hand."""
+    """Says whether a name is in a large folder, whose names are not kept in memory."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -523,8 +532,11 @@ def _is_cache(folder: int) -> bool:
 
 
 def _is_foreign(marker: str, folder: int, status: os.stat_result) -> bool:
-    """Whether a marker belongs to neither root nor the folder's owner. In a sticky folder, as /tmp,
-    others may not remove what is not theirs: nor may they leave it out of the backup."""
+    """Whether neither root nor the folder's owner owns a marker.
+
+    In a sticky folder such as /tmp, users may not remove others' files; so they may not leave
+    them out of the backup either.
+    """
     try:
         owner = os.stat(marker, dir_fd=folder, follow_symlinks=False).st_uid
     except OSError:

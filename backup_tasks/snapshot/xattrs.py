@@ -1,5 +1,5 @@
-"""Extended attributes of a source, ACLs and capabilities among them, as far as an archive holds
-them."""
+"""Reads the extended attributes of a source file, ACLs and capabilities included, up to the limit
+of an archive."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import NamedTuple
 from backup_tasks.format.limits import ATTRIBUTES_BYTES
 from backup_tasks.format.tar_headers import measure_xattr
 
-# The file system has none; they were removed in this moment, or all of the file was.
+# The file system has no attributes; or the attribute, or the whole file, was removed just now.
 _NOTHING_LOST = (errno.ENOTSUP, errno.ENODATA, errno.ENOENT, errno.ENOSYS)
-# Asked for by name where there are too many names to list (Linux gives 64 KiB of them at most).
+# Asked for by name where there are too many names to list (Linux lists at most 64 KiB of them).
 _KNOWN = (
     "security.capability",
     "security.selinux",
@@ -23,11 +23,11 @@ _KNOWN = (
 
 
 class Xattrs(NamedTuple):
-    """What was found.
+    """The extended attributes of one file.
 
     Attributes:
         values: full name -> value.
-        trouble: why they are not all that there are, or "".
+        trouble: why some attributes are missing, or "".
     """
 
     values: Mapping[str, bytes]
@@ -38,9 +38,10 @@ _NONE = Xattrs({})
 
 
 def read_xattrs(place: int | str) -> Xattrs:
-    """All that this user may read, of a descriptor or of a path (a symlink is not followed).
+    """All attributes that this user may read, of a descriptor or of a path (a symlink is not
+    followed).
 
-    What its owner alone can set (`user.*`) comes last, so that it crowds nothing else out.
+    Those that a file's owner can set (`user.*`) come last, so that they crowd out no others.
     """
     follow = isinstance(place, int)
     try:

@@ -1,5 +1,5 @@
 """What an interrupted run leaves, so that the next one does not send it again.
 
-In come finished chunks; out come staging objects, a journal of them, and what can be salvaged.
+Takes finished chunks; gives staging objects, their journal, and the chunks that can be salvaged.
 Below: `previous`.
 """

@@ -1,15 +1,15 @@
-"""The journal of a run that sends much: what it has sent, so that the next run need not.
+"""The journal of a run that sends much: it lists what was sent, so that the next run need not.
 
-One file a run in the state directory, JSON lines, written as the chunks go out:
+One file of JSON lines for each staging object, in the state directory, written as chunks go out:
 
     {"staging": {...}}      first, and on disk before anything is sent: which object this is
-    {"upload_id": "..."}    the store's handle for it
+    {"upload_id": "..."}    the store's handle for its upload
     {"begun": {...}}        a large file, before its pieces
-    {"chunk": {...}}        a chunk; `offset` is that in the staging object
-    {"entry": {...}}        an entry as the manifest will have it, chunks numbered as there
+    {"chunk": {...}}        a chunk; `offset` is its place in the staging object
+    {"entry": {...}}        an entry as in the manifest to come, with its chunk numbers
 
 A kill may cut the last line; a power cut may lose more. Readers believe a line only as far as
-the object itself bears it out.
+the object itself confirms it.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from backup_tasks.common.state_files import open_kept
 from backup_tasks.format.limits import CHUNK_RAW_LIMIT, LINE_BYTES
 from backup_tasks.format.manifest import Chunk, Entry
 
-# So much may have to be sent again after a power cut. Where the disk is busy each sync may wait
-# for what others write: every 64 MiB made a backup of /usr take 119 instead of 66 s.
+# At most about this much must be sent again after a power cut. On a busy disk each sync may wait
+# for the writes of others: a sync every 64 MiB made a backup of /usr take 119 instead of 66 s.
 _SYNC_BYTES = 512 * 2**20
 
 
 class Staging(msgspec.Struct, frozen=True, kw_only=True):
-    """Which object a journal is about.
+    """The staging object that a journal is about.
 
     Attributes:
-        name: of the object; store: its URL.
-        started_at: of the run, ISO 8601, UTC, as in the manifest's header.
-        first_chunk: number of the first chunk that is recorded; those before it were kept.
-        recipients: whom the chunks are encrypted for, as in the manifest's header.
+        name: the object's name.
+        store: the store's URL.
+        started_at: when the run started, ISO 8601, UTC, as in the manifest's header.
+        first_chunk: number of the first chunk in the object; earlier chunks lie elsewhere.
+        recipients: those for whom the chunks are encrypted, as in the manifest's header.
     """
 
     name: str
@@ -60,13 +61,16 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class StagingJournal:
-    """Written while a staging object is.
+    """The journal of a staging object in the making.
+
+    Once open, a journal that can no longer be written costs the next run time, and this run
+    nothing.
 
     Args:
-        path: of the new file; its folder is made if need be.
+        path: the new file; its folder is made if need be.
 
-    Raises OSError from the constructor alone: afterwards a journal that cannot be written any
-    more costs the next run time, and this one nothing.
+    Raises:
+        OSError: the file cannot be made; only the constructor raises this.
     """
 
     def __init__(self, path: Path, staging: Staging) -> None:
@@ -82,22 +86,22 @@ class StagingJournal:
         sync_folder(path.parent)
 
     def note_upload(self, upload_id: str) -> None:
-        """The store's handle, as soon as there is one."""
+        """Note the store's handle for the upload, as soon as there is one."""
         self._record(_Line(upload_id=upload_id), sync=True)
 
     def begin_large(self, entry: Entry) -> None:
-        """The headers of a large file were written; its pieces follow."""
+        """Note that the headers of a large file were written; its pieces follow."""
         self._record(_Line(begun=entry))
 
     def add_chunk(self, chunk: Chunk, place: int) -> None:
-        """A chunk was delivered that lies at `place` in the staging object."""
+        """Note that a chunk was delivered, and lies at `place` in the staging object."""
         self._unsynced_bytes += chunk.length
         sync = self._unsynced_bytes >= _SYNC_BYTES
-        # Flushed, for a kill: entries are worth nothing before their chunk is known.
+        # Flush each chunk, so that a kill does not lose it: without it its entries are of no use.
         self._record(_Line(chunk=chunk.at(place)), flush=True, sync=sync)
 
     def add_entry(self, entry: Entry) -> None:
-        """An entry was written; kept ones and folders are passed over."""
+        """Note that an entry was written; kept entries and folders are passed over."""
         if entry.type != "dir" and entry.chunk >= self.staging.first_chunk:
             self._record(_Line(entry=entry))
 
@@ -127,13 +131,14 @@ class StagingJournal:
 
 
 class StagedRun:
-    """What a journal tells of a run that did not come to its end.
+    """The content of a journal that an interrupted run left.
 
     Args:
-        path: of the journal.
+        path: the journal.
 
     Attributes:
-        staging: which object, None if not even the first line can be read.
+        staging: the object; None if not even the first line can be read.
+        upload_id: the store's handle for its upload, or "".
         chunks: in order, one after the other in the object.
         begun: large files, each with the place of its headers.
     """
@@ -144,7 +149,7 @@ class StagedRun:
         self.upload_id = ""
         self.chunks: list[Chunk] = []
         self.begun: list[Entry] = []
-        # Where in the file each group of entries begins.
+        # The places in the file where groups of entries begin.
         self._groups = [0]
         last_key = b""
         for place, line in self._lines():
@@ -168,10 +173,10 @@ class StagedRun:
         return is_next and chunk.offset >= 0 < chunk.length and 0 < chunk.raw <= CHUNK_RAW_LIMIT
 
     def entries(self) -> Iterator[Entry]:
-        """What was written, in the order of the walk.
+        """The written entries, in the order of the walk.
 
-        Each group of the run wrote in that order, see `groups`. A journal that tells of more
-        groups than there are is not believed beyond them.
+        Each write group (`WriteGroup`) was written in that order. If a journal has more groups than
+        there are, the surplus is not believed.
         """
         begins = self._groups[: len(WriteGroup) + 1]
         ends: list[int | None] = [*begins[1:], None]
@@ -191,7 +196,7 @@ class StagedRun:
                 yield line.entry
 
     def _lines(self, begin: int = 0) -> Iterator[tuple[int, _Line]]:
-        """Each line from a place in the file on, up to the first that cannot be read."""
+        """Each line from a place in the file on, up to the first unreadable one."""
         decode = msgspec.json.Decoder(_Line).decode
         try:
             with open_kept(self._path) as file:
@@ -204,7 +209,11 @@ class StagedRun:
             return
 
     def forget(self) -> None:
-        """Remove the journal, once nothing is left of what it tells of. Raises OSError."""
+        """Remove the journal, once nothing is left of its object.
+
+        Raises:
+            OSError: the file cannot be removed.
+        """
         self._path.unlink(missing_ok=True)
 
 
@@ -213,7 +222,7 @@ class StagingFolder:
 
     Args:
         state: the state directory.
-        key: whose they are, fit for a file name.
+        key: names profile and store, fit for a file name.
     """
 
     def __init__(self, state: Path, key: str) -> None:
@@ -221,14 +230,17 @@ class StagingFolder:
         self._key = key
 
     def begin(self, run_id: str, staging: Staging) -> StagingJournal:
-        """A new journal. Raises OSError.
+        """Begin a new journal.
 
         Args:
-            run_id: eight hex digits that tell this run from all others.
+            run_id: eight hex digits that tell this staging object from all others.
+
+        Raises:
+            OSError: the file cannot be made.
         """
         return StagingJournal(self._folder / f"{self._key}-{run_id}.jsonl", staging)
 
     def read(self) -> list[StagedRun]:
-        """What the journals tell, the earliest run first."""
+        """The content of all journals, the earliest run first."""
         runs = [StagedRun(path) for path in sorted(self._folder.glob(f"{self._key}-*.jsonl"))]
         return sorted(runs, key=lambda run: run.staging.started_at if run.staging else "")

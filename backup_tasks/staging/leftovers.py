@@ -1,4 +1,4 @@
-"""What a crash left in the store: found by the next run, and ended."""
+"""Finds and ends uploads and staging objects that a crash left in the store."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from backup_tasks.errors import StoreError
 from backup_tasks.format.archive_names import is_backup_name, is_staging_name
 from backup_tasks.stores.base import Store, Unfinished
 
-# Nobody's backup takes two days without a sign; the lifecycle rule ends such uploads as well.
+# No backup goes on for two days without a sign; the lifecycle rule ends such uploads as well.
 _ABANDONED_AFTER = timedelta(days=2)
 
 
 class UploadNote:
-    """A note in the state directory of the upload under way, so that a crash leaves its handle.
+    """A note of the upload under way, in the state directory, so that a crash leaves its handle.
 
     Args:
         state: the state directory.
-        key: whose upload it is, fit for a file name.
+        key: names profile and store, fit for a file name.
     """
 
     def __init__(self, state: Path, key: str) -> None:
         self._path = state / "uploads" / f"{key}.json"
 
     def announce(self, name: str, others: Collection[Unfinished]) -> None:
-        """An upload of this name is about to be started.
+        """Note that an upload of this name is about to start.
 
         Args:
-            others: uploads that are there already, among them perhaps some of this name.
+            others: uploads that are there already, perhaps some of this name among them.
         """
         known = [other.upload_id for other in others if other.name == name]
         write_note(self._path, {"name": name, "others": known})
@@ -41,7 +41,7 @@ class UploadNote:
         write_note(self._path, {"upload_id": upload_id})
 
     def means(self, upload: Unfinished) -> bool:
-        """Whether this is the upload that was under way."""
+        """Whether this is the upload that the note is about."""
         try:
             note = read_note(self._path)
             if "upload_id" in note:
@@ -51,26 +51,34 @@ class UploadNote:
             return False
 
     def clear(self) -> None:
-        """Forget it: the upload was committed or ended."""
+        """Remove the note: the upload was committed or ended."""
         self._path.unlink(missing_ok=True)
 
 
 def end_leftovers(
     store: Store, note: UploadNote, now: datetime, wanted: Collection[str] = ()
 ) -> int:
-    """End what earlier runs left: the noted upload, and what nobody has touched for two days.
+    """End the uploads and staging objects that earlier runs left.
 
-    The latter are uploads of backups, and staging objects and their uploads. Uploads of backups
-    that are there already are ended at once, as nothing can come of them: such a one is left where
-    the answer to its start was lost, and it was started again; or it is another host's, which
-    moves on to the next name when it finds that out. Call it under the lock of profile and store.
-    Whatever has another name is not touched.
+    These are ended:
+
+    - the noted upload;
+    - uploads of backups, staging objects, and uploads of staging objects, after two days;
+    - an upload of a backup that is there already, at once, since it cannot be committed. Either the
+      answer to its start was lost, and it was started again; or it is another host's, which then
+      takes the next name.
+
+    Objects and uploads with other names are not touched. Call this under the lock of profile and
+    store.
 
     Args:
         wanted: names of staging objects that are still of use.
 
     Returns:
         How many were ended.
+
+    Raises:
+        StoreError: the store cannot be listed, or refused to end one; the others were ended.
     """
     steps: list[Callable[[], None]] = []
     there = store.list_objects()
@@ -91,9 +99,10 @@ def end_leftovers(
 
 
 def do_each(steps: Iterable[Callable[[], None]]) -> None:
-    """Take every step, whatever becomes of those before it. Raises the first StoreError then.
+    """Take every step, even if earlier ones fail: one refusal must not stop the other removals.
 
-    What one of them is refused must not keep what the others would remove.
+    Raises:
+        StoreError: a step failed; the first such error, after the last step.
     """
     failures: list[StoreError] = []
     for step in steps:

@@ -1,8 +1,8 @@
-"""Staging objects: what is new goes there first, and from there into the archive.
+"""Staging objects: new chunks go there first, and are copied from there into the archive.
 
-A run that is cut off leaves them for the next one. Each is brought in as soon as it is large
-enough, so that the store copies while the next is being sent, instead of all at the end. Nobody
-waits for that: what is left of one to arrive, its commit and the copying go on in the background.
+An interrupted run leaves them for the next one. Each is copied into the archive as soon as it is
+large enough, so that the store copies while the next one is being sent, instead of all at the end.
+Nobody waits for this: its last parts, its commit and the copying go on in the background.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from backup_tasks.staging.journal import StagingJournal
 from backup_tasks.stores.base import ArchiveWriter, PartLimits, StoredObject
 from backup_tasks.upload.part_assembler import PartAssembler
 
-# The store is busy with one while the next is sent. Smaller ones would only cost requests.
+# The store copies one object while the next is sent. Smaller ones would only cost requests.
 STAGING_OBJECT_BYTES = 256 * 2**20
-# At most about so many, for each takes parts of the archive.
+# At most about this many objects, since each takes parts of the archive.
 _MOST_OBJECTS = 250
 
 
 class StagingObject(Struct, frozen=True):
-    """One staging object in the making, and the journal of what is in it."""
+    """One staging object in the making, and its journal."""
 
     journal: StagingJournal
     writer: ArchiveWriter
 
     def leave(self) -> None:
-        """Write no more, and leave both to the next run."""
+        """Write no more, and leave object and journal to the next run."""
         self.writer.leave()
         self.journal.close()
 
@@ -43,8 +43,9 @@ class StagingObjects:
     """The staging objects of one run, of which one is open.
 
     Attributes:
-        open_next: makes one, given the number of the first chunk in it; None if that cannot be.
-        current: the open one.
+        open_next: opens the next object, given the number of its first chunk; returns None if that
+            is not possible.
+        current: the open object.
     """
 
     open_next: Callable[[int], StagingObject | None]
@@ -57,10 +58,10 @@ class StagingObjects:
     )
 
     def commit_current(self) -> Future[StoredObject]:
-        """Nothing more goes into the open one: let it be committed, on another thread.
+        """Close the open object, and commit it on another thread.
 
         Returns:
-            The object to come, or what went wrong.
+            A future of the object; it raises the error of the commit.
         """
         object_ = self.current
         assert object_ is not None
@@ -71,14 +72,14 @@ class StagingObjects:
         return coming
 
     def abort_current(self) -> None:
-        """Nothing that is in the open one is needed."""
+        """Give up the open object, because nothing in it is needed."""
         object_, self.current = self.current, None
         assert object_ is not None
         object_.writer.abort()
         object_.journal.close()
 
     def leave(self) -> None:
-        """Give up; what was sent stays where it is, and nothing goes on in the background."""
+        """Give up: leave what was sent where it is, and end the work in the background."""
         self._committer.shutdown(wait=False, cancel_futures=True)
         try:
             for _, object_ in self._full:
@@ -89,30 +90,35 @@ class StagingObjects:
             self.close()
 
     def close(self) -> None:
-        """End the thread, once all is committed."""
+        """End the thread, once all objects are committed."""
         self._committer.shutdown()
 
 
 class RecordingWriter(Struct, frozen=True):
-    """Records chunks, and sees to it that trouble with copies is met now and not at the end."""
+    """Records chunks, and raises errors of copies into the archive now instead of at the end."""
 
     archive: ArchiveWriter
     journal: StagingJournal
 
     def delivered(self, chunk: Chunk, place: int) -> None:
-        """A chunk went out, to this place in the object that took it."""
+        """Record a chunk that was delivered to this place in its object."""
         self.archive.check()
         self.journal.add_chunk(chunk, place)
 
 
 class Detour:
-    """Leads what a builder writes through staging objects. An `entry_writer.EntryJournal`.
+    """Sends what a builder writes through staging objects. An `entry_writer.EntryJournal`.
 
     Args:
-        staging_objects: one is open.
-        archive: takes the archive; parts: makes its parts.
-        assembler: of a staging object's parts.
-        expected_bytes: of the whole archive, about.
+        staging_objects: one of them is open.
+        archive: takes the archive.
+        parts: makes the archive's parts.
+        assembler: opens an assembler for a staging object's parts.
+        limits: the store's limits.
+        expected_bytes: about the size of the whole archive.
+
+    Attributes:
+        sent_bytes: bytes sent to staging objects so far.
     """
 
     def __init__(
@@ -147,24 +153,24 @@ class Detour:
             )
 
     def begin_large(self, entry: Entry) -> None:
-        """The headers of a large file were written; its pieces follow."""
+        """As `EntryJournal.begin_large`."""
         if self._objects.current is not None:
             self._objects.current.journal.begin_large(entry)
 
     def add_entry(self, entry: Entry) -> None:
-        """An entry was written."""
+        """As `EntryJournal.add_entry`."""
         if self._objects.current is not None:
             self._objects.current.journal.add_entry(entry)
 
     def go_on(self) -> None:
-        """Between two entries: change over to the next staging object, if this one is enough."""
+        """Change to the next staging object if this one is large enough; call between entries."""
         if self._aside is not None and self._aside.offset >= self._enough_bytes:
             self.end()
             self._objects.current = self._objects.open_next(len(self._builder.chunks))
             self._begin()
 
     def end(self) -> None:
-        """Let what was written aside follow in the archive, copied on the store's side."""
+        """Append the staging object to the archive, copied on the store's side."""
         self._builder.end_entries()
         aside = self._aside
         if aside is None:

@@ -1,8 +1,8 @@
-"""What interrupted runs left: made use of by the next one, and removed when it is done.
+"""Uses what interrupted runs left, and removes it when the next run is done.
 
-A staging object that arrived in part is made an object, checked against its journal, and put
-behind the previous backup, as if both were one archive that chunks can be kept of. Where both hold
-an entry of one path the later one counts, as it does for tar.
+A staging object that arrived in part is completed as an object, checked against its journal, and
+put behind the previous backup, as if both were one archive whose chunks can be kept. If both hold
+an entry of one path, the later one counts, as it does for tar.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from backup_tasks.staging.journal import StagedRun, Staging
 from backup_tasks.staging.leftovers import do_each
 from backup_tasks.stores.base import Store, StoredObject, Unfinished
 
-# No file has it, so that an entry with it is compared by content.
+# No file has this ctime, so an entry with it is compared by content.
 _NO_CTIME = -1
 _ALWAYS_NS = 2**63 - 1
 
@@ -36,10 +36,14 @@ def discard_runs(
 ) -> None:
     """Remove what these runs left in the store, then their journals.
 
+    After an error, the remaining journals still say what must be removed.
+
     Args:
         unfinished: uploads under way, as listed; None if the runs committed theirs.
 
-    Raises StoreError, OSError: the journals that are left still tell what is to be removed.
+    Raises:
+        StoreError: the store cannot be reached, or refuses to remove something.
+        OSError: a journal cannot be removed.
     """
     do_each(partial(_discard_run, store, run, unfinished) for run in runs)
 
@@ -56,7 +60,7 @@ def _discard_run(store: Store, run: StagedRun, unfinished: Collection[Unfinished
 def _uploads_of(
     run: StagedRun, staging: Staging, unfinished: Collection[Unfinished]
 ) -> list[Unfinished]:
-    """The uploads that may hold the staging object; the noted one also if it is not listed."""
+    """The uploads that may hold the staging object; the noted one even if it is not listed."""
     found = [upload for upload in unfinished if upload.name == staging.name]
     if not found and run.upload_id:
         started_at = datetime.fromisoformat(staging.started_at)
@@ -65,10 +69,11 @@ def _uploads_of(
 
 
 class Salvaged(Struct, frozen=True):
-    """What is there of an interrupted run.
+    """What the store has of an interrupted run.
 
     Attributes:
-        stored: its staging object; chunks: those in it, checked.
+        stored: its staging object.
+        chunks: the checked chunks in the object.
     """
 
     run: StagedRun
@@ -77,7 +82,7 @@ class Salvaged(Struct, frozen=True):
     chunks: Sequence[Chunk]
 
     def entries(self, first_number: int, margin_ns: int) -> Iterator[Entry]:
-        """The entries that are there whole, with the chunks numbered from `first_number` on.
+        """The entries that arrived whole, with chunks numbered from `first_number` on.
 
         Args:
             margin_ns: as in `settled_before_ns`.
@@ -117,7 +122,10 @@ def salvage_runs(
 ) -> list[Salvaged]:
     """What the store has of interrupted runs, as far as it is worth copying from.
 
-    A crash meanwhile loses nothing: the next run finds the same. Raises StoreError.
+    A crash in the middle loses nothing: the next run finds the same.
+
+    Raises:
+        StoreError: the store fails.
     """
     found = []
     for run in runs:
@@ -149,8 +157,8 @@ def _object_of(
 def _sound_chunks(store: Store, run: StagedRun, stored: StoredObject) -> list[Chunk]:
     """The chunks that the object holds for certain.
 
-    Where parts arrive whole or not at all, the last one's hash tells whether the journal is
-    about these very bytes. Elsewhere each one is read.
+    If parts arrive whole or not at all, the hash of the last chunk shows whether the journal is
+    about these very bytes. Otherwise every chunk is read.
     """
     chunks = [chunk for chunk in run.chunks if chunk.end <= stored.size]
     numbers = range(len(chunks))[-1:] if store.salvage_is_sure else range(len(chunks))
@@ -166,13 +174,13 @@ def _sound_chunks(store: Store, run: StagedRun, stored: StoredObject) -> list[Ch
 def build_on(
     last: PreviousBackup | None, found: Sequence[Salvaged], margin_ns: int = LEAST_MARGIN_NS
 ) -> PreviousBackup:
-    """The previous backup, if any, and what interrupted runs left, as one to build the next on.
+    """Join the previous backup, if any, and what interrupted runs left, for the next to build on.
 
-    What those runs wrote they had read. So without a previous backup the next one counts as full
-    from the start of the first of them.
+    The interrupted runs had read everything that they wrote. So without a previous backup, the next
+    one counts as full from the start of the first of these runs.
 
     Args:
-        last: is used up: close what is returned instead.
+        last: used up; close the returned backup instead.
         found: the earliest run first, at least one.
         margin_ns: as in `settled_before_ns`.
     """
@@ -216,7 +224,7 @@ def _entries_of(last: PreviousBackup) -> Iterator[Entry]:
 
 
 def _merged(newer: Iterator[Entry], older: Iterator[Entry]) -> Iterator[Entry]:
-    """Join two streams in the order of the walk; of one path the newer comes first."""
+    """Join two streams in the order of the walk; if both have a path, the newer entry is first."""
     new, old = next(newer, None), next(older, None)
     while new is not None and old is not None:
         new_key, old_key = new.walk_key, old.walk_key
@@ -238,10 +246,10 @@ def _merged(newer: Iterator[Entry], older: Iterator[Entry]) -> Iterator[Entry]:
 
 
 def _one_path(new: Entry, old: Entry) -> Iterator[Entry]:
-    """The newer entry, which knows where the older one stays behind.
+    """The newer entry, which notes the chunks that still hold the older one.
 
-    Where tar would trip over that, the older one follows as well: as nothing in the walk is left
-    to match it, it counts as deleted, and takes its chunk along.
+    If tar would trip over the older entry, it follows as well. Nothing in the walk is left to match
+    it, so it counts as deleted, and its chunk must go.
     """
     if new.type == old.type == "file":
         new.stale = tuple(sorted({*new.stale, *packed_chunks(old)}))
@@ -254,14 +262,14 @@ def _one_path(new: Entry, old: Entry) -> Iterator[Entry]:
 
 
 class _MergedEntries:
-    """The entries of several objects, as `last_archive.EntryIndex`."""
+    """The entries of several objects. An `EntryIndex`."""
 
     def __init__(self, lines: LineSpool) -> None:
         self._lines = lines
         self._decode = msgspec.json.Decoder(Entry).decode_lines
 
     def placed_entries(self) -> Iterator[PlacedEntry]:
-        # No manifest has these lines, so none is to be taken over as it stands.
+        # No manifest has these lines, so none can be taken over unchanged.
         for block in self._lines.blocks():
             for entry in self._decode(block):
                 yield entry, -1, -1

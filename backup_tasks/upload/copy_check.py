@@ -1,4 +1,4 @@
-"""A look at what a store copied, where nothing but its word says that it took the right bytes."""
+"""Checks a store's copies where only the store's word says that it copied the right bytes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from backup_tasks.errors import CopyUnsupported
 from backup_tasks.format.manifest import Chunk
 from backup_tasks.stores.base import Store, StoredObject
 
-# At most so many chunks are read, and so about 32 MiB, however large the archive is.
+# At most this many chunks are read, about 32 MiB, however large the archive is.
 _SAMPLE = 32
 
 
 def check_copies(store: Store, stored: StoredObject, chunks: Sequence[Chunk]) -> None:
     """Read chunks all over a new archive, the last one among them, and compare their hashes.
 
-    Raises CopyUnsupported if one is wrong; the archive is removed then, for it holds what was
-    never backed up. StoreError when the store fails.
+    Raises:
+        CopyUnsupported: a chunk is wrong; the archive was removed, since it holds bytes that were
+            never backed up.
+        StoreError: the store fails.
     """
     step = max(1, -(-len(chunks) // _SAMPLE))
     numbers = sorted({*range(0, len(chunks), step), *range(len(chunks))[-1:]})

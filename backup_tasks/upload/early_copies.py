@@ -1,7 +1,7 @@
 """Copies from the previous backup that begin before it is known which of its chunks are kept.
 
-On most days nearly all are. So the store may copy while the sources are still being looked at;
-what turns out not to stay is withdrawn, which costs the store some work and nothing else.
+On most days nearly all are kept. So the store may copy while the sources are still being walked.
+Copies of chunks that are not kept are withdrawn, which costs the store some work and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Writer = TypeVar("_Writer", bound=ArchiveWriter)
 def plan_ahead(chunks: Sequence[Chunk], limits: PartLimits) -> list[range]:
     """Cut an archive's chunks into ranges, from the front, each of a legal part's size.
 
-    The last ones are in none of them: they are those of folders, which are always written anew.
+    The last chunks are left out: they hold folders, which are always written anew.
     """
     most_bytes = copy_bytes(chunks[-1].end if chunks else 0, limits)
     ranges: list[range] = []
@@ -37,11 +37,12 @@ def plan_ahead(chunks: Sequence[Chunk], limits: PartLimits) -> list[range]:
 
 @dataclass(frozen=True, slots=True)
 class CopiesAhead(Generic[_Writer]):
-    """An archive of which only copies exist so far.
+    """An archive in the making that consists of copies only so far.
 
     Args:
-        chunks: of `source`, which is copied from.
-        ranges: of chunk numbers, one after the other.
+        source: the object to copy from.
+        chunks: the chunks of `source`.
+        ranges: ranges of chunk numbers, one after the other, from the front.
     """
 
     writer: _Writer
@@ -51,16 +52,21 @@ class CopiesAhead(Generic[_Writer]):
     limits: PartLimits
 
     def begin(self) -> None:
-        """Ask for all of them. Raises what `ArchiveWriter.copy` does."""
+        """Ask the store for all copies.
+
+        Raises:
+            StoreError: the store refuses to copy or fails, as in `ArchiveWriter.copy`; a later
+                call may raise it instead.
+        """
         for numbers in self.ranges:
             start = self.chunks[numbers[0]].offset
             self.writer.copy(self.source, start, self._end(numbers) - start)
 
     def settle(self, runs: Sequence[range]) -> Ahead:
-        """Let stay what the archive begins with, now that this is known.
+        """Keep the early copies that the plan confirms; withdraw the rest.
 
         Args:
-            runs: of chunk numbers that are kept.
+            runs: ranges of the chunk numbers that are kept.
         """
         kept = runs[0] if runs and runs[0].start == 0 else range(0)
         stay = [numbers for numbers in self.ranges if numbers.stop <= kept.stop]

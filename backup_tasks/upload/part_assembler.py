@@ -1,4 +1,4 @@
-"""Chunks and copies to legal parts, in order, in bounded memory."""
+"""Puts chunks and copies together into legal parts, in order, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ from backup_tasks.stores.base import (
 )
 
 MIB = 2**20
-# Small enough to keep several under way, so that one that a server is slow to take holds up
-# little; large enough that a request's own cost is little. An interrupted run loses the parts
-# that were under way, so a smaller archive has smaller ones.
+# Small enough to keep several parts under way, so that a server that is slow to take one holds up
+# little; large enough that the cost of a request itself is small. An interrupted run loses the
+# parts under way, so a smaller archive has smaller parts.
 _USUAL_PART = 8 * MIB
 _SMALL_PART = 5 * MIB
 _USUAL_COUNT = 64
 # Larger parts wait in an unlinked temporary file instead of in memory.
 _LARGEST_IN_MEMORY = 32 * MIB
 IN_FLIGHT_BYTES = 48 * MIB
-# Of S3's 10,000 parts, what the estimate plans with; the rest is for sources that grow.
+# The share of S3's 10,000 parts that a plan uses; the rest is for sources that grow.
 _PLANNED_SHARE = 0.9
 _GROWTH_STEP = 100
 
 
 def plan_part_bytes(sent_bytes: int, limits: PartLimits, copies: int = 0) -> int:
-    """Bytes of each sent part, when about so much is to be sent and there are so many copies.
+    """Bytes of each sent part.
 
-    All parts but the last are equal (Cloudflare R2 insists): 5 MiB up to 320 MiB, then about 64
-    of them up to 512 MiB, 8 MiB up to about 70 GiB, beyond that larger, so that 90 % of the parts
-    suffice.
+    All parts but the last are equal (Cloudflare R2 insists). A part has 5 MiB if up to 320 MiB are
+    to be sent; up to 512 MiB there are about 64 parts; up to about 70 GiB a part has 8 MiB. Beyond
+    that parts are larger, so that 90 % of the parts suffice.
+
+    Args:
+        sent_bytes: about how much is to be sent.
+        copies: how many parts are copies.
     """
     usual = min(max(_SMALL_PART, _mebibytes(sent_bytes, _USUAL_COUNT)), _USUAL_PART)
     needed = _mebibytes(sent_bytes, max(1, int(limits.count * _PLANNED_SHARE) - copies))
@@ -46,39 +50,39 @@ def plan_part_bytes(sent_bytes: int, limits: PartLimits, copies: int = 0) -> int
 
 
 def _mebibytes(estimated_bytes: int, count: int) -> int:
-    """Bytes of each of so many parts, rounded up to whole mebibytes."""
+    """Bytes of each of `count` parts, rounded up to whole mebibytes."""
     return -(-estimated_bytes // (count * MIB)) * MIB
 
 
 def part_bytes_at(number: int, planned_bytes: int, limits: PartLimits) -> int:
-    """Bytes of the part with this number (from 0): beyond the plan each hundred doubles."""
+    """Bytes of the part with this number (from 0). Beyond the plan, each hundred parts double."""
     beyond = number - int(limits.count * _PLANNED_SHARE)
     doublings = max(0, beyond // _GROWTH_STEP + 1) if beyond >= 0 else 0
     return min(planned_bytes << min(doublings, 16), limits.largest)
 
 
-# Copies of this size are fastest, side by side.
+# Copies of this size, several at once, are fastest.
 _COPY_BYTES = 128 * MIB
 
 
-# Beyond this half of all parts, a copy must be worth its part.
+# Beyond this share of all parts, a copy must be long enough to be worth a part.
 _PLENTY_SHARE = 0.5
-# Known bytes that wait in memory until they are enough for a copy.
+# At most this many known bytes wait in memory until they are enough for a copy.
 _MOST_HELD_BYTES = 32 * MIB
 
 
 def most_ranges(limits: PartLimits) -> int:
-    """How many ranges may be kept of the archive before, so that the parts last for the rest."""
+    """How many ranges of the previous archive may be kept, so that the parts last for the rest."""
     return int(limits.count * 0.4)
 
 
 def copy_bytes(expected_bytes: int, limits: PartLimits) -> int:
-    """Bytes of each copy: so many that cutting ranges takes no more than a tenth of all parts."""
+    """Bytes of each copy, so large that cutting ranges takes at most a tenth of all parts."""
     return min(max(_COPY_BYTES, expected_bytes * 10 // limits.count), limits.largest)
 
 
 def count_copies(ranges: int, reused_bytes: int, expected_bytes: int, limits: PartLimits) -> int:
-    """How many parts the copies of so many ranges take, at most."""
+    """How many parts the copies of this many ranges take, at most."""
     return ranges + reused_bytes // copy_bytes(expected_bytes, limits)
 
 
@@ -88,14 +92,14 @@ def plan_copies(
     """Cut a range into copies of equal size, about 128 MiB each, all legal as parts.
 
     Args:
-        expected_bytes: of the whole object, if that is more: beyond 1.2 TiB copies are larger.
+        expected_bytes: size of the whole object, if that is more; beyond 1.2 TiB copies are larger.
     """
     count = max(1, -(-length // copy_bytes(max(length, expected_bytes), limits)))
     bounds = [start + length * number // count for number in range(count + 1)]
     return [(low, high - low) for low, high in itertools.pairwise(bounds)]
 
 
-# Bytes that another object holds; or what reads them from there, if they are needed.
+# Bytes that another object holds; or a function that reads them from there, if they are needed.
 Known = bytes | Callable[[], bytes]
 
 
@@ -105,7 +109,7 @@ def _read_known(known: Known) -> bytes:
 
 @dataclass(slots=True)
 class _Range:
-    """Consecutive bytes of another object that are to follow; `held` until they are `enough`."""
+    """Consecutive bytes of another object to append next; `held` until they are `enough`."""
 
     source: StoredObject
     start: int
@@ -115,7 +119,7 @@ class _Range:
 
 
 class Ahead(Struct, frozen=True):
-    """What an object holds already: so many bytes at its front, copied in so many parts."""
+    """The bytes that an object already has at its front, and the parts that they were copied in."""
 
     bytes: int
     parts: int
@@ -128,15 +132,15 @@ class PartAssembler:
     """Makes legal parts out of bytes to send and ranges to copy.
 
     Args:
-        writer: takes the parts; what goes wrong there is raised here.
-        limits: of the store.
-        planned_bytes: of `plan_part_bytes`.
-        expected_bytes: of the whole object, about.
-        ahead: of what is to be copied first, what `writer` was asked to copy already.
+        writer: takes the parts; its errors are raised here.
+        limits: the store's limits.
+        planned_bytes: the size of a part, from `plan_part_bytes`.
+        expected_bytes: about the size of the whole object.
+        ahead: the front of the first copy, which `writer` was already asked for.
 
     Attributes:
         offset: bytes of the object so far, collected ones included.
-        sent_bytes, copied_bytes: what of it went which way, as far as that is decided.
+        sent_bytes, copied_bytes: bytes of the object sent and copied, as far as that is decided.
     """
 
     def __init__(
@@ -160,16 +164,16 @@ class PartAssembler:
         self.copied_bytes = 0
 
     def add(self, data: bytes) -> None:
-        """Append bytes to the object, to be sent."""
+        """Append bytes to the object; they are sent."""
         self.end_range()
         self.offset += len(data)
         self._collect(data)
 
     def add_known(self, known: Known, length: int, source: StoredObject, start: int) -> None:
-        """Append bytes that another object holds at `start`: copied if that gives legal parts.
+        """Append bytes that another object holds at `start`; copied if all parts stay legal.
 
-        A part must not be too small, so the first of such bytes may fill up the part that is
-        being collected, and a range of them that stays short is sent. Only then are they read.
+        A part must not be too small. So the first known bytes may fill up the part that is being
+        collected, and a range that stays short is sent. Known bytes are read only in these cases.
         """
         self.offset += length
         span = self._range
@@ -195,10 +199,10 @@ class PartAssembler:
         self._range = _Range(source, start, length, [] if length >= enough else [known], enough)
 
     def _shortest_copy(self) -> int:
-        """Known bytes that are worth a copy: the smallest part, as long as parts are plentiful.
+        """The fewest known bytes that are worth a copy; 0 when no parts are left for copies.
 
-        Then so many that copies, and what is sent between them, last for all that is expected.
-        0 when no more copies can be had.
+        As long as parts are plentiful, the store's smallest part. Then more, so that the parts last
+        for all expected bytes, copied and sent.
         """
         limits = self._limits
         if self._number < limits.count * _PLENTY_SHARE:
@@ -224,7 +228,8 @@ class PartAssembler:
         self.copied_bytes += length
 
     def take_back(self) -> bytes:
-        """Everything so far, if it is less than the store's smallest part, to go elsewhere."""
+        """Take out everything so far, to go elsewhere. It must be less than the store's smallest
+        part."""
         self.end_range()
         assert self.offset < max(1, self._limits.smallest)
         buffer, self._buffer = self._buffer, None
@@ -232,7 +237,7 @@ class PartAssembler:
         return bytes(buffer.finish()) if buffer is not None else b""
 
     def flush(self) -> None:
-        """Send what is collected as a part; only the last may be below the store's smallest."""
+        """Send the collected bytes as a part; only the last part may be below the smallest size."""
         self.end_range()
         self._send()
 
