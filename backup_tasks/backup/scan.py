@@ -240,7 +240,7 @@ def _in_walk(path: Path) -> str:
 
 
 def _own_folder(profile: Profile) -> list[Path]:
-    """The store's folder, if it is one, to leave out: archives in archives would double each run."""
+    """The store's folder, if it is one: archives in archives would double with each run."""
     folder = profile.store.folder
     return [folder] if folder is not None else []
 
