@@ -38,7 +38,7 @@ _GAP = Chunk(0, 0, "", 0)
 
 
 class Base(Struct, frozen=True):
-    """Earlier objects whose chunks may be kept, numbered as if they were one archive.
+    """Earlier objects whose chunks may be reused, numbered as if they were one archive.
 
     Attributes:
         objects: (number of its first chunk, object), ascending.

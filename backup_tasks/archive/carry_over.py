@@ -1,7 +1,8 @@
 """Reads entries of the previous backup back from the store, to write them once more.
 
-This is needed when a file cannot be read any more and the chunk with its last version is not kept.
-Otherwise the new archive would lose this version, or plain tar would restore an even older one.
+This is needed when a file cannot be read any more and the chunk with its last version is not
+reused. Otherwise the new archive would lose this version, or plain tar would restore an even older
+one.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class EntryWriter:
         report: called for each file that is not stored whole.
         progress: counts bytes and files.
         root: descriptor of the folder that the entries' paths are relative to.
-        reuse: the chunks that are kept of the previous backup.
+        reuse: the chunks that are reused of the previous backup.
         earlier: all chunks of the previous backup, also in a full run, which keeps none.
         journal: records every entry that is written.
         private: content that is left out although the walk met it.
@@ -194,7 +194,7 @@ class EntryWriter:
                 yield self._write_now(plan) or NO_LINE
 
     def write_late_links(self, entries: Iterable[Entry]) -> Iterator[bytes]:
-        """Write links that tar makes late, in chunks that begin with them and are never kept.
+        """Write links that tar makes late, in chunks that begin with them and are never reused.
 
         Args:
             entries: as in `Scan.late_links`. A folder among them is only announced, since tar must
@@ -212,7 +212,7 @@ class EntryWriter:
                     yield self._write_last(entry)
 
     def write_folders(self, folders: Iterable[Entry]) -> Iterator[bytes]:
-        """Write the folders, in chunks that are never kept.
+        """Write the folders, in chunks that are never reused.
 
         Yields:
             A line for each folder; NO_LINE for one that failed.

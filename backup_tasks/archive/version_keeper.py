@@ -24,7 +24,7 @@ class VersionKeeper:
     Args:
         builder: takes the tar bytes.
         report: called for each version that is kept, and for each that cannot be kept.
-        reuse: the chunks that are kept of the previous backup.
+        reuse: the chunks that are reused of the previous backup.
         earlier: where earlier versions lie; None if there are none, or if they cannot be read.
         holder: name of the previous archive, for reports of versions that cannot be kept.
         broken: first links that did not become what the walk saw, by the hash of their path.

@@ -1,10 +1,10 @@
 """Orders new entries by expected lifetime, so that chunks become dead as a whole.
 
-A chunk is kept as a whole, superseded entries included. If a file that changes every day lies among
-files that never change, then from the next day on its chunk carries dead bytes into every archive
-that follows, or all its live entries must be written anew. So new entries are put into groups, and
-each group begins a chunk. Entries that are likely to last come first. Files that change often get
-chunks of their own, and so do files that are new today and may be gone in a week.
+A chunk is reused as a whole, superseded entries included. If a file that changes every day lies
+among files that never change, then from the next day on its chunk carries dead bytes into every
+archive that follows, or all its live entries must be written anew. So new entries are put into
+groups, and each group begins a chunk. Entries that are likely to last come first. Files that change
+often get chunks of their own, and so do files that are new today and may be gone in a week.
 """
 
 from __future__ import annotations

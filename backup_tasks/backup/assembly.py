@@ -80,7 +80,7 @@ class Assembly(Struct, frozen=True):
         basis: the earlier objects on which it is built.
         name: the archive's name.
         key: signs the archive.
-        scan: the sources as the walk saw them, and which chunks of the basis are kept.
+        scan: the sources as the walk saw them, and which chunks of the basis are reused.
         record: gets the figures, and gives the host's name.
         report: called for each file that is not stored whole.
         before: the previous backup, for versions of files that cannot be read.
@@ -132,8 +132,8 @@ class Assembly(Struct, frozen=True):
                 LineSpool() as link_lines,
                 LineSpool() as folder_lines,
             ):
-                kept = last.index.lines_between if last else _no_lines
-                _collect(lines, entries.write_all(scan.steps, kept, later.postpone), detour)
+                old_lines = last.index.lines_between if last else _no_lines
+                _collect(lines, entries.write_all(scan.steps, old_lines, later.postpone), detour)
                 for group in later.in_order():
                     _collect(group.lines, entries.write_group(group.plans), detour)
                 builder.end_entries()
@@ -151,7 +151,7 @@ class Assembly(Struct, frozen=True):
                     LATE_LINK_LINE: link_lines,
                     FOLDER_LINE: reversed(folder_lines),
                 }
-                entry_lines = complete_lines(lines, awaited, kept)
+                entry_lines = complete_lines(lines, awaited, old_lines)
                 footer = self._add_manifest(builder, header, entry_lines, end)
         finally:
             os.close(root)

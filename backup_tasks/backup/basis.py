@@ -40,7 +40,7 @@ class Basis(Struct, frozen=True):
     Attributes:
         listed: the objects in the store when this run looked; the store is listed once.
         census: the backups among them, and which of these count.
-        last: the backup whose chunks are kept; if None, `why_full` says why.
+        last: the backup whose chunks are reused; if None, `why_full` says why.
         why_full: why everything is read and sent, or what was wrong with newer backups; or "".
         may_stage: whether bytes may be sent to staging objects and copied from there.
         versions: without `last`, a backup that has earlier versions of unreadable files.
@@ -84,14 +84,14 @@ class Basis(Struct, frozen=True):
 
 
 def look_at_store(run: BackupRun, host: str) -> Basis:
-    """Look for a backup whose chunks can be kept; else for one to carry versions over from.
+    """Look for a backup whose chunks can be reused; else for one to carry versions over from.
 
     Raises:
         StoreError: the store fails, or lists no backup although one was seen there.
     """
     listed, census = _list_store(run, host)
     census.look()
-    why = _why_nothing_is_kept(run) or why_begin_anew(census)
+    why = _why_nothing_is_reused(run) or why_begin_anew(census)
     found, trouble = find_previous_backup(
         run.profile,
         run.store,
@@ -116,7 +116,7 @@ def _list_store(run: BackupRun, host: str) -> tuple[list[StoredObject], Census]:
     return listed, run.census(listed, host)
 
 
-def _why_nothing_is_kept(run: BackupRun) -> str:
+def _why_nothing_is_reused(run: BackupRun) -> str:
     if run.full:
         return "--full was asked for"
     if run.copy_memory.refused(run.now):

@@ -32,7 +32,7 @@ class BackupRun:
     Attributes:
         now: the run's start, aware; it gives the backup its name.
         clock: reads the time, for the moment when the manifest is written.
-        full: read and send everything, even if chunks could be kept.
+        full: read and send everything, even if chunks could be reused.
         margin_ns: how long after its ctime a file may still be written to unseen.
         accept_shrink: accept that what the sources lost is gone on purpose.
         keeper: keeps the store's claim; None leaves claims alone.

@@ -51,7 +51,7 @@ class Scan:
         folders: the entries of folders.
         late_links: the entries of late links, in the order of the walk. A folder's entry comes
             before the first late link in it.
-        reuse: the chunks that are kept of the previous backup.
+        reuse: the chunks that are reused of the previous backup.
         totals: source -> its totals.
         missing: source that is not there -> why.
         entered: watched folder that the walk entered -> the mount on which it lay.
@@ -314,7 +314,7 @@ def _compare_for_versions(
 
 
 def _bytes_in_dropped_chunks(last: PreviousBackup, scan: Scan) -> int:
-    """Content bytes of unchanged files that are read again because their chunk is not kept."""
+    """Content bytes of unchanged files that are read again because their chunk is not reused."""
     content_bytes = 0
     for step in scan.steps:
         if step.plan is not None:
@@ -334,10 +334,10 @@ class BackupPlan(Struct, frozen=True):
         totals: source -> its totals (entries that two sources share count in both).
         entries, content_bytes: of all sources together.
         read_bytes: bytes to be read.
-        compared_with: the previous backup's name, or why there is none whose chunks can be kept.
+        compared_with: the previous backup's name, or why there is none whose chunks can be reused.
         copied_bytes: stored bytes that would be copied in the store.
         same, changed, new, gone: numbers of entries, compared with the previous backup.
-        dropped_chunks: reason -> number of its chunks that are not kept for this reason.
+        dropped_chunks: reason -> number of its chunks that are not reused for this reason.
         problems: sources and files that are missing or cannot be looked at.
         sockets: number of sockets met, which are not stored.
         marked: number of folders whose content a marker leaves out.

@@ -46,7 +46,7 @@ FIRST_ARCHIVE = "there is no earlier archive of this profile and host to build o
 
 
 class EntryIndex(Protocol):
-    """The entries of the archive whose chunks are kept, in the order of the walk."""
+    """The entries of the archive whose chunks are reused, in the order of the walk."""
 
     def placed_entries(self) -> Iterator[PlacedEntry]:
         """All entries, each with the place of its line, or -1; one iteration at a time."""
@@ -106,10 +106,10 @@ def find_previous_backup(
 ) -> tuple[PreviousBackup | None, str]:
     """The newest archive of this profile and host to build on, or to carry versions over from.
 
-    The new archive signs the kept chunks again, so they must surely be ours. Either the manifest is
-    in the cache, or the archive is proven and signed by `own_key`; and it must be the object that
-    was made here. An archive is passed over if it is damaged, if it is not surely ours, or if the
-    store does not give it.
+    The new archive signs the reused chunks again, so they must surely be ours. Either the manifest
+    is in the cache, or the archive is proven and signed by `own_key`; and it must be the object
+    that was made here. An archive is passed over if it is damaged, if it is not surely ours, or if
+    the store does not give it.
 
     Args:
         census: the store's backups, looked at as far as is worthwhile.
@@ -133,7 +133,7 @@ def find_previous_backup(
             locked = locked or _why_locked(stored, error)
             continue
         except (ArchiveError, ObjectChanged, ObjectMissing, ReadRefused) as error:
-            troubles.append(f"nothing of {stored.name} can be kept: {one_line(str(error))}")
+            troubles.append(f"nothing of {stored.name} can be reused: {one_line(str(error))}")
             if len(troubles) == most_troubles:
                 break
             continue
@@ -142,7 +142,7 @@ def find_previous_backup(
         if not seen.is_as_made(stored):
             manifest.close()
             why = "it is not the object that was made here: it was moved, or replaced"
-            troubles.append(f"nothing of {stored.name} can be kept: {why}")
+            troubles.append(f"nothing of {stored.name} can be reused: {why}")
             if len(troubles) == most_troubles:
                 break
             continue
@@ -157,7 +157,7 @@ def why_full(last: PreviousBackup, profile: Profile, now: datetime) -> str:
 
 
 def why_begin_anew(census: Census) -> str:
-    """Why no chunk may be kept; or "".
+    """Why no chunk may be reused; or "".
 
     If the newest backup was not what was sent when it was read back, the archive from which it was
     copied may be at fault.
@@ -189,7 +189,7 @@ def _newest_first(
         ):
             candidates.append(stored)
         elif not candidates and verdict.state not in _SILENT and len(troubles) < _TRIES:
-            troubles.append(f"nothing of {stored.name} can be kept: {verdict.why}")
+            troubles.append(f"nothing of {stored.name} can be reused: {verdict.why}")
     return candidates[:_LOOK_BACK], troubles
 
 
@@ -210,7 +210,7 @@ def _to_build_on(stored: StoredObject, manifest: Manifest, margin_ns: int) -> Pr
 def _why_locked(stored: StoredObject, error: IdentityError) -> str:
     reason = one_line(str(error)).removeprefix(f"{stored.name}: ")
     return (
-        f"nothing of {stored.name} can be kept: its manifest is not in the state directory, and "
+        f"nothing of {stored.name} can be reused: its manifest is not in the state directory, and "
         f"{reason}"
     )
 
@@ -248,9 +248,10 @@ def _read_ours(
 
 
 def _why_not_for(before: Sequence[str], now: Sequence[str]) -> str:
-    """Why chunks that were encrypted for the former recipients cannot be kept, or "".
+    """Why chunks that were encrypted for the former recipients cannot be reused, or "".
 
-    Kept chunks stay readable for the recipients for whom they were encrypted, and for nobody else.
+    Reused chunks stay readable for the recipients for whom they were encrypted, and for nobody
+    else.
     """
     if tuple(before) == tuple(now):
         return ""

@@ -1,7 +1,7 @@
 """Which ranges of old chunks to keep: the cheapest choice that the store's rules allow. Pure.
 
-A dropped chunk costs its live bytes, which are written anew. A kept chunk costs its dead bytes at a
-price, since they lie in every archive that follows. Each range must be long enough to be copied.
+A dropped chunk costs its live bytes, which are written anew. A reused chunk costs its dead bytes at
+a price, since they lie in every archive that follows. Each range must be long enough to be copied.
 Under these rules dynamic programming finds the cheapest choice, in one pass over the chunks.
 
 If dead bytes are more than DEAD_WELCOME, the price rises, for the oldest chunks first, until they
@@ -25,7 +25,7 @@ DEAD_LIMIT = 0.2
 CLEANING_SHARE = 0.55
 # At this price a chunk that is four fifths dead is written anew even if dead bytes are few.
 _LOWEST_PRICE = 0.25
-# Above this price, no dead byte is kept.
+# Above this price, no dead byte is copied along.
 _HIGHEST_PRICE = 2.0**20
 # The chunks that pay a higher price are searched in steps of this fraction of all: 1/512.
 _STEPS = 512
@@ -105,26 +105,26 @@ def choose_ranges(costs: ChunkCosts, may_keep: bytearray, rules: RangeRules) -> 
 
 
 def _cost_bytes(costs: ChunkCosts, chosen: bytearray) -> int:
-    return sum(live for live, kept in zip(costs.live, chosen, strict=True) if not kept)
+    return sum(live for live, reused in zip(costs.live, chosen, strict=True) if not reused)
 
 
 def _dead_bytes(costs: ChunkCosts, chosen: bytearray) -> int:
-    return sum(dead for dead, kept in zip(costs.dead, chosen, strict=True) if kept)
+    return sum(dead for dead, reused in zip(costs.dead, chosen, strict=True) if reused)
 
 
 def _cheapest(
     costs: ChunkCosts, may_keep: bytearray, prices: Sequence[float], smallest_bytes: int
 ) -> bytearray:
-    """The choice of least cost: the live bytes of dropped chunks, and the priced dead bytes of kept
-    ones.
+    """The choice of least cost: the live bytes of dropped chunks, and the priced dead bytes of
+    reused ones.
 
-    `dropped[i]` is the least cost of the first i chunks if the last of them is dropped; `kept[i]`
+    `dropped[i]` is the least cost of the first i chunks if the last of them is dropped; `reused[i]`
     if it ends a range that is long enough.
     """
     count = len(may_keep)
-    dropped, kept = [0.0] * (count + 1), [math.inf] * (count + 1)
+    dropped, reused = [0.0] * (count + 1), [math.inf] * (count + 1)
     begins, follows_range = [0] * (count + 1), bytearray(count + 1)
-    # Cost and stored bytes of all chunks before each, as if every one were kept.
+    # Cost and stored bytes of all chunks before each, as if every one were reused.
     cost, place = [0.0] * (count + 1), [0] * (count + 1)
     best, best_begin, next_begin = math.inf, 0, 0
     for number in range(count):
@@ -132,8 +132,8 @@ def _cheapest(
         dead = costs.dead[number]
         cost[end] = cost[number] + (prices[number] * dead if dead and may_keep[number] else 0.0)
         place[end] = place[number] + costs.stored[number]
-        follows_range[end] = kept[number] <= dropped[number]
-        dropped[end] = min(kept[number], dropped[number]) + costs.live[number]
+        follows_range[end] = reused[number] <= dropped[number]
+        dropped[end] = min(reused[number], dropped[number]) + costs.live[number]
         if not may_keep[number] or cost[end] == math.inf:
             best, next_begin = math.inf, end
             cost[end] = cost[number]
@@ -143,9 +143,9 @@ def _cheapest(
                 best, best_begin = dropped[next_begin] - cost[next_begin], next_begin
             next_begin += 1
         if best < math.inf:
-            kept[end], begins[end] = cost[end] + best, best_begin
+            reused[end], begins[end] = cost[end] + best, best_begin
     chosen = bytearray(count)
-    end, in_range = count, kept[count] <= dropped[count]
+    end, in_range = count, reused[count] <= dropped[count]
     while end > 0:
         if in_range:
             begin = begins[end]
@@ -157,7 +157,7 @@ def _cheapest(
 
 
 def ranges_of(chosen: bytearray) -> list[range]:
-    """The ranges of chunks that are kept, in order."""
+    """The ranges of chunks that are reused, in order."""
     ranges: list[range] = []
     start = chosen.find(1)
     while start >= 0:

@@ -31,7 +31,7 @@ class PlannedEntry(msgspec.Struct, omit_defaults=True, gc=False):
 
     Attributes:
         entry: the entry to write; if `is_same`, the entry of the previous backup.
-        is_same: the entry is unchanged, and is kept if its chunk is. Or it cannot be read and
+        is_same: the entry is unchanged, and is reused if its chunk is. Or it cannot be read and
             stands for its last version; then `entry.carried` says so.
         old: the file's earlier entry, if the file changed.
         place, end: where the entry's line begins and ends in the previous manifest, if the line
@@ -60,10 +60,10 @@ class Reuse(Struct, frozen=True):
 
     Attributes:
         ranges: ranges of old chunk numbers to copy, in order.
-        moved: old chunk number -> number in the new archive, -1 for a chunk that is not kept.
+        moved: old chunk number -> number in the new archive, -1 for a chunk that is not reused.
         reused_bytes: stored bytes of the ranges.
         counts: numbers of entries.
-        dropped: reason -> number of chunks that are not kept for this reason.
+        dropped: reason -> number of chunks that are not reused for this reason.
         is_all_reused: every unchanged entry stays in a chunk of the same number.
     """
 
@@ -75,7 +75,7 @@ class Reuse(Struct, frozen=True):
     is_all_reused: bool = False
 
     def keeps(self, entry: Entry) -> bool:
-        """Whether the chunk in which the old entry begins is kept."""
+        """Whether the chunk in which the old entry begins is reused."""
         return 0 <= entry.chunk < len(self.moved) and self.moved[entry.chunk] >= 0
 
     def move(self, entry: Entry) -> Entry:
@@ -129,7 +129,7 @@ class ReusePlanner:
         settled_before_ns: a file with this ctime or a later one may have changed unseen.
         is_same_content: called when only inode or ctime differ, or when the ctime is too young;
             reads the file and says whether its tar entry would be the same bytes.
-        private: content that must not be stored; a chunk that holds it is not kept.
+        private: content that must not be stored; a chunk that holds it is not reused.
         reads_all: keep nothing; old entries only serve as the earlier versions of files.
         blind: devices of file systems whose ctime does not show every change.
     """
@@ -256,7 +256,7 @@ class ReusePlanner:
         self.counts.same += 1
         span = same.raw_span
         if span > CHUNK_BYTES and is_large(same):
-            # A large entry is kept whole or not at all: its chunks lie side by side and hold
+            # A large entry is reused whole or not at all: its chunks lie side by side and hold
             # nothing else, so no rule ends a range between them.
             for number in range(same.chunk, piece_numbers(same, self._chunks).stop):
                 self._live[number] = self._chunks[number].raw
@@ -403,7 +403,7 @@ class ReusePlanner:
     def _why_dropped(
         self, chosen: bytearray, may_keep: bytearray, links_lost: int
     ) -> dict[str, int]:
-        """Numbers of chunks that hold live bytes but are not kept, by reason."""
+        """Numbers of chunks that hold live bytes but are not reused, by reason."""
         why = [why for live, why in zip(self._live, self._must_go, strict=True) if live and why]
         given_up = [
             number

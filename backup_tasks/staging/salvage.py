@@ -1,7 +1,7 @@
 """Uses what interrupted runs left, and removes it when the next run is done.
 
 A staging object that arrived in part is completed as an object, checked against its journal, and
-put behind the previous backup, as if both were one archive whose chunks can be kept. If both hold
+put behind the previous backup, as if both were one archive whose chunks can be reused. If both hold
 an entry of one path, the later one counts, as it does for tar.
 """
 

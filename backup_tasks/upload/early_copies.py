@@ -1,7 +1,8 @@
-"""Copies from the previous backup that begin before it is known which of its chunks are kept.
+"""Copies from the previous backup that begin before it is known which of its chunks are reused.
 
-On most days nearly all are kept. So the store may copy while the sources are still being walked.
-Copies of chunks that are not kept are withdrawn, which costs the store some work and nothing else.
+On most days nearly all are reused. So the store may copy while the sources are still being walked.
+Copies of chunks that are not reused are withdrawn, which costs the store some work and nothing
+else.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ class CopiesAhead(Generic[_Writer]):
         """Keep the early copies that the plan confirms; withdraw the rest.
 
         Args:
-            runs: ranges of the chunk numbers that are kept.
+            runs: ranges of the chunk numbers that are reused.
         """
-        kept = runs[0] if runs and runs[0].start == 0 else range(0)
-        stay = [numbers for numbers in self.ranges if numbers.stop <= kept.stop]
-        while stay and 0 < self._end(kept) - self._end(stay[-1]) < self.limits.smallest:
+        reused = runs[0] if runs and runs[0].start == 0 else range(0)
+        stay = [numbers for numbers in self.ranges if numbers.stop <= reused.stop]
+        while stay and 0 < self._end(reused) - self._end(stay[-1]) < self.limits.smallest:
             stay.pop()  # the rest of the run could not be copied
         ahead = NOTHING_AHEAD
         if stay:

@@ -218,7 +218,7 @@ def test_a_damaged_newest_archive_is_passed_over_and_named(
     record = backups.backup()
     assert record.copied_bytes
     assert backups.manifest().header.copied_from == "2100-01-01_0200-backup.tar.gz"
-    assert "nothing of 2100-01-02_0200-backup.tar.gz can be kept: " in backups.log()
+    assert "nothing of 2100-01-02_0200-backup.tar.gz can be reused: " in backups.log()
     check_newest(backups, tmp_path)
 
 

@@ -415,7 +415,7 @@ def test_a_forged_newest_archive_is_not_built_on(
     archive.write_bytes(FORGERIES[name][0](archive.read_bytes()))
     record = backups.backup()
     assert record.copied_bytes == 0
-    assert f"everything is read and sent: nothing of {archive.name} can be kept: {reason}" in (
+    assert f"everything is read and sent: nothing of {archive.name} can be reused: {reason}" in (
         backups.log()
     )
     backups.trust_own_key()
@@ -426,7 +426,7 @@ def test_an_older_own_archive_is_built_on_instead(backups: Generations, tmp_path
     archive = backups.archive()
     archive.write_bytes(FORGERIES["content, unsigned"][0](archive.read_bytes()))
     assert backups.backup().copied_bytes
-    assert f"nothing of {archive.name} can be kept: it is unsigned" in backups.log()
+    assert f"nothing of {archive.name} can be reused: it is unsigned" in backups.log()
     backups.trust_own_key()
     assert (restore(backups, tmp_path / "restored") / "bill").read_bytes() == CONTENT
 
