@@ -72,7 +72,7 @@ _MOST_HELD_BYTES = 32 * MIB
 
 
 def most_ranges(limits: PartLimits) -> int:
-    """How many ranges of the previous archive may be reused, so that parts are left for the rest."""
+    """How many ranges of the previous archive may be reused; parts are left for the rest."""
     return int(limits.count * 0.4)
 
 
