@@ -1,4 +1,4 @@
-"""Reads and writes our fenced block of lines in a crontab, as bytes; the rest stays untouched.
+"""Cuts our fenced block of lines out of a crontab, and renders it anew; the rest stays as bytes.
 
     # BEGIN backup-tasks /srv/backup-tasks
     # Written by `invoke cron-install`. Change the profiles, not these lines.
