@@ -1,4 +1,4 @@
-"""Cuts our fenced block of lines out of a crontab, and renders it anew; the rest stays as bytes.
+"""Cuts our fenced block out of a crontab, and renders it anew; the rest stays byte for byte.
 
     # BEGIN backup-tasks /srv/backup-tasks
     # Written by `invoke cron-install`. Change the profiles, not these lines.
