@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 
 def _open_closed_streams() -> None:
-    """A daemon may leave one of these closed. The next file to be opened would take its number, and
-    get what is printed."""
+    """Open each standard stream that a daemon left closed.
+
+    Otherwise the next opened file would take the stream's number, and receive the output.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -45,9 +47,9 @@ _open_closed_streams()
 
 
 def _leave(number: int, _: object) -> NoReturn:
-    """End before a task watches over signals, or after it: nothing has begun, or all is done.
+    """End on a signal before or after a task handles signals: nothing has begun, or all is done.
 
-    An error raised here would come out of an import that Python is in the midst of.
+    An exception raised here could come out of an import under way.
     """
     os.write(2, f"ended by {signal.Signals(number).name}\n".encode())
     os._exit(128 + number)
@@ -55,25 +57,25 @@ def _leave(number: int, _: object) -> NoReturn:
 
 if {"invoke", "inv"} & {
     *sys.argv[0].split("/")[-2:]
-}:  # else somebody imports this, and has signals of their own
+}:  # otherwise another program imports this module, and handles signals itself
     for _number in ENDING_SIGNALS:
-        # What was ignored from the start stays so, as under nohup.
+        # A signal that was ignored from the start stays ignored, as under nohup.
         if signal.getsignal(_number) is not signal.SIG_IGN:
             signal.signal(_number, _leave)
 
-# File names are bytes; under a locale that is not UTF-8 Python would read them wrongly.
+# File names are bytes; under a locale other than UTF-8 Python would decode them wrongly.
 if sys.getfilesystemencoding() != "utf-8":
     os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONUTF8": "1"})  # noqa: S606
 
-# Invoke turns this on, and all of our code would be compiled anew with every command.
+# Invoke sets this to True, and then every command would compile all of our code anew.
 sys.dont_write_bytecode = False
 
-# Imports make many objects that stay; looking for garbage among them takes a tenth of start-up.
+# Imports make many lasting objects; collecting garbage among them takes a tenth of start-up.
 gc.set_threshold(100_000, 50, 50)
-# At the end Python would look through them once more, for 50 ms that nobody needs.
+# At exit Python would search them for garbage once more, for 50 ms and to no use.
 atexit.register(gc.freeze)
 
-# `invoke -d` would have these tell every request, temporary keys included.
+# With `invoke -d` these would log every request, temporary keys included.
 for _talkative in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_talkative).setLevel(logging.INFO)
 
@@ -108,16 +110,16 @@ HELP = {
 def task(
     name: str = "", *, positional: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Task[Any]]:
-    """A task without short flags, with the help of its options."""
+    """Make a function a task without short flags, with help for each option."""
 
     def make(body: Callable[..., None]) -> Task[Any]:
         options = body.__code__.co_varnames[1 : body.__code__.co_argcount]
         return Task(
             body,
             name=name or None,
-            # Otherwise `-p` and `-d` fall to whichever option comes first.
+            # Otherwise the first option with that initial gets `-p` or `-d`.
             auto_shortflags=False,
-            # Unless told, an option without a default is positional, and swallows `--help`.
+            # By default an option without a default value is positional, and swallows `--help`.
             positional=positional,
             iterable=[option for option in options if option in ("path", "adopt")],
             help={option: HELP[option] for option in options if option in HELP},
@@ -127,20 +129,24 @@ def task(
 
 
 def now() -> datetime:
-    """The clock, read here and nowhere else."""
+    """The present time, aware, UTC; the clock is read only here."""
     return datetime.now(UTC)
 
 
 @contextlib.contextmanager
 def operator_errors() -> Iterator[None]:
-    """Turn our own errors into their text on stderr and their exit code."""
+    """Turn errors into their text on stderr and their exit code.
+
+    Raises:
+        Exit: for our own errors, a closed or unwritable output, and a lack of memory.
+    """
     try:
         yield
         sys.stdout.flush()
     except BackupError as error:
         raise Exit(str(error), code=error.exit_code) from error
     except BrokenPipeError:
-        # Whoever read our output has seen enough.
+        # The reader of our output has seen enough.
         _drop_output()
         raise Exit(code=128 + signal.SIGPIPE) from None
     except OSError as error:
@@ -154,16 +160,16 @@ def operator_errors() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Nothing is left that Python would try to write at its end."""
+    """Send further output to /dev/null, so that Python does not fail to write it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
-    """A profile with its store, the outcome supervised, errors made fit for an operator.
+    """Open a profile and its store, supervise the outcome, and show errors to the operator.
 
     Args:
-        how: as `journaled` takes it.
+        how: options of `journaled`.
     """
     from backup_tasks.command.job import journaled
 
@@ -173,7 +179,7 @@ def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
 
 @contextlib.contextmanager
 def small_job(name: str, profile: str = "", *, recorded: bool = True) -> Iterator[Paths]:
-    """As `job`, without a profile and its store: the folders that the task works in."""
+    """As `job`, without profile and store; gives the folders that the task works in."""
     from backup_tasks.command.supervise import supervised
 
     where = paths()
@@ -189,7 +195,7 @@ def paths() -> Paths:
 
 
 def progress() -> Progress:
-    """Told on a terminal; silent in cron."""
+    """Progress that is shown on a terminal, and silent in cron."""
     from backup_tasks.common.terminal import terminal_progress
 
     return terminal_progress()
@@ -458,7 +464,7 @@ def profile_new(_: Context, name: str | None = None) -> None:
     from backup_tasks.profile.load import write_new_profile
 
     with small_job("profile-new", name or "") as where:
-        if not name or name.startswith("-"):  # an option that stands here is taken for the name
+        if not name or name.startswith("-"):  # Invoke takes an option in this place for the name
             raise UsageError("name the new profile: invoke profile-new prod")
         written = write_new_profile(name, where)
         print(f"wrote {written}; edit it, then try: invoke backup --profile {name} --dry-run")

@@ -1,7 +1,7 @@
-"""A secret as a profile writes it: read only when used, and shown to nobody.
+"""Secrets of a profile: each is read only when it is used, and shown to nobody.
 
-`{ env = "NAME" }`, `{ file = "path" }`, `{ command = ["pass", "show", "x"] }`, or the plain text
-itself, which the loader accepts only from a file that nobody else can read.
+A profile writes `{ env = "NAME" }`, `{ file = "path" }`, `{ command = ["pass", "show", "x"] }`, or
+the plain text itself, which the loader accepts only from a file that nobody else can read.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Kind = Literal["env", "file", "command", "literal"]
 
 
 class Placed(Struct, frozen=True):
-    """A value of a profile together with where it was written.
+    """A value of a profile together with its place.
 
     Attributes:
         value: as TOML gave it.
-        place: for messages, for example `profiles/prod.toml:12: store.access_key_id`.
-        folder: what a relative `file` starts from: the folder of the profile.
-        environ: where `env` looks; None means the process's own environment when used.
+        place: the place for messages, for example `profiles/prod.toml:12: store.access_key_id`.
+        folder: the profile's folder: a relative `file` starts there, and a `command` runs there.
+        environ: the variables for `env` and `command`; None means the process's own, when used.
     """
 
     value: object
@@ -51,9 +51,7 @@ class Placed(Struct, frozen=True):
 
 
 class Secret:
-    """A reference to a secret. Its text comes out of `reveal` alone: no repr, dump or error
-    message holds it.
-    """
+    """A reference to a secret; only `reveal` gives its text. No repr, dump or error holds it."""
 
     __slots__ = ("_environ", "_folder", "_place", "_value", "kind")
 
@@ -68,9 +66,10 @@ class Secret:
 
     @classmethod
     def parse(cls, raw: object) -> Secret:
-        """The secret that a profile's value stands for; a `Placed` tells where it was written.
+        """Make a secret from a profile's value, or from a `Placed` that holds value and place.
 
-        Raises ValueError, which never holds the value.
+        Raises:
+            ValueError: the value has none of the accepted forms; never holds the value.
         """
         placed = raw if isinstance(raw, Placed) else Placed(raw, "secret", Path.cwd())
         if isinstance(raw, Secret):
@@ -84,7 +83,10 @@ class Secret:
     def reveal(self) -> str:
         """The text of the secret, read now, without the line break at its end.
 
-        Raises ProfileError: one line with key and reference when it cannot be read.
+        Raises:
+            ProfileError: the secret cannot be read, is empty or has several lines; one line that
+                names key and reference.
+            TrustError: others may change the file, or the program of the command.
         """
         readers: dict[Kind, Callable[[], str]] = {
             "env": self._from_environment,
@@ -100,14 +102,14 @@ class Secret:
         return text
 
     def describe(self) -> str:
-        """What it refers to, fit to show: `the environment variable BACKUP_KEY`."""
+        """The reference in words, fit to show: `the environment variable BACKUP_KEY`."""
         match self.kind:
             case "env":
                 return f"the environment variable {self._value}"
             case "file":
                 return f"the file {one_line(str(self._path()))}"
             case "command":
-                # Arguments stay hidden: somebody will have put a password there.
+                # Arguments stay hidden, since one of them may be a password.
                 return f'the command "{one_line(self._value[0])}"'
             case "literal":
                 return "the text in the profile"
@@ -139,7 +141,7 @@ class Secret:
                 stderr=subprocess.DEVNULL,
                 cwd=self._folder,
                 env=None if self._environ is None else dict(self._environ),
-                # A session of its own can be ended whole, and cannot ask on our terminal.
+                # In its own session the command can be ended whole, and cannot ask on our terminal.
                 start_new_session=True,
             )
         except OSError as error:
@@ -151,7 +153,7 @@ class Secret:
         except subprocess.TimeoutExpired:
             end_group(process)
             raise self.problem(f"gave no answer in {COMMAND_TIMEOUT_SECONDS} s") from None
-        except BaseException:  # Ctrl-C and SIGTERM reach us alone, not the command's session
+        except BaseException:  # Ctrl-C and SIGTERM reach only us, not the command's session
             end_group(process)
             raise
         if process.returncode != 0:
@@ -170,7 +172,11 @@ class Secret:
         return self._folder / str(self._value)
 
     def check_trust(self) -> None:
-        """Raises TrustError: others may change the file, or the program of the command."""
+        """Check that nobody else may change the file, or the program of the command.
+
+        Raises:
+            TrustError: others may change it.
+        """
         if self.kind == "file":
             check_file(self._path())
         elif self.kind == "command":
@@ -181,7 +187,7 @@ class Secret:
         return TrustError(f"{self._place}: {error}")
 
     def problem(self, what: str) -> ProfileError:
-        """The error to raise when what it refers to is wrong; `what` must not hold the secret."""
+        """The error to raise when the reference is wrong; `what` must not hold the secret."""
         return ProfileError(f"{self._place}: {self.describe()} {what}")
 
     def __repr__(self) -> str:
@@ -233,8 +239,10 @@ def _reference(raw: Mapping[Any, Any]) -> tuple[Kind, str | tuple[str, ...]]:
 
 
 def checked_variable(name: object) -> str:
-    """The name, if an environment variable can have it. Raises ValueError, without the name:
-    somebody may have put the secret itself there.
+    """Give the name back, if an environment variable can have it.
+
+    Raises:
+        ValueError: no variable can; the name is not shown, since it may be the secret itself.
     """
     if not isinstance(name, str) or not VARIABLE.fullmatch(name):
         raise ValueError("env should be a variable's name: letters, digits and _, without $")

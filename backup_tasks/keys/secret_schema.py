@@ -1,4 +1,4 @@
-"""What a secret looks like in TOML, as JSON Schema for editors."""
+"""The JSON Schema of a secret in TOML, for editors."""
 
 from __future__ import annotations
 

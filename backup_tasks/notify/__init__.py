@@ -1,4 +1,4 @@
-"""People and programs told of a run: channels, each with its table, and whether anybody is told.
+"""Tells people and programs how a run ended: channels, their tables, and whether to tell at all.
 
-In comes a run record; out go messages, and notes of those that failed. Below: `journal`.
+Takes a run record; sends messages, and notes those that failed. Below: `journal`.
 """

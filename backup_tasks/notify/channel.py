@@ -1,4 +1,4 @@
-"""A way to tell people or programs how a run ended: what one is, and what it is given."""
+"""The protocol of a channel, which tells people or programs how a run ended, and its inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ChannelTable(Settings):
-    """What [notify] says of any channel."""
+    """The keys that the table of every channel has."""
 
     on: Annotated[tuple[Literal["success", "failure"], ...], BeforeValidator(types.listed)] = Field(
         default=("success", "failure"),
@@ -28,11 +28,11 @@ class ChannelTable(Settings):
 
 
 class ToldProfile(Protocol):
-    """What is told of a profile, and to whom; every whole Profile is one.
+    """The facts about a profile that messages need, and whom to tell; every Profile has them.
 
     Attributes:
-        notify: a channel's name -> its table, or None.
-        store: None where nobody knows it.
+        notify: has each channel's name as an attribute: its table, or None.
+        store: None if it is unknown, as in a profile with problems.
     """
 
     @property
@@ -50,13 +50,13 @@ class ToldProfile(Protocol):
 
 
 class Channel(Protocol):
-    """One way to tell of runs: a module of `notify.channels` has one as `CHANNEL`.
+    """One way to tell how runs ended; each module of `notify.channels` has one as `CHANNEL`.
 
     Attributes:
-        name: of its table below [notify], and in run records.
-        noun: what people call one message, "mail".
-        description: of its table, for people and editors.
-        table: its keys.
+        name: the name of its table below [notify]; also in run records.
+        noun: the word for one message, such as "mail".
+        description: describes its table to people and editors.
+        table: the keys of its table.
     """
 
     @property
@@ -69,7 +69,7 @@ class Channel(Protocol):
     def table(self) -> type[ChannelTable]: ...
 
     def whom(self, settings: Any) -> str:
-        """Who is told, for records and warnings; no secret."""
+        """The recipients in words, for records and warnings; holds no secret."""
         ...
 
     def tell(
@@ -78,7 +78,7 @@ class Channel(Protocol):
         """Tell how a run ended.
 
         Returns:
-            One for those who were told, and one for each who was not, with the reason.
+            One notification for all who were told, and one for each who was not, with the reason.
 
         Raises:
             NotifyError: nobody was told; one line that says why.
@@ -92,11 +92,11 @@ class Channel(Protocol):
         """Send samples, marked as a test.
 
         Raises:
-            NotifyError: somebody would not be told; one line that says why.
+            NotifyError: not everybody would be told; one line that says why.
             ProfileError: a secret cannot be read.
         """
         ...
 
     def obeyed_files(self, settings: Any) -> Iterable[tuple[str, Path]]:
-        """Files that decide whom it believes, each with its key."""
+        """Files that decide which servers the channel trusts, each with its key in the table."""
         ...

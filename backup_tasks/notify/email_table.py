@@ -1,4 +1,4 @@
-"""The table [notify.email]: who gets mails, and through which server."""
+"""The table [notify.email]: who gets mail, and through which server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 
 class EmailSettings(ChannelTable):
-    """[notify.email]: who gets a mail, and through which server."""
+    """[notify.email]: who gets mail, and through which server."""
 
     host: types.Host = Field(description="The SMTP server.")
     port: int = Field(

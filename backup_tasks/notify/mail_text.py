@@ -1,6 +1,6 @@
-"""What a mail says: a run record, put into words by the templates.
+"""Renders a run record as a mail, with the operator's templates.
 
-The words stand in templates/ (`backup.subject.j2`, `backup.txt.j2`, `backup.html.j2`), which see
+The templates are `backup.subject.j2`, `backup.txt.j2` and `backup.html.j2` in templates/. They see
 one name, `mail`: a `MailView`.
 """
 
@@ -31,28 +31,27 @@ if TYPE_CHECKING:
 SHOWN_PROBLEMS = 50
 SHOWN_EVIDENCE = 100
 _SUBJECT_LENGTH = 200
-# Tasks that look at an archive and change nothing, and what they do with its files.
+# Tasks that only read an archive -> the word for what they did with its files.
 _LOOKS = {"verify": "checked", "drill": "compared"}
 
 
 class MailView(Struct, frozen=True):
-    """What a template may say; every text is one printable line, whatever the record held.
+    """The facts for a template; every text is one printable line, whatever the record held.
 
     Attributes:
         kind: "success", "incomplete" or "failure".
-        is_test: whether it is a sample of `notify-test`.
-        task: what ran: "backup", "prune", ...
+        is_test: whether the mail is a sample of `notify-test`.
+        task: the task that ran: "backup", "prune", ...
         outcome: the end of the subject, for example "done, 120MB in 35s".
         title: the outcome as a heading.
-        facts: label and value, in the order of reading.
+        facts: (label, value) in reading order.
         skipped: the first SHOWN_PROBLEMS files that were not stored whole.
-        skipped_count: how many there are; skipped_more: how many are not in `skipped`.
-        error_lines: why the run failed; mostly one line, none if it did not.
-        warnings: what went wrong beside the task itself.
-        evidence: what a look at the archive found, line by line; indented lines belong to the
-            one before.
-        restore_command, plain_command: with and without this project; "" without an archive
-            that is good.
+        skipped_count: the number of all such files; skipped_more: of those not in `skipped`.
+        error_lines: why the run failed; usually one line; empty if it did not fail.
+        warnings: what went wrong apart from the task itself.
+        evidence: the findings of `verify` or `drill`; an indented line belongs to the line before.
+        restore_command, plain_command: restore with and without this project; "" if the run has
+            no good archive.
     """
 
     kind: Result
@@ -78,10 +77,11 @@ class MailView(Struct, frozen=True):
 def render_mail(
     record: RunRecord, profile: ToldProfile, paths: Paths, *, is_test: bool = False
 ) -> EmailMessage:
-    """The mail that tells of this run: plain text, and the same as HTML.
+    """Render the mail about a run: plain text, and the same as HTML.
 
     Raises:
-        NotifyError: a template cannot be read or filled in, or an address is none.
+        NotifyError: a template cannot be read or filled in, an address is not valid, or the
+            profile has no [notify.email].
     """
     settings = profile.notify.email
     if settings is None:
@@ -98,13 +98,13 @@ def render_mail(
     except ValueError as error:
         raise NotifyError(f"notify.email.from or to: {one_line(str(error))}") from None
     message["Date"] = format_datetime(record.ended_at or record.started_at)
-    # By default the name of this machine would stand in it, after a look-up in the DNS.
+    # By default the Message-ID would hold this machine's name, after a DNS look-up.
     domain = parseaddr(settings.sender)[1].rpartition("@")[2]
     message["Message-ID"] = make_msgid(domain=domain if domain.isascii() and domain else "invalid")
     message["Auto-Submitted"] = "auto-generated"
     message["X-Backup-Profile"] = one_line(record.profile)
     message["X-Backup-Result"] = record.result
-    # Every mail server takes quoted-printable: short lines, ASCII only, and commands stay whole.
+    # Every mail server accepts quoted-printable: short lines, ASCII only, and commands stay whole.
     message.set_content(text, cte="quoted-printable")
     message.add_alternative(html, subtype="html", cte="quoted-printable")
     return message
@@ -143,7 +143,7 @@ def _view(record: RunRecord, profile: ToldProfile, paths: Paths, *, is_test: boo
 
 
 def _profile_option(profile: ToldProfile, paths: Paths) -> str:
-    """How a command names the profile: by its path when it lies outside `profiles/`."""
+    """The option that names the profile in a command: by path if it lies outside `profiles/`."""
     ours = profile.path.parent == paths.profiles
     return f"--profile {shlex.quote(one_line(profile.name if ours else str(profile.path)))}"
 
@@ -210,8 +210,13 @@ def _plain_command(archive: str, profile: ToldProfile) -> str:
 
 
 def _fill(templates: Path, name: str, view: MailView) -> str:
-    """The template filled in. What an operator may change may break in any way, so every error
-    of a template becomes a NotifyError with its file and line."""
+    """Fill in a template.
+
+    An operator may have broken the template in any way, so every error is caught.
+
+    Raises:
+        NotifyError: the template is missing or fails; names its file and line.
+    """
     import jinja2
 
     try:
@@ -239,7 +244,7 @@ def _environment(templates: Path) -> jinja2.Environment:
 
 
 def _place_in(templates: Path, name: str, error: Exception) -> str:
-    """File and line of the template in which the error arose; jinja2 puts them in the trace."""
+    """File and line of the template that raised the error; jinja2 puts them in the traceback."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if Path(frame.filename).parent == templates:
             return f"{frame.filename}:{frame.lineno}"
@@ -247,5 +252,5 @@ def _place_in(templates: Path, name: str, error: Exception) -> str:
 
 
 def _escape_surrogates(text: str) -> str:
-    r"""A name that is not UTF-8 must not stop the mail; a template may have brought one in."""
+    r"""Escape what is not UTF-8, such as a file name from a template: it must not stop the mail."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""The channels that there are, and those that a profile asks for."""
+"""Finds all channels, and those that a profile asks for."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from backup_tasks.tables.strict_table import Settings
 
 @cache
 def all_channels() -> tuple[Channel, ...]:
-    """Each channel that there is, by name: whatever lies in `channels`."""
+    """All channels, sorted by name: one for each module in `channels`."""
     names = sorted(module.name for module in pkgutil.iter_modules(channels.__path__))
     return tuple(import_module(f"{channels.__name__}.{name}").CHANNEL for name in names)
 
 
 def asked_for(notify: Any) -> list[tuple[Channel, ChannelTable]]:
-    """The channels that a profile's [notify] has a table for, each with that."""
+    """The channels that have a table in a profile's [notify], each with its table."""
     tables = ((channel, getattr(notify, channel.name)) for channel in all_channels())
     return [(channel, table) for channel, table in tables if table is not None]
 
 
 def noun_of(name: str) -> str:
-    """What people call a message of the channel of this name."""
+    """The word for one message of a channel, such as "mail"; "message" if it is unknown."""
     return next((one.noun for one in all_channels() if one.name == name), "message")
 
 

@@ -1,4 +1,4 @@
-"""The SMTP edge: hand finished messages to a mail server, or say in one line why not."""
+"""Hands finished messages to a mail server over SMTP, or says in one line why it cannot."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _PORTS = 'security = "tls" is for port 465, "starttls" for port 587'
 def send_mail(settings: EmailSettings, messages: Sequence[EmailMessage]) -> dict[str, str]:
     """Send the messages to `settings.to` over one connection.
 
-    With "tls" and "starttls" nothing but the greeting is said before the connection is
-    encrypted and the server's certificate is checked, so no password goes out in the clear.
+    With "tls" and "starttls" only the greeting is sent before the connection is encrypted and the
+    server's certificate is checked, so no password goes out in the clear.
 
     Returns:
-        address -> the server's reply, for each recipient that it refused. A message that
-        returns here was accepted for all others.
+        address -> the server's reply, for each refused recipient. The messages were accepted for
+        all others.
 
     Raises:
         NotifyError: nothing more could be sent; the line names host:port and what to check.
@@ -48,8 +48,7 @@ def send_mail(settings: EmailSettings, messages: Sequence[EmailMessage]) -> dict
             for message in messages:
                 replies = smtp.send_message(message, sender, recipients)
                 refused |= {to: _render_reply(*reply, secrets) for to, reply in replies.items()}
-            # The server has answered for every message: whatever becomes of the goodbye,
-            # they are delivered.
+            # The server has answered for every message; a failing QUIT changes nothing.
             with contextlib.suppress(OSError):
                 smtp.quit()
         finally:
@@ -62,7 +61,7 @@ def send_mail(settings: EmailSettings, messages: Sequence[EmailMessage]) -> dict
 
 
 def _connect(settings: EmailSettings) -> smtplib.SMTP:
-    """A connection on which the login may be said: encrypted unless security is "none"."""
+    """Open a connection that is ready for the login: encrypted unless security is "none"."""
     context = _tls_context(settings)
     # Without local_hostname smtplib asks the DNS for this machine's name, without a timeout.
     host, port, timeout = settings.host, settings.port, settings.timeout_seconds
@@ -86,7 +85,7 @@ def _connect(settings: EmailSettings) -> smtplib.SMTP:
 
 
 def _tls_context(settings: EmailSettings) -> ssl.SSLContext:
-    """Checks certificates against the system's authorities and those of `ca_file`."""
+    """A context that checks certificates against the system's authorities and `ca_file`."""
     context = ssl.create_default_context()
     if settings.ca_file:
         try:
@@ -98,7 +97,7 @@ def _tls_context(settings: EmailSettings) -> ssl.SSLContext:
 
 
 def _address_literal(smtp: smtplib.SMTP) -> str:
-    """Our own address as EHLO wants it (RFC 5321, 4.1.3); it needs no name of this machine."""
+    """Our own address for EHLO (RFC 5321, 4.1.3); no name of this machine is needed."""
     sock = smtp.sock
     if sock is None:
         return "localhost"
@@ -117,7 +116,7 @@ def _log_in(smtp: smtplib.SMTP, settings: EmailSettings, password: str) -> None:
 
 
 def _explain(error: OSError | ValueError, settings: EmailSettings, secrets: Sequence[str]) -> str:
-    """What went wrong and what to check, on one line. smtplib's errors are OSErrors."""
+    """Say on one line what went wrong and what to check; smtplib's errors are OSErrors."""
     if isinstance(error, smtplib.SMTPException):
         return _explain_smtp(error, settings, secrets)
     if isinstance(error, socket.gaierror):
@@ -141,7 +140,7 @@ def _explain_smtp(
     error: smtplib.SMTPException, settings: EmailSettings, secrets: Sequence[str]
 ) -> str:
     if isinstance(error, smtplib.SMTPServerDisconnected):
-        # smtplib turns every failed read into this; only the context tells a timeout.
+        # smtplib turns every failed read into this; only its context shows a timeout.
         if isinstance(error.__context__, TimeoutError):
             return _explain_silence(settings)
         return f"the server closed the connection; check notify.email.port and security ({_PORTS})"
@@ -183,7 +182,7 @@ def _explain_silence(settings: EmailSettings) -> str:
 
 
 def _render_reply(code: int, text: bytes | str, secrets: Sequence[str]) -> str:
-    """The server's words on one line, not too long, and without the password."""
+    """The server's reply on one line, shortened, and without the password."""
     said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     said = _hide(" ".join(_hide(said, secrets).split()), secrets)
     return one_line(f"{code} {said}")[:_REPLY_LENGTH]

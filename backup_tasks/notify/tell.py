@@ -1,4 +1,4 @@
-"""Tell how a run ended: through which channels, whether at all, and what became of it."""
+"""Tells how a run ended, through the channels that the profile asks for, and notes the outcome."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def notify(record: RunRecord, profile: ToldProfile, paths: Paths) -> list[Notification]:
-    """Tell of a run through each channel that the profile asks for, if it wants to hear of it.
+    """Tell how a run ended, through each channel that wants to hear of such a run.
 
-    Never fails a run: whatever goes wrong is told in the `error` of what it returns.
+    Never fails a run: the `error` of a notification says what went wrong.
 
     Returns:
-        Nothing when nobody wants to be told. Otherwise one for those who were, and one for each
-        who was not.
+        Of each such channel one notification for all who were told, and one for each who was not;
+        nothing if there is no such channel.
     """
     done: list[Notification] = []
     for channel, settings in asked_for(profile.notify):
@@ -44,14 +44,15 @@ def _tell(
     except (NotifyError, ProfileError) as error:
         why = one_line(str(error))
     except Exception as error:
-        # A bug of ours or of a library costs the message, not the backup. Its text is left out,
-        # because nobody can know what it quotes.
+        # A bug of ours or of a library costs the message, not the backup. The error's text is left
+        # out, since it may quote anything.
         why = f"the {channel.noun} was not sent: unexpected {type(error).__name__}"
     return [Notification(channel.name, channel.whom(settings), why)]
 
 
 def perhaps_told(profile: ToldProfile, why: str) -> list[Notification]:
-    """What to note when telling was broken off: each channel, and why it perhaps told nobody."""
+    """The notifications to record if telling was interrupted: for each channel, why it may have
+    told nobody."""
     return [
         Notification(one.name, one.whom(table), f"the {one.noun} was perhaps not sent: {why}")
         for one, table in asked_for(profile.notify)
@@ -59,11 +60,11 @@ def perhaps_told(profile: ToldProfile, why: str) -> list[Notification]:
 
 
 def send_test(profile: ToldProfile, paths: Paths, now: datetime) -> list[Notification]:
-    """Send a sample of each kind of run that the profile asks for, marked as a test.
+    """Send a sample for each kind of run that the profile asks for, marked as a test.
 
     Raises:
-        UsageError: the profile asks for none.
-        NotifyError: somebody would not be told; one line that says why.
+        UsageError: the profile asks for no message at all.
+        NotifyError: not everybody would be told; one line that says why.
         ProfileError: a secret cannot be read.
     """
     asked = asked_for(profile.notify)
@@ -82,16 +83,16 @@ def send_test(profile: ToldProfile, paths: Paths, now: datetime) -> list[Notific
 
 
 def is_wanted(record: RunRecord, on: Sequence[str]) -> bool:
-    """Whether somebody is told of a run that ended so.
+    """Whether a channel tells of a run that ended so.
 
-    Missing files and warnings, such as of a prune that failed, are neither success nor failure
-    and interest whoever asked to be told of any run.
+    A run with missing files or with warnings, for example of a failed prune, is neither success
+    nor failure. It is told if `on` names any kind of run.
     """
     return bool(on) if record.result == "incomplete" or record.warnings else record.result in on
 
 
 def _samples(profile: ToldProfile, now: datetime) -> list[RunRecord]:
-    """One example of each kind of run."""
+    """One sample of each kind of run."""
     store = profile.store.url if profile.store is not None else ""
 
     def sample(result: Result) -> RunRecord:

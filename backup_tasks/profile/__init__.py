@@ -1,5 +1,5 @@
 """TOML to a checked, frozen profile; every problem is told with its file and line.
 
-In comes the name of a profile; out comes a `Profile`, or a `ProfileError` with all problems.
+Takes the name of a profile; gives a `Profile`, or raises a `ProfileError` with all problems.
 Below: `notify`.
 """

@@ -1,4 +1,4 @@
-"""Whom a profile with problems still tells: its [notify], where that is whole and to be trusted."""
+"""Whom to tell about a profile with problems: its own [notify], if that is correct and trusted."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _HIDDEN = '"…"'
 
 
 class BrokenProfile(Struct, frozen=True):
-    """What can be believed of a profile with problems.
+    """The usable part of a profile with problems.
 
     Attributes:
-        store_url: as the profile means it, "" where it is wrong.
+        store_url: the store's URL, normalized; "" if it is wrong.
         values: every text that the profile holds.
     """
 
@@ -42,7 +42,10 @@ class BrokenProfile(Struct, frozen=True):
     store: None = None
 
     def hide_values(self, problems: str) -> str:
-        """The profile's problems, fit for a mail: a secret may stand under a wrong key."""
+        """The problems without the profile's values, for a mail.
+
+        A value may be a secret that was written under a wrong key.
+        """
         for value in sorted(self.values, key=len, reverse=True):
             problems = problems.replace(f'"{value}"', _HIDDEN)
             problems = problems.replace(f'"{value[:57]}..."', _HIDDEN)
@@ -50,16 +53,16 @@ class BrokenProfile(Struct, frozen=True):
 
 
 def find_told(name: str, paths: Paths) -> BrokenProfile | None:
-    """Whom to tell that this profile has problems, as the profile itself says.
+    """Find out from a profile with problems whom to tell about them.
 
-    A base that cannot be read is left out. A file that others may write is not read, neither the
-    profile's own nor a base.
+    Bases are skipped from the first unreadable one on. A file that others may write is not read,
+    be it the profile's own or a base.
 
     Args:
-        name: as `load_profile` takes it.
+        name: as `find_profile` takes it.
 
     Returns:
-        None without [notify], and where anything in it is wrong or not to be trusted.
+        None if there is no [notify], or anything in it is wrong or not to be trusted.
     """
     try:
         path = find_profile(name, paths)

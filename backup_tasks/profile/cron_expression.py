@@ -1,11 +1,11 @@
-"""Cron expressions: only what both Debian's cron and cronsim understand, and alike."""
+"""Cron expressions: only those that Debian's cron and cronsim understand in the same way."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
 
-# As in Debian's crontab(5). @reboot is no time, so nothing could say when it runs next.
+# As in Debian's crontab(5). @reboot is missing: it is no time, so its next run cannot be told.
 NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -21,17 +21,21 @@ _MONTHS = frozenset(
 )
 _DAYS = frozenset(("sun", "mon", "tue", "wed", "thu", "fri", "sat"))
 _NAMES = (frozenset[str](), frozenset[str](), frozenset[str](), _MONTHS, _DAYS)
-# Any start will do to see whether an expression ever fires; leap years come soon after this one.
+# Any start will do to see whether an expression ever fires; 2024 has a 29 February.
 _ANY_START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def expand_cron(expression: str) -> str:
-    """The five fields of an expression that `check_cron` accepts, also of a nickname."""
+    """The five fields of an expression that `check_cron` accepts; a nickname is expanded."""
     return NICKNAMES.get(expression.strip(), " ".join(expression.split()))
 
 
 def check_cron(expression: str) -> None:
-    """Raises ValueError for an expression that Debian's cron would refuse, misread or never run."""
+    """Refuse an expression that Debian's cron would refuse, misread or never run.
+
+    Raises:
+        ValueError: the expression is such a one; says which field is wrong.
+    """
     text = expression.strip()
     if text.startswith("@"):
         _check_nickname(text)
@@ -47,7 +51,11 @@ def check_cron(expression: str) -> None:
 
 
 def _fires(fields: list[str]) -> bool:
-    """Whether there is a next run. Raises ValueError for a field out of its range."""
+    """Whether the expression ever fires.
+
+    Raises:
+        ValueError: a field is out of its range.
+    """
     from cronsim import CronSim, CronSimError
 
     try:
@@ -55,7 +63,7 @@ def _fires(fields: list[str]) -> bool:
     except StopIteration:
         return False
     except CronSimError as error:
-        # cronsim refuses 30 February with the same words as day 32: tell them apart.
+        # cronsim refuses 30 February with the same words as day 32; tell the two apart.
         if fields[3] != "*" and _fires([*fields[:3], "*", fields[4]]):
             return False
         name = str(error).removeprefix("Bad ").replace("-of-", " of the ")
@@ -74,6 +82,6 @@ def _check_field(field: str, name: str, names: frozenset[str]) -> None:
     words = {word.lower() for word in re.findall(r"[A-Za-z]+", field)}
     if not re.fullmatch(r"[0-9A-Za-z*,/-]+", field) or not words <= names:
         raise ValueError(f'"{field}" is not a {name} that cron knows')
-    # Debian's cron reads 5/10 as 5 alone, others as 5-59/10.
+    # Debian's cron reads 5/10 as 5 alone; others read it as 5-59/10.
     if re.search(r"(^|,)[0-9A-Za-z]+/", field):
         raise ValueError(f'"{field}" is a step without a range; write for example "*/10"')

@@ -1,4 +1,4 @@
-"""Profile files: found, read, and merged along `inherit`, each key with the place it came from."""
+"""Finds profile files, reads them and merges them along `inherit`; each key keeps its place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class Location(Struct, frozen=True):
-    """A line, from 1, of a file."""
+    """A line of a file, counted from 1."""
 
     file: Path
     line: int
@@ -35,11 +35,12 @@ class Location(Struct, frozen=True):
 
 @dataclass(frozen=True)
 class ProfileFile:
-    """One file as it is written.
+    """One file, before any merging.
 
     Attributes:
         mode: its permission bits when it was read.
-        text: what it says; values: the same as plain dicts, lists, str, int, float, bool, dates.
+        text: its content.
+        values: its content parsed: plain dicts, lists, str, int, float, bool, dates.
     """
 
     path: Path
@@ -49,23 +50,26 @@ class ProfileFile:
 
     @cached_property
     def lines(self) -> dict[KeyPath, int]:
-        """As `parse_toml` gives them: asked for only where a profile has a problem, for it takes
-        longer to find the lines than to read the values."""
+        """The line of each key, as `parse_toml` gives them.
+
+        Computed only when a profile has a problem, since finding the lines takes longer than
+        reading the values.
+        """
         from backup_tasks.profile.toml_lines import parse_toml
 
         return parse_toml(self.text).lines
 
     def place(self, path: KeyPath) -> Location:
-        """Where this key is written, or the nearest table around it."""
+        """The place where this key is written, or else the nearest table around it."""
         return Location(self.path, _nearest(self.lines, path, 1))
 
 
 @dataclass
 class MergedFiles:
-    """A profile's file and all that it inherits from.
+    """A profile's file, merged with all files that it inherits from.
 
     Attributes:
-        files: the profile's own first, then its base, then the base's base.
+        files: the profile's own file, then its base, then the base's base.
         values: the merged keys, without `inherit` and without inherited descriptions.
     """
 
@@ -74,8 +78,11 @@ class MergedFiles:
 
     @cached_property
     def places(self) -> dict[KeyPath, Location]:
-        """Of every key the last place that counts. Old lines of a list that was replaced stay
-        beyond its new end, where nothing asks."""
+        """Each key -> the place of the value that won.
+
+        If a shorter list replaced a longer one, places of the surplus elements stay; they are
+        never asked for.
+        """
         return {
             path: Location(file.path, line)
             for file in reversed(self.files)
@@ -83,14 +90,14 @@ class MergedFiles:
         }
 
     def place(self, path: KeyPath) -> Location:
-        """Where the value that won is written, or the nearest table around it."""
+        """The place of the value that won, or else of the nearest table around it."""
         return _nearest(self.places, path, Location(self.files[0].path, 1))
 
 
 def show_path(path: Path, paths: Paths) -> str:
-    """The path as people would type it: relative to the project or to where they stand."""
+    """The path as people would type it: relative to the project or working folder, if inside."""
     folders = [paths.root]
-    with contextlib.suppress(FileNotFoundError):  # it may be gone, as after a restore
+    with contextlib.suppress(FileNotFoundError):  # the folder may be gone, as after a restore
         folders.append(Path.cwd())
     for folder in folders:
         if path.is_relative_to(folder):
@@ -101,8 +108,10 @@ def show_path(path: Path, paths: Paths) -> str:
 def read_profile_file(path: Path, paths: Paths) -> ProfileFile:
     """Read one file.
 
-    Raises ProfileError: unreadable, not UTF-8, not TOML (with the line); TrustError when others
-    than root and the running user may change it, or a folder on the way to it.
+    Raises:
+        ProfileError: the file is unreadable, not UTF-8 or not TOML; the last two with the line.
+        TrustError: others than root and the running user may change the file, or a folder on the
+            way to it.
     """
     shown = show_path(path, paths)
     try:
@@ -120,25 +129,31 @@ def read_profile_file(path: Path, paths: Paths) -> ProfileFile:
 
 
 def _parse_values(text: str, shown: str) -> dict[str, Any]:
-    """Raises ProfileError for what is not TOML, with the line of the first fault."""
+    """Parse TOML into plain values.
+
+    Raises:
+        ProfileError: the text is not TOML; with the line of the first fault.
+    """
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
         from backup_tasks.profile.toml_lines import TomlError, parse_toml
 
         try:
-            return parse_toml(text).values  # which knows TOML 1.1, too
+            return parse_toml(text).values  # tomlkit also knows TOML 1.1
         except TomlError as error:
             raise ProfileError(f"{shown}:{error.line}: {error.reason}") from None
 
 
 def read_with_bases(path: Path, paths: Paths, whole: Collection[KeyPath]) -> MergedFiles:
-    """Read a profile and what it inherits from, and merge them.
+    """Read a profile and the files that it inherits from, and merge them.
 
     Args:
-        whole: keys whose tables replace what they inherit instead of being merged with it.
+        whole: keys whose tables replace the inherited table instead of being merged with it.
 
-    Raises ProfileError: as `read_profile_file`; a base that is missing; a loop.
+    Raises:
+        ProfileError: as `read_profile_file`; or a base is missing, or the bases form a loop.
+        TrustError: as `read_profile_file`.
     """
     files = [read_profile_file(path, paths)]
     _read_bases(files, paths)
@@ -146,9 +161,11 @@ def read_with_bases(path: Path, paths: Paths, whole: Collection[KeyPath]) -> Mer
 
 
 def read_readable(path: Path, paths: Paths, whole: Collection[KeyPath]) -> MergedFiles:
-    """As `read_with_bases`, but without the bases from the first on that cannot be read.
+    """As `read_with_bases`, but skip the bases from the first unreadable one on.
 
-    Raises ProfileError when the profile's own file cannot be read.
+    Raises:
+        ProfileError: the profile's own file cannot be read.
+        TrustError: others may change the profile's own file.
     """
     files = [read_profile_file(path, paths)]
     with contextlib.suppress(ProfileError, OSError):
@@ -157,7 +174,12 @@ def read_readable(path: Path, paths: Paths, whole: Collection[KeyPath]) -> Merge
 
 
 def _read_bases(files: list[ProfileFile], paths: Paths) -> None:
-    """Append what the last of the files inherits from. Raises ProfileError, OSError."""
+    """Append the bases of the last file, nearest first.
+
+    Raises:
+        ProfileError: as `read_with_bases`.
+        OSError: the path of a base cannot be examined.
+    """
     while base := _find_base(files[-1], paths):
         known = [file.path.resolve() for file in files]
         if base.resolve() in known:

@@ -1,4 +1,4 @@
-"""The JSON Schema of a profile, from the model, for editors that complete and check TOML.
+"""Renders the model of a profile as JSON Schema, for editors that complete and check TOML.
 
 python -m backup_tasks.profile.json_schema      # writes profiles/profile.schema.json
 """
@@ -17,16 +17,16 @@ SCHEMA_FILE = PROJECT_ROOT / "profiles" / "profile.schema.json"
 
 
 def render_schema() -> str:
-    """The schema as JSON text, the same for the same model.
+    """The schema as JSON text; the same model always gives the same text.
 
-    No table key is required: what a file leaves out may come from the one that it inherits.
+    No key of a table is required, since a file may inherit the keys that it leaves out.
     """
     whole = Profile.model_json_schema()
     schema = _simplify({**whole, "$defs": {}}, whole["$defs"])
     del schema["$defs"]
     for key in LOADER_KEYS:
         del schema["properties"][key]
-    # Draft 7 is what the TOML plugins of editors understand.
+    # The TOML plugins of editors understand draft 7.
     head = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Backup profile",
@@ -41,8 +41,10 @@ def write_schema() -> None:
 
 
 def _simplify(node: Any, definitions: dict[str, Any]) -> Any:
-    """Without references (draft 7 ignores what stands beside them) and without what TOML
-    cannot write or our users never see: null, made-up titles, ISO durations.
+    """Resolve references, and leave out what TOML cannot write or users never see.
+
+    Draft 7 ignores keys beside a reference. Null and generated titles are left out; ISO durations
+    become ours.
     """
     if isinstance(node, list):
         return [_simplify(item, definitions) for item in node]
@@ -66,7 +68,7 @@ def _simplify(node: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _as_written(default: Any) -> Any:
-    """A default as a profile would say it: pydantic writes durations as ISO 8601."""
+    """A default as a profile would write it; pydantic writes durations as ISO 8601."""
     if isinstance(default, str) and (days := re.fullmatch(r"P(\d+)D|PT0S", default)):
         return f"{days[1] or 0}d"
     return default

@@ -1,4 +1,4 @@
-"""Profiles: loading one, listing all, starting a new one. The keys are in model.py."""
+"""Loads one profile, lists all of them, starts a new one. The keys are in model.py."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ _NAME_RULE = "a name begins with a-z or 0-9 and goes on with a-z, 0-9, _ and -, 
 
 
 class ProfileSummary(Struct, frozen=True):
-    """One line of `invoke profiles`. What a broken profile does not tell is empty.
+    """One line of `invoke profiles`. Unknown facts of a broken profile are empty.
 
     Attributes:
         store: the store's URL.
         schedule: the cron expression, or "".
         problem: the first problem, one line, or "".
-        base_only: there is no [store]: others inherit from it, nothing runs with it.
-        place: what tells the store from others, its server included.
+        base_only: the profile has no [store]: others inherit from it, but it cannot be run.
+        place: identifies the store among all others, its server included.
         shares: the other profiles that have the same store.
     """
 
@@ -75,16 +75,17 @@ class ProfileSummary(Struct, frozen=True):
 
 
 def load_profile(name: str, paths: Paths, *, environ: Mapping[str, str] | None = None) -> Profile:
-    """Read a profile with all that it inherits, and check it whole.
+    """Read a profile with all that it inherits, and check it completely.
 
     Args:
-        name: of a file in `paths.profiles`, or a path (ends with .toml or holds a slash);
-            "" means $BACKUP_PROFILE, else "local".
-        environ: instead of the process's own environment, also for secrets.
+        name: the name of a file in `paths.profiles`, or a path (ends with .toml or holds a
+            slash); "" means $BACKUP_PROFILE, else "local".
+        environ: replaces the process's own environment, also for secrets.
 
-    Raises ProfileError: no such profile; or every problem of it, one a line, as
-        `profiles/prod.toml:12: store.url: ...`; TrustError when others may change the file or
-        one that it inherits from.
+    Raises:
+        ProfileError: there is no such profile; or all its problems, one a line, as
+            `profiles/prod.toml:12: store.url: ...`.
+        TrustError: others may change the file, or one that it inherits from.
     """
     env = os.environ if environ is None else environ
     path = find_profile(name or env.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE, paths)
@@ -96,11 +97,12 @@ def load_profile(name: str, paths: Paths, *, environ: Mapping[str, str] | None =
 
 
 def list_profiles(paths: Paths) -> list[str]:
-    """The names of the profiles there are, sorted. Other files in the folder are passed over.
+    """The names of all profiles in the folder, sorted. Other files are passed over.
 
-    A file that cannot be opened is there all the same, and so is a link that leads nowhere.
+    An unreadable file and a dangling link count as profiles.
 
-    Raises ProfileError when the folder is missing or unreadable: then nobody knows which there are.
+    Raises:
+        ProfileError: the folder is missing or unreadable, so the profiles are unknown.
     """
     try:
         with os.scandir(paths.profiles) as found:
@@ -116,9 +118,10 @@ def list_profiles(paths: Paths) -> list[str]:
 
 
 def describe_profiles(paths: Paths) -> list[ProfileSummary]:
-    """What each profile does, also of those that are broken.
+    """Summarize every profile, broken ones included.
 
-    Raises ProfileError as `list_profiles`; a broken profile raises nothing.
+    Raises:
+        ProfileError: as `list_profiles`; a broken profile raises nothing.
     """
     found = [_describe(name, paths) for name in list_profiles(paths)]
     users: dict[str, list[str]] = {}
@@ -133,11 +136,12 @@ def describe_profiles(paths: Paths) -> list[ProfileSummary]:
 
 
 def load_each(paths: Paths) -> Iterator[tuple[str, Profile | ProfileError]]:
-    """Every profile by its name: whole, or what is wrong with it.
+    """Yield each profile's name with the profile, or with the error that lists its problems.
 
-    Those that are only there to inherit from are left out.
+    Sound profiles without [store], which others inherit from, are left out.
 
-    Raises ProfileError as `list_profiles`; a broken profile raises nothing.
+    Raises:
+        ProfileError: as `list_profiles`; a broken profile raises nothing.
     """
     for name in list_profiles(paths):
         try:
@@ -154,8 +158,9 @@ def load_each(paths: Paths) -> Iterator[tuple[str, Profile | ProfileError]]:
 def write_new_profile(name: str, paths: Paths) -> Path:
     """Write a commented profile, readable by its owner alone, and return its path.
 
-    Raises UsageError: a name that cannot be; a profile that is there already, which is left
-        as it is; a folder that cannot be written to.
+    Raises:
+        UsageError: the name is not valid; the profile exists already, and is left as it is; or
+            the folder cannot be written to.
     """
     if not PROFILE_NAME.fullmatch(name):
         raise UsageError(f'"{one_line(name)}" cannot name a profile: {_NAME_RULE}')
@@ -172,7 +177,7 @@ def write_new_profile(name: str, paths: Paths) -> Path:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        # Half a profile would stop the next try by its mere presence.
+        # The next try would refuse to overwrite half a profile.
         with contextlib.suppress(OSError):
             path.unlink()
         raise UsageError(f"{shown} cannot be written: {error.strerror}") from None
@@ -180,7 +185,11 @@ def write_new_profile(name: str, paths: Paths) -> Path:
 
 
 def find_profile(name: str, paths: Paths) -> Path:
-    """The file of the profile that an operator names. Raises ProfileError: there is none."""
+    """The file of the profile that an operator names.
+
+    Raises:
+        ProfileError: there is no such profile; for a mere name, says which there are.
+    """
     shown = one_line(name)
     if name.endswith(".toml") or "/" in name:
         path = Path(name).absolute()
@@ -199,7 +208,7 @@ def find_profile(name: str, paths: Paths) -> Path:
 
 
 def keys_in_one() -> set[KeyPath]:
-    """Keys that hold a value in one piece, though it may be written as a table."""
+    """Keys with a single value, even if it is written as a table: `{ env = "NAME" }`."""
     return {*secret_keys(), _ENDPOINT}
 
 
@@ -228,7 +237,7 @@ def _check(
 def place_secrets(
     merged: MergedFiles, paths: Paths, environ: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """The values, in which each reference knows where it was written, for its messages."""
+    """The merged values, those of `keys_in_one` as `Placed`, so that errors can name the place."""
 
     def wrap(value: Any, path: KeyPath) -> Any:
         if path in places:
@@ -244,10 +253,11 @@ def place_secrets(
 
 
 class _Examined(Struct, frozen=True):
-    """A profile of the folder; None if it is broken, or if nothing runs with it.
+    """One file of the folder, read and checked.
 
     Attributes:
-        problems: without those that only say what a base leaves to others.
+        profile: None if the file is broken, or is a base that cannot be run.
+        problems: without missing keys if `base_only`: profiles that inherit add them.
         base_only: as in ProfileSummary.
     """
 
@@ -258,11 +268,15 @@ class _Examined(Struct, frozen=True):
 
 
 def _examine(name: str, paths: Paths) -> _Examined:
-    """Raises ProfileError when its files cannot be read."""
+    """Read and check a profile of the folder.
+
+    Raises:
+        ProfileError: the profile's files cannot be read.
+    """
     try:
         merged = _read(paths.profiles / f"{name}.toml", paths)
         profile, problems = _check(merged, paths, None)
-    except OSError as error:  # of a name on the way, such as a base's
+    except OSError as error:  # a path on the way cannot be examined, such as a base's
         raise ProfileError(f"profile {name} cannot be read: {error.strerror}") from None
     base_only = "store" not in merged.values
     if base_only:

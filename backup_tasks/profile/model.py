@@ -1,7 +1,7 @@
 """The model of a profile: every key, its type, its default and its meaning.
 
-docs/profiles.md and profiles/profile.schema.json say the same for people and for editors;
-tests hold them together. All models are frozen, and an unknown key is an error.
+docs/profiles.md says the same for people, and profiles/profile.schema.json for editors; tests
+keep the three alike. All models are frozen, and an unknown key is an error.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class BackupSettings(Settings):
 
     @property
     def shrink_share(self) -> float:
-        """`shrink_limit`, as 0 to 1."""
+        """`shrink_limit` as a fraction, 0 to 1."""
         return int(self.shrink_limit.removesuffix("%")) / 100
 
     def rules_of_whole(self) -> Iterator[tuple[str, str]]:
@@ -87,8 +87,8 @@ class BackupSettings(Settings):
 
         excludes = PathPatterns(self.exclude)
         for source in self.sources:
-            # Patterns see full paths: `backups/` leaves out all of /srv/backups/web as well, and
-            # the backup would be empty without a word.
+            # Patterns see full paths: `backups/` also leaves out all of /srv/backups/web, and the
+            # backup would be empty without any warning.
             if source != "/" and excludes.match(source.lstrip("/"), is_folder=True):
                 yield (
                     "sources",
@@ -98,7 +98,7 @@ class BackupSettings(Settings):
 
 
 class EncryptionSettings(Settings):
-    """[encryption]: for whom archives are encrypted, and with which key they are opened."""
+    """[encryption]: for whom archives are encrypted, and which key opens them."""
 
     recipients: types.Recipients = Field(
         description="Public keys that archives are encrypted for: age1..., ssh-ed25519 ... or "
@@ -150,12 +150,12 @@ class RetentionSettings(Settings):
 
     @property
     def is_set(self) -> bool:
-        """Whether any rule keeps something; if none does, nothing is ever pruned."""
+        """Whether any rule keeps something; without such a rule nothing is ever pruned."""
         return any(getattr(self, key) for key in type(self).model_fields if key.startswith("keep_"))
 
 
 class DrillSettings(Settings):
-    """[drill]: how a restored tree is tried out."""
+    """[drill]: how a drill tests a restored tree."""
 
     command: types.Command = Field(
         default=(),
@@ -168,7 +168,7 @@ class DrillSettings(Settings):
 
 
 class Profile(Settings):
-    """One profile, whole and checked.
+    """One profile, merged and checked.
 
     Attributes:
         name: the file's name without `.toml`.
@@ -208,18 +208,18 @@ class Profile(Settings):
 
     @property
     def recipients(self) -> tuple[str, ...]:
-        """Whom archives are encrypted for, sorted; nobody if they are not encrypted."""
+        """The public keys that archives are encrypted for, sorted; empty without encryption."""
         return self.encryption.recipients if self.encryption else ()
 
     @property
     def identity_file(self) -> Path | None:
-        """The file with the private key, absolute."""
+        """The file with the private key, absolute; None if the profile names none."""
         named = self.encryption.identity_file if self.encryption else ""
         return Path(named) if named else None
 
     @property
     def tzinfo(self) -> tzinfo:
-        """The zone of backup names and days, with its daylight saving rules."""
+        """The time zone of backup names and days, with its daylight saving rules."""
         from backup_tasks.common.time_zones import find_zone, local_zone
 
         return find_zone(self.backup.timezone) if self.backup.timezone else local_zone()

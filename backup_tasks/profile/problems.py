@@ -1,4 +1,4 @@
-"""What is wrong with a profile, in words for people: one line a problem, with file and line."""
+"""Explains the problems of a profile in plain words: one line each, with file and line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backup_tasks.profile.model import Profile
 if TYPE_CHECKING:
     from backup_tasks.profile.toml_lines import KeyPath
 
-# The loader sets these; a file that holds them has a key that nobody knows.
+# The loader sets these; in a file each of them is an unknown key.
 LOADER_KEYS = ("name", "path")
 
 _EXAMPLES: dict[str, str] = {
@@ -35,9 +35,11 @@ _EXAMPLES: dict[str, str] = {
 
 
 class ProfileProblem(Struct, frozen=True):
-    """One problem: where it is written, the key (dotted, "" for the file) and the reason.
+    """One problem of a profile.
 
-    `is_missing` tells a key that has to come from somewhere from one that is wrong.
+    Attributes:
+        key: dotted; "" for the file as a whole.
+        is_missing: a required key is missing; otherwise a key is wrong.
     """
 
     place: Location
@@ -46,29 +48,29 @@ class ProfileProblem(Struct, frozen=True):
     is_missing: bool = False
 
     def render(self, paths: Paths) -> str:
-        """`profiles/prod.toml:12: store.url: reason`."""
+        """The problem as one line: `profiles/prod.toml:12: store.url: reason`."""
         where = f"{show_path(self.place.file, paths)}:{self.place.line}"
         return one_line(": ".join(part for part in (where, self.key, self.reason) if part))
 
 
 def profile_error(problems: list[ProfileProblem], paths: Paths) -> ProfileError:
-    """All problems as one error, a line each, in the order of files and lines."""
+    """All problems as one error, a line each, sorted by file and line."""
     ordered = sorted(problems, key=_order)
     return ProfileError("\n".join(problem.render(paths) for problem in ordered))
 
 
 def _order(problem: ProfileProblem) -> tuple[str, int, bool]:
-    # What is written wrong in a line often explains what is missing there: it comes first.
+    # In the same line a wrong key comes first: it often explains why another one is missing.
     return str(problem.place.file), problem.place.line, problem.is_missing
 
 
 def secret_keys() -> frozenset[KeyPath]:
-    """The path of every key of the model that holds a secret."""
+    """The paths of all keys of the model that hold a secret."""
     return frozenset(path for path, is_secret in _leaves(Profile) if is_secret)
 
 
 def find_literal_secrets(merged: MergedFiles, paths: Paths) -> Iterator[ProfileProblem]:
-    """Secrets in plain text, in a file that others can read. Overridden ones count as well."""
+    """Secrets in plain text in files that others can read; overridden ones count too."""
     for file in merged.files:
         if not file.mode & 0o077:
             continue
@@ -84,7 +86,7 @@ def find_literal_secrets(merged: MergedFiles, paths: Paths) -> Iterator[ProfileP
 
 
 def explain_errors(error: ValidationError, merged: MergedFiles) -> Iterator[ProfileProblem]:
-    """The problems that pydantic found, in our words; no secret's value is shown."""
+    """The problems that pydantic found, in our words; no secret is shown."""
     for fault in error.errors(include_url=False, include_input=False):
         path = tuple(fault["loc"])
         if fault["type"] == "extra_forbidden":
@@ -96,7 +98,7 @@ def explain_errors(error: ValidationError, merged: MergedFiles) -> Iterator[Prof
 
 
 def unknown_key(path: KeyPath, merged: MergedFiles) -> ProfileProblem:
-    """A key that no profile has, with the one that was probably meant."""
+    """The problem of an unknown key; names the key that was probably meant."""
     key = str(path[-1])
     table = path[:-1]
     siblings = [str(known[-1]) for known in _known_paths() if known[:-1] == table]
@@ -117,7 +119,7 @@ def _reason(fault: Mapping[str, Any], path: KeyPath, values: Mapping[str, Any]) 
         case "rule":
             return str(context["reason"])
         case "value_error":
-            # Ours already when its table had a rule's problem as well and was told anew.
+            # `error` has our words alone; `reason` may begin with pydantic's "Value error, ".
             return str(context.get("error") or context.get("reason"))
         case "string_type":
             return f"should be text in quotes{found}"
@@ -142,7 +144,7 @@ def _reason(fault: Mapping[str, Any], path: KeyPath, values: Mapping[str, Any]) 
 
 
 def _found(path: KeyPath, values: Mapping[str, Any]) -> str:
-    """What stood there, short; nothing for a secret."""
+    """The value that was found, shortened, for the end of a reason; "" for a secret."""
     if any(path[: len(secret)] == secret for secret in secret_keys()):
         return ""
     value = _value(values, path)
@@ -171,7 +173,7 @@ def _value(values: Any, path: KeyPath) -> Any:
 
 def dotted_key(path: KeyPath) -> str:
     """The key as people write it: `store.access_key_id`."""
-    # Elements of a list have no name; the line and the value tell which one it is.
+    # List elements have no name; the line and the value tell which one is meant.
     return ".".join(str(part) for part in path if isinstance(part, str))
 
 
@@ -181,7 +183,7 @@ def _known_paths() -> list[KeyPath]:
 
 
 def _leaves(model: type[BaseModel], under: KeyPath = ()) -> Iterator[tuple[KeyPath, bool]]:
-    """Every key below this model, as written in TOML, and whether it is a secret."""
+    """Yield every key below this model, as written in TOML, and whether it holds a secret."""
     for name, model_field in model.model_fields.items():
         path = (*under, model_field.alias or name)
         kinds = _kinds(model_field.annotation)
@@ -189,7 +191,7 @@ def _leaves(model: type[BaseModel], under: KeyPath = ()) -> Iterator[tuple[KeyPa
         for table in tables:
             yield from _leaves(table, path)
         if not tables:
-            # An address may come from the environment, yet it is no secret.
+            # A key that also takes plain text, such as a server's address, is no secret.
             yield path, Secret in kinds and str not in kinds
 
 

@@ -1,13 +1,14 @@
-"""The text that `invoke profile-new` writes."""
+"""The profile that `invoke profile-new` writes."""
 
 from __future__ import annotations
 
 
 def render_new_profile(name: str, *, has_base: bool) -> str:
-    """A commented profile that loads as it is.
+    """A commented profile that loads without changes.
 
     Args:
-        has_base: whether there is a `base` to inherit from; else that line is a comment.
+        has_base: whether there is a profile `base` to inherit from; if not, the line `inherit` is
+            a comment.
     """
     inherit = 'inherit = "base"' if has_base else '# inherit = "base"'
     return _TEMPLATE.replace("{name}", name).replace("{inherit}", inherit)

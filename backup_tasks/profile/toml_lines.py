@@ -1,7 +1,7 @@
-"""TOML with the line of every key, so that a problem can be shown where it was written.
+"""Parses TOML with the line of every key, so that a problem can be shown at its place.
 
-tomlkit gives no places. Its parser is driven by a few methods that note where they stand;
-they are private, so a test pins the names and the behaviour that this file leans on.
+tomlkit gives no lines. A subclass of its parser overrides a few methods to note the line; these
+methods are private, so a test pins the names and the behaviour that this file relies on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class PlacedToml(Struct, frozen=True):
 
     Attributes:
         values: plain dicts, lists, str, int, float, bool, dates.
-        lines: path of a table, key or list element -> its line, from 1. The tables that a
-            dotted key or header implies have the line of the first one that does.
+        lines: path of a table, key or list element -> its line, from 1. A table that is only
+            implied has the line of the first dotted key or header that implies it.
     """
 
     values: dict[str, Any]
@@ -32,7 +32,7 @@ class PlacedToml(Struct, frozen=True):
 
 
 class TomlError(Exception):
-    """The text is not TOML: the line, from 1, and what is wrong there."""
+    """The text is not TOML; holds the line, from 1, and the reason."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -41,7 +41,11 @@ class TomlError(Exception):
 
 
 def parse_toml(text: str) -> PlacedToml:
-    """Values and lines of a TOML document. Raises TomlError at its first fault."""
+    """Values and lines of a TOML document.
+
+    Raises:
+        TomlError: the text is not TOML; with the line of its first fault.
+    """
     parser = _PlacingParser(text)
     try:
         values = parser.parse().unwrap()
@@ -53,7 +57,7 @@ def parse_toml(text: str) -> PlacedToml:
 
 
 class _PlacingParser(Parser):
-    """tomlkit's parser, noting the line of every key before it reads the value."""
+    """tomlkit's parser; notes the line of every key before it reads the value."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -62,7 +66,7 @@ class _PlacingParser(Parser):
         self._table: KeyPath = ()
         self._written: set[KeyPath] = set()
         self._repeatable: set[KeyPath] = set()
-        # For each bracket that is open: the index of the next element, None in an inline table.
+        # For each open bracket the index of the next element; None for an inline table.
         self._indexes: list[int | None] = []
 
     def _parse_table(
@@ -114,7 +118,11 @@ class _PlacingParser(Parser):
             self._table = array
 
     def _note(self, path: KeyPath) -> None:
-        """Remember where this key or table stands. Raises TomlError if it stood before."""
+        """Note the line of this key or table.
+
+        Raises:
+            TomlError: the key or table was written before.
+        """
         line = self._line()
         prefixes = [path[:length] for length in range(1, len(path))]
         if path in self._written and not self._repeatable.intersection([*prefixes, path]):

@@ -1,4 +1,4 @@
-"""Files and programs that a profile names, and that decide something: who else may change them."""
+"""Checks that nobody else may change the files and programs that a profile relies on."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfileProblem]:
-    """Secrets in files and from programs, the drill's program, the mail's authority, and what
-    the store's own programs read.
+    """Yield a problem for each file or program that others may change.
 
-    An identity file is not among them: it opens what was made for it, and decides nothing.
+    Checked are secrets from files and programs, the drill's program, the file of the mail server's
+    certificate authority, and the files outside of the profile that the store obeys. An identity
+    file is not checked: it decides nothing, and only opens what was encrypted for it.
     """
     for path in sorted(secret_keys(), key=str):
         if path[0] != "notify":
@@ -41,7 +42,7 @@ def find_untrusted(profile: Profile, merged: MergedFiles) -> Iterator[ProfilePro
 def find_untrusted_channels(
     notify: NotifySettings, merged: MergedFiles
 ) -> Iterator[ProfileProblem]:
-    """As `find_untrusted`, of what channels alone would use."""
+    """As `find_untrusted`, but only for the files and programs of channels."""
     for path in sorted(secret_keys(), key=str):
         if path[0] == "notify":
             yield from _flaw_of_secret(_value(notify, path[1:]), path, merged)
@@ -62,7 +63,13 @@ def _flaw_of_secret(value: object, path: KeyPath, merged: MergedFiles) -> Iterat
 
 
 def _check_drill(profile: Profile) -> None:
-    """A program that is named by a relative path comes from the backup itself, or is not found."""
+    """Check the drill's program, unless it is named by a relative path.
+
+    A program with a relative path comes from the restored backup, or is not found.
+
+    Raises:
+        TrustError: others may change the program.
+    """
     command = profile.drill.command
     if command and (command[0].startswith("/") or "/" not in command[0]):
         check_program(command[0], Path("/"), None)

@@ -1,4 +1,4 @@
-"""Runs at the times that profiles name: lines in a crontab, ours fenced from the others.
+"""Starts runs at the times that profiles name: lines in a crontab, with a fence around ours.
 
-In come profiles and a crontab; out comes the crontab with our block anew. Below: `prune`.
+Takes profiles and a crontab; gives the crontab with our block rewritten. Below: `prune`.
 """

@@ -1,11 +1,11 @@
-"""Our own lines in a crontab: a fenced block, as bytes, with everything around it untouched.
+"""Cuts our fenced block out of a crontab, and renders it anew; the rest stays byte for byte.
 
     # BEGIN backup-tasks /srv/backup-tasks
     # Written by `invoke cron-install`. Change the profiles, not these lines.
     0 2 * * * /srv/.../python -P -m invoke -r /srv/backup-tasks backup --profile prod >/dev/null
     # END backup-tasks /srv/backup-tasks
 
-The project's folder is the key, so that several projects can share a crontab.
+The fence names the project's folder, so that several projects can share a crontab.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class SplitCrontab(Struct, frozen=True):
 def split_crontab(content: bytes, root: Path) -> SplitCrontab:
     """Cut out the block of the project in `root`.
 
-    Raises ScheduleError, saying what to repair, when the fence is damaged: there is no telling
-    which lines are ours and which somebody else's.
+    Raises:
+        ScheduleError: the fence is damaged, so that our lines cannot be told from others; says
+            what to repair.
     """
     begin, end = _fence(root)
     lines = _split_lines(content)
@@ -59,7 +60,7 @@ def split_crontab(content: bytes, root: Path) -> SplitCrontab:
 
 
 def join_crontab(split: SplitCrontab, lines: Sequence[DueRun], root: Path) -> bytes:
-    """The crontab with these lines as the block; without lines, without a block."""
+    """The crontab with these lines as its block; without lines it has no block."""
     block = render_block([line.text for line in lines], root)
     before = split.before
     if block and before and not before.endswith(b"\n"):
@@ -78,16 +79,19 @@ def render_block(lines: Sequence[bytes], root: Path) -> bytes:
 def render_line(
     expression: str, profile: str, root: Path, python: str, environment: Mapping[str, str]
 ) -> DueRun:
-    """The line that backs a profile up.
+    """The line that backs up a profile.
 
-    It needs nothing from cron's environment. Standard output is dropped, so that cron mails
-    what went wrong and nothing else.
+    The line needs nothing from cron's environment. It drops standard output, so that cron mails
+    only errors and warnings.
 
     Args:
         expression: five fields.
         profile: as `--profile` takes it.
         python: the interpreter to run, an absolute path.
         environment: variables to set for the run.
+
+    Raises:
+        ScheduleError: a path or a value holds a line break or a NUL byte.
     """
     variables = [f"{name}={value}" for name, value in environment.items()]
     words = [*(["/usr/bin/env", *variables] if variables else []), python]
@@ -96,14 +100,14 @@ def render_line(
     command = f"{shlex.join(words)} >/dev/null"
     if re.search(r"[\0\n\r]", command):
         raise ScheduleError(f"a crontab cannot hold a path with a line break: {printable(command)}")
-    # cron turns an unescaped % into a newline, and both \% and \\ into the second character.
+    # cron turns an unescaped % into a newline, and each of \% and \\ into its second character.
     escaped = command.replace("\\", "\\\\").replace("%", "\\%")
     text = os.fsencode(f"{expression} {escaped}")
     return DueRun(profile, expression, text, environment.get(_PROFILES, ""))
 
 
 def parse_line(text: bytes) -> DueRun | None:
-    """A line of the block; None for comments and empty lines."""
+    """Parse a line of the block; None for comments and empty lines."""
     stripped = text.strip()
     if not stripped or stripped.startswith(b"#"):
         return None
@@ -119,13 +123,13 @@ def parse_line(text: bytes) -> DueRun | None:
 
 
 def _fence(root: Path) -> tuple[bytes, bytes]:
-    # A line break would end the fence's line; printable also keeps other paths apart.
+    # A line break would end the fence's line; `printable` keeps different paths different.
     key = os.fsencode(root) if str(root).isprintable() else printable(str(root)).encode()
     return b"# BEGIN backup-tasks " + key, b"# END backup-tasks " + key
 
 
 def _split_lines(content: bytes) -> list[bytes]:
-    # A line of a crontab ends with \n alone; bytes.splitlines would also cut at \r.
+    # Only \n ends a line of a crontab; bytes.splitlines would also cut at \r.
     return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 

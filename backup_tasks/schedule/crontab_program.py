@@ -1,4 +1,4 @@
-"""The user's crontab, through the `crontab` program; as bytes, since it may hold anything."""
+"""Reads and writes the user's crontab through the program `crontab`, as bytes of any kind."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ _TIMEOUT_SECONDS = 30
 
 
 def read_crontab() -> bytes:
-    """The crontab of the user who runs this; empty when there is none.
+    """Read the crontab of the user who runs this; empty if there is none.
 
-    Raises: ScheduleError; TrustError when others may change the program that gives it.
+    Raises:
+        ScheduleError: the program `crontab` is missing, fails, or gives no answer in 30 s.
+        TrustError: others may change the program `crontab`.
     """
     listing = _run_crontab("-l")
     if listing.returncode == 0:
         return listing.stdout
-    # Debian's, cronie's and busybox's words for a user who has none.
+    # The words of Debian's cron, cronie and busybox for a user without a crontab.
     if b"no crontab for" in listing.stderr or b"No such file" in listing.stderr:
         return b""
     raise ScheduleError(f"the crontab cannot be read: {_reason(listing)}")
@@ -30,8 +32,10 @@ def read_crontab() -> bytes:
 def write_crontab(content: bytes) -> None:
     """Replace the crontab as a whole.
 
-    Raises ScheduleError, with the program's own words, when it refuses; then the crontab is
-    as it was. TrustError as `read_crontab`.
+    Raises:
+        ScheduleError: the program `crontab` refuses; holds the program's own words, and the
+            crontab is unchanged. Also as `read_crontab`.
+        TrustError: as `read_crontab`.
     """
     written = _run_crontab("-", content)
     if written.returncode != 0:
@@ -53,7 +57,7 @@ def _run_crontab(argument: str, stdin: bytes = b"") -> subprocess.CompletedProce
             capture_output=True,
             check=False,
             timeout=_TIMEOUT_SECONDS,
-            env={**os.environ, "LC_ALL": "C"},  # we read its messages
+            env={**os.environ, "LC_ALL": "C"},  # its messages are parsed
         )
     except FileNotFoundError:
         raise ScheduleError(

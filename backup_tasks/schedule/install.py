@@ -1,4 +1,4 @@
-"""Backups in the user's crontab: install, show and remove the lines of this project."""
+"""Installs, shows and removes this project's lines in the user's crontab."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _HINTS: dict[State, str] = {
 
 
 class CronEntry(Struct, frozen=True):
-    """One profile in the crontab, or one that should be there.
+    """One profile that is, or should be, in the crontab.
 
     Attributes:
         profile: as `--profile` takes it.
-        expression: what the crontab says; for one that is not installed, what the profile says.
-        explanation: the same in words.
-        next_run: in the machine's zone; None if it is not installed or never runs.
-        problem: the first of a broken profile, one line, or "".
+        expression: as in the crontab, or as in the profile if it is not installed.
+        explanation: the expression in words.
+        next_run: in the machine's time zone; None if the profile is not installed or never runs.
+        problem: the first problem of a broken profile, one line, or "".
     """
 
     profile: str
@@ -58,18 +58,18 @@ class CronEntry(Struct, frozen=True):
 
 
 class CronReport(Struct, frozen=True):
-    """What `show_cron` found, in the order of the crontab, then what is not installed."""
+    """The findings of `show_cron`: in the order of the crontab, then profiles without a line."""
 
     entries: tuple[CronEntry, ...]
 
 
 class CronChange(Struct, frozen=True):
-    """What an installation or a removal did, or would do.
+    """The changes that an installation or a removal made, or would make.
 
     Attributes:
         actions: profile -> what happened to its line.
-        dry_run: nothing was written.
-        broken: profile -> its problems, a line each; its line was not touched.
+        dry_run: whether the changes were only planned, and nothing was written.
+        broken: profile -> its problems, a line each; the profile's line was not touched.
     """
 
     actions: dict[str, Action]
@@ -82,15 +82,19 @@ def install_cron(
 ) -> CronChange:
     """Write one line for every profile that has [schedule] into our block of the crontab.
 
-    What is outside the block stays byte for byte, and so does the line of a profile that has
-    problems. A line goes only when its profile's file is gone, or is whole and has no [schedule].
-    Doing it twice changes nothing.
+    Everything outside of the block stays byte for byte, and so does the line of a profile with
+    problems. A line is removed only if its profile's file is gone, or is sound and has no
+    [schedule]. A second installation changes nothing.
 
     Args:
-        scheduled: all profiles; or with `keep_others` the ones to write, while the other lines
-            of the block stay.
+        scheduled: all profiles; with `keep_others` only those to write, while the block's other
+            lines stay.
 
-    Raises: ScheduleError, and then the crontab is as it was; LockedError.
+    Raises:
+        ScheduleError: a profile to write has no [schedule], or the crontab cannot be read or
+            written; the crontab is unchanged.
+        TrustError: others may change the program `crontab`.
+        LockedError: another run is changing the crontab.
     """
     wanted = {line.profile: line for line in _lines_of(scheduled.profiles, paths)}
     if keep_others and len(wanted) < len(scheduled.profiles):
@@ -101,7 +105,7 @@ def install_cron(
     scheduler = find_scheduler()
     with hold_lock([scheduler.place], paths, "cron-install"):
         installed = scheduler.read(paths.root)
-        # Each line keeps its place, so that doing it again finds nothing to change.
+        # Each line keeps its place, so that a second installation finds nothing to change.
         lines: dict[str | bytes, DueRun] = {}
         for line in installed.runs:
             if keep_others or line.profile in wanted:
@@ -118,11 +122,11 @@ def install_cron(
 
 
 def _line_due(line: DueRun, scheduled: Scheduled, paths: Paths) -> DueRun | ProfileError | None:
-    """What should stand in place of a line that no whole profile of the folder asks for.
+    """Decide what replaces a line that no sound profile of the folder asks for.
 
     Returns:
-        The line of a profile that lies elsewhere; what is wrong with a profile that has problems;
-        None when the profile is gone or has no [schedule].
+        The due line, if the profile lies elsewhere; the error, if the profile has problems; None,
+        if the profile is gone or has no [schedule].
     """
     if line.profile in scheduled.broken and profiles_of(line) == paths.profiles:
         return ProfileError(scheduled.broken[line.profile])
@@ -136,9 +140,13 @@ def remove_cron(paths: Paths, profile: str = "", *, dry_run: bool = False) -> Cr
     """Remove our block from the crontab, or only the line of one profile.
 
     Args:
-        profile: as `cron-show` names it; it need not exist any more.
+        profile: as `cron-show` names it; the profile itself may be gone. "" removes the block.
 
-    Raises: ScheduleError, also when that profile has no line; LockedError.
+    Raises:
+        ScheduleError: the profile has no line, or the crontab cannot be read or written; the
+            crontab is unchanged.
+        TrustError: others may change the program `crontab`.
+        LockedError: another run is changing the crontab.
     """
     scheduler = find_scheduler()
     with hold_lock([scheduler.place], paths, "cron-remove"):
@@ -151,7 +159,7 @@ def remove_cron(paths: Paths, profile: str = "", *, dry_run: bool = False) -> Cr
 
 
 def show_cron(scheduled: Scheduled, paths: Paths, now: datetime) -> CronReport:
-    """What the crontab holds for this project, and what the profiles would have there.
+    """Compare this project's lines in the crontab with those that the profiles ask for.
 
     Args:
         scheduled: all profiles.
@@ -180,7 +188,7 @@ def show_cron(scheduled: Scheduled, paths: Paths, now: datetime) -> CronReport:
 
 
 def render_cron(report: CronReport) -> str:
-    """The report as a table, with a line of advice for whatever is not current."""
+    """The report as a table, then each problem, and advice for each state but "current"."""
     if not report.entries:
         return "Nothing is scheduled: the crontab has no line of ours, and no profile [schedule]."
     rows = [
@@ -201,7 +209,7 @@ def render_cron(report: CronReport) -> str:
 
 
 def render_change(change: CronChange) -> str:
-    """One line for each profile: what happened to its line in the crontab."""
+    """The change as a table: each profile, and what happened to its line in the crontab."""
     if not change.actions:
         return "Nothing to do: the crontab has no line of ours, and none is asked for."
     rows = [
@@ -212,11 +220,11 @@ def render_change(change: CronChange) -> str:
 
 
 def broken_profiles_error(change: CronChange) -> ProfileError:
-    """The error that names the broken profiles of an installation, and what to do about them."""
+    """The error that lists the problems of broken profiles, and says what to do about them."""
     problems = [line for told in change.broken.values() for line in told.splitlines()]
     kept = [name for name in change.broken if change.actions.get(name) == "kept as it is"]
     new = [name for name in change.broken if name not in kept]
-    lines = list(dict.fromkeys(problems))  # of a base that several inherit from
+    lines = list(dict.fromkeys(problems))  # once each: several profiles may share a broken base
     if kept:
         lines.append(
             f"the line of {', '.join(kept)} stays in the crontab as it was: mend the profile and "
@@ -273,7 +281,7 @@ def _lines_of(profiles: Sequence[Profile], paths: Paths) -> Iterator[DueRun]:
 
 
 def _find_python() -> str:
-    # `python` and `python3` of a virtualenv are the same, and must not make different lines.
+    # `python` and `python3` of a virtualenv are the same, and must not give different lines.
     named = Path(sys.prefix, "bin", "python3")
     if named.exists():
         return str(named)
@@ -283,7 +291,7 @@ def _find_python() -> str:
 
 
 def _moved_folders(paths: Paths) -> dict[str, str]:
-    """The variables without which a run under cron would look for its folders elsewhere."""
+    """The environment variables that a run under cron needs to find these same folders."""
     bare = find_paths({})
     return {
         f"BACKUP_TASKS_{name.upper()}": str(getattr(paths, name))

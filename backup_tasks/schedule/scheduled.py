@@ -1,4 +1,4 @@
-"""Which profiles cron is to run, and what has become of the profile of a line in the crontab."""
+"""Finds the profiles that cron shall run, and the profile that a line in the crontab runs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Scheduled(Struct, frozen=True):
-    """The profiles of the folder, as far as cron is concerned.
+    """The profiles of the folder that concern cron.
 
     Attributes:
-        profiles: whole ones with [schedule]; or the one that was asked for.
-        broken: name -> all its problems, a line each. Nobody knows whether cron is to run it.
+        profiles: the sound ones with [schedule]; or the one that was asked for.
+        broken: name -> all its problems, a line each. Whether cron shall run it is unknown.
     """
 
     profiles: tuple[Profile, ...]
@@ -32,12 +32,13 @@ class Scheduled(Struct, frozen=True):
 
 
 def find_scheduled(paths: Paths, profile: str = "") -> Scheduled:
-    """All profiles that cron is to run; or this one, whether or not it has [schedule].
+    """All profiles that cron shall run; or only the named one, even without [schedule].
 
-    Raises ProfileError: the one that is named is broken; the folder of the profiles is missing or
-        unreadable.
+    Raises:
+        ProfileError: the named profile is missing or broken; or the folder of the profiles is
+            missing or unreadable.
     """
-    from backup_tasks.profile.load import load_each, load_profile  # `cron-remove` needs none
+    from backup_tasks.profile.load import load_each, load_profile  # `cron-remove` needs neither
 
     if profile:
         return Scheduled((load_profile(profile, paths),))
@@ -52,7 +53,7 @@ def find_scheduled(paths: Paths, profile: str = "") -> Scheduled:
 
 
 def profiles_of(line: DueRun) -> Path:
-    """The folder in which the run that a line starts looks for its profile."""
+    """The folder in which a run, started by this line, looks for its profile."""
     return Path(line.profiles) if line.profiles else find_paths({}).profiles
 
 
@@ -60,8 +61,9 @@ def look_up(line: DueRun, paths: Paths) -> Profile | ProfileError | None:
     """The profile that a line runs.
 
     Returns:
-        None only when its file is gone for certain. Where a whole folder is gone or holds no
-        profile at all, its disk is probably not mounted: that is an error like any other.
+        The profile, or the error if it cannot be loaded. None only if its file is surely gone. If
+        the folder is missing, or (unless the line names a path) holds no profile at all, its disk
+        is probably not mounted: that is an error too.
     """
     from backup_tasks.profile.load import load_profile
 
@@ -77,12 +79,16 @@ def look_up(line: DueRun, paths: Paths) -> Profile | ProfileError | None:
         return load_profile(str(file), paths)
     except ProfileError as error:
         return error
-    except OSError as error:  # of a name on the way, such as a base's
+    except OSError as error:  # a path on the way cannot be examined, such as a base's
         return ProfileError(f"{printable(str(file))}: cannot be read: {error.strerror}")
 
 
 def _without_folder(folder: Path, *, is_path: bool) -> ProfileError | None:
-    """What is wrong with the folder in which a profile is missing, if anything."""
+    """The problem of a folder in which a profile is missing; None if the folder is all right.
+
+    Args:
+        is_path: the line names its profile by path, so that the folder may hold no other profile.
+    """
     try:
         is_empty = not any(name.endswith(".toml") for name in os.listdir(folder))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What starts backups at their times: what one is, what it is given, and which there are."""
+"""The protocol of a scheduler, which starts backups at their times, and the look-up of one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ USUAL = "crontab"
 
 
 class DueRun(Struct, frozen=True):
-    """A backup that is started again and again.
+    """A backup that a scheduler starts again and again.
 
     Attributes:
-        profile: as `--profile` takes it; "" for what is none of ours.
-        expression: when it runs, five fields as in crontab(5).
-        text: as it is installed; another one with the same profile replaces it.
-        profiles: the folder of the profiles that the run is given, "" for the usual one.
+        profile: as `--profile` takes it; "" for an entry that is not ours.
+        expression: when the backup runs, five fields as in crontab(5).
+        text: the entry as installed; a new entry of the same profile replaces it.
+        profiles: the folder of the profiles that is set for the run; "" for the usual one.
     """
 
     profile: str
@@ -31,21 +31,21 @@ class DueRun(Struct, frozen=True):
 
 
 class Scheduler(Protocol):
-    """One program that starts runs: a module of `schedule.schedulers` has one as `SCHEDULER`.
+    """One program that starts runs; each module of `schedule.schedulers` has one as `SCHEDULER`.
 
     Attributes:
-        place: what holds its runs, in words, "crontab".
+        place: the word for the place that holds its runs, such as "crontab".
     """
 
     @property
     def place(self) -> str: ...
 
     def read(self, root: Path) -> Installed:
-        """What is installed for the project in `root`.
+        """Read the runs that are installed for the project in `root`.
 
         Raises:
-            ScheduleError: it cannot be read, or is damaged; says what to repair.
-            TrustError: others may change the program that gives it.
+            ScheduleError: the runs cannot be read, or are damaged; says what to repair.
+            TrustError: others may change the program that gives the runs.
         """
         ...
 
@@ -57,32 +57,33 @@ class Scheduler(Protocol):
         python: str,
         environment: Mapping[str, str],
     ) -> DueRun:
-        """A run as it would be installed.
+        """Render a run as `write` would install it.
 
         Args:
-            python: the interpreter, an absolute path; environment: variables to set for the run.
+            python: the interpreter, an absolute path.
+            environment: variables to set for the run.
 
         Raises:
-            ScheduleError: it cannot be installed so.
+            ScheduleError: the scheduler cannot hold such a run.
         """
         ...
 
     def write(self, installed: Installed, runs: Sequence[DueRun], root: Path) -> None:
-        """Have these runs installed in place of those that `read` found.
+        """Install these runs in place of those that `read` found.
 
         Raises:
-            ScheduleError: the program refuses, and nothing changed.
+            ScheduleError: the program refuses, and nothing has changed.
             TrustError: as `read`.
         """
         ...
 
 
 class Installed(Struct, frozen=True):
-    """What a scheduler holds.
+    """The content of a scheduler.
 
     Attributes:
-        runs: of this project.
-        rest: what else the scheduler needs to write its runs anew.
+        runs: the runs of this project.
+        rest: anything else that the scheduler needs to write its runs anew.
     """
 
     runs: tuple[DueRun, ...]
@@ -90,6 +91,6 @@ class Installed(Struct, frozen=True):
 
 
 def find_scheduler(name: str = USUAL) -> Scheduler:
-    """The scheduler of this name: a module of `schedulers`."""
+    """The scheduler of this name, from the module of that name in `schedulers`."""
     found: Scheduler = import_module(f"{schedulers.__name__}.{name}").SCHEDULER
     return found

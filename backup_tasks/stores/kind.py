@@ -1,4 +1,4 @@
-"""What a kind of store tells of itself before one is opened."""
+"""The protocol of a kind of store: everything that is known before a store is opened."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from backup_tasks.tables.strict_table import Settings
 
 
 class ObeyedFile(Struct, frozen=True):
-    """A file, outside of a profile, that decides where a store lies or with which keys.
+    """A file outside of the profile that decides where a store lies, or which keys open it.
 
     Attributes:
-        reader: what reads it; remedy: what to do about one that others may write.
+        reader: the program or library that reads the file.
+        remedy: what to do if others may write the file.
     """
 
     path: Path
@@ -25,12 +26,12 @@ class ObeyedFile(Struct, frozen=True):
 
 
 class StoreKind(Protocol):
-    """One kind of store: a module of `stores.kinds` has one as `KIND`.
+    """One kind of store; each module of `stores.kinds` has one as `KIND`.
 
     Attributes:
-        scheme: what its URLs begin with, as people write it: "s3://".
-        examples: URLs, for errors.
-        table: the keys of [store] that mean something for it.
+        scheme: the beginning of its URLs, as people write it: "s3://".
+        examples: example URLs for errors.
+        table: the keys of [store] that apply to this kind.
     """
 
     @property
@@ -41,7 +42,7 @@ class StoreKind(Protocol):
     def table(self) -> type[StoreTable]: ...
 
     def fits(self, url: str) -> bool:
-        """Whether a URL is meant to be one of this kind, be it right or wrong."""
+        """Whether a URL is meant for this kind, even if it is wrong otherwise."""
         ...
 
     def normalize(self, url: str, root: Path) -> str:
@@ -51,7 +52,7 @@ class StoreKind(Protocol):
             root: the project's folder.
 
         Raises:
-            ValueError: it is wrong; one line that shows no more of it than is safe.
+            ValueError: the URL is wrong; one line that shows only the harmless part of the URL.
         """
         ...
 
@@ -60,33 +61,34 @@ class StoreKind(Protocol):
         ...
 
     def place(self, settings: StoreTable) -> str:
-        """As `Store.place`, without opening the store; "" where nothing tells it here."""
+        """As `Store.place`, without opening the store; "" if it cannot be known here."""
         ...
 
     def folder(self, settings: StoreTable) -> Path | None:
-        """The folder of this machine that it is, absolute; None for one that lies elsewhere."""
+        """The store's folder on this machine, absolute; None if the store lies elsewhere."""
         ...
 
     def unpack_command(self, settings: StoreTable, name: str, unpack: str) -> str:
         """A shell command that unpacks an archive without this program.
 
         Args:
-            name: of the archive; unpack: a command that unpacks what it is given on stdin.
+            name: the archive's name.
+            unpack: a command that unpacks the archive from its standard input.
         """
         ...
 
     def obeyed_files(self) -> Iterable[ObeyedFile]:
-        """Files outside of the profile that have a say."""
+        """The files outside of the profile that a store of this kind obeys."""
         ...
 
 
 class StoreTable(Settings):
-    """What [store] says of any kind; the keys of one kind alone are its own `StoreKind.table`."""
+    """The keys of [store] that every kind has; `StoreKind.table` adds those of a single kind."""
 
     url: str
 
 
 def own_keys(table: type[StoreTable]) -> frozenset[str]:
-    """The keys of a kind's table that are no other kind's, as a profile writes them."""
+    """The keys of a kind's table besides `url`, as a profile writes them."""
     fields: dict[str, Any] = dict(table.model_fields)
     return frozenset(field.alias or name for name, field in fields.items()) - {"url"}

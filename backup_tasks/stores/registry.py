@@ -1,4 +1,4 @@
-"""The kinds of stores that there are, and the store that a profile names."""
+"""Finds all kinds of stores, and opens the store that a profile names."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from backup_tasks.tables.field_types import project_folder
 
 @cache
 def store_kinds() -> tuple[StoreKind, ...]:
-    """Each kind that there is: whatever lies in `kinds`."""
+    """All kinds of stores: one for each module in `kinds`."""
     names = [module.name for module in pkgutil.iter_modules(kinds.__path__)]
     found = [import_module(f"{kinds.__name__}.{name}").KIND for name in names]
     return tuple(sorted(found, key=lambda kind: kind.scheme, reverse=True))
 
 
 def kind_of(url: str) -> StoreKind:
-    """The kind that a URL means.
+    """The kind of store that a URL means.
 
     Raises:
-        ValueError: none does.
+        ValueError: the URL fits no kind; says what a URL should look like.
     """
     for kind in store_kinds():
         if kind.fits(url):
@@ -41,13 +41,13 @@ def kind_of(url: str) -> StoreKind:
 
 
 def normalize_url(url: str, root: Path) -> str:
-    """The one way to write a store's URL; nothing in it is percent-decoded.
+    """The one way to write a store's URL; nothing in the URL is percent-decoded.
 
     Args:
         root: the project's folder, where `file:./` begins.
 
     Raises:
-        ValueError: it is wrong; one line that shows no more of it than is safe.
+        ValueError: the URL is wrong; one line that shows only the harmless part of the URL.
     """
     if not url.isprintable():
         raise ValueError("holds a character that cannot be printed")
@@ -60,12 +60,12 @@ def open_store(
     root: Path = PROJECT_ROOT,
     check_place: Callable[[], None] = lambda: None,
 ) -> Store:
-    """The store of a profile. Reaches out to nothing yet: the first call of a method does.
+    """The store of a profile. Nothing is accessed before the first call of a method.
 
     Args:
-        root: the project's folder; a store folder is made in there alone.
-        check_place: called before a folder is listed or written to; raises StoreError when it is
-            not the one that is meant.
+        root: the project's folder; only below it a missing store folder is made.
+        check_place: called before a folder is listed or written to; raises StoreError if it is
+            not the folder that is meant.
     """
     return kind_of(settings.url).open(settings, root, check_place)
 
@@ -84,7 +84,7 @@ class _AnyStore(StoreTable):
 
     @property
     def kind(self) -> StoreKind:
-        """Which kind of store the URL means."""
+        """The kind of store that the URL means."""
         return kind_of(self.url)
 
     @property
@@ -112,7 +112,7 @@ class _AnyStore(StoreTable):
 if TYPE_CHECKING:
     StoreSettings = _AnyStore
 else:
-    # The keys of all kinds in one table, as a profile has it.
+    # One table with the keys of all kinds, as a profile has it.
     _tables = dict.fromkeys(k.table for k in store_kinds() if k.table is not StoreTable)
     StoreSettings = create_model("StoreSettings", __base__=(_AnyStore, *_tables))
     StoreSettings.__doc__ = _AnyStore.__doc__

@@ -1,4 +1,4 @@
-"""What every table of a profile is made of: a strict, frozen base, and the types of its values.
+"""The base of every table of a profile, strict and frozen, and the types of its values.
 
-In come values of TOML; out come checked ones, or all that is wrong with them. Below: `keys`.
+Takes values of TOML; gives checked values, or raises all their problems. Below: `keys`.
 """

@@ -1,4 +1,4 @@
-"""The kinds of values that a profile holds: what is accepted, and the words when it is not.
+"""The types of a profile's values: which are accepted, and the error texts for all others.
 
 Each validator raises ValueError with a text that reads well after `profiles/x.toml:3: key: `.
 """
@@ -21,12 +21,12 @@ PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 def project_folder(info: ValidationInfo) -> Path:
-    """Where `./` begins: the project's own folder."""
+    """The project's own folder, where `./` begins."""
     return Path(info.context["root"]) if info.context else PROJECT_ROOT
 
 
 def listed(value: object) -> object:
-    """A TOML list as the tuple that strict validation wants, and that nobody can change later."""
+    """A TOML list as a tuple, which strict validation needs and nobody can change later."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -89,7 +89,7 @@ def _local_path(path: str, info: ValidationInfo) -> str:
         return os.path.normpath(project_folder(info) / path)
     if not path.startswith("/"):
         raise ValueError(f'"{path}" should begin with / (or ./ for the project\'s own folder)')
-    # normpath keeps two slashes at the front, which POSIX leaves to each system.
+    # normpath keeps two leading slashes, since POSIX leaves their meaning to each system.
     return os.path.normpath("/" + path.lstrip("/"))
 
 
@@ -107,7 +107,7 @@ def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _recipients(value: object) -> tuple[str, ...]:
-    """The public keys, sorted, without comments. No message shows one: it may be a private key."""
+    """The public keys, sorted, without comments. No error shows a key: it may be a private one."""
     from backup_tasks.keys.recipients import normalize_recipient
 
     if not isinstance(value, list | tuple) or not all(isinstance(key, str) for key in value):
@@ -148,7 +148,7 @@ def _pattern(pattern: str, info: ValidationInfo) -> str:
     rest = pattern.removeprefix("!")
     if not rest.startswith("./"):
         return pattern
-    # gitignore would never match it; here it means the project's own folder, as in sources.
+    # gitignore never matches `./`; here it means the project's own folder, as in sources.
     root = re.sub(r"([\\*?\[\]])", r"\\\1", str(project_folder(info)).rstrip("/"))
     return f"{negation}{root}/{rest.removeprefix('./')}"
 
@@ -162,7 +162,7 @@ def _check_pattern(pattern: str) -> None:
         raise ValueError(f'"{pattern}" is a comment to gitignore; write "\\\\{pattern}"')
     try:
         with warnings.catch_warnings():
-            # re warns of sets inside sets, such as [[:alpha:]], which pathspec does not know.
+            # re warns of nested sets such as [[:alpha:]], which pathspec does not know.
             warnings.simplefilter("error")
             compiled = GitIgnoreSpec.from_lines([pattern]).patterns
     except (ValueError, re.error, Warning):
@@ -208,9 +208,10 @@ def _address(text: str) -> str:
 
 
 def _public_keys(value: object) -> object:
-    """One key or a list of them, each in its only spelling.
+    """One key or a list of keys as a tuple; each must be in its only spelling.
 
-    A text that is none is not shown: somebody may have put a private key there.
+    Raises:
+        ValueError: a text is no public key; it is not shown, since it may be a private key.
     """
     from backup_tasks.keys.signing import parse_public_key
 

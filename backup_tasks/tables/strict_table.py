@@ -1,4 +1,4 @@
-"""The base of every table of a profile: frozen, strict, and telling all its problems at once."""
+"""The base of every table of a profile: frozen, strict, and reporting all problems at once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class Settings(BaseModel):
-    """One table of a profile. Rules that concern several keys are checked together with the
-    keys themselves, so that all problems come at once.
+    """One table of a profile.
+
+    Rules that concern several keys are checked together with the keys themselves, so that all
+    problems are reported at once.
     """
 
     # hide_input_in_errors: a value may be a secret that was written under a wrong key.
@@ -30,15 +32,16 @@ class Settings(BaseModel):
 
     @classmethod
     def rules(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Problems that concern several keys, as (key, what is wrong).
+        """Yield problems that concern several keys, as (key, reason).
 
-        Gets the table as written, in which any single value may be wrong as well.
+        Args:
+            raw: the table as written; any single value in it may be wrong too.
         """
         del raw
         yield from ()
 
     def rules_of_whole(self) -> Iterator[tuple[str, str]]:
-        """Like `rules`, for what can be asked only when every value is right."""
+        """Like `rules`, for checks that need every single value to be right."""
         yield from ()
 
     @model_validator(mode="wrap")
@@ -51,7 +54,7 @@ class Settings(BaseModel):
         try:
             made = handler(cls.complete(raw))
         except ValidationError as error:
-            # A key whose use is wrong altogether needs no second complaint.
+            # A key that breaks a rule needs no second complaint.
             settled = {key for key, _ in broken}
             problems += [
                 _detail(fault["loc"], fault["type"], fault["msg"], fault.get("ctx"))
@@ -68,6 +71,6 @@ class Settings(BaseModel):
 def _detail(
     path: tuple[int | str, ...], kind: str, reason: str, context: Mapping[str, Any] | None = None
 ) -> InitErrorDetails:
-    # The reason goes in as a value: as a template its braces would be read.
+    # The reason is passed as a value: in the template its braces would be interpreted.
     error = PydanticCustomError(kind, "{reason}", {**(context or {}), "reason": reason})
     return InitErrorDetails(type=error, loc=path, input=None)

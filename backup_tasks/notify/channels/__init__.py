@@ -1,5 +1,4 @@
-"""The ways to tell of a run: a module each, with a `Channel` of its own as `CHANNEL`.
+"""The channels: one module each, with its `Channel` as `CHANNEL`; `notify.registry` finds them.
 
-In: how a run ended, and the table of [notify] that is the channel's. Out: who was told, and who was
-not. `notify.registry` finds them.
+Takes how a run ended, and the channel's table in [notify]; gives who was told, and who was not.
 """

@@ -1,4 +1,4 @@
-"""Mails through SMTP."""
+"""Sends mail through SMTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class EmailChannel:
-    """Mails through SMTP; see `Channel`."""
+    """Sends mail through SMTP; see `Channel`."""
 
     name = "email"
     noun = "mail"
@@ -31,8 +31,8 @@ class EmailChannel:
     def tell(
         self, settings: EmailSettings, record: RunRecord, profile: ToldProfile, paths: Paths
     ) -> list[Notification]:
-        """As `Channel.tell`: one for the recipients that the server took the mail for, and one for
-        each that it refused."""
+        """As `Channel.tell`: one notification for all recipients that the server accepted, and one
+        for each that it refused."""
         from backup_tasks.notify.mail_text import render_mail
         from backup_tasks.notify.smtp import send_mail
 
@@ -65,7 +65,7 @@ class EmailChannel:
         return Notification(self.name, self.whom(settings))
 
     def obeyed_files(self, settings: EmailSettings) -> Iterable[tuple[str, Path]]:
-        """The file of the authority."""
+        """The file of the certificate authority, if the table names one."""
         return [("ca_file", Path(settings.ca_file))] if settings.ca_file else []
 
 

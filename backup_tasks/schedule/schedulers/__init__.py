@@ -1,4 +1,4 @@
-"""The programs that start backups at their times: a module each, with its own as `SCHEDULER`.
+"""The schedulers: one module each, with its `Scheduler` as `SCHEDULER`.
 
-In come runs that are due; out come the same as they are installed. `schedule.scheduler` finds them.
+Takes due runs; installs them. `schedule.scheduler` finds the schedulers.
 """

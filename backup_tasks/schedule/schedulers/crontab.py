@@ -1,4 +1,4 @@
-"""The crontab of the user who runs this: a fenced block of lines in it."""
+"""Schedules runs in the crontab of the user who runs this: a fenced block of lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Crontab:
         return render_line(expression, profile, root, python, environment)
 
     def write(self, installed: Installed, runs: Sequence[DueRun], root: Path) -> None:
-        """As `Scheduler.write`; what is outside of the block stays byte for byte."""
+        """As `Scheduler.write`; everything outside of the block stays byte for byte."""
         write_crontab(join_crontab(installed.rest, runs, root))
 
 

@@ -1,4 +1,4 @@
-"""The kinds of stores: a module each, with a `StoreKind` of its own as `KIND`; none needs another.
+"""The kinds of stores: one module each, with its `StoreKind` as `KIND`; none needs another.
 
-In: the URL and the keys of [store]. Out: an opened store. `stores.registry` finds them.
+Takes the URL and the keys of [store]; gives an open store. `stores.registry` finds the kinds.
 """

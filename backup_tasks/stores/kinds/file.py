@@ -1,4 +1,4 @@
-"""A folder of a disk, or of something mounted: `file:///folder/`, `file:./in/the/project/`."""
+"""Stores in a folder, on a disk or another mount: `file:///folder/`, `file:./in/the/project/`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FileKind:
         return folder_place(self.folder(settings))
 
     def folder(self, settings: StoreTable) -> Path:
-        """The store's own."""
+        """The store's folder, absolute."""
         return Path(os.path.normpath("/" + settings.url.removeprefix("file://").strip("/")))
 
     def unpack_command(self, settings: StoreTable, name: str, unpack: str) -> str:
@@ -48,7 +48,7 @@ class FileKind:
         return f"tar xzf {path}" if unpack == "tar xz" else f"cat {path} | {unpack}"
 
     def obeyed_files(self) -> Iterable[ObeyedFile]:
-        """None."""
+        """No files: nothing outside of the profile decides about a folder."""
         return ()
 
 

@@ -1,4 +1,4 @@
-"""A bucket of S3, or of a server that speaks it: `s3://bucket/prefix/`."""
+"""Stores in a bucket of S3, or of an S3-compatible server: `s3://bucket/prefix/`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from backup_tasks.stores.base import Store, bucket_place
 from backup_tasks.stores.kind import ObeyedFile, StoreTable
 from backup_tasks.stores.s3.settings import S3Settings
 
-# Wider than AWS's own rules: other S3 servers know upper case and underscores.
+# Wider than AWS's own rules: other S3 servers allow upper case and underscores.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 # S3's limit for a whole key is 1,024 bytes; our names need less than 100.
 _LONGEST_PREFIX_BYTES = 900
-# Where boto3 looks for keys, servers and programs that give keys: a variable, and the usual place.
+# The files in which boto3 looks for keys, servers and programs that give keys: the variable that
+# names the file, and its usual path.
 _BOTO_SETTINGS = (
     ("AWS_CONFIG_FILE", "~/.aws/config"),
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
@@ -33,10 +34,10 @@ _BOTO_SETTINGS = (
 
 
 def checked_endpoint(url: str) -> str:
-    """The address of an S3 server, if it is one.
+    """The address of an S3 server, without a slash at its end.
 
     Raises:
-        ValueError: it is none; the text shows no password.
+        ValueError: the text is not such an address; the error shows no password.
     """
     match = re.fullmatch(r"https?://([^/?#\s]+)/?", url)
     if not match or not url.isprintable():
@@ -85,7 +86,7 @@ _Endpoint = Annotated[
 
 
 class S3Table(StoreTable):
-    """The keys of [store] for S3."""
+    """The keys of [store] that apply to S3 alone."""
 
     region: Annotated[str, AfterValidator(_region)] = Field(
         default="", description="S3 only. Empty: as boto3 finds it."
@@ -129,7 +130,7 @@ class S3Table(StoreTable):
         """The server's address, "" for AWS.
 
         Raises:
-            ProfileError: `env` gives none.
+            ProfileError: the variable of `env` is not set, or holds no such address.
         """
         if isinstance(self.endpoint, str):
             return self.endpoint
@@ -173,7 +174,7 @@ class S3Kind:
     def open(self, settings: StoreTable, root: Path, check_place: Callable[[], None]) -> Store:
         """As `registry.open_store`."""
         del root, check_place
-        # Late: botocore alone takes longer than a whole run on a folder.
+        # Imported late: botocore alone takes longer than a whole run on a folder.
         from backup_tasks.stores.s3.store import S3Store
 
         return S3Store(cast(S3Settings, settings))
@@ -182,22 +183,24 @@ class S3Kind:
         """As `StoreKind.place`."""
         try:
             return bucket_place(cast(S3Settings, settings).endpoint_url or "", settings.url)
-        except ProfileError:  # its environment variable is not set here
+        except ProfileError:  # the environment variable of the address is not set here
             return ""
 
     def folder(self, settings: StoreTable) -> None:
-        """None: it lies elsewhere."""
+        """None: the store lies elsewhere."""
 
     def unpack_command(self, settings: StoreTable, name: str, unpack: str) -> str:
-        """As `StoreKind.unpack_command`; the program `aws` fetches it."""
+        """As `StoreKind.unpack_command`; the program `aws` fetches the archive."""
         address = shlex.quote(settings.url + name)
         endpoint = cast(S3Settings, settings).endpoint_url
         where = f" --endpoint-url {shlex.quote(endpoint)}" if endpoint else ""
         return f"aws s3 cp {address} -{where} | {unpack}"
 
     def obeyed_files(self) -> Iterable[ObeyedFile]:
-        """The settings of boto3, which may name a program. `sudo -E` leaves HOME as another user
-        has it."""
+        """The settings of boto3, which may name a program to run.
+
+        Under `sudo -E` HOME may be another user's.
+        """
         for variable, usual in _BOTO_SETTINGS:
             named = os.environ.get(variable, "")
             path = Path(os.path.expanduser(named or usual))
