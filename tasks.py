@@ -306,7 +306,7 @@ def verify(
     from backup_tasks.verify.run_verify import VerifyWish, run_verify_job
 
     wish = VerifyWish(date, name, all_, sample)
-    with job("verify", profile, mailed=True) as running:
+    with job("verify", profile, told=True) as running:
         found = run_verify_job(running.reading(identity), wish, now(), progress())
         end_verify(found, as_json=json)
 
@@ -326,7 +326,7 @@ def drill(
     from backup_tasks.verify.run_drill import DrillWish, run_drill_job
 
     wish = DrillWish(date, name, against_sources)
-    with job("drill", profile, mailed=True) as running:
+    with job("drill", profile, told=True) as running:
         done = run_drill_job(running.reading(identity), wish, progress())
         end_drill(done, running.record, as_json=json)
 

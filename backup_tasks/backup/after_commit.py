@@ -25,7 +25,7 @@ def settle_backup(
     """Read the backup back before anything is built on it or deleted for it, and note its proof.
 
     If the store does not let the backup be read, this is reported, and nothing is deleted. If it
-    lies in an archive class, which the profile asked for, this is only reported. A crash leaves no
+    lies in an archive class, this is only reported. A crash leaves no
     note, so the next run looks itself.
 
     Args:

@@ -278,7 +278,6 @@ class Holding:
 def see_sources(profile: Profile, scan: Scan, before: Baseline | None) -> Sight:
     """What the walk saw, and what was mounted as it went by: the walk itself makes autofs mount."""
     earlier = before.mounts if before is not None else ()
-    rules = profile.backup
     tops = {source: top_of(source) for source in scan.totals}
     around = [one for one in earlier if _concerns(mount_path(one), tops.values())]
     mounted = set(scan.entered.values())
@@ -296,9 +295,7 @@ def see_sources(profile: Profile, scan: Scan, before: Baseline | None) -> Sight:
         ),
         mounts=frozenset(mount_text(path) for path in (*mounted, *still_there) if path),
         bare=bare,
-        rules=hash_rules(
-            rules.exclude, rules.exclude_caches, rules.exclude_if_present, rules.one_file_system
-        ),
+        rules=hash_rules(*profile.backup.leaves_out),
         out_of_sight=frozenset(one for one in around if mount_path(one) not in mounted),
     )
 

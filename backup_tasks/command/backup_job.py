@@ -49,7 +49,7 @@ def run_backup_job(
         BackupError: the backup failed; its record says so already.
     """
     with (
-        journaled("backup", profile_name, paths, clock, exclusive=True, mailed=True) as job,
+        journaled("backup", profile_name, paths, clock, exclusive=True, told=True) as job,
         progress,
     ):
         record = job.record

@@ -69,7 +69,7 @@ def journaled(
     *,
     exclusive: bool = False,
     recorded: bool = True,
-    mailed: bool = False,
+    told: bool = False,
 ) -> Iterator[Job]:
     """Load the profile and open its store; supervise the outcome, a broken profile's included.
 
@@ -77,7 +77,7 @@ def journaled(
         profile_name: "" for `$BACKUP_PROFILE`, or else the default profile.
         exclusive: hold the locks of profile and store.
         recorded: see `supervised`.
-        mailed: mail the outcome to the people that the profile names.
+        told: tell the outcome through the channels that the profile names.
     """
     meant = profile_name or os.environ.get(PROFILE_VARIABLE, "") or DEFAULT_PROFILE
     with (
@@ -87,11 +87,11 @@ def journaled(
         try:
             profile = load_profile(meant, paths)
         except ProfileError as error:
-            if mailed:
-                _mail_problems(error, meant, paths, supervision)
+            if told:
+                _tell_problems(error, meant, paths, supervision)
             raise
         supervision.record.profile, supervision.record.store = profile.name, profile.store.url
-        supervision.told = profile if mailed else None
+        supervision.told = profile if told else None
         store = open_profile_store(profile, paths)
         if exclusive:
             names = (f"profile {profile.name}", f"store {store.place}")
@@ -99,13 +99,13 @@ def journaled(
         yield Job(profile, store, paths, supervision.record, clock)
 
 
-def _mail_problems(error: ProfileError, name: str, paths: Paths, supervision: Supervision) -> None:
+def _tell_problems(error: ProfileError, name: str, paths: Paths, supervision: Supervision) -> None:
     """Have the problems of a broken profile told, if its own [notify] can be read."""
     from backup_tasks.profile.broken_profile import find_told
 
-    if told := find_told(name, paths):
-        supervision.told, supervision.told_error = told, told.hide_values(str(error))
-        supervision.record.profile, supervision.record.store = told.name, told.store_url
+    if found := find_told(name, paths):
+        supervision.told, supervision.told_error = found, found.hide_values(str(error))
+        supervision.record.profile, supervision.record.store = found.name, found.store_url
 
 
 def open_keeper(job: Job) -> ClaimKeeper:

@@ -78,6 +78,11 @@ class BackupSettings(Settings):
     )
 
     @property
+    def leaves_out(self) -> tuple[object, ...]:
+        """The rules by which a walk leaves something out; a change explains a source that shrank."""
+        return (self.exclude, self.exclude_caches, self.exclude_if_present, self.one_file_system)
+
+    @property
     def shrink_share(self) -> float:
         """`shrink_limit` as a fraction, 0 to 1."""
         return int(self.shrink_limit.removesuffix("%")) / 100

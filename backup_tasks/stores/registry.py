@@ -78,8 +78,8 @@ class _AnyStore(StoreTable):
     """[store]: where the archives lie."""
 
     url: Annotated[str, AfterValidator(_normalized)] = Field(
-        description="s3://bucket/prefix/, file:///folder/ for a folder that is there, or "
-        "file:./folder/ for one below the project's own. Nothing in it is percent-decoded."
+        description=f"{', '.join(kind.url_help for kind in store_kinds())}. "
+        "Nothing in it is percent-decoded."
     )
 
     @property

@@ -253,3 +253,20 @@ def test_what_only_toml_1_1_allows_is_read_too(paths: Paths) -> None:
         paths, SMALLEST + 'access_key_id = { env = "A", }\nsecret_access_key = {\nenv = "B" }\n'
     )
     assert profile.store.access_key_id is not None
+
+
+def test_every_key_of_backup_either_leaves_something_out_or_does_not(paths: Paths) -> None:
+    """What leaves something out explains that a source shrank: nobody may forget a new one."""
+    rules = load(paths, SMALLEST).backup
+    others = {
+        "sources",
+        "compression_level",
+        "full_every",
+        "shrink_limit",
+        "timezone",
+    }
+    keys = set(type(rules).model_fields) - others
+    assert len(rules.leaves_out) == len(keys)
+    for key in keys:
+        changed = rules.model_copy(update={key: not getattr(rules, key)})
+        assert changed.leaves_out != rules.leaves_out, key

@@ -69,6 +69,7 @@ class SftpTable(StoreTable):
 class SftpKind:
     scheme = "sftp://"
     examples = ("sftp://host/folder/",)
+    url_help = "sftp://host/folder/"
     table = SftpTable
 
     def fits(self, url):

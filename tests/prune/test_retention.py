@@ -37,10 +37,7 @@ rule_sets = st.builds(
     Rules,
     keep_last=counts,
     keep_within=st.timedeltas(timedelta(0), timedelta(days=900)),
-    keep_daily=counts,
-    keep_weekly=counts,
-    keep_monthly=counts,
-    keep_yearly=counts,
+    **{rule.key: counts for rule in PERIOD_RULES},
 )
 
 

@@ -16,6 +16,10 @@ class FileKind:
 
     scheme = "file://"
     examples = ("file:///folder/", "file:./folder/")
+    url_help = (
+        "file:///folder/ for a folder that is there, or file:./folder/ for one below the project's "
+        "own"
+    )
     table = StoreTable
 
     def fits(self, url: str) -> bool:

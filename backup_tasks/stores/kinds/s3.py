@@ -146,6 +146,7 @@ class S3Kind:
 
     scheme = "s3://"
     examples = ("s3://bucket/prefix/",)
+    url_help = "s3://bucket/prefix/"
     table = S3Table
 
     def fits(self, url: str) -> bool:
