@@ -79,7 +79,7 @@ class BackupSettings(Settings):
 
     @property
     def leaves_out(self) -> tuple[object, ...]:
-        """The rules by which a walk leaves something out; a change explains a source that shrank."""
+        """The rules by which a walk leaves something out; a change explains a shrunk source."""
         return (self.exclude, self.exclude_caches, self.exclude_if_present, self.one_file_system)
 
     @property
