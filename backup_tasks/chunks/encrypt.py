@@ -81,7 +81,7 @@ def open_encrypted_file(
             header = encrypted.read(BLOCK_BYTES)
             member_bytes = measure_member(header)
             if member_bytes > longest:
-                raise ArchiveError(f"a encrypted chunk claims {member_bytes:,} bytes")
+                raise ArchiveError(f"an encrypted chunk claims {member_bytes:,} bytes")
             rest = encrypted.read(member_bytes - len(header))
             plain.write(open_encrypted(header + rest, keys))
         plain.seek(0)

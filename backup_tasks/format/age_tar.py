@@ -48,7 +48,7 @@ def measure_member(header: bytes) -> int:
     try:
         size = int(header[124:135], 8)
     except ValueError as error:
-        raise ArchiveError("the header of a encrypted chunk is damaged") from error
+        raise ArchiveError("the header of an encrypted chunk is damaged") from error
     return BLOCK_BYTES + size + padding_bytes(size)
 
 
@@ -60,10 +60,10 @@ def unwrap_age_file(stored: bytes) -> bytes:
     """
     length = measure_member(stored[:BLOCK_BYTES])
     if length != len(stored):
-        raise ArchiveError("a encrypted chunk does not have the length that its header says")
+        raise ArchiveError("an encrypted chunk does not have the length that its header says")
     age_file = stored[BLOCK_BYTES : BLOCK_BYTES + int(stored[124:135], 8)]
     if wrap_age_file(age_file) != stored:
-        raise ArchiveError("a encrypted chunk is damaged")
+        raise ArchiveError("an encrypted chunk is damaged")
     return age_file
 
 

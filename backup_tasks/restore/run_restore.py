@@ -51,7 +51,9 @@ def run_restore(
         UnprovenError: the archive is somebody else's; nothing was written.
         RestoreError: the target is not empty, or cannot be written.
         ArchiveError: the archive is damaged; what was restored before stays.
+        IdentityError: it is encrypted, and `keys` do not open it.
         StoreError: the store failed.
+        BackupError: there is no room for temporary files.
     """
     with (
         _opened_target(request) as root,

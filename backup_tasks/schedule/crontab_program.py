@@ -34,7 +34,8 @@ def write_crontab(content: bytes) -> None:
 
     Raises:
         ScheduleError: the program `crontab` refuses; holds the program's own words, and the
-            crontab is unchanged. Also as `read_crontab`.
+            crontab is unchanged. Or it gives no answer in 30 s, and nobody knows. Also as
+            `read_crontab`.
         TrustError: as `read_crontab`.
     """
     written = _run_crontab("-", content)
@@ -63,7 +64,13 @@ def _run_crontab(argument: str, stdin: bytes = b"") -> subprocess.CompletedProce
         raise ScheduleError(
             "the program crontab is missing; install it (Debian and Ubuntu: apt install cron)"
         ) from None
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        changed = " whether the crontab was changed is not known; look with `crontab -l`"
+        raise ScheduleError(
+            f"the program crontab gave no answer in {_TIMEOUT_SECONDS} s;"
+            + (changed if stdin else " try it by hand: crontab -l")
+        ) from error
+    except OSError as error:
         raise ScheduleError(f"the program crontab cannot be run: {one_line(str(error))}") from error
 
 

@@ -71,7 +71,9 @@ def run_drill(
         UsageError: `against_sources` is set, but the archive has no manifest of ours.
         DrillError: the command cannot be started.
         SourceError: none of the sources is there.
+        IdentityError: the archive is encrypted, and `keys` do not open it.
         StoreError: the store failed.
+        BackupError: there is no room for temporary files.
     """
     trust = Trust(profile.signing.public_key)
     with contextlib.ExitStack() as opened:

@@ -68,6 +68,7 @@ def run_verify(
     Raises:
         StoreError: the store failed.
         IdentityError: the archive is encrypted, and `keys` do not open it.
+        BackupError: there is no room for temporary files.
     """
     report = VerifyReport(backup)
     weighed_alone = Trust(tuple(signers), unproven=True)  # doubts go into the report
@@ -270,7 +271,9 @@ def run_verify_job(
     Raises:
         UsageError: options exclude each other, `sample` is no percentage, or there is no such
             backup.
+        IdentityError: as `run_verify`.
         StoreError: the store failed.
+        BackupError: as `run_verify`.
     """
     if wish.all and (wish.name or wish.date):
         raise UsageError("give --all, or one backup with --name or --date")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from backup_tasks.common.paths import Paths
 from backup_tasks.errors import LockedError, ScheduleError
 from backup_tasks.journal.locks import hold_lock
+from backup_tasks.schedule import crontab_program
 from backup_tasks.schedule import install as schedule
 from backup_tasks.schedule.crontab_block import (
     join_crontab,
@@ -352,3 +355,24 @@ def test_the_line_runs_in_an_empty_environment_and_prints_nothing_on_success(
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert (home / "ran").read_text() == "prod /l %"
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (read_crontab, "try it by hand: crontab -l"),
+        (lambda: write_crontab(b"x\n"), "whether the crontab was changed is not known"),
+    ],
+)
+def test_a_program_that_gives_no_answer_is_told_and_what_it_did_is_not_guessed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object], told: str
+) -> None:
+    program = tmp_path / "bin" / "crontab"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(crontab_program, "_TIMEOUT_SECONDS", 0.2)
+    with pytest.raises(ScheduleError, match=told) as caught:
+        call()
+    assert "gave no answer in 0.2 s" in str(caught.value)
