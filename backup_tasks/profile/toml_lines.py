@@ -2,6 +2,9 @@
 
 tomlkit gives no lines. A subclass of its parser overrides a few methods to note the line; these
 methods are private, so a test pins the names and the behaviour that this file relies on.
+
+A profile of 85 lines takes 20 ms this way, 16 of them to import tomlkit, and 0.3 ms with tomllib.
+So only a profile with problems is read this way.
 """
 
 from __future__ import annotations
