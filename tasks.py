@@ -23,7 +23,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task
 
 from backup_tasks.common.memory import explain_memory
-from backup_tasks.errors import ENDING_SIGNALS, BackupError, UsageError
+from backup_tasks.errors import ENDING_SIGNALS, BackupError, Incomplete, UsageError
 
 if TYPE_CHECKING:
     from backup_tasks.command.job import Job
@@ -110,12 +110,15 @@ HELP = {
 def task(
     name: str = "", *, positional: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Task[Any]]:
-    """Make a function a task without short flags, with help for each option."""
+    """Make a function a task without short flags, with help for each option.
+
+    Whatever goes wrong in it, its imports included, is told by `operator_errors`.
+    """
 
     def make(body: Callable[..., None]) -> Task[Any]:
         options = body.__code__.co_varnames[1 : body.__code__.co_argcount]
         return Task(
-            body,
+            operator_errors()(body),
             name=name or None,
             # Otherwise the first option with that initial gets `-p` or `-d`.
             auto_shortflags=False,
@@ -141,7 +144,11 @@ def operator_errors() -> Iterator[None]:
         Exit: for our own errors, a closed or unwritable output, and a lack of memory.
     """
     try:
-        yield
+        try:
+            yield
+        except Incomplete:  # what was done is printed, and comes before what is missing
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
     except BackupError as error:
         raise Exit(str(error), code=error.exit_code) from error
@@ -166,14 +173,14 @@ def _drop_output() -> None:
 
 @contextlib.contextmanager
 def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
-    """Open a profile and its store, supervise the outcome, and show errors to the operator.
+    """Open a profile and its store, and supervise the outcome.
 
     Args:
         how: options of `journaled`.
     """
     from backup_tasks.command.job import journaled
 
-    with operator_errors(), journaled(name, profile, paths(), now, **how) as running:
+    with journaled(name, profile, paths(), now, **how) as running:
         yield running
 
 
@@ -183,7 +190,7 @@ def small_job(name: str, profile: str = "", *, recorded: bool = True) -> Iterato
     from backup_tasks.command.supervise import supervised
 
     where = paths()
-    with operator_errors(), supervised(name, profile, where, now, recorded=recorded):
+    with supervised(name, profile, where, now, recorded=recorded):
         yield where
 
 
@@ -220,8 +227,7 @@ def backup(
         with job("backup", profile, recorded=False) as running:
             print_backup_plan(run_backup_plan_job(running, progress(), wish), as_json=json)
         return
-    with operator_errors():
-        end_backup(run_backup_job(profile, paths(), now, progress(), wish), as_json=json)
+    end_backup(run_backup_job(profile, paths(), now, progress(), wish), as_json=json)
 
 
 @task("list")
@@ -351,10 +357,10 @@ def prune(
     json: bool = False,
 ) -> None:
     """Delete the backups that the profile's retention no longer keeps."""
-    from backup_tasks.command.print_upkeep import end_prune
-    from backup_tasks.command.prune_job import run_prune_job
-
     with job("prune", profile, exclusive=not dry_run, recorded=not dry_run) as running:
+        from backup_tasks.command.print_upkeep import end_prune
+        from backup_tasks.command.prune_job import run_prune_job
+
         done = run_prune_job(running, dry_run=dry_run, adopted=adopt or ())
         end_prune(done, running.record, as_json=json)
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import pkgutil
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, create_model
 
 from backup_tasks.notify import channels
 from backup_tasks.notify.channel import Channel, ChannelTable
+from backup_tasks.tables.members import members_of
 from backup_tasks.tables.strict_table import Settings
 
 
 @cache
 def all_channels() -> tuple[Channel, ...]:
     """All channels, sorted by name: one for each module in `channels`."""
-    names = sorted(module.name for module in pkgutil.iter_modules(channels.__path__))
-    return tuple(import_module(f"{channels.__name__}.{name}").CHANNEL for name in names)
+    return tuple(members_of(channels, "CHANNEL"))
 
 
 def asked_for(notify: Any) -> list[tuple[Channel, ChannelTable]]:

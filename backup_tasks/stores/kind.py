@@ -29,11 +29,14 @@ class StoreKind(Protocol):
     """One kind of store; each module of `stores.kinds` has one as `KIND`.
 
     Attributes:
+        name: of its module, and in code.
         scheme: the beginning of its URLs, as people write it: "s3://".
         examples: example URLs for errors.
         table: the keys of [store] that apply to this kind.
     """
 
+    @property
+    def name(self) -> str: ...
     @property
     def scheme(self) -> str: ...
     @property

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,14 +14,13 @@ from backup_tasks.stores import kinds
 from backup_tasks.stores.base import Store
 from backup_tasks.stores.kind import StoreKind, StoreTable, own_keys
 from backup_tasks.tables.field_types import project_folder
+from backup_tasks.tables.members import members_of
 
 
 @cache
 def store_kinds() -> tuple[StoreKind, ...]:
     """All kinds of stores: one for each module in `kinds`."""
-    names = [module.name for module in pkgutil.iter_modules(kinds.__path__)]
-    found = [import_module(f"{kinds.__name__}.{name}").KIND for name in names]
-    return tuple(sorted(found, key=lambda kind: kind.scheme, reverse=True))
+    return tuple(reversed(members_of(kinds, "KIND")))
 
 
 def kind_of(url: str) -> StoreKind:

@@ -292,6 +292,34 @@ def test_output_that_cannot_be_written_is_one_line(cli: Cli) -> None:
     assert "No space left on device" in done.stderr
 
 
+def test_of_an_incomplete_run_too_the_output_comes_first_and_must_be_written(cli: Cli) -> None:
+    cli.write_profile(sources=[cli.source, cli.here / "nowhere"])
+    backup = ("backup", "--profile", "test", "--json")
+    process = cli.start(*backup)
+    assert process.stdout
+    process.stdout.close()
+    process.stdout = None
+    done = finish(process)
+    assert (done.code, done.err) == (141, "")
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen(
+            cli.command(*backup), stdout=full, stderr=subprocess.PIPE, env=cli.environ, text=True
+        )
+        assert "the output cannot be written" in finish(process).err
+    assert process.returncode == 1
+    both = subprocess.run(
+        cli.command(*backup),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=cli.environ,
+        text=True,
+    )
+    assert both.returncode == 3
+    told, _, missing = both.stdout.rpartition("}\n")
+    assert json.loads(told + "}")["exit_code"] == 3
+    assert "is done, but without 1 file" in missing
+
+
 # --- restore
 
 

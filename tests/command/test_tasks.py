@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 import pytest
+from invoke.exceptions import Exit
 
 import tasks
 from backup_tasks.command.backup_job import BackupWish
@@ -53,3 +54,13 @@ def test_what_an_operator_typed_has_the_order_of_the_tasks_options(task: Any, wi
     options = [name.rstrip("_") for name in inspect.signature(task.body).parameters]
     fields = list(wish.__struct_fields__)
     assert [name for name in options if name in fields] == fields
+
+
+def test_a_task_that_finds_no_memory_for_its_imports_says_so_in_one_line() -> None:
+    def body(_: object) -> None:
+        raise ImportError("failed to map segment from shared object")
+
+    made = tasks.task("example")(body)
+    with pytest.raises(Exit, match=r"^out of memory") as caught:
+        made.body(None)
+    assert caught.value.code == 1

@@ -100,6 +100,10 @@ from = "nobody"
         ('[store]\nurl = "s3://bucket//x"\n', "holds an empty part"),
         ('[store]\nurl = "file://host/x"\n', "2: store.url: a file URL is file:///folder/"),
         ('[store]\nurl = "file:///"\n', "2: store.url: the store needs a folder of its own"),
+        (
+            f'[store]\nurl = "file:./{"../" * 40}"\n',
+            "2: store.url: the store needs a folder of its",
+        ),
         ('[store]\nurl = "s3://bucket/\\n"\n', "2: store.url: holds a character that cannot be"),
         ('[store]\nendpoint_url = "s3.example.com"\n', "2: store.endpoint_url: should be the addr"),
         ('[store]\nsession_token = { env = "A" }\n', "2: store.session_token: needs access_key_id"),

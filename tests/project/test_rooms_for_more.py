@@ -67,6 +67,7 @@ class SftpTable(StoreTable):
 
 
 class SftpKind:
+    name = "sftp"
     scheme = "sftp://"
     examples = ("sftp://host/folder/",)
     url_help = "sftp://host/folder/"
@@ -170,6 +171,8 @@ def test_a_channel_is_one_module(project: Project, called: tuple[str, list[str]]
         f'url = "file://{project.here}/far/"',
         f'[notify.webhook]\nurl = "{url}"\non = ["failure", "success"]\n',
     )
+    (channels / "email_old.py").write_text((channels / "email.py").read_text())
+    (channels / "draft.py").touch()
     tested = project.invoke("notify-test", "--profile", "test")
     assert (tested.returncode, tested.stdout) == (0, f"sent to {url}\n"), tested.stderr
     assert told == ["success", "incomplete", "failure"]

@@ -14,6 +14,7 @@ from backup_tasks.stores.kind import ObeyedFile, StoreTable
 class FileKind:
     """See `StoreKind`."""
 
+    name = "file"
     scheme = "file://"
     examples = ("file:///folder/", "file:./folder/")
     url_help = (
@@ -60,9 +61,7 @@ KIND = FileKind()
 
 
 def _parse(rest: str, root: Path) -> Path:
-    if rest.startswith("./"):
-        return Path(os.path.normpath(root / rest))
-    path = rest.removeprefix("//")
+    path = str(root / rest) if rest.startswith("./") else rest.removeprefix("//")
     if not path.startswith("/"):
         raise ValueError(
             f"a file URL is file:///folder/ (three slashes) or file:./folder/, {_found(rest)}"

@@ -144,6 +144,7 @@ class S3Table(StoreTable):
 class S3Kind:
     """See `StoreKind`."""
 
+    name = "s3"
     scheme = "s3://"
     examples = ("s3://bucket/prefix/",)
     url_help = "s3://bucket/prefix/"
