@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import platform
 import sys
@@ -12,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from traceback import clear_frames
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from backup_tasks.command.signals import SignalCame, Signals, signals_raised
 from backup_tasks.common.memory import TASK_BYTES, demand_memory, explain_memory
@@ -119,7 +120,7 @@ def _tell(supervision: Supervision, paths: Paths, signals: Signals) -> None:
         try:
             # A mail server may be slow, and a signal must be able to end the wait.
             signals.armed = True
-            told = dataclasses.replace(record, error=supervision.told_error or record.error)
+            told = replace(record, error=supervision.told_error or record.error)
             record.notifications = notify(told, profile, paths)
         except SignalCame as came:
             record.notifications = perhaps_told(profile, str(Interrupted(came.number)))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from msgspec import Struct
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(Struct, frozen=True, eq=False):
     """One line of /proc/self/mountinfo (proc(5)).
 
     Attributes:
@@ -28,11 +28,22 @@ class Mount:
     path: str
     device: int
     kind: str
-    source: str = field(default="", compare=False)
-    options: tuple[str, ...] = field(default=(), compare=False)
-    number: int = field(default=0, compare=False)
-    parent: int = field(default=0, compare=False)
-    root: str = field(default="/", compare=False)
+    source: str = ""
+    options: tuple[str, ...] = ()
+    number: int = 0
+    parent: int = 0
+    root: str = "/"
+
+    def __eq__(self, other: object) -> bool:
+        """By where and what it is: its source, options and numbers may differ."""
+        return isinstance(other, Mount) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[str, int, str]:
+        return self.path, self.device, self.kind
 
     @property
     def point(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
@@ -11,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -51,8 +49,7 @@ class Notification(Struct, frozen=True):
     error: str = ""
 
 
-@dataclass(slots=True)
-class RunRecord:
+class RunRecord(Struct):
     """One execution of a task; becomes one line of logs/runs.jsonl.
 
     Attributes:
@@ -96,20 +93,20 @@ class RunRecord:
     copied_bytes: int = 0
     files: int = 0
     sockets: int = 0
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = []
     torn: int = 0
     carried: int = 0
     carried_bytes: int = 0
     unreadable: int = 0
     unreadable_bytes: int = 0
-    needed_backups: list[str] = field(default_factory=list)
-    pruned: list[str] = field(default_factory=list)
+    needed_backups: list[str] = []
+    pruned: list[str] = []
     error: str = ""
-    warnings: list[str] = field(default_factory=list)
-    unpruned: list[str] = field(default_factory=list)
+    warnings: list[str] = []
+    unpruned: list[str] = []
     outcome: str = ""
-    evidence: list[str] = field(default_factory=list)
-    notifications: list[Notification] = field(default_factory=list)
+    evidence: list[str] = []
+    notifications: list[Notification] = []
 
     def add_problem(self, problem: Problem, most: int = 0) -> None:
         """Count a problem, and note it.
@@ -215,7 +212,7 @@ def append_record(record: RunRecord, paths: Paths) -> None:
     It has the fields of RunRecord, with times as ISO 8601 in UTC and only the first 1000 problems,
     and `problems_total`. If the file cannot be written, a warning goes to stderr.
     """
-    shown = dataclasses.replace(record, problems=record.problems[:_RECORDED_PROBLEMS])
+    shown = msgspec.structs.replace(record, problems=record.problems[:_RECORDED_PROBLEMS])
     fields = msgspec.to_builtins(shown, builtin_types=(datetime,))
     fields["started_at"] = _utc(record.started_at)
     fields["ended_at"] = _utc(record.ended_at) if record.ended_at else None

@@ -8,7 +8,6 @@ import stat
 import tomllib
 from collections.abc import Collection, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,8 +32,7 @@ class Location(Struct, frozen=True):
     line: int
 
 
-@dataclass(frozen=True)
-class ProfileFile:
+class ProfileFile(Struct, frozen=True, dict=True):
     """One file, before any merging.
 
     Attributes:
@@ -64,8 +62,7 @@ class ProfileFile:
         return Location(self.path, _nearest(self.lines, path, 1))
 
 
-@dataclass
-class MergedFiles:
+class MergedFiles(Struct, dict=True):
     """A profile's file, merged with all files that it inherits from.
 
     Attributes:
@@ -74,7 +71,7 @@ class MergedFiles:
     """
 
     files: list[ProfileFile]
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = {}
 
     @cached_property
     def places(self) -> dict[KeyPath, Location]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import tarfile
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -38,9 +37,11 @@ DONE = RunRecord(
     files=12_345,
     pruned=["2025-05-12_0200-backup.tar.gz"],
 )
-FAILED = replace(DONE, result="failure", archive="", pruned=[], error="s3://x: no such bucket")
+FAILED = structs.replace(
+    DONE, result="failure", archive="", pruned=[], error="s3://x: no such bucket"
+)
 SKIPPED = [Problem("/etc/shadow", "Permission denied"), Problem("/var/log/a", "changed")]
-INCOMPLETE = replace(DONE, result="incomplete", problems=SKIPPED)
+INCOMPLETE = structs.replace(DONE, result="incomplete", problems=SKIPPED)
 PATHS = Paths(
     root=PROJECT_ROOT,
     profiles=Path("/srv/backup/profiles"),
@@ -83,10 +84,13 @@ def parts_of(message: EmailMessage) -> tuple[str, str]:
     [
         (DONE, "[backup] prod on web1: done, 120MB in 35s"),
         (INCOMPLETE, "[backup] prod on web1: done, 2 files missing"),
-        (replace(DONE, result="incomplete", problems=SKIPPED[:1]), "done, 1 file missing"),
+        (structs.replace(DONE, result="incomplete", problems=SKIPPED[:1]), "done, 1 file missing"),
         (FAILED, "[backup] prod on web1: FAILED"),
-        (replace(FAILED, task="prune"), "[backup] prod on web1: prune FAILED"),
-        (replace(DONE, task="prune", archive=""), "[backup] prod on web1: prune done in 35s"),
+        (structs.replace(FAILED, task="prune"), "[backup] prod on web1: prune FAILED"),
+        (
+            structs.replace(DONE, task="prune", archive=""),
+            "[backup] prod on web1: prune done in 35s",
+        ),
     ],
 )
 def test_the_subject_tells_how_it_ended(record: RunRecord, subject: str) -> None:
@@ -124,7 +128,7 @@ def test_a_failure_tells_the_reason_and_that_the_backups_before_it_are_untouched
 
 
 def test_another_task_without_an_archive_says_nothing_of_a_missing_backup() -> None:
-    record = replace(DONE, task="prune", archive="")
+    record = structs.replace(DONE, task="prune", archive="")
     for part in parts_of(render_mail(record, profile_with(), PATHS)):
         assert "invoke list --profile prod" in part
         assert "left no backup" not in part
@@ -132,14 +136,16 @@ def test_another_task_without_an_archive_says_nothing_of_a_missing_backup() -> N
 
 
 def test_every_line_of_an_error_is_told() -> None:
-    record = replace(FAILED, error="profiles/prod.toml:3: a: wrong\nprofiles/prod.toml:9: b: wrong")
+    record = structs.replace(
+        FAILED, error="profiles/prod.toml:3: a: wrong\nprofiles/prod.toml:9: b: wrong"
+    )
     text, html = parts_of(render_mail(record, profile_with(), PATHS))
     assert "  profiles/prod.toml:3: a: wrong\n  profiles/prod.toml:9: b: wrong\n" in text
     assert "profiles/prod.toml:3: a: wrong<br>profiles/prod.toml:9: b: wrong" in html
 
 
 def test_warnings_are_told_and_counted_in_the_subject() -> None:
-    record = replace(DONE, warnings=["prune: s3://x: access denied"])
+    record = structs.replace(DONE, warnings=["prune: s3://x: access denied"])
     message = render_mail(record, profile_with(), PATHS)
     assert message["Subject"].endswith("done, 120MB in 35s, 1 warning")
     for part in parts_of(message):
@@ -158,7 +164,7 @@ def test_files_missing_are_named_with_their_reasons() -> None:
 
 def test_of_many_missing_files_the_first_fifty_are_named_and_the_others_counted() -> None:
     many = [Problem(f"/data/{number:04d}", "Input/output error") for number in range(2003)]
-    for part in parts_of(render_mail(replace(DONE, problems=many), profile_with(), PATHS)):
+    for part in parts_of(render_mail(structs.replace(DONE, problems=many), profile_with(), PATHS)):
         assert "Not stored whole (2003)" in part
         assert "/data/0049" in part
         assert "/data/0050" not in part
@@ -166,7 +172,7 @@ def test_of_many_missing_files_the_first_fifty_are_named_and_the_others_counted(
 
 
 def test_what_was_sent_is_told_when_it_is_less_than_the_archive() -> None:
-    record = replace(DONE, sent_bytes=3_000_000)
+    record = structs.replace(DONE, sent_bytes=3_000_000)
     for part in parts_of(render_mail(record, profile_with(), PATHS)):
         assert "120MB, from 342MB of files; 3.0MB were sent" in part
 
@@ -214,7 +220,7 @@ def test_the_headers_are_those_of_an_automatic_mail() -> None:
 
 def test_the_mail_travels_as_ascii_in_short_lines() -> None:
     profile = profile_with(description="Söder 🏠 " + "wide " * 60)
-    record = replace(DONE, host="wäb1", problems=[Problem("/" + "ö" * 500, "nej")])
+    record = structs.replace(DONE, host="wäb1", problems=[Problem("/" + "ö" * 500, "nej")])
     raw = render_mail(record, profile, PATHS).as_bytes()
     assert raw.isascii()
     assert max(map(len, raw.split(b"\r\n"))) <= 998
@@ -222,7 +228,9 @@ def test_the_mail_travels_as_ascii_in_short_lines() -> None:
 
 def test_line_breaks_in_a_name_add_no_header_and_no_line() -> None:
     evil = "web1\r\nBcc: victim@example.com\r\n\r\nhello"
-    record = replace(DONE, host=evil, problems=[Problem("/a\nb\r\n\r\nsigned: root", "x\ny")])
+    record = structs.replace(
+        DONE, host=evil, problems=[Problem("/a\nb\r\n\r\nsigned: root", "x\ny")]
+    )
     message = render_mail(record, profile_with(), PATHS)
     assert message["Bcc"] is None
     assert r"web1\r\nBcc" in message["Subject"]
@@ -236,7 +244,7 @@ def test_line_breaks_in_a_name_add_no_header_and_no_line() -> None:
 
 def test_markup_in_a_name_is_shown_and_not_obeyed() -> None:
     evil = "<script>alert(1)</script>&lt;"
-    record = replace(DONE, host=evil, error=evil, problems=[Problem(f"/{evil}", evil)])
+    record = structs.replace(DONE, host=evil, error=evil, problems=[Problem(f"/{evil}", evil)])
     text, html = parts_of(render_mail(record, profile_with(description=evil), PATHS))
     assert "<script>" not in html
     assert html.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;lt;") >= 5
@@ -245,7 +253,7 @@ def test_markup_in_a_name_is_shown_and_not_obeyed() -> None:
 
 def test_a_name_that_is_not_utf8_shows_its_bytes() -> None:
     path = b"/srv/caf\xe9".decode("utf-8", "surrogateescape")
-    record = replace(DONE, problems=[Problem(path, "Permission denied")])
+    record = structs.replace(DONE, problems=[Problem(path, "Permission denied")])
     message = render_mail(record, profile_with(), PATHS)
     for part in parts_of(message):
         assert r"/srv/caf\xe9" in part
@@ -262,7 +270,7 @@ anything = st.text(st.characters(exclude_categories=())) | st.binary(max_size=20
 def test_no_text_from_outside_can_stop_or_split_a_mail(
     host: str, archive: str, path: str, error: str, record: RunRecord
 ) -> None:
-    record = replace(record, host=host, archive=archive, error=error)
+    record = structs.replace(record, host=host, archive=archive, error=error)
     record.problems = [Problem(path, error)]
     message = render_mail(record, profile_with(), PATHS)
     assert message.as_bytes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,11 @@ DONE = RunRecord(
     archive="2025-06-12_0200-backup.tar.gz",
     archive_bytes=120_000_000,
 )
-FAILED = replace(DONE, result="failure", archive="", error="s3://my-bucket: no such bucket")
-WARNED = replace(DONE, warnings=["prune: access denied"])
-INCOMPLETE = replace(DONE, result="incomplete", problems=[Problem("/a", "Permission denied")])
+FAILED = structs.replace(DONE, result="failure", archive="", error="s3://my-bucket: no such bucket")
+WARNED = structs.replace(DONE, warnings=["prune: access denied"])
+INCOMPLETE = structs.replace(
+    DONE, result="incomplete", problems=[Problem("/a", "Permission denied")]
+)
 
 
 @pytest.fixture(scope="session")
