@@ -4,6 +4,8 @@ Python runs one thread at a time: threads that fetch, check and unpack would pas
 from the writing thread a thousand times a second. A forked process has a lock of its own. Raw
 bytes lie in shared memory, and a pipe says which chunk lies there. The reader ends at once when
 the pipe is closed, and when its parent ends in any way.
+
+A restore of 125,842 entries that takes 11 s takes 0.5 to 1.5 s less this way (docs/performance.md).
 """
 
 from __future__ import annotations
