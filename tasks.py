@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -171,8 +172,7 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextlib.contextmanager
-def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
+def job(name: str, profile: str, **how: bool) -> AbstractContextManager[Job]:
     """Open a profile and its store, and supervise the outcome.
 
     Args:
@@ -180,8 +180,7 @@ def job(name: str, profile: str, **how: bool) -> Iterator[Job]:
     """
     from backup_tasks.command.job import journaled
 
-    with journaled(name, profile, paths(), now, **how) as running:
-        yield running
+    return journaled(name, profile, paths(), now, **how)
 
 
 @contextlib.contextmanager

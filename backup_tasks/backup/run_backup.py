@@ -24,10 +24,11 @@ from backup_tasks.backup.scan import (
     BackupPlan,
     Report,
     Scan,
+    find_ground,
     plan_backup,
     scan_sources,
     scan_warnings,
-    sources_written_back,
+    written_back_aside,
 )
 from backup_tasks.backup.writers import Writers, begin_ahead, fill, open_writers
 from backup_tasks.census.neighbours import Neighbours
@@ -213,16 +214,17 @@ def _scan(
     try:
         # Begin the write-back before the store is asked to copy: if the store lies on the same
         # disk, the walk would have to wait for the copies as well.
-        with sources_written_back(run.profile, private) as written_back:
+        ground = find_ground(run.profile, private, holding.watched)
+        with written_back_aside(ground) as written_back:
             ahead = begin_ahead(run, name, basis.last)
             scan = scan_sources(
                 run.profile,
+                ground,
                 basis.last,
                 run.store.limits,
                 _reporter(record),
                 run.progress,
                 private=private,
-                watched=holding.watched,
                 before=before,
                 written_back=written_back,
             )

@@ -95,26 +95,26 @@ class Scan:
 
 def scan_sources(
     profile: Profile,
+    ground: Ground,
     last: PreviousBackup | None,
     limits: PartLimits,
     report: Report,
     progress: Progress,
     *,
     private: Private,
-    watched: Collection[str] = (),
     before: Before = NOTHING_BEFORE,
     written_back: Callable[[], Sequence[str]] = tuple,
 ) -> Scan:
     """Walk the profile's sources and decide what to keep of the previous backup.
 
     Args:
+        ground: of these sources, found just now.
         last: the backup to compare with; None means that everything is read.
         limits: the store's limits, for the shortest range that can be copied.
         report: called for everything that cannot be stored as it is.
         private: this program's own secrets, which are left out.
-        watched: folders, as paths relative to /, for which `Scan.entered` is wanted.
         before: the backup with the last versions of unreadable files.
-        written_back: called before the walk; from `sources_written_back`.
+        written_back: called before the walk; from `written_back_aside`.
 
     Raises:
         SourceError: none of the sources is there; or none can be read, and none has an earlier
@@ -122,14 +122,12 @@ def scan_sources(
     """
     rules = profile.backup
     tree, missing = plan_sources(rules.sources)
-    walked = walk_rules(profile, private, watched)
     unread = _Unread(report)
-    mounts = Mounts()
-    versions = PreviousVersions(before, walked, unread.report, mounts)
+    versions = PreviousVersions(before, ground.rules, unread.report, ground.mounts)
     for path, reason in missing.items():
         last_whole = before.name if versions.holds_below(path) else ""
         report(Problem(printable(path), reason, "missing", is_source=True, last_whole=last_whole))
-    walk = Walk(tree, walked, unread.of_walk, versions)
+    walk = Walk(tree, ground.rules, unread.of_walk, versions)
     counter = SourceCounter(source for source in rules.sources if source not in missing)
     scan = Scan(totals=counter.totals, missing=missing)
     scan.notes += written_back()
@@ -137,7 +135,7 @@ def scan_sources(
     try:
         leaves = _sort_out(walk.entries(), scan, counter, progress)
         if last is not None:
-            blind = blind_devices(_file_systems(profile, walked, mounts), mounts)
+            blind = blind_devices(ground.file_systems, ground.mounts)
             _compare(leaves, last, scan, limits, progress, private, blind)
         elif before.index is not None:
             _compare_for_versions(leaves, before.index, scan, private)
@@ -157,8 +155,39 @@ def scan_sources(
     return scan
 
 
+class Ground(Struct, frozen=True):
+    """The ground that a walk of the sources goes over.
+
+    Attributes:
+        rules: what the walk leaves out, and which folders it watches.
+        mounts: the mounts of this moment.
+        file_systems: a folder on each file system that the walk comes to.
+    """
+
+    rules: WalkRules
+    mounts: Mounts
+    file_systems: list[str]
+
+
+def find_ground(profile: Profile, private: Private, watched: Collection[str] = ()) -> Ground:
+    """Look at what the profile's sources lie on.
+
+    Args:
+        private: this program's own secrets, which are left out.
+        watched: folders, as paths relative to /, for which `Scan.entered` is wanted.
+    """
+    rules, mounts = walk_rules(profile, private, watched), Mounts()
+    file_systems = file_systems_of(
+        profile.backup.sources,
+        mounts,
+        one_file_system=rules.one_file_system,
+        is_left_out=lambda path: rules.excludes.match(path, True),
+    )
+    return Ground(rules, mounts, file_systems)
+
+
 @contextmanager
-def sources_written_back(profile: Profile, private: Private) -> Iterator[Callable[[], list[str]]]:
+def written_back_aside(ground: Ground) -> Iterator[Callable[[], list[str]]]:
     """Write the sources' file systems back in the background, so that later writes through `mmap`
     show in a ctime.
 
@@ -166,17 +195,7 @@ def sources_written_back(profile: Profile, private: Private) -> Iterator[Callabl
         A function that waits for the write-back, and returns what went wrong, a line each.
     """
     with ThreadPoolExecutor(1) as aside:
-        folders = _file_systems(profile, walk_rules(profile, private), Mounts())
-        yield aside.submit(write_back, folders).result
-
-
-def _file_systems(profile: Profile, walked: WalkRules, mounts: Mounts) -> list[str]:
-    return file_systems_of(
-        profile.backup.sources,
-        mounts,
-        one_file_system=walked.one_file_system,
-        is_left_out=lambda path: walked.excludes.match(path, True),
-    )
+        yield aside.submit(write_back, ground.file_systems).result
 
 
 class _Unread:
@@ -372,7 +391,7 @@ class Lookout(Protocol):
 
     @property
     def watched(self) -> Collection[str]:
-        """The folders to watch, for `scan_sources`."""
+        """The folders to watch, for `find_ground`."""
 
     def look(self, scan: Scan) -> list[str]:
         """What the sources lost, a line each."""
@@ -394,15 +413,16 @@ def plan_backup(
         lookout: says what the sources lost.
     """
     problems: list[Problem] = []
+    watched = lookout.watched if lookout is not None else ()
     with progress:
         scan = scan_sources(
             profile,
+            find_ground(profile, private, watched),
             last,
             limits,
             problems.append,
             progress,
             private=private,
-            watched=lookout.watched if lookout is not None else (),
             before=before,
         )
     scan.close()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from backup_tasks.command.printing import SHOWN_PROBLEMS, iso, print_json
 from backup_tasks.common.printable import printable
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
     """A run record in the form for programs."""
-    fields: dict[str, Any] = to_builtins(record, builtin_types=(datetime,))
+    fields = asdict(record)
     for key in ("started_at", "ended_at"):
         fields[key] = iso(fields[key]) if fields[key] else None
     return fields

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backup_tasks.command.print_backup import render_missing
-from backup_tasks.command.printing import print_json
+from backup_tasks.command.printing import print_json, print_report
 from backup_tasks.common.printable import printable
 from backup_tasks.common.terminal import print_table
 from backup_tasks.errors import Incomplete
@@ -35,28 +35,17 @@ def print_signing_key(key: SigningKey, file: Path, *, is_new: bool, as_json: boo
         print(f'[signing]\npublic_key = "{public_key}"')
 
 
-def print_prune(report: PruneReport, *, as_json: bool) -> None:
-    """Print what was deleted and kept, with the reasons."""
-    from backup_tasks.prune.run_prune import render_prune
-
-    if as_json:
-        print_json(report)
-    else:
-        print(render_prune(report))
-
-
 def end_prune(report: PruneReport, record: RunRecord, *, as_json: bool) -> None:
-    """Print what was deleted and kept.
+    """Print what was deleted and kept, with the reasons.
 
     Raises:
         PruneIncomplete: some backups could not be deleted; names the first.
         Incomplete: nothing may be deleted; says why.
     """
-    from backup_tasks.prune.run_prune import PruneIncomplete
+    from backup_tasks.prune.run_prune import demand_complete, render_prune
 
-    print_prune(report, as_json=as_json)
-    if report.failed:
-        raise PruneIncomplete(report)
+    print_report(report, render_prune, as_json=as_json)
+    demand_complete(report)
     if record.unpruned:
         raise Incomplete(render_missing(record))
 
@@ -65,10 +54,7 @@ def print_lifecycle(report: LifecycleReport, *, as_json: bool) -> None:
     """Print the bucket's rules and ours."""
     from backup_tasks.prune.lifecycle import render_lifecycle
 
-    if as_json:
-        print_json(report)
-    else:
-        print(render_lifecycle(report))
+    print_report(report, render_lifecycle, as_json=as_json)
 
 
 def print_cron(report: CronReport, profile: str, *, as_json: bool) -> None:
@@ -76,10 +62,7 @@ def print_cron(report: CronReport, profile: str, *, as_json: bool) -> None:
     from backup_tasks.schedule.install import CronReport, render_cron
 
     shown = CronReport(tuple(e for e in report.entries if profile in ("", e.profile)))
-    if as_json:
-        print_json(shown)
-    else:
-        print(render_cron(shown))
+    print_report(shown, render_cron, as_json=as_json)
 
 
 def print_profiles(found: Sequence[ProfileSummary], *, as_json: bool) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import to_builtins
 
+_Report = TypeVar("_Report")
 # The most problems that are named on a screen.
 SHOWN_PROBLEMS = 20
 
@@ -26,6 +28,14 @@ def print_json(value: Any) -> None:
     plain = to_builtins(value, builtin_types=(datetime,), enc_hook=_to_text)
     json.dump(plain, sys.stdout, indent=2, default=_to_text)
     print()
+
+
+def print_report(report: _Report, render: Callable[[_Report], str], *, as_json: bool) -> None:
+    """Print a report as JSON, or as the text that `render` gives."""
+    if as_json:
+        print_json(report)
+    else:
+        print(render(report))
 
 
 def _to_text(value: object) -> str:

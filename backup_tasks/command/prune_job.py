@@ -15,7 +15,7 @@ from backup_tasks.common.printable import one_line
 from backup_tasks.errors import BackupError
 from backup_tasks.journal.run_record import hold_back
 from backup_tasks.prune.prune_guard import PruneGuard, find_guard, why_nothing_is_pruned
-from backup_tasks.prune.run_prune import PruneIncomplete, PruneReport, run_prune
+from backup_tasks.prune.run_prune import PruneReport, demand_complete, run_prune
 
 if TYPE_CHECKING:
     from backup_tasks.backup.context import BackupRun
@@ -86,9 +86,7 @@ def prune_after_backup(job: Job, run: BackupRun, clocks: Clocks) -> None:
     if record.unpruned:
         return
     try:
-        done = _prune(job, census, clocks, guard, dry_run=False)
-        if done.failed:
-            raise PruneIncomplete(done)
+        demand_complete(_prune(job, census, clocks, guard, dry_run=False))
     except BackupError as error:
         record.warnings.append(f"prune: {one_line(str(error))}")
 
@@ -98,9 +96,6 @@ def _prune(
 ) -> PruneReport:
     """Prune, and note the deleted backups in the record, even if others could not be deleted."""
     now, keep = clocks.before, guard.keep
-    try:
-        done = run_prune(job.profile, job.store, census, now, dry_run=dry_run, protected=keep)
-    except PruneIncomplete as error:
-        done = error.report
+    done = run_prune(job.profile, job.store, census, now, dry_run=dry_run, protected=keep)
     job.record.pruned = list(done.deleted)
     return done

@@ -80,8 +80,8 @@ def run_prune(
         dry_run: decide and report, delete nothing.
         protected: names to keep whatever the rules say, each with the reason.
 
-    Raises:
-        PruneIncomplete: the store did not delete some backups; all were tried.
+    Returns:
+        The report; `failed` has what the store did not delete, all were tried.
     """
     backups = census.backups()
     # Without an accepted key, nobody knows whose backups these are.
@@ -180,10 +180,18 @@ def _delete(store: Store, report: PruneReport) -> PruneReport:
             deleted.append(name)
         except StoreError as error:
             failed[name] = one_line(str(error))
-    done = replace(report, deleted=tuple(deleted), failed=failed)
-    if failed:
-        raise PruneIncomplete(done)
-    return done
+    return replace(report, deleted=tuple(deleted), failed=failed)
+
+
+def demand_complete(report: PruneReport) -> PruneReport:
+    """The same report.
+
+    Raises:
+        PruneIncomplete: some backups could not be deleted.
+    """
+    if report.failed:
+        raise PruneIncomplete(report)
+    return report
 
 
 def _render_row(verb: str, name: str, width: int, report: PruneReport, note: str) -> str:

@@ -8,7 +8,6 @@ from functools import partial
 
 from msgspec import Struct
 
-from backup_tasks.format.manifest import Header
 from backup_tasks.format.manifest_lines import Manifest
 from backup_tasks.format.tar_headers import Member
 from backup_tasks.keys.identities import NO_KEYS, Keyring
@@ -33,11 +32,6 @@ class OpenArchive(Struct, frozen=True):
     keys: Keyring
     manifest: Manifest | None
     proof: Proof
-
-    @property
-    def header(self) -> Header | None:
-        """The manifest's header; None without a manifest."""
-        return self.manifest.header if self.manifest is not None else None
 
     def find_fault_at_end(self) -> str:
         """The fault behind the manifest, where no file depends on it; "" if there is none."""

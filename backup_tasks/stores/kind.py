@@ -32,6 +32,7 @@ class StoreKind(Protocol):
         name: of its module, and in code.
         scheme: the beginning of its URLs, as people write it: "s3://".
         examples: example URLs for errors.
+        url_help: what its URLs mean, for the description of `url`.
         table: the keys of [store] that apply to this kind.
     """
 

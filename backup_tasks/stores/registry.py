@@ -111,5 +111,6 @@ if TYPE_CHECKING:
 else:
     # One table with the keys of all kinds, as a profile has it.
     _tables = dict.fromkeys(k.table for k in store_kinds() if k.table is not StoreTable)
-    StoreSettings = create_model("StoreSettings", __base__=(_AnyStore, *_tables))
-    StoreSettings.__doc__ = _AnyStore.__doc__
+    StoreSettings = create_model(
+        "StoreSettings", __base__=(_AnyStore, *_tables), __doc__=_AnyStore.__doc__
+    )

@@ -127,6 +127,7 @@ class World:
             census.look_at_all()
             census.save()
         report = run_prune(self.profile, self.store, census, self.now, dry_run=False)
+        assert report.failed == {}
         for name in report.deleted:
             assert before[name] in self.made, f"{name} is not ours, and was deleted"
             if not self.encrypted:

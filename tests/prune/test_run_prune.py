@@ -20,7 +20,13 @@ from backup_tasks.common.units import render_bytes
 from backup_tasks.errors import StoreError
 from backup_tasks.keys.identities import NO_KEYS, Keyring
 from backup_tasks.profile.model import Profile
-from backup_tasks.prune.run_prune import PruneIncomplete, PruneReport, render_prune, run_prune
+from backup_tasks.prune.run_prune import (
+    PruneIncomplete,
+    PruneReport,
+    demand_complete,
+    render_prune,
+    run_prune,
+)
 from backup_tasks.stores.base import Store
 from backup_tasks.stores.registry import open_store
 from tests.conftest import S3Bucket
@@ -115,7 +121,7 @@ def prune(
         listed, zone = store.list_objects(), place.profile.tzinfo
         census = Census(store, zone, listed, notes, acceptance, now=now, keys=keys)
         census.look_at_all()
-        return run_prune(place.profile, store, census, now, dry_run=dry_run)
+        return demand_complete(run_prune(place.profile, store, census, now, dry_run=dry_run))
 
 
 def backup(day: int, clock: str = "0200") -> str:

@@ -24,7 +24,7 @@ from backup_tasks.keys.identities import Keyring
 from backup_tasks.keys.signing import render_public_key
 from backup_tasks.profile.load import load_profile
 from backup_tasks.profile.model import Profile
-from backup_tasks.prune.run_prune import PruneReport, run_prune
+from backup_tasks.prune.run_prune import PruneReport, demand_complete, run_prune
 from backup_tasks.restore.request import RestoreReport, RestoreRequest
 from backup_tasks.restore.run_restore import run_restore
 from backup_tasks.stores.base import Store
@@ -121,7 +121,7 @@ class Backups:
         census = open_census(profile, store, self.paths.state, listed, accepted, now=now)
         census.look_at_all()
         census.save()
-        return run_prune(profile, store, census, now, dry_run=dry_run)
+        return demand_complete(run_prune(profile, store, census, now, dry_run=dry_run))
 
     def _run(self, profile: Profile, *, full: bool) -> BackupRun:
         return BackupRun(

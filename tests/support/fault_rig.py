@@ -31,7 +31,7 @@ from backup_tasks.common.paths import Paths
 from backup_tasks.common.progress import SilentProgress
 from backup_tasks.errors import BackupError
 from backup_tasks.format.archive_names import CLAIM_NAME
-from backup_tasks.prune.run_prune import PruneIncomplete
+from backup_tasks.prune.run_prune import demand_complete
 from backup_tasks.restore.request import RestoreWish
 from backup_tasks.restore.run_restore import run_restore_job
 from backup_tasks.stores.s3 import store as s3
@@ -204,9 +204,7 @@ class Rig:
 
     def prune(self) -> Outcome:
         def work(job: Any) -> None:
-            done = run_prune_job(job, dry_run=False)
-            if done.failed:
-                raise PruneIncomplete(done)
+            demand_complete(run_prune_job(job, dry_run=False))
 
         return self._job("prune", work)
 

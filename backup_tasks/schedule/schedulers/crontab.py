@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from backup_tasks.schedule.crontab_block import join_crontab, render_line, split_crontab
@@ -14,22 +14,12 @@ class Crontab:
     """See `Scheduler`."""
 
     place = "crontab"
+    render = staticmethod(render_line)
 
     def read(self, root: Path) -> Installed:
         """As `Scheduler.read`."""
         split = split_crontab(read_crontab(), root)
         return Installed(split.lines, split)
-
-    def render(
-        self,
-        expression: str,
-        profile: str,
-        root: Path,
-        python: str,
-        environment: Mapping[str, str],
-    ) -> DueRun:
-        """As `Scheduler.render`."""
-        return render_line(expression, profile, root, python, environment)
 
     def write(self, installed: Installed, runs: Sequence[DueRun], root: Path) -> None:
         """As `Scheduler.write`; everything outside of the block stays byte for byte."""
