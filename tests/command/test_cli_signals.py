@@ -250,7 +250,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     venv.create(place, symlinks=True)
     [modules] = place.glob("lib/python3.*/site-packages")
     shutil.copy(PROJECT_ROOT / "quiet-ctrl-c.pth", modules)
-    (modules / "sitecustomize.py").write_text(STRIKER)
+    # No sitecustomize: Debian's Python has one of its own, which would be found first.
+    (modules / "striker.py").write_text(STRIKER)
+    (modules / "striker.pth").write_text("import striker\n")
     installed = sysconfig.get_path("purelib")
     return place / "bin" / "python", {"PYTHONPATH": installed}
 
@@ -305,13 +307,13 @@ def test_only_the_tasks_have_their_signals_changed(
     python: tuple[Path, dict[str, str]], command: list[str], is_ours: bool
 ) -> None:
     program, environ = python
-    (sitecustomize,) = program.parent.parent.glob("lib/*/site-packages/sitecustomize.py")
-    text = sitecustomize.read_text()
-    sitecustomize.write_text("import signal; print(signal.getsignal(2) is signal.SIG_DFL)")
+    (striker,) = program.parent.parent.glob("lib/*/site-packages/striker.py")
+    text = striker.read_text()
+    striker.write_text("import signal; print(signal.getsignal(2) is signal.SIG_DFL)")
     try:
         done = subprocess.run(
             [program, *command], capture_output=True, env=environ, text=True, check=True
         )
     finally:
-        sitecustomize.write_text(text)
+        striker.write_text(text)
     assert done.stdout.splitlines()[0] == str(is_ours)
